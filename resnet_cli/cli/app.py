@@ -1,0 +1,49 @@
+"""The program `resnet`: its commands, and the one place where errors become text and exit codes (light)."""
+
+import os
+import sys
+
+import typer
+
+from resnet_cli import __version__
+from resnet_cli.cli import console
+from resnet_cli.cli.train import train
+from resnet_cli.errors import ResnetError
+
+app = typer.Typer(
+    name="resnet",
+    help="A folder of photos in, a trained, measured, portable residual-network classifier out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="rich",
+)
+app.command()(train)
+
+
+def _version(value: bool) -> None:
+    if value:
+        console.out.print(f"resnet {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version.")) -> None:
+    """A folder of photos in, a trained, measured, portable residual-network classifier out."""
+
+
+def main() -> None:
+    """Entry point: run a command; errors become one sentence and an exit code, never a traceback."""
+    # TensorFlow's start-up chatter is hidden; its errors are not.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        app()
+    except ResnetError as error:
+        console.print_error(error.message, error.hint)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone: that is no error of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)

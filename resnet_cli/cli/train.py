@@ -1,0 +1,67 @@
+"""`resnet train`: any network of the residual papers, from scratch or from weights."""
+
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from resnet_cli.cli import console
+from resnet_cli.learning.config import Optimizer, Schedule, TrainConfig
+
+D = TrainConfig()
+
+
+def train(
+    dataset: Annotated[Path, typer.Argument(help="Folder with one folder of pictures per class.")],
+    arch: Annotated[str, typer.Option(help="Network; `resnet models` lists them.")] = "resnet20",
+    shortcut: Annotated[str | None, typer.Option(help="Shortcut option A, B or C of the 2015 paper.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Input side in pixels.  [default: the network's]")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Run or weights file to start from.")] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the pictures.")] = D.epochs,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures a step.")] = D.batch_size,
+    optimizer: Annotated[Optimizer, typer.Option(help="Optimiser.")] = D.optimizer,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Peak learning rate.")] = D.learning_rate,
+    schedule: Annotated[Schedule, typer.Option(help="How the rate falls.")] = D.schedule,
+    warmup: Annotated[float, typer.Option(min=0, max=1, help="Share of the steps in which the rate climbs.")] = D.warmup,
+    momentum: Annotated[float, typer.Option(min=0, max=0.9999, help="Momentum of sgd.")] = D.momentum,
+    weight_decay: Annotated[float, typer.Option(min=0, help="L2 penalty, not on batch-norm and biases.")] = D.weight_decay,
+    label_smoothing: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the target spread over all classes.")] = D.label_smoothing,
+    dropout: Annotated[float, typer.Option(min=0, max=0.9, help="Share of pooled features dropped.")] = D.dropout,
+    ema: Annotated[float, typer.Option(min=0, max=0.99999, help="Momentum of averaged weights, 0 for none.")] = D.ema,
+    progressive: Annotated[bool, typer.Option(help="Smaller pictures in the first half.")] = D.progressive,
+    patience: Annotated[int, typer.Option(min=0, help="Stop after so many epochs without gain, 0 never.")] = D.patience,
+    class_weights: Annotated[bool, typer.Option(help="Make every class count alike.")] = D.class_weights,
+    crop: Annotated[str, typer.Option(help="Random crop: resized, pad or none.")] = D.crop,
+    scale: Annotated[float, typer.Option(min=0.01, max=1, help="Smallest area of a resized crop.")] = D.scale,
+    flip: Annotated[bool, typer.Option(help="Mirror every second picture.")] = D.flip,
+    rotate: Annotated[float, typer.Option(min=0, max=180, help="Largest rotation, degrees.")] = D.rotate,
+    shift: Annotated[float, typer.Option(min=0, max=0.5, help="Largest shift, share of the side.")] = D.shift,
+    cutout: Annotated[float, typer.Option(min=0, max=1, help="Side of a grey square, share of the side.")] = D.cutout,
+    mixup: Annotated[float, typer.Option(min=0, help="Beta parameter of mixup, 0 for none.")] = D.mixup,
+    val_split: Annotated[float, typer.Option(min=0, max=0.9, help="Share held out where there is no val folder.")] = D.val_split,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = D.seed,
+    output: Annotated[Path | None, typer.Option(help="Run folder.  [default: runs/<dataset>-<arch>]")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the run in --output.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Train a network of the residual papers on a folder of pictures, from scratch or from weights."""
+    given = locals()
+    config = TrainConfig(**{field.name: given[field.name] for field in fields(TrainConfig) if field.name in given})
+    from resnet_cli.cli.train_job import TrainRequest, run_training
+
+    reporter = console.Reporter(quiet or json)
+    reporter.listen()
+    request = TrainRequest(dataset, arch, shortcut, image_size, weights, output, force, resume, " ".join(sys.argv))
+    result = run_training(request, config, reporter)
+    if json:
+        console.print_json(result)
+        return
+    interval = result["val"]["top1_interval"]
+    console.out.print(
+        f"validation accuracy {result['val']['top1']:.1%} (95 % interval {interval[0]:.1%} to {interval[1]:.1%},"
+        f" {result['val']['count']} pictures), epoch {result['best_epoch']} of {result['epochs']}\nrun {result['run']}"
+    )

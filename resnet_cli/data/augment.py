@@ -1,0 +1,128 @@
+"""Augment a picture: named operations by Pillow and numpy, from an `Augmentation` description and a random generator.
+
+In: uint8 (H, W, 3). Out: uint8 (size, size, 3). The generator is made from (seed, epoch, index) alone, so what happens to a
+picture does not depend on threads, interruption or resume.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from resnet_cli.data.decode import Geometry, Pixels, to_square
+
+_BILINEAR = Image.Resampling.BILINEAR
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What may happen to a training picture.
+
+    Attributes:
+        crop: "resized" = a random part of the area, scaled (Szegedy et al. 2015); "pad" = pad by an eighth of the side and
+            crop (He et al. 2015, section 4.2); "none" = the picture as prediction sees it.
+        scale: smallest share of the area that a resized crop keeps, 0..1.
+        flip: mirror every second picture.
+        rotate: largest rotation, degrees.
+        shift: largest shift, share of the side.
+        cutout: side of the grey square, share of the side (DeVries and Taylor 2017).
+        mixup: parameter of the Beta distribution (Zhang et al. 2018); applied to batches, 0 for none.
+    """
+
+    crop: Literal["resized", "pad", "none"] = "resized"
+    scale: float = 0.35
+    flip: bool = True
+    rotate: float = 0.0
+    shift: float = 0.0
+    cutout: float = 0.0
+    mixup: float = 0.0
+
+
+def generator(seed: int, epoch: int, index: int, purpose: int = 0) -> np.random.Generator:
+    """A counter-based generator (Philox; Salmon et al. 2011) for one picture of one epoch."""
+    return np.random.Generator(np.random.Philox(key=(seed, purpose), counter=(0, 0, epoch, index)))
+
+
+def augment(picture: Pixels, geometry: Geometry, how: Augmentation, random: np.random.Generator) -> Pixels:
+    """One augmented view of a picture.
+
+    Args:
+        picture: uint8 (H, W, 3).
+        geometry: target size, and how a picture that is not cropped at random gets there.
+        how: what may happen.
+        random: the generator of this picture in this epoch.
+
+    Returns:
+        uint8 (size, size, 3).
+    """
+    size = geometry.size
+    if how.crop == "resized":
+        view = _resized_crop(picture, size, how.scale, random)
+    else:
+        view = picture if picture.shape == (size, size, 3) else to_square(Image.fromarray(picture), geometry)
+        if how.crop == "pad":
+            view = _pad_and_crop(view, max(1, size // 8), random)
+    if how.flip and random.random() < 0.5:
+        view = view[:, ::-1]
+    if how.rotate or how.shift:
+        view = _rotate_and_shift(view, how.rotate, how.shift, random)
+    if how.cutout:
+        view = _cutout(view, round(how.cutout * size), random)
+    return view
+
+
+def mix(images: NDArray[np.uint8], targets: NDArray[np.float32], alpha: float, random: np.random.Generator) -> None:
+    """Mixup in place: each picture of a batch with the one opposite to it (Zhang et al. 2018).
+
+    Args:
+        images: uint8 (N, H, W, 3).
+        targets: float32 (N, classes), rows that sum to 1.
+        alpha: parameter of the Beta distribution, above 0.
+    """
+    share = np.float32(random.beta(alpha, alpha))
+    images[:] = np.rint(share * images + (1 - share) * images[::-1]).astype(np.uint8)
+    targets[:] = share * targets + (1 - share) * targets[::-1]
+
+
+def _resized_crop(picture: Pixels, size: int, smallest: float, random: np.random.Generator) -> Pixels:
+    height, width = picture.shape[:2]
+    for _ in range(10):
+        area = height * width * random.uniform(smallest, 1.0)
+        ratio = np.exp(random.uniform(np.log(3 / 4), np.log(4 / 3)))
+        crop_width, crop_height = np.sqrt(area * ratio), np.sqrt(area / ratio)
+        if crop_width <= width and crop_height <= height:
+            break
+    else:
+        crop_width = crop_height = min(width, height)
+    left, top = random.random() * (width - crop_width), random.random() * (height - crop_height)
+    box = (left, top, left + crop_width, top + crop_height)
+    return np.asarray(Image.fromarray(picture).resize((size, size), _BILINEAR, box=box))
+
+
+def _pad_and_crop(view: Pixels, pad: int, random: np.random.Generator) -> Pixels:
+    size = view.shape[0]
+    top, left = random.integers(0, 2 * pad + 1, 2)
+    padded = np.zeros((size + 2 * pad, size + 2 * pad, 3), np.uint8)
+    padded[pad : pad + size, pad : pad + size] = view
+    return padded[top : top + size, left : left + size]
+
+
+def _rotate_and_shift(view: Pixels, degrees: float, shift: float, random: np.random.Generator) -> Pixels:
+    """Rotate and shift together; what comes in from outside repeats the edge, as Keras' generator does."""
+    size = view.shape[0]
+    angle = random.uniform(-degrees, degrees)
+    dx, dy = random.uniform(-shift, shift, 2) * size
+    margin = size // 2
+    wide = Image.fromarray(np.pad(view, ((margin, margin), (margin, margin), (0, 0)), mode="edge"))
+    moved = wide.rotate(angle, _BILINEAR, translate=(float(dx), float(dy)))
+    return np.asarray(moved.crop((margin, margin, margin + size, margin + size)))
+
+
+def _cutout(view: Pixels, side: int, random: np.random.Generator) -> Pixels:
+    size = view.shape[0]
+    y, x = random.integers(0, size, 2)
+    view = view.copy()
+    view[max(0, y - side // 2) : y + (side + 1) // 2, max(0, x - side // 2) : x + (side + 1) // 2] = 124
+    return view

@@ -1,0 +1,87 @@
+"""Batches for Keras: an endless training stream that is a function of the step alone, and a finite evaluation set.
+
+In: `Pictures`. Out: (uint8 images, float32 one-hot targets). Batch 4711 can be made without the 4710 before it: that is what
+makes resume exact.
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_cli.data.augment import Augmentation, augment, generator, mix
+from resnet_cli.data.decode import Geometry
+from resnet_cli.data.pictures import Pictures, map_in_order
+
+Batch = tuple[NDArray[np.uint8], NDArray[np.float32]]
+
+_ORDER, _MIX = 1, 2  # purposes of the generators beside a picture's own
+
+
+@dataclass(frozen=True)
+class TrainStream:
+    """The training pictures, shuffled and augmented, batch after batch.
+
+    Every picture appears once before any appears again; batches run on across the end of an epoch, so all have one size.
+
+    Attributes:
+        pictures: what to draw from.
+        classes: number of classes.
+        batch_size: pictures a batch.
+        geometry: input size.
+        augmentation: what happens to each picture.
+        seed: of order and augmentation.
+    """
+
+    pictures: Pictures
+    classes: int
+    batch_size: int
+    geometry: Geometry
+    augmentation: Augmentation
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return max(1, round(len(self.pictures) / self.batch_size))
+
+    def batches(self, first_step: int = 0) -> Iterator[Batch]:
+        """Batches from a step on, made ahead by threads, without end."""
+        return map_in_order(self.batch, itertools.count(first_step), ahead=6)
+
+    def batch(self, step: int) -> Batch:
+        """The batch of one step: uint8 (N, size, size, 3) and one-hot float32 (N, classes)."""
+        count, size = len(self.pictures), self.geometry.size
+        images = np.empty((self.batch_size, size, size, 3), np.uint8)
+        targets = np.zeros((self.batch_size, self.classes), np.float32)
+        order_epoch, order = -1, np.empty(0, np.int64)
+        for row in range(self.batch_size):
+            epoch, position = divmod(step * self.batch_size + row, count)
+            if epoch != order_epoch:
+                order_epoch, order = epoch, generator(self.seed, epoch, 0, _ORDER).permutation(count)
+            index = int(order[position])
+            random = generator(self.seed, epoch, index)
+            images[row] = augment(self.pictures[index], self.geometry, self.augmentation, random)
+            targets[row, self.pictures.samples[index].label] = 1
+        if self.augmentation.mixup:
+            mix(images, targets, self.augmentation.mixup, generator(self.seed, step, 0, _MIX))
+        return images, targets
+
+
+class EvaluationBatches(keras.utils.PyDataset):  # type: ignore[misc]
+    """Pictures as prediction sees them, in order, each exactly once."""
+
+    def __init__(self, pictures: Pictures, classes: int, batch_size: int) -> None:
+        super().__init__(workers=1)
+        self._pictures, self._classes, self._batch_size = pictures, classes, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self._pictures) // self._batch_size)
+
+    def __getitem__(self, index: int) -> Batch:
+        first = index * self._batch_size
+        rows = range(first, min(first + self._batch_size, len(self._pictures)))
+        images = np.stack(list(map_in_order(self._pictures.__getitem__, rows)))
+        return images, np.eye(self._classes, dtype=np.float32)[self._pictures.labels[rows.start : rows.stop]]

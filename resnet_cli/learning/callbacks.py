@@ -1,0 +1,143 @@
+"""The callback that watches `fit`: records epochs, keeps the best weights, saves checkpoints, stops when asked or lost.
+
+In: Keras' calls. Out: metrics.jsonl and checkpoint/ in the run's folder.
+"""
+
+import json
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from resnet_cli.errors import Interrupted, ResnetError
+from resnet_cli.learning.checkpoints import save_checkpoint, write_whole
+from resnet_cli.learning.config import TrainConfig
+from resnet_cli.networks.weights import named_variables
+from resnet_cli.progress import Progress
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One line of metrics.jsonl; accuracies are shares, 0..1. Without validation pictures its figures are the training ones."""
+
+    epoch: int
+    loss: float
+    accuracy: float
+    val_loss: float
+    val_accuracy: float
+    learning_rate: float
+    images_per_second: float
+    seconds: float
+    val_top5: float | None = None
+
+
+class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
+    """Follows a whole training, over several calls of `fit`."""
+
+    def __init__(
+        self, folder: Path, config: TrainConfig, per_epoch: int, batch_size: int, done: int, progress: Progress
+    ) -> None:
+        super().__init__()
+        self._folder, self._config, self._progress = folder, config, progress
+        self._per_epoch, self._batch_size, self._step = per_epoch, batch_size, done
+        self._metrics_file = folder / "metrics.jsonl"
+        self._best_file = folder / "checkpoint" / "best.npz"
+        self._best_file.parent.mkdir(parents=True, exist_ok=True)
+        self.history = self._history_until(done // per_epoch)
+        self.stopped_early = False
+
+    @property
+    def best_epoch(self) -> int:
+        """Epoch of the best validation accuracy, from 1; the lower loss decides between equals; 0 before any epoch."""
+        best = min(self.history, key=lambda record: (-record.val_accuracy, record.val_loss), default=None)
+        return best.epoch if best else 0
+
+    def begin_segment(self) -> None:
+        """Call before each `fit`."""
+        self._swapped = False
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self._began, self._first_step = time.perf_counter(), self._step
+        self._trained_seconds = 0.0
+        self._task = self._progress.start(f"epoch {epoch + 1}/{self._config.epochs}", self._per_epoch - self._step % self._per_epoch)
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        self._step += 1
+        loss = float((logs or {}).get("loss", 0.0))
+        if not math.isfinite(loss):
+            rate = self._config.learning_rate / 10
+            raise ResnetError(
+                f"the loss is no longer a number at step {self._step}: the learning rate {self._config.learning_rate:g} is too high",
+                f"try --learning-rate {rate:g}; the last good checkpoint is in {self._best_file.parent}",
+            )
+        self._trained_seconds = time.perf_counter() - self._began
+        self._task.advance(1, {"loss": loss, "accuracy": float((logs or {}).get("accuracy", 0.0))})
+        signal = self._progress.stop_signal()
+        if signal:
+            save_checkpoint(self._best_file.parent, self.model, self._step)
+            raise Interrupted(signal, "type the same command with --resume to go on where it stopped")
+
+    def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
+        if self._config.ema and not self._swapped:
+            self._swap_averages()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        figures = logs or {}
+        images = (self._step - self._first_step) * self._batch_size
+        record = EpochRecord(
+            epoch=epoch + 1,
+            loss=figures["loss"],
+            accuracy=figures["accuracy"],
+            val_loss=figures.get("val_loss", figures["loss"]),
+            val_accuracy=figures.get("val_accuracy", figures["accuracy"]),
+            val_top5=figures.get("val_top5"),
+            learning_rate=float(self.model.optimizer.learning_rate),
+            images_per_second=round(images / max(self._trained_seconds, 1e-9), 1),
+            seconds=round(time.perf_counter() - self._began, 2),
+        )
+        self._task.finish()
+        self.history.append(record)
+        if self.best_epoch == record.epoch:
+            values = {name: keras.ops.convert_to_numpy(value) for name, value in named_variables(self.model).items()}
+            write_whole(self._best_file, values)
+        if self._swapped:
+            self._swap_averages()
+        with self._metrics_file.open("a") as file:
+            file.write(json.dumps(asdict(record)) + "\n")
+        save_checkpoint(self._best_file.parent, self.model, self._step)
+        self._progress.line(
+            f"epoch {record.epoch}/{self._config.epochs}  loss {record.loss:.3f}  accuracy {record.accuracy:.1%}"
+            f"  val loss {record.val_loss:.3f}  val accuracy {record.val_accuracy:.1%}"
+            f"  {record.images_per_second:.0f} images/s"
+        )
+        if self._config.patience and record.epoch - self.best_epoch >= self._config.patience:
+            self.model.stop_training = self.stopped_early = True
+
+    def restore_best(self, model: keras.Model) -> None:
+        """Put the best epoch's weights into the model."""
+        with np.load(self._best_file, allow_pickle=False) as best:
+            for name, variable in named_variables(model).items():
+                variable.assign(best[name])
+
+    def _swap_averages(self) -> None:
+        """Exchange weights and their averages; batch-norm statistics are averages already."""
+        optimizer: Any = self.model.optimizer
+        for variable, average in zip(
+            self.model.trainable_variables, optimizer._model_variables_moving_average, strict=True
+        ):
+            current = keras.ops.convert_to_numpy(variable)
+            variable.assign(average)
+            average.assign(current)
+        self._swapped = not self._swapped
+
+    def _history_until(self, epoch: int) -> list[EpochRecord]:
+        """Records of the epochs that the checkpoint holds; later lines of a lost step are dropped from the file."""
+        lines = self._metrics_file.read_text().splitlines() if self._metrics_file.exists() else []
+        records = [EpochRecord(**json.loads(line)) for line in lines if line.endswith("}")]
+        kept = [record for record in records if record.epoch <= epoch]
+        self._metrics_file.write_text("".join(json.dumps(asdict(record)) + "\n" for record in kept))
+        return kept

@@ -1,0 +1,73 @@
+"""Learning rates as tables: one number a step, made by plain functions, read by one Keras schedule.
+
+In: a `TrainConfig` and the number of steps. Out: float32 rates (steps,) and the optimizer that follows them.
+"""
+
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_cli.learning.config import TrainConfig
+
+
+def rates(config: TrainConfig, steps: int) -> NDArray[np.float32]:
+    """Learning rate of every step.
+
+    cosine: linear warm-up, then half a cosine to zero (Loshchilov and Hutter 2017). one-cycle: linear to the peak and linear
+    to zero (Smith 2018). steps: warm-up, then divided by ten at each milestone (He et al. 2015, section 4.2).
+    """
+    step = np.arange(steps) + 1.0
+    climb = max(1.0, config.warmup * steps)
+    rising = np.minimum(1.0, step / climb) if config.warmup else np.ones(steps)
+    done = np.clip((step - climb) / max(1.0, steps - climb + 1), 0, 1)
+    if config.schedule == "cosine":
+        falling = 0.5 * (1 + np.cos(np.pi * done))
+    elif config.schedule == "one-cycle":
+        falling = 1 - done
+    elif config.schedule == "steps":
+        passed = sum((step > milestone * steps).astype(int) for milestone in config.milestones)
+        falling = 0.1**passed
+    else:
+        falling = np.ones(steps)
+    return (config.learning_rate * rising * falling).astype(np.float32)
+
+
+class TableSchedule(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
+    """Looks the rate of a step up in a table; after its end the last rate holds."""
+
+    def __init__(self, table: NDArray[np.float32]) -> None:
+        self._table = table
+
+    def __call__(self, step: Any) -> Any:
+        index = keras.ops.minimum(keras.ops.cast(step, "int32"), len(self._table) - 1)
+        return keras.ops.take(keras.ops.convert_to_tensor(self._table), index)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"table": self._table.tolist()}
+
+
+def make_optimizer(config: TrainConfig, table: NDArray[np.float32]) -> keras.optimizers.Optimizer:
+    """The optimizer of a configuration, with weight decay on kernels only.
+
+    Keras decays weights outside the gradient. With momentum m, the papers' L2 penalty of strength lambda shrinks weights by
+    rate * lambda / (1 - m) a step; for sgd that is what is set, so that lambda means what it means in the papers.
+    """
+    schedule = TableSchedule(table)
+    averaging = {"use_ema": True, "ema_momentum": config.ema} if config.ema else {}
+    if config.optimizer == "sgd":
+        optimizer = keras.optimizers.SGD(
+            schedule,
+            momentum=config.momentum,
+            nesterov=True,
+            weight_decay=config.weight_decay / (1 - config.momentum) or None,
+            **averaging,
+        )
+    elif config.optimizer == "adamw":
+        optimizer = keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay, **averaging)
+    else:
+        optimizer = keras.optimizers.Adam(schedule, weight_decay=config.weight_decay or None, **averaging)
+    if config.weight_decay:
+        optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
+    return optimizer

@@ -1,0 +1,81 @@
+"""The classifier: preprocessing, backbone and head in one network, rebuilt from a few plain words.
+
+In: a `ClassifierSpec` (what `run.json` keeps). Out: Keras models of uint8 RGB pixels. Nothing is ever deserialised
+from a model config.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+from keras import layers
+
+from resnet_cli.networks.catalogue import Network, Preprocessing
+from resnet_cli.networks.residual import build_backbone
+
+# Channel means (RGB, 0..255) and divisors that each family of published weights was trained with.
+_IMAGENET_MEAN = (123.675, 116.28, 103.53)
+_IMAGENET_STD = (58.395, 57.12, 57.375)
+_CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
+
+
+@dataclass(frozen=True)
+class ClassifierSpec:
+    """Everything that the shape of a classifier depends on.
+
+    Attributes:
+        network: the backbone.
+        classes: number of classes.
+        image_size: input side, pixels; None builds for any size.
+        hidden: units of a ReLU layer between pooling and the classes; 0 for none. The tutorials' head is 2048.
+        dropout: share of pooled features dropped in training, 0..1.
+    """
+
+    network: Network
+    classes: int
+    image_size: int | None
+    hidden: int = 0
+    dropout: float = 0.0
+
+
+def preprocess(kind: Preprocessing, pixels: Any) -> Any:
+    """Scale uint8 or float RGB pixels (N, H, W, 3), 0..255, as the backbone's weights expect.
+
+    caffe: BGR minus the channel means; tf: -1..1; torch: zero mean and unit variance by channel; unit: 0..1.
+    """
+    if kind == "caffe":
+        pixels = layers.Rescaling(1.0, name="to_float")(pixels)[..., ::-1]
+        return layers.Rescaling(1.0, offset=[-mean for mean in _CAFFE_MEAN_BGR], name="preprocess")(pixels)
+    if kind == "tf":
+        return layers.Rescaling(1 / 127.5, offset=-1.0, name="preprocess")(pixels)
+    if kind == "unit":
+        return layers.Rescaling(1 / 255, name="preprocess")(pixels)
+    scale = [1 / std for std in _IMAGENET_STD]
+    offset = [-mean / std for mean, std in zip(_IMAGENET_MEAN, _IMAGENET_STD, strict=True)]
+    return layers.Rescaling(scale, offset=offset, name="preprocess")(pixels)
+
+
+def add_head(spec: ClassifierSpec, features: Any) -> Any:
+    """Pooled features (N, D) to logits (N, classes): [Dense(hidden, relu)] -> dropout -> Dense(classes)."""
+    if spec.hidden:
+        features = layers.Dense(spec.hidden, activation="relu", kernel_initializer="he_normal", name="hidden")(features)
+    if spec.dropout:
+        features = layers.Dropout(spec.dropout, name="dropout")(features)
+    # Logits stay float32 under mixed precision: softmax in half precision loses the small probabilities.
+    return layers.Dense(spec.classes, dtype="float32", name="logits")(features)
+
+
+def build_logits(spec: ClassifierSpec, fused: bool = True) -> keras.Model:
+    """The whole network from uint8 pixels (N, H, W, 3) to logits (N, classes): what is trained."""
+    size = spec.image_size
+    pixels = keras.Input((size, size, 3), dtype="uint8", name="image")
+    backbone = build_backbone(spec.network, size, fused)
+    features = layers.GlobalAveragePooling2D(name="avg_pool")(backbone(preprocess(spec.network.preprocessing, pixels)))
+    return keras.Model(pixels, add_head(spec, features), name=f"{spec.network.name}_logits")
+
+
+def build_classifier(spec: ClassifierSpec) -> keras.Model:
+    """The whole network from uint8 pixels to probabilities (N, classes), of Keras' own layers only: what is exported."""
+    logits = build_logits(spec, fused=False)
+    probabilities = layers.Softmax(dtype="float32", name="probabilities")(logits.output)
+    return keras.Model(logits.input, probabilities, name=spec.network.name)

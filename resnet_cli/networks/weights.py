@@ -1,0 +1,94 @@
+"""Weights files: a flat HDF5 layout, one data set a variable ("conv1_conv/kernel"), checked against the network.
+
+In: a Keras model and a path. Out: a filled model, or a file written whole or not at all.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import keras
+import numpy as np
+
+from resnet_cli.errors import ResnetError
+
+_SKIPPED = ("seed_generator",)
+
+
+def named_variables(model: keras.Model) -> dict[str, Any]:
+    """Variables of a model by "layer/variable", nested models flattened; random states left out."""
+    found: dict[str, Any] = {}
+    for variable in model.variables:
+        layer, name = variable.path.split("/")[-2:]
+        if layer not in _SKIPPED:
+            found[f"{layer}/{name}"] = variable
+    return found
+
+
+def save_weights(model: keras.Model, path: Path, dtype: str = "float32") -> None:
+    """Write every variable of the model, atomically.
+
+    Args:
+        model: any model of `networks/`.
+        path: file to write.
+        dtype: "float32", or "float16" for half the size.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with h5py.File(partial, "w") as file:
+            for name, variable in named_variables(model).items():
+                file.create_dataset(name, data=keras.ops.convert_to_numpy(variable).astype(dtype))
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise ResnetError(f"cannot write the weights {path}: {error.strerror or error}", "is the disk full?") from error
+
+
+def load_weights(model: keras.Model, path: Path, leave: Iterable[str] = ()) -> None:
+    """Fill a model from a weights file.
+
+    Args:
+        model: the model to fill; its backbone may be nested.
+        path: a file that `save_weights` wrote.
+        leave: layers of the model that keep what they have, such as a new head.
+
+    Raises:
+        ResnetError: the file is missing or damaged, lacks a variable, or holds another shape.
+    """
+    left = set(leave)
+    try:
+        with h5py.File(path, "r") as file:
+            for name, variable in named_variables(model).items():
+                if name.split("/")[0] in left:
+                    continue
+                if name not in file:
+                    raise ResnetError(f"the weights {path} lack {name}: they belong to another network")
+                value = np.asarray(file[name], dtype="float32")
+                if value.shape != tuple(variable.shape):
+                    raise ResnetError(
+                        f"the weights {path} hold {name} as {value.shape}, the network needs {tuple(variable.shape)}",
+                        "they belong to another network, shortcut option, head or number of classes",
+                    )
+                variable.assign(value)
+    except FileNotFoundError:
+        raise ResnetError(f"there are no weights at {path}") from None
+    except OSError as error:
+        raise ResnetError(f"the weights {path} cannot be read: {error}", "the file is damaged: copy it anew") from error
+
+
+def copy_weights(source: keras.Model, target: keras.Model, leave: Iterable[str] = ()) -> None:
+    """Carry variables over by name, for example from keras.applications to the builder."""
+    values = named_variables(source)
+    left = set(leave)
+    for name, variable in named_variables(target).items():
+        if name.split("/")[0] not in left:
+            variable.assign(values[name])
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal: how `run.json` names the weights that it began with."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

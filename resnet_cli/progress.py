@@ -1,0 +1,50 @@
+"""What the core reports to while it works: a small protocol that the console implements with rich, and a silent stand-in."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+
+class Task(Protocol):
+    """One bar: `advance` moves it, `finish` removes it."""
+
+    def advance(self, steps: int = 1, figures: Mapping[str, float] | None = None) -> None: ...
+
+    def finish(self) -> None: ...
+
+
+class Progress(Protocol):
+    """Where long work reports: bars that move, lines that stay, and notices that cannot be missed."""
+
+    def start(self, title: str, total: int | None) -> Task: ...
+
+    def line(self, text: str) -> None: ...
+
+    def notice(self, text: str) -> None: ...
+
+    def stop_signal(self) -> int:
+        """Number of the signal that asked to stop; 0 while none did. Long work asks between steps."""
+        ...
+
+
+class _SilentTask:
+    def advance(self, steps: int = 1, figures: Mapping[str, float] | None = None) -> None:
+        return
+
+    def finish(self) -> None:
+        return
+
+
+class Silent:
+    """Reports nothing: for tests, and for the core when nobody watches."""
+
+    def start(self, title: str, total: int | None) -> Task:
+        return _SilentTask()
+
+    def line(self, text: str) -> None:
+        return
+
+    def notice(self, text: str) -> None:
+        return
+
+    def stop_signal(self) -> int:
+        return 0

@@ -1,0 +1,171 @@
+"""The run directory: the only code that knows its files (light: the standard library only).
+
+    runs/<dataset>-<arch>[-N]/  run.json  splits.csv  model.weights.h5  model.xml  model.bin  metrics.jsonl  checkpoint/
+
+A run is complete only when run.json is there; it is written last, and whole.
+"""
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from resnet_cli.errors import ResnetError
+
+FORMAT = 1
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A complete run: its folder and the contents of run.json."""
+
+    folder: Path
+    record: dict[str, Any]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.record["classes"])
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "model.weights.h5"
+
+    @property
+    def openvino(self) -> Path:
+        return self.folder / "model.xml"
+
+
+@dataclass(frozen=True)
+class SplitRow:
+    """One line of splits.csv: a picture as given to the command, its class, and train, val or test."""
+
+    path: str
+    label: str
+    split: str
+
+
+def new_run_folder(name: str, output: Path | None = None, force: bool = False) -> Path:
+    """Make the folder of a new run: `output` itself, or the first free runs/<name>[-N].
+
+    Raises:
+        ResnetError: the folder exists and holds something (without `force`), or cannot be written.
+    """
+    folder = output or _first_free(name)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if not force:
+            raise ResnetError(f"{folder} exists already", "choose another --output, or add --force to replace it")
+        if not is_run_like(folder):
+            raise ResnetError(f"{folder} is not a run folder, so --force does not replace it", "choose another --output")
+        shutil.rmtree(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ResnetError(f"cannot write to {folder}: {error.strerror}", "choose another --output") from error
+    return folder
+
+
+def is_run_like(folder: Path) -> bool:
+    """Whether a folder holds a run or the beginning of one."""
+    return folder.is_dir() and any((folder / name).exists() for name in ("run.json", "checkpoint", "metrics.jsonl"))
+
+
+def unfinished_run(name: str, output: Path | None = None) -> Path:
+    """The newest folder of that name with a checkpoint and without run.json: what --resume goes on with."""
+    candidates = [output] if output else sorted(RUNS.glob(f"{name}*"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for folder in candidates:
+        if (folder / "checkpoint").is_dir() and not (folder / "run.json").exists():
+            return folder
+    where = output or RUNS / name
+    raise ResnetError(f"there is no interrupted run at {where}", "leave --resume out to begin a new one")
+
+
+def finish_run(folder: Path, record: dict[str, Any]) -> Run:
+    """Write run.json, last and whole, and clear away what only an unfinished run needs."""
+    record = {"format": FORMAT, **record}
+    write_text(folder / "run.json", json.dumps(record, indent=2) + "\n")
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    return Run(folder, record)
+
+
+def load_run(folder: Path | None = None) -> Run:
+    """Open a run; without a folder, the newest complete one under runs/.
+
+    Raises:
+        ResnetError: there is none, it is not complete, or a newer version wrote it.
+    """
+    folder = newest_run() if folder is None else folder
+    if not folder.is_dir():
+        raise ResnetError(f"there is no run folder {folder}", "`ls runs` shows the runs of this folder")
+    path = folder / "run.json"
+    try:
+        record = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ResnetError(f"the run {folder} is not complete: it has no run.json", "finish it with --resume") from None
+    except (OSError, ValueError) as error:
+        raise ResnetError(f"{path} cannot be read: {error}") from error
+    if not isinstance(record, dict) or not isinstance(record.get("format"), int):
+        raise ResnetError(f"{path} is not a run of this program")
+    if record["format"] > FORMAT:
+        raise ResnetError(f"{path} was written by a newer version (format {record['format']})", "upgrade with pip install -U resnet-cli")
+    run = Run(folder, record)
+    if not run.weights.exists():
+        raise ResnetError(f"the run {folder} is not complete: it has no {run.weights.name}")
+    return run
+
+
+def newest_run() -> Path:
+    """The complete run under runs/ that was finished last."""
+    complete = sorted(RUNS.glob("*/run.json"), key=lambda path: path.stat().st_mtime)
+    if not complete:
+        raise ResnetError("there is no run under runs/", "train one with `resnet finetune FOLDER`, or name one with --run")
+    return complete[-1].parent
+
+
+def write_splits(folder: Path, rows: Iterable[SplitRow]) -> None:
+    """Write splits.csv, whole."""
+    partial = folder / ".splits.csv.partial"
+    with partial.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "class", "split"])
+        writer.writerows([row.path, row.label, row.split] for row in rows)
+    os.replace(partial, folder / "splits.csv")
+
+
+def read_splits(run: Run) -> list[SplitRow]:
+    """The pictures of a run with the split that each was in."""
+    path = run.folder / "splits.csv"
+    try:
+        with path.open(newline="") as file:
+            return [SplitRow(row["path"], row["class"], row["split"]) for row in csv.DictReader(file)]
+    except (OSError, KeyError) as error:
+        raise ResnetError(f"{path} cannot be read: {error}") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise ResnetError(f"cannot write {path}: {error.strerror}", "is the disk full or read-only?") from error
+
+
+def _first_free(name: str) -> Path:
+    folder, number = RUNS / name, 1
+    while folder.exists():
+        number += 1
+        folder = RUNS / f"{name}-{number}"
+    return folder

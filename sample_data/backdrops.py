@@ -1,0 +1,209 @@
+"""What stands on the horizon of a sample picture: hills, trees, houses, walls, sea, a night street.
+
+In: a picture that holds the sky, and the stage. Out: the picture, painted over in place.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+from sheet import Colour, gradient, shade
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Pixels of one supersampled picture. `unit`, the yardstick, is the square root of the vehicle's area."""
+
+    width: int
+    height: int
+    horizon: int
+    ground: int
+    unit: int
+
+
+def texture(size: tuple[int, int], cells: tuple[int, int], octaves: int, rng: np.random.Generator) -> np.ndarray:
+    """Smooth noise in [0, 1] as (height, width): octaves of enlarged random grids, the first of `cells` (x, y)."""
+    total = np.zeros((size[1], size[0]))
+    for octave in range(octaves):
+        grid = rng.random((cells[1] * 2**octave, cells[0] * 2**octave)).astype(np.float32)
+        total += np.asarray(Image.fromarray(grid).resize(size, Image.Resampling.BICUBIC)) * 0.5**octave
+    return (total / (2 - 0.5 ** (octaves - 1))).clip(0, 1)
+
+
+def ridge(
+    picture: Image.Image, stage: Stage, colour: Colour, low: float, high: float, rng: np.random.Generator
+) -> None:
+    """A hill line between `low` and `high` units above the horizon."""
+    line = texture((stage.width, 1), (4, 1), 5, rng)[0]
+    heights = stage.horizon - (low + (high - low) * line) * stage.unit
+    outline = [(0.0, stage.horizon + 2.0), *((float(x), float(y)) for x, y in enumerate(heights))]
+    ImageDraw.Draw(picture).polygon([*outline, (float(stage.width), stage.horizon + 2.0)], fill=colour)
+
+
+def no_backdrop(picture: Image.Image, stage: Stage, rng: np.random.Generator) -> None:
+    """A studio wall in one of many paper colours."""
+    papers: list[Colour] = [
+        (200, 204, 210),
+        (96, 112, 132),
+        (214, 196, 170),
+        (70, 74, 80),
+        (150, 182, 168),
+        (206, 160, 150),
+    ]
+    paper = papers[rng.integers(len(papers))]
+    picture.paste(gradient(picture.size, (shade(paper, 0.82), paper, shade(paper, 1.1))), (0, 0))
+
+
+def draw_hills(picture: Image.Image, stage: Stage, rng: np.random.Generator) -> None:
+    """Three ranges, the nearer the greener."""
+    for colour, low, high in (((140, 166, 190), 0.1, 1.0), ((112, 148, 128), 0.05, 0.6), ((92, 132, 76), 0.0, 0.32)):
+        ridge(picture, stage, colour, low, high, rng)
+
+
+def draw_tree_row(picture: Image.Image, stage: Stage, rng: np.random.Generator) -> None:
+    """Broad-leaved trees in a loose row in front of a low hill."""
+    ridge(picture, stage, (142, 166, 130), 0.02, 0.3, rng)
+    draw = ImageDraw.Draw(picture)
+    for _ in range(int(rng.integers(4, 9))):
+        x, size = rng.uniform(0, stage.width), stage.unit * rng.uniform(0.25, 0.6)
+        draw.rectangle([x - size * 0.06, stage.horizon - size * 0.6, x + size * 0.06, stage.horizon], fill=(84, 66, 48))
+        tone = rng.uniform(0.75, 1.15)
+        for index in range(46):
+            turn, reach = rng.uniform(0, 2 * np.pi), np.sqrt(rng.uniform(0, 1))
+            left = x + reach * np.cos(turn) * size * 0.42
+            top = stage.horizon - size * (0.9 + reach * np.sin(turn) * 0.34)
+            radius = size * rng.uniform(0.08, 0.2)
+            leaf = shade((92, 138, 66), (0.6 + 0.45 * index / 46) * tone)
+            draw.ellipse([left - radius, top - radius, left + radius, top + radius], fill=leaf)
+
+
+def draw_firs(picture: Image.Image, stage: Stage, rng: np.random.Generator) -> None:
+    """Snowy mountains and a dark wood."""
+    ridge(picture, stage, (186, 200, 216), 0.3, 1.5, rng)
+    ridge(picture, stage, (214, 222, 232), 0.1, 0.7, rng)
+    draw = ImageDraw.Draw(picture)
+    for _ in range(int(rng.integers(8, 22))):
+        x, tall = rng.uniform(0, stage.width), stage.unit * rng.uniform(0.3, 0.8)
+        green = shade((72, 100, 92), rng.uniform(0.7, 1.2))
+        for tier in range(4):
+            foot, half = stage.horizon - tall * tier * 0.21, tall * (0.24 - tier * 0.045)
+            draw.polygon([(x - half, foot), (x + half, foot), (x, foot - tall * 0.4)], fill=green)
+            draw.polygon(
+                [(x - half * 0.35, foot - tall * 0.24), (x + half * 0.1, foot - tall * 0.2), (x, foot - tall * 0.4)],
+                fill=(236, 240, 246),
+            )
+
+
+def houses(picture: Image.Image, stage: Stage, lit: float, walls: list[Colour], rng: np.random.Generator) -> None:
+    """A street front of unequal houses; `lit` is the part of the windows with light in them."""
+    draw, x = ImageDraw.Draw(picture), -rng.uniform(0, 0.5) * stage.unit
+    while x < stage.width:
+        wide, tall = stage.unit * rng.uniform(0.5, 1.1), stage.unit * rng.uniform(0.9, 2.3)
+        wall = shade(walls[rng.integers(len(walls))], rng.uniform(0.85, 1.15))
+        top = stage.horizon - tall
+        draw.rectangle([x, top, x + wide, stage.horizon + 2], fill=wall)
+        draw.rectangle([x, top - stage.unit * 0.04, x + wide, top + stage.unit * 0.02], fill=shade(wall, 0.7))
+        columns, rows = int(rng.integers(3, 6)), max(2, int(tall / stage.unit * rng.uniform(3.0, 4.2)))
+        step_x, step_y = wide / (columns + 0.5), tall / (rows + 0.4)
+        for column in range(columns):
+            for row in range(rows):
+                left, high = x + step_x * (column + 0.5), top + step_y * (row + 0.4)
+                pane: Colour = (250, 214, 132) if rng.random() < lit else shade(wall, rng.uniform(0.42, 0.62))
+                draw.rectangle([left, high, left + step_x * 0.5, high + step_y * 0.58], fill=pane)
+        x += wide + (stage.unit * rng.uniform(0.05, 0.4) if rng.random() < 0.3 else 1)
+
+
+def draw_city(picture: Image.Image, stage: Stage, rng: np.random.Generator) -> None:
+    """House fronts by day."""
+    houses(
+        picture, stage, 0.0, [(190, 170, 146), (176, 120, 98), (160, 168, 176), (206, 200, 186), (140, 150, 142)], rng
+    )
+
+
+def draw_night(picture: Image.Image, stage: Stage, rng: np.random.Generator) -> None:
+    """Stars, a moon and house fronts with some windows lit."""
+    draw = ImageDraw.Draw(picture)
+    for _ in range(70):
+        x, y = rng.uniform(0, stage.width), rng.uniform(0, max(2, stage.horizon))
+        draw.ellipse([x, y, x + 1.6, y + 1.6], fill=(214, 220, 240))
+    x, y, radius = rng.uniform(0.1, 0.9) * stage.width, rng.uniform(0.05, 0.2) * stage.height, stage.width * 0.03
+    draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=(240, 238, 220))
+    houses(picture, stage, 0.35, [(36, 42, 62), (48, 44, 58), (30, 38, 52)], rng)
+
+
+def draw_bricks(picture: Image.Image, stage: Stage, rng: np.random.Generator) -> None:
+    """A wall of bricks from edge to edge."""
+    bases: list[Colour] = [(162, 92, 72), (190, 164, 134), (132, 124, 122), (206, 204, 198)]
+    base = bases[rng.integers(len(bases))]
+    draw, tall = ImageDraw.Draw(picture), max(8, round(stage.unit * 0.085))
+    draw.rectangle([0, 0, stage.width, stage.horizon + 2], fill=shade(base, 1.25))
+    for row, y in enumerate(range(stage.horizon - tall, -tall, -tall)):
+        for x in range(-tall * 2 + (row % 2) * tall, stage.width, tall * 2):
+            draw.rectangle([x + 1, y + 1, x + tall * 2 - 2, y + tall - 2], fill=shade(base, rng.uniform(0.84, 1.08)))
+
+
+def draw_shutters(picture: Image.Image, stage: Stage, rng: np.random.Generator) -> None:
+    """A depot front: metal sheet with roller doors."""
+    colours: list[Colour] = [(156, 170, 176), (188, 180, 160), (120, 140, 160), (170, 120, 104)]
+    wall = colours[rng.integers(len(colours))]
+    draw, unit = ImageDraw.Draw(picture), stage.unit
+    top = stage.horizon - unit * rng.uniform(1.1, 1.9)
+    draw.rectangle([0, top, stage.width, stage.horizon + 2], fill=wall)
+    for rib in range(0, stage.width, max(6, unit // 14)):
+        draw.line([rib, top, rib, stage.horizon], fill=shade(wall, 0.86), width=2)
+    draw.rectangle([0, top - unit * 0.06, stage.width, top + unit * 0.05], fill=shade(wall, 0.6))
+    x, door = -rng.uniform(0.1, 0.8) * unit, shade(wall, rng.uniform(0.55, 1.5))
+    while x < stage.width:
+        lintel = stage.horizon - unit * 0.85
+        draw.rectangle([x, lintel, x + unit * 0.9, stage.horizon + 2], fill=door, outline=shade(door, 0.5), width=3)
+        for y in np.arange(lintel, stage.horizon, unit * 0.07):
+            draw.line([x, y, x + unit * 0.9, y], fill=shade(door, 0.78), width=2)
+        x += unit * 1.25
+
+
+def draw_sunset(picture: Image.Image, stage: Stage, rng: np.random.Generator) -> None:
+    """The sun with its glow behind dark ridges."""
+    x, y = rng.uniform(0.1, 0.9) * stage.width, stage.horizon - stage.unit * rng.uniform(0.1, 0.7)
+    for spread, colour in ((0.55, (255, 190, 110)), (0.16, (255, 238, 190))):
+        radius = stage.unit * spread
+        halo = Image.new("L", picture.size)
+        ImageDraw.Draw(halo).ellipse([x - radius, y - radius, x + radius, y + radius], fill=190)
+        picture.paste(
+            Image.new("RGB", picture.size, colour), (0, 0), halo.filter(ImageFilter.GaussianBlur(radius * 0.3))
+        )
+    ridge(picture, stage, (112, 70, 88), 0.05, 0.7, rng)
+    ridge(picture, stage, (66, 48, 62), 0.0, 0.3, rng)
+
+
+def draw_sea(picture: Image.Image, stage: Stage, rng: np.random.Generator) -> None:
+    """Water with glints up to a line above the beach, an island and sails."""
+    line = round(stage.horizon - stage.unit * rng.uniform(0.2, 0.5))
+    water = gradient((stage.width, max(2, stage.horizon - line + 2)), ((52, 116, 158), (92, 172, 186)))
+    ridge(picture, Stage(stage.width, stage.height, line, stage.ground, stage.unit), (124, 150, 168), -0.25, 0.3, rng)
+    picture.paste(water, (0, line))
+    draw = ImageDraw.Draw(picture)
+    for _ in range(60):
+        x, y, wide = (
+            rng.uniform(0, stage.width),
+            rng.uniform(line + 2, stage.horizon),
+            stage.unit * rng.uniform(0.03, 0.14),
+        )
+        draw.line([x, y, x + wide, y], fill=(176, 214, 222), width=2)
+    for _ in range(int(rng.integers(0, 4))):
+        x, size = rng.uniform(0, stage.width), stage.unit * rng.uniform(0.1, 0.22)
+        draw.polygon([(x, line + 3), (x, line - size), (x + size * 0.6, line + 3)], fill=(244, 244, 240))
+
+
+BACKDROPS: dict[str, Callable[[Image.Image, Stage, np.random.Generator], None]] = {
+    "none": no_backdrop,
+    "hills": draw_hills,
+    "trees": draw_tree_row,
+    "firs": draw_firs,
+    "city": draw_city,
+    "night": draw_night,
+    "bricks": draw_bricks,
+    "shutters": draw_shutters,
+    "sunset": draw_sunset,
+    "sea": draw_sea,
+}

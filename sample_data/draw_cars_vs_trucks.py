@@ -1,0 +1,159 @@
+"""Draw the sample data set: a folder of car pictures and a folder of truck pictures, made by code from a seed.
+
+In: an output folder, a seed and a count. Out: DIR/cars/*.jpg and DIR/trucks/*.jpg, the same bytes on every run.
+Only the vehicle's shape tells the class; see nuisance.py for how the rest is kept equal.
+"""
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from backdrops import Stage
+from cars import STYLES as CAR_STYLES
+from cars import draw_car
+from nuisance import Frame, Light, Nuisance, draw_lists, shuffled
+from PIL import Image, ImageChops, ImageDraw, ImageEnhance, ImageFilter
+from scenes import OCCLUDERS, SCENES, draw_scene
+from sheet import Paint, Point, Vehicle
+from trucks import STYLES as TRUCK_STYLES
+from trucks import draw_truck
+
+SUPERSAMPLING = 2
+PAD = 0.07  # of each side: what a tilted picture loses at its corners
+LONGEST = 0.92  # of the picture's width
+
+
+def main() -> None:
+    """Read the arguments and write the pictures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="folder that receives cars/ and trucks/"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="another seed draws other pictures (default 0)")
+    parser.add_argument("--count", type=int, default=40, help="pictures of each class (default 40)")
+    arguments = parser.parse_args()
+    write_pictures(arguments.output, arguments.seed, arguments.count)
+
+
+def write_pictures(output: Path, seed: int, count: int) -> None:
+    """Write `count` pictures of each class under `output`."""
+    rng = np.random.default_rng(seed)
+    lists = draw_lists(rng, count)
+    classes: list[tuple[str, list[str], Callable[[str, Paint, np.random.Generator], Vehicle]]] = [
+        ("cars", list(CAR_STYLES), draw_car),
+        ("trucks", list(TRUCK_STYLES), draw_truck),
+    ]
+    for name, styles, draw_vehicle in classes:
+        folder = output / name
+        folder.mkdir(parents=True, exist_ok=True)
+        order = rng.permutation(count)
+        for index, nuisance in enumerate(shuffled(lists, rng)):
+            vehicle = draw_vehicle(styles[order[index] % len(styles)], nuisance.paint, rng)
+            picture = compose(vehicle, nuisance, rng)
+            target = folder / f"{name.removesuffix('s')}_{index + 1:03d}.jpg"
+            picture.save(target, quality=nuisance.light.quality, optimize=True)
+
+
+def compose(vehicle: Vehicle, nuisance: Nuisance, rng: np.random.Generator) -> Image.Image:
+    """One finished picture: place, shadow, vehicle, what stands in front, camera."""
+    frame, scene = nuisance.frame, SCENES[nuisance.scene]
+    stage = set_stage(frame)
+    if frame.mirrored:
+        vehicle = mirror(vehicle)
+    vehicle = fit(vehicle, stage, frame)
+    pad = round(frame.width * SUPERSAMPLING * PAD)
+    room = frame.width * SUPERSAMPLING - vehicle.image.width
+    corner = (pad + round(room * frame.across), stage.ground - vehicle.image.height)
+    picture = draw_scene(scene, stage, rng)
+    cast_shadow(picture, vehicle, corner, nuisance.light.shadow)
+    picture.paste(tinted(vehicle.image, scene.tint), corner, vehicle.image)
+    if scene.lamps:
+        for lamp, colour in ((vehicle.head_lamp, (255, 240, 190)), (vehicle.tail_lamp, (200, 40, 36))):
+            picture = glow(picture, (corner[0] + lamp[0], corner[1] + lamp[1]), stage.unit * 0.28, colour)
+    if nuisance.cover.kind:
+        x = corner[0] + round(vehicle.image.width * nuisance.cover.place)
+        OCCLUDERS[nuisance.cover.kind](picture, stage, x, rng)
+    return develop(picture, frame, nuisance.light, rng)
+
+
+def set_stage(frame: Frame) -> Stage:
+    """Sizes of the padded, supersampled picture. They depend on the frame alone, never on the vehicle."""
+    pad = round(frame.width * SUPERSAMPLING * PAD)
+    unit = round(frame.width * SUPERSAMPLING * frame.span)
+    height = frame.height * SUPERSAMPLING
+    ground = pad + round(height * frame.ground)
+    horizon = ground - round(unit * 0.22 + height * frame.horizon)
+    return Stage(frame.width * SUPERSAMPLING + 2 * pad, height + 2 * pad, horizon, ground, unit)
+
+
+def mirror(vehicle: Vehicle) -> Vehicle:
+    """The same vehicle, nose to the left."""
+    width = vehicle.image.width
+    (head_x, head_y), (tail_x, tail_y) = vehicle.head_lamp, vehicle.tail_lamp
+    flipped = vehicle.image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return Vehicle(flipped, (width - head_x, head_y), (width - tail_x, tail_y))
+
+
+def fit(vehicle: Vehicle, stage: Stage, frame: Frame) -> Vehicle:
+    """Scale by visible area, so that neither class is the bigger one."""
+    area = float(np.asarray(vehicle.image.getchannel("A"), dtype=np.float64).sum() / 255)
+    longest = frame.width * SUPERSAMPLING * LONGEST / vehicle.image.width
+    factor = min(stage.unit / math.sqrt(area), longest)
+    size = (round(vehicle.image.width * factor), round(vehicle.image.height * factor))
+    (head_x, head_y), (tail_x, tail_y) = vehicle.head_lamp, vehicle.tail_lamp
+    small = vehicle.image.resize(size, Image.Resampling.LANCZOS)
+    return Vehicle(small, (head_x * factor, head_y * factor), (tail_x * factor, tail_y * factor))
+
+
+def tinted(image: Image.Image, tint: tuple[float, float, float]) -> Image.Image:
+    """The vehicle in the light of the place."""
+    bands = [
+        band.point([min(255, round(level * factor)) for level in range(256)])
+        for band, factor in zip(image.convert("RGB").split(), tint, strict=True)
+    ]
+    return Image.merge("RGB", bands)
+
+
+def cast_shadow(picture: Image.Image, vehicle: Vehicle, corner: tuple[int, int], strength: float) -> None:
+    """A wide soft shadow and a narrow dark one, both centred on the ground line, so that nothing floats; in place."""
+    width, height = vehicle.image.size
+    ground = corner[1] + height
+    for rise, fall, inset, soft, part in ((0.14, 0.12, -0.02, 0.04, 0.75), (0.14, 0.03, 0.03, 0.02, 1.3)):
+        layer = Image.new("L", picture.size)
+        left, right = corner[0] + width * inset, corner[0] + width * (1 - inset)
+        box = (left, ground - height * rise, right, ground + height * fall)
+        ImageDraw.Draw(layer).rounded_rectangle(box, radius=height * 0.08, fill=255)
+        layer = layer.filter(ImageFilter.GaussianBlur(height * soft))
+        layer = layer.point([round(level * min(0.9, strength * part)) for level in range(256)])
+        picture.paste(Image.new("RGB", picture.size, (12, 12, 16)), (0, 0), layer)
+
+
+def glow(picture: Image.Image, centre: Point, radius: float, colour: tuple[int, int, int]) -> Image.Image:
+    """A lamp's halo, added as light."""
+    rows, columns = np.mgrid[0 : picture.height, 0 : picture.width]
+    distance = np.hypot(columns - centre[0], rows - centre[1]) / radius
+    halo = np.exp(-3 * distance)[:, :, None] * np.array(colour)
+    return ImageChops.add(picture, Image.fromarray(halo.astype(np.uint8)))
+
+
+def develop(picture: Image.Image, frame: Frame, light: Light, rng: np.random.Generator) -> Image.Image:
+    """Tilt, cut the padding, reduce to the final size, then what a camera adds."""
+    pad = round(frame.width * SUPERSAMPLING * PAD)
+    if frame.tilt:
+        picture = picture.rotate(frame.tilt, Image.Resampling.BICUBIC)
+    picture = picture.crop((pad, pad, picture.width - pad, picture.height - pad))
+    picture = picture.resize((frame.width, frame.height), Image.Resampling.LANCZOS)
+    picture = ImageEnhance.Contrast(picture).enhance(light.contrast)
+    picture = ImageEnhance.Color(picture).enhance(light.saturation)
+    picture = picture.filter(ImageFilter.GaussianBlur(light.blur))
+    values = (np.asarray(picture, dtype=np.float64) / 255) ** light.gamma * light.brightness
+    rows, columns = np.mgrid[-1 : 1 : frame.height * 1j, -1 : 1 : frame.width * 1j]
+    values *= (1 - light.vignette * (rows**2 + columns**2) / 2)[:, :, None]
+    values += rng.normal(0, light.noise / 255, values.shape)
+    return Image.fromarray((values * 255).clip(0, 255).round().astype(np.uint8))
+
+
+if __name__ == "__main__":
+    main()
