@@ -32,6 +32,11 @@ class Run:
         return tuple(self.record["classes"])
 
     @property
+    def data(self) -> Path:
+        """The data set's folder, as it was when the run began."""
+        return Path(self.record["data"]["path"])
+
+    @property
     def weights(self) -> Path:
         return self.folder / "model.weights.h5"
 
@@ -42,7 +47,7 @@ class Run:
 
 @dataclass(frozen=True)
 class SplitRow:
-    """One line of splits.csv: a picture as given to the command, its class, and train, val or test."""
+    """One line of splits.csv: a picture's path below the data set's folder, its class, and train, val or test."""
 
     path: str
     label: str
@@ -114,7 +119,9 @@ def load_run(folder: Path | None = None) -> Run:
     if not isinstance(record, dict) or not isinstance(record.get("format"), int):
         raise ResnetError(f"{path} is not a run of this program")
     if record["format"] > FORMAT:
-        raise ResnetError(f"{path} was written by a newer version (format {record['format']})", "upgrade with pip install -U resnet-cli")
+        raise ResnetError(
+            f"{path} was written by a newer version (format {record['format']})", "upgrade with pip install -U resnet-cli"
+        )
     run = Run(folder, record)
     if not run.weights.exists():
         raise ResnetError(f"the run {folder} is not complete: it has no {run.weights.name}")
@@ -136,7 +143,7 @@ def write_splits(folder: Path, rows: Iterable[SplitRow]) -> None:
         writer = csv.writer(file)
         writer.writerow(["path", "class", "split"])
         writer.writerows([row.path, row.label, row.split] for row in rows)
-    os.replace(partial, folder / "splits.csv")
+    partial.replace(folder / "splits.csv")
 
 
 def read_splits(run: Run) -> list[SplitRow]:
@@ -157,7 +164,7 @@ def write_text(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+        partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise ResnetError(f"cannot write {path}: {error.strerror}", "is the disk full or read-only?") from error

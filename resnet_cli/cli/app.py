@@ -7,6 +7,11 @@ import typer
 
 from resnet_cli import __version__
 from resnet_cli.cli import console
+from resnet_cli.cli.check import check
+from resnet_cli.cli.evaluate import evaluate
+from resnet_cli.cli.finetune import finetune
+from resnet_cli.cli.models import models
+from resnet_cli.cli.predict import predict
 from resnet_cli.cli.train import train
 from resnet_cli.errors import ResnetError
 
@@ -18,7 +23,12 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
 )
+app.command()(finetune)
 app.command()(train)
+app.command()(evaluate)
+app.command()(predict)
+app.command()(check)
+app.command()(models)
 
 
 def _version(value: bool) -> None:
@@ -34,8 +44,6 @@ def root(version: bool = typer.Option(False, "--version", callback=_version, is_
 
 def main() -> None:
     """Entry point: run a command; errors become one sentence and an exit code, never a traceback."""
-    # TensorFlow's start-up chatter is hidden; its errors are not.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         app()
     except ResnetError as error:

@@ -11,8 +11,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from resnet_cli.progress import Task
+
+__all__ = ["Reporter", "Table", "err", "escape", "json_text", "out", "print_error", "print_json"]
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -63,7 +66,7 @@ class Reporter:
             err.print(escape(text))
 
     def notice(self, text: str) -> None:
-        err.print(Panel(escape(text), border_style="yellow", title="notice", title_align="left"))
+        err.print(Panel(escape(text), border_style="yellow", title="notice", title_align="left"), soft_wrap=False)
 
     def stop_signal(self) -> int:
         return self._signal
@@ -83,7 +86,12 @@ class Reporter:
 
 def print_json(document: Any) -> None:
     """The result of a command with --json: one document on stdout."""
-    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    sys.stdout.write(json_text(document) + "\n")
+
+
+def json_text(document: Any) -> str:
+    """JSON as this program writes it."""
+    return json.dumps(document, indent=2, ensure_ascii=False)
 
 
 def print_error(message: str, hint: str) -> None:

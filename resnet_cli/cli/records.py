@@ -1,27 +1,88 @@
-"""What every run records beside its results: versions, the data's fingerprint, the configuration (light)."""
+"""What every run records beside its weights: versions, the data's fingerprint, the configuration, results (light)."""
 
 import hashlib
 import json
-import math
 import platform
-from importlib.metadata import version
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from resnet_cli import __version__
-from resnet_cli.data.scan import Dataset
+from resnet_cli.data.scan import Dataset, LeftOut, Sample
 from resnet_cli.errors import ResnetError
-from resnet_cli.runs import write_text
+from resnet_cli.networks.pretrained import WeightsSource
+from resnet_cli.networks.spec import ClassifierSpec
+from resnet_cli.runs import SplitRow, write_text
+from resnet_cli.statistics import wilson_interval
+
+if TYPE_CHECKING:
+    from resnet_cli.data.decode import Geometry
+    from resnet_cli.learning.training import TrainResult
+
+_SHOWN = 5
+
+
+def run_record(
+    command: str,
+    config: dict[str, Any],
+    dataset: Dataset,
+    spec: ClassifierSpec,
+    geometry: "Geometry",
+    source: WeightsSource,
+) -> dict[str, Any]:
+    """The part of run.json that says how to repeat a run."""
+    weights = {"source": source.kind, "path": str(source.path or ""), "sha256": source.sha256, "fallback": source.fallback}
+    return {
+        "command": command,
+        "classes": list(dataset.classes),
+        **spec.to_record(),
+        "input": {"resize": geometry.resize, "fraction": geometry.fraction},
+        "weights": weights,
+        "data": data_record(dataset),
+        "config": config,
+        "seed": config["seed"],
+        "versions": versions(),
+    }
+
+
+def result_record(
+    folder: Path, arch: str, weights: str, seconds: float, result: "TrainResult", count: int
+) -> dict[str, Any]:
+    """The JSON contract of train and finetune."""
+    best = result.best
+    return {
+        "run": str(folder),
+        "arch": arch,
+        "weights": weights,
+        "epochs": len(result.history),
+        "seconds": round(seconds, 1),
+        "val": {
+            "count": count,
+            "top1": best.val_accuracy,
+            "top1_interval": list(wilson_interval(best.val_accuracy, count)),
+            "top5": best.val_top5,
+        },
+        "best_epoch": result.best_epoch,
+    }
+
+
+def split_rows(dataset: Dataset, splits: dict[str, tuple[Sample, ...]]) -> list[SplitRow]:
+    """Lines of splits.csv: the readable pictures of every split, by their place in the data set's folder."""
+    return [
+        SplitRow(sample.path.relative_to(dataset.root).as_posix(), dataset.classes[sample.label], split)
+        for split, samples in splits.items()
+        for sample in samples
+    ]
 
 
 def versions() -> dict[str, str]:
     """Versions of what the figures depend on."""
-    names = ("keras", "tensorflow", "numpy", "pillow", "openvino")
     found = {"resnet-cli": __version__, "python": platform.python_version()}
-    for name in names:
+    for name in ("keras", "tensorflow", "numpy", "pillow", "openvino"):
         try:
             found[name] = version(name)
-        except ModuleNotFoundError:
+        except PackageNotFoundError:
             found[name] = "absent"
     return found
 
@@ -61,9 +122,11 @@ def saved_config(folder: Path, config: dict[str, Any], resume: bool) -> None:
         )
 
 
-def wilson_interval(share: float, count: int) -> list[float]:
-    """95 % interval of a measured share (Wilson 1927): [low, high], 0..1."""
-    z = 1.959964
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
-    return [max(0.0, middle - half), min(1.0, middle + half)]
+def left_out_lines(left_out: Sequence[LeftOut]) -> list[str]:
+    """A few words on files that were left out, the first ones by name."""
+    if not left_out:
+        return []
+    lines = [f"left out {len(left_out)} unreadable picture(s):", *(f"  {each.reason}" for each in left_out[:_SHOWN])]
+    if len(left_out) > _SHOWN:
+        lines.append(f"  and {len(left_out) - _SHOWN} more; `resnet check` lists them all")
+    return lines

@@ -1,5 +1,6 @@
 """`resnet train`: any network of the residual papers, from scratch or from weights."""
 
+import shlex
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -8,7 +9,9 @@ from typing import Annotated
 import typer
 
 from resnet_cli.cli import console
+from resnet_cli.cli.quiet import tensorflow_import
 from resnet_cli.learning.config import Optimizer, Schedule, TrainConfig
+from resnet_cli.networks.catalogue import Shortcut
 
 D = TrainConfig()
 
@@ -16,9 +19,9 @@ D = TrainConfig()
 def train(
     dataset: Annotated[Path, typer.Argument(help="Folder with one folder of pictures per class.")],
     arch: Annotated[str, typer.Option(help="Network; `resnet models` lists them.")] = "resnet20",
-    shortcut: Annotated[str | None, typer.Option(help="Shortcut option A, B or C of the 2015 paper.")] = None,
+    shortcut: Annotated[Shortcut | None, typer.Option(help="Shortcut option A, B or C of the 2015 paper.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Input side in pixels.  [default: the network's]")] = None,
-    weights: Annotated[Path | None, typer.Option(help="Run or weights file to start from.")] = None,
+    weights: Annotated[str, typer.Option(help="none, imagenet, bundled, a run or a weights file to start from.")] = "none",
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the pictures.")] = D.epochs,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures a step.")] = D.batch_size,
     optimizer: Annotated[Optimizer, typer.Option(help="Optimiser.")] = D.optimizer,
@@ -27,7 +30,9 @@ def train(
     warmup: Annotated[float, typer.Option(min=0, max=1, help="Share of the steps in which the rate climbs.")] = D.warmup,
     momentum: Annotated[float, typer.Option(min=0, max=0.9999, help="Momentum of sgd.")] = D.momentum,
     weight_decay: Annotated[float, typer.Option(min=0, help="L2 penalty, not on batch-norm and biases.")] = D.weight_decay,
-    label_smoothing: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the target spread over all classes.")] = D.label_smoothing,
+    label_smoothing: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Share of the target spread over all classes.")
+    ] = D.label_smoothing,
     dropout: Annotated[float, typer.Option(min=0, max=0.9, help="Share of pooled features dropped.")] = D.dropout,
     ema: Annotated[float, typer.Option(min=0, max=0.99999, help="Momentum of averaged weights, 0 for none.")] = D.ema,
     progressive: Annotated[bool, typer.Option(help="Smaller pictures in the first half.")] = D.progressive,
@@ -40,22 +45,28 @@ def train(
     shift: Annotated[float, typer.Option(min=0, max=0.5, help="Largest shift, share of the side.")] = D.shift,
     cutout: Annotated[float, typer.Option(min=0, max=1, help="Side of a grey square, share of the side.")] = D.cutout,
     mixup: Annotated[float, typer.Option(min=0, help="Beta parameter of mixup, 0 for none.")] = D.mixup,
-    val_split: Annotated[float, typer.Option(min=0, max=0.9, help="Share held out where there is no val folder.")] = D.val_split,
+    val_split: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Share held out where there is no val folder.")
+    ] = D.val_split,
     seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = D.seed,
     output: Annotated[Path | None, typer.Option(help="Run folder.  [default: runs/<dataset>-<arch>]")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the run in --output.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="A damaged picture is an error.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Train a network of the residual papers on a folder of pictures, from scratch or from weights."""
     given = locals()
     config = TrainConfig(**{field.name: given[field.name] for field in fields(TrainConfig) if field.name in given})
-    from resnet_cli.cli.train_job import TrainRequest, run_training
+    with tensorflow_import():
+        from resnet_cli.cli.train_job import TrainRequest, run_training
 
     reporter = console.Reporter(quiet or json)
     reporter.listen()
-    request = TrainRequest(dataset, arch, shortcut, image_size, weights, output, force, resume, " ".join(sys.argv))
+    request = TrainRequest(
+        dataset, arch, shortcut, image_size, weights, output, force, resume, strict, shlex.join(["resnet", *sys.argv[1:]])
+    )
     result = run_training(request, config, reporter)
     if json:
         console.print_json(result)

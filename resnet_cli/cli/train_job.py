@@ -1,29 +1,32 @@
 """The heavy half of `resnet train`: composes scan, split, network, training and the run directory."""
 
-import json
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import keras
-
-from resnet_cli.cli.records import data_record, saved_config, versions, wilson_interval
+from resnet_cli.cli.records import left_out_lines, result_record, run_record, saved_config, split_rows
 from resnet_cli.data.augment import Augmentation
-from resnet_cli.data.batches import TrainStream
+from resnet_cli.data.batches import EvaluationBatches, TrainStream
 from resnet_cli.data.decode import Geometry
-from resnet_cli.data.pictures import read_pictures, reader_for_prediction, reader_for_training
+from resnet_cli.data.pictures import Pictures, read_pictures, reader_for_prediction, reader_for_training
 from resnet_cli.data.scan import Dataset, scan_dataset
 from resnet_cli.data.split import hold_out
+from resnet_cli.engines.portable import write_classifier
 from resnet_cli.errors import ResnetError
 from resnet_cli.learning.config import TrainConfig
-from resnet_cli.learning.precision import use_fast_precision
-from resnet_cli.learning.training import TrainResult, train
+from resnet_cli.learning.precision import prepare
+from resnet_cli.learning.training import Stage, train
 from resnet_cli.networks.catalogue import Shortcut, find_network
-from resnet_cli.networks.classifier import ClassifierSpec, build_logits
-from resnet_cli.networks.weights import file_hash, load_weights, save_weights
+from resnet_cli.networks.classifier import build_logits
+from resnet_cli.networks.loading import load_backbone
+from resnet_cli.networks.pretrained import WeightsSource, choose_backbone
+from resnet_cli.networks.spec import ClassifierSpec
 from resnet_cli.progress import Progress
-from resnet_cli.runs import SplitRow, finish_run, new_run_folder, unfinished_run, write_splits, write_text
+from resnet_cli.reports.curves import draw_curves
+from resnet_cli.runs import finish_run, new_run_folder, unfinished_run, write_splits
+
+_STEP = 8  # pixels: smaller pictures of progressive training stay divisible by what the stages halve
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,11 @@ class TrainRequest:
     arch: str
     shortcut: Shortcut | None
     image_size: int | None
-    weights: Path | None
+    weights: str
     output: Path | None
     force: bool
     resume: bool
+    strict: bool
     command: str
 
 
@@ -45,69 +49,65 @@ def run_training(request: TrainRequest, config: TrainConfig, progress: Progress)
     """Train and write a run; returns the JSON contract of `train`."""
     began = time.perf_counter()
     network = find_network(request.arch, request.shortcut)
+    source = WeightsSource("none", None, "")
+    if request.weights != "none":
+        network, source = choose_backbone(request.arch, request.weights, progress, request.shortcut)
     dataset = hold_out(scan_dataset(request.dataset), config.val_split, config.seed)
     size = request.image_size or network.image_size
     geometry = Geometry(size, fraction=network.crop_fraction)
     spec = ClassifierSpec(network, len(dataset.classes), size, dropout=config.dropout)
-    name = f"{dataset.name}-{network.name}"
-    folder = unfinished_run(name, request.output) if request.resume else new_run_folder(name, request.output, request.force)
-    saved_config(folder, {**asdict(config), "arch": network.name, "shortcut": network.shortcut, "image_size": size}, request.resume)
-    progress.line(f"{dataset.name}: {len(dataset.classes)} classes, {len(dataset.splits['train'])} pictures to train on")
-    pictures = read_pictures(dataset.splits["train"], reader_for_training(geometry), progress, "reading training pictures")
-    held_out = read_pictures(dataset.splits["val"], reader_for_prediction(geometry), progress, "reading validation pictures")
-    _require_pictures(dataset, len(pictures), len(held_out))
-    precision = use_fast_precision()
-    keras.utils.set_random_seed(config.seed)
+    prepare(config.seed)
     # Built for any size: the batches of progressive training change theirs.
     model = build_logits(replace(spec, image_size=None))
-    if request.weights is not None:
-        load_weights(model, request.weights, leave=("logits", "hidden"))
-    augmentation = Augmentation(
+    load_backbone(model, network, source)
+    name = f"{dataset.name}-{network.name}"
+    folder = unfinished_run(name, request.output) if request.resume else new_run_folder(name, request.output, request.force)
+    options = {"arch": network.name, "shortcut": network.shortcut, "image_size": size, "weights": request.weights}
+    saved_config(folder, {**asdict(config), **options}, request.resume)
+    progress.line(f"{dataset.name}: {len(dataset.classes)} classes, {len(dataset.splits['train'])} pictures to train on")
+    training, held_out = read_splits_for_training(dataset, geometry, progress, request.strict)
+    stream = TrainStream(
+        training, spec.classes, min(config.batch_size, len(training)), geometry, _augmentation(config), config.seed
+    )
+    small_geometry = replace(geometry, size=max(_STEP, size * 3 // 4 // _STEP * _STEP))
+    small = replace(stream, geometry=small_geometry) if config.progressive else None
+    batches = EvaluationBatches(held_out, spec.classes, 128)
+    result = train(model, stream, batches, config, Stage("train", folder, request.resume), progress, small)
+    write_classifier(folder, model, spec)
+    draw_curves(folder / "metrics.jsonl", folder / "curves.png", name)
+    splits = {**dataset.splits, "train": training.samples, "val": held_out.samples}
+    write_splits(folder, split_rows(dataset, splits))
+    summary = result_record(folder, network.name, source.kind, time.perf_counter() - began, result, len(held_out))
+    record = run_record(request.command, asdict(config), dataset, spec, geometry, source)
+    finish_run(folder, {**record, "results": summary})
+    return summary
+
+
+def read_splits_for_training(
+    dataset: Dataset, geometry: Geometry, progress: Progress, strict: bool
+) -> tuple[Pictures, Pictures]:
+    """Training pictures of any shape and validation squares; unreadable files are named, or with `strict` an error.
+
+    Raises:
+        ResnetError: nothing readable is left of a split, or of a class; or a picture is damaged and `strict`.
+    """
+    training = read_pictures(dataset.splits["train"], reader_for_training(geometry), progress, "reading training pictures")
+    held_out = read_pictures(dataset.splits["val"], reader_for_prediction(geometry), progress, "reading held-out pictures")
+    damaged = (*training.left_out, *held_out.left_out)
+    if damaged and strict:
+        raise ResnetError(damaged[0].reason, f"{len(damaged)} picture(s) cannot be read; without --strict they are left out")
+    for line in left_out_lines(damaged):
+        progress.line(line)
+    present = {sample.label for sample in training.samples}
+    for label, name in enumerate(dataset.classes):
+        if label not in present:
+            raise ResnetError(f"no picture of the class {name} in {dataset.root} can be read", "`resnet check` tells why")
+    if not len(held_out):
+        raise ResnetError(f"{dataset.root} has no readable pictures to validate with", "`resnet check` tells why")
+    return training, held_out
+
+
+def _augmentation(config: TrainConfig) -> Augmentation:
+    return Augmentation(
         config.crop, config.scale, config.flip, config.rotate, config.shift, config.cutout, config.mixup
     )
-    stream = TrainStream(
-        pictures, spec.classes, min(config.batch_size, len(pictures)), geometry, augmentation, config.seed
-    )
-    result = train(model, stream, held_out, config, folder, progress, request.resume)
-    return _finish(request, config, dataset, spec, model, result, folder, precision, time.perf_counter() - began, len(held_out))
-
-
-def _require_pictures(dataset: Dataset, train_count: int, val_count: int) -> None:
-    if not train_count or not val_count:
-        raise ResnetError(f"{dataset.root} has no readable pictures to {'validate with' if train_count else 'train on'}")
-
-
-def _finish(
-    request: TrainRequest,
-    config: TrainConfig,
-    dataset: Dataset,
-    spec: ClassifierSpec,
-    model: keras.Model,
-    result: TrainResult,
-    folder: Path,
-    precision: str,
-    seconds: float,
-    val_count: int,
-) -> dict[str, Any]:
-    save_weights(model, folder / "model.weights.h5")
-    best = result.history[result.best_epoch - 1]
-    summary = {
-        "run": str(folder),
-        "arch": spec.network.name,
-        "weights": str(request.weights or "none"),
-        "epochs": len(result.history),
-        "seconds": round(seconds, 1),
-        "val": {
-            "count": val_count,
-            "top1": best.val_accuracy,
-            "top1_interval": wilson_interval(best.val_accuracy, val_count),
-            "top5": best.val_top5,
-        },
-        "best_epoch": result.best_epoch,
-    }
-    write_splits(
-        folder,
-        [SplitRow(str(s.path), dataset.classes[s.label], split) for split, rows in dataset.splits.items() for s in rows],
-    )
-    finish_run(folder, {"command": request.command, "classes": list(dataset.classes), "results": summary, "config": asdict(config), "precision": precision, "versions": versions(), "data": data_record(dataset)})
-    return summary

@@ -4,6 +4,7 @@ In: uint8 (H, W, 3). Out: uint8 (size, size, 3). The generator is made from (see
 picture does not depend on threads, interruption or resume.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -114,9 +115,10 @@ def _rotate_and_shift(view: Pixels, degrees: float, shift: float, random: np.ran
     size = view.shape[0]
     angle = random.uniform(-degrees, degrees)
     dx, dy = random.uniform(-shift, shift, 2) * size
-    margin = size // 2
+    # As far outside as the corners can come from: half the diagonal less half the side, and the shift along both axes.
+    margin = math.ceil(size * ((math.sqrt(0.5) - 0.5 if degrees else 0) + math.sqrt(2) * shift)) + 1
     wide = Image.fromarray(np.pad(view, ((margin, margin), (margin, margin), (0, 0)), mode="edge"))
-    moved = wide.rotate(angle, _BILINEAR, translate=(float(dx), float(dy)))
+    moved = wide.rotate(angle, _BILINEAR, translate=(float(dx), float(dy)))  # type: ignore[arg-type]  # takes fractions
     return np.asarray(moved.crop((margin, margin, margin + size, margin + size)))
 
 

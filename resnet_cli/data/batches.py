@@ -21,6 +21,16 @@ Batch = tuple[NDArray[np.uint8], NDArray[np.float32]]
 _ORDER, _MIX = 1, 2  # purposes of the generators beside a picture's own
 
 
+def drawn(seed: int, count: int, batch_size: int, step: int) -> Iterator[tuple[int, int]]:
+    """(epoch, index) of every picture in the batch of one step: each epoch is a permutation, epochs follow without a gap."""
+    order_epoch, order = -1, np.empty(0, np.int64)
+    for place in range(step * batch_size, (step + 1) * batch_size):
+        epoch, position = divmod(place, count)
+        if epoch != order_epoch:
+            order_epoch, order = epoch, generator(seed, epoch, 0, _ORDER).permutation(count)
+        yield epoch, int(order[position])
+
+
 @dataclass(frozen=True)
 class TrainStream:
     """The training pictures, shuffled and augmented, batch after batch.
@@ -47,6 +57,11 @@ class TrainStream:
     def steps_per_epoch(self) -> int:
         return max(1, round(len(self.pictures) / self.batch_size))
 
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Class indices of all pictures (N,)."""
+        return self.pictures.labels
+
     def batches(self, first_step: int = 0) -> Iterator[Batch]:
         """Batches from a step on, made ahead by threads, without end."""
         return map_in_order(self.batch, itertools.count(first_step), ahead=6)
@@ -56,12 +71,7 @@ class TrainStream:
         count, size = len(self.pictures), self.geometry.size
         images = np.empty((self.batch_size, size, size, 3), np.uint8)
         targets = np.zeros((self.batch_size, self.classes), np.float32)
-        order_epoch, order = -1, np.empty(0, np.int64)
-        for row in range(self.batch_size):
-            epoch, position = divmod(step * self.batch_size + row, count)
-            if epoch != order_epoch:
-                order_epoch, order = epoch, generator(self.seed, epoch, 0, _ORDER).permutation(count)
-            index = int(order[position])
+        for row, (epoch, index) in enumerate(drawn(self.seed, count, self.batch_size, step)):
             random = generator(self.seed, epoch, index)
             images[row] = augment(self.pictures[index], self.geometry, self.augmentation, random)
             targets[row, self.pictures.samples[index].label] = 1

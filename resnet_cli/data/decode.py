@@ -3,11 +3,12 @@
 In: a path. Out: uint8 RGB, height x width x 3, upright, transparency on white.
 """
 
-import io
+import contextlib
+import stat
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +19,12 @@ from resnet_cli.errors import ResnetError
 Pixels = NDArray[np.uint8]
 Resize = Literal["crop", "pad", "squash"]
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "MPO")
-_LARGEST = 200_000_000  # pixels; beyond it a picture is taken for a decompression bomb
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # JPEG opens MPO, the twin pictures of some cameras, as well
+_LARGEST = 200_000_000  # pixels, the largest cameras' pictures; beyond it a file is taken for a decompression bomb
+_GREY = (124, 116, 104)  # ImageNet's mean colour
 Image.MAX_IMAGE_PIXELS = _LARGEST
+# Damaged EXIF, odd palettes: the pixels decide. Once for all, as `warnings.catch_warnings` is not safe among threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,15 @@ class Geometry:
     size: int
     resize: Resize = "crop"
     fraction: float = 0.875
+
+
+@dataclass(frozen=True)
+class Header:
+    """Format (JPEG, PNG, WEBP, BMP, GIF, TIFF) and size in pixels, as stored."""
+
+    format: str
+    width: int
+    height: int
 
 
 def decode(path: Path, short_side: int | None = None) -> Pixels:
@@ -66,52 +79,88 @@ def to_square(picture: Image.Image, geometry: Geometry) -> Pixels:
     if geometry.resize == "squash":
         return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR))
     if geometry.resize == "pad":
-        return np.asarray(ImageOps.pad(picture, (size, size), Image.Resampling.BILINEAR, color=(124, 116, 104)))
-    # One resampling of the centre square instead of a resize and a crop: the same pixels, less work.
+        return _padded(picture, size)
+    # One resampling of the centre square instead of a resize and a crop: the same picture, less work.
     side = min(picture.size) * size / round(size / geometry.fraction)
     left, top = (picture.width - side) / 2, (picture.height - side) / 2
     box = (left, top, left + side, top + side)
     if side == size and left.is_integer() and top.is_integer():
-        return np.asarray(picture.crop(tuple(int(edge) for edge in box)))
+        return np.asarray(picture.crop(box))
     return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR, box=box))
+
+
+def _padded(picture: Image.Image, size: int) -> Pixels:
+    """The whole picture in the middle of grey; at least a pixel wide, which `ImageOps.pad` does not see to."""
+    scale = size / max(picture.size)
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    square = np.empty((size, size, 3), np.uint8)
+    square[:] = _GREY
+    left, top = (size - width) // 2, (size - height) // 2
+    square[top : top + height, left : left + width] = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+    return square
+
+
+def read_header(path: Path) -> Header | None:
+    """What a file says it holds, without decoding it; None where it is no picture of an allowed format."""
+    try:
+        with Image.open(path, formats=_FORMATS) as picture:
+            return Header("JPEG" if picture.format == "MPO" else str(picture.format), picture.width, picture.height)
+    except Exception:  # as for decoding: a parser's errors are of every kind
+        return None
 
 
 def _open(path: Path, short_side: int | None) -> Image.Image:
     """Read, decode fully and convert; every failure becomes one sentence that names the file."""
     try:
-        content = path.read_bytes()
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ResnetError(f"{path} is not a file")
+        if not status.st_size:
+            raise ResnetError(f"{path} is empty (0 bytes)")
+        file = path.open("rb")
     except OSError as error:
         raise ResnetError(f"{path} cannot be read: {error.strerror}") from error
-    if not content:
-        raise ResnetError(f"{path} is empty (0 bytes)")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # damaged EXIF, odd palettes: the pixels decide
-            with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
-                if short_side is not None:
-                    picture.draft("RGB", (short_side, short_side))
-                picture.seek(0)
-                picture.load()
-                return _to_rgb(ImageOps.exif_transpose(picture))
-    except UnidentifiedImageError:
-        raise ResnetError(f"{path} is not a picture (JPEG, PNG, WebP, BMP, GIF or TIFF)") from None
-    except Image.DecompressionBombError:
-        raise ResnetError(f"{path} has more than {_LARGEST * 2 // 1_000_000} million pixels", "scale it down") from None
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError) as error:
-        raise ResnetError(f"{path} is damaged: {error}") from error
+    with file:
+        try:
+            return _decode(file, short_side)
+        except UnidentifiedImageError:
+            raise ResnetError(f"{path} is not a picture (JPEG, PNG, WebP, BMP, GIF or TIFF)") from None
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+            raise ResnetError(f"{path} has more than {_LARGEST // 1_000_000} million pixels", "scale it down") from None
+        except Exception as error:
+            # Damaged files take Pillow's parsers to errors of every kind (struct, zlib, index, ...); none is ours.
+            raise ResnetError(f"{path} is damaged: {str(error) or type(error).__name__}") from error
+
+
+def _decode(file: IO[bytes], short_side: int | None) -> Image.Image:
+    with Image.open(file, formats=_FORMATS) as picture:  # its first frame, where there are several
+        if picture.width * picture.height > _LARGEST:
+            raise Image.DecompressionBombError
+        if short_side is not None:
+            picture.draft("RGB", (short_side, short_side))
+        picture.load()
+        # A damaged orientation tag does not make the pixels unreadable: such a picture stays as it is stored.
+        with contextlib.suppress(Exception):
+            ImageOps.exif_transpose(picture, in_place=True)
+        return _to_rgb(picture)
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
-    """Convert any mode to RGB: alpha on white, 16-bit scaled to 8."""
-    if picture.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
-        values = np.asarray(picture, dtype=np.float64)
-        top = 65535.0 if values.max(initial=0) > 255 else 255.0
-        if picture.mode == "F" and values.max(initial=0) <= 1:
-            top = 1.0
-        grey = np.clip(values / top * 255.0 + 0.5, 0, 255).astype(np.uint8)
+    """Convert any mode to RGB: alpha on white, 16 and 32 bits scaled to 8."""
+    if picture.mode.startswith("I") or picture.mode == "F":
+        values = np.nan_to_num(np.asarray(picture, dtype=np.float64))
+        grey = np.clip(values / _white(picture.mode, values.max(initial=0)) * 255 + 0.5, 0, 255).astype(np.uint8)
         return Image.fromarray(grey).convert("RGB")
     if picture.has_transparency_data:
         rgba = picture.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
     return picture.convert("RGB")
+
+
+def _white(mode: str, brightest: float) -> float:
+    """The value that means white; files of 32 bits do not say, so it is the smallest usual range that holds them."""
+    if mode.startswith("I;16"):
+        return 65535.0
+    ranges = (1.0, 255.0, 65535.0) if mode == "F" else (255.0, 65535.0)
+    return next((top for top in ranges if brightest <= top), brightest)

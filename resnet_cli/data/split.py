@@ -1,21 +1,26 @@
-"""Hold pictures out: stratified, seeded, recorded.
+"""Hold pictures out: stratified, seeded, recorded (light: the standard library only).
 
 In: a scanned `Dataset`. Out: the same with train, val and (where the folder has one) test splits.
 """
 
+import hashlib
 import random
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 
 from resnet_cli.data.scan import Dataset, Sample
 from resnet_cli.errors import ResnetError
+
+_HEAD = 16_384  # bytes that are compared before whole files are
 
 
 def hold_out(dataset: Dataset, share: float, seed: int) -> Dataset:
     """Give the data set a validation split of its own where the folder has none.
 
     A folder with val keeps it. With train and test only, or with no splits at all, `share` of every class (at least one
-    picture, never all) is held out from training. `share` 0 with a test folder draws the curves on the test pictures, as the
-    papers do.
+    picture, never all) is held out from training; copies of one file stay on one side. `share` 0 with a test folder draws the
+    curves on the test pictures, as the papers do.
 
     Args:
         dataset: as scanned.
@@ -23,7 +28,7 @@ def hold_out(dataset: Dataset, share: float, seed: int) -> Dataset:
         seed: of the choice.
 
     Raises:
-        ResnetError: a class has a single picture, or share is 0 without any folder to measure on.
+        ResnetError: a class has no two different pictures, or share is 0 without any folder to measure on.
     """
     splits = dict(dataset.splits)
     source = "train" if "train" in splits else "all"
@@ -38,20 +43,72 @@ def hold_out(dataset: Dataset, share: float, seed: int) -> Dataset:
         raise ResnetError(f"--val-split {share:g} is no share between 0 and 1")
     train: list[Sample] = []
     val: list[Sample] = []
+    by_class: dict[int, list[list[Sample]]] = defaultdict(list)
+    for group in group_copies(pool):
+        by_class[group[0].label].append(group)
     for label, name in enumerate(dataset.classes):
-        members = [sample for sample in pool if sample.label == label]
-        if len(members) < 2:
-            raise ResnetError(
-                f"the class {name} has {len(members)} readable picture(s), too few to hold one out",
-                "add pictures, or remove the class folder",
-            )
-        # Seeded by class as well, so that a new class does not change what the others hold out.
-        random.Random(f"{seed}/{name}").shuffle(members)
-        held = min(len(members) - 1, max(1, round(share * len(members))))
-        val += members[:held]
-        train += members[held:]
+        held, kept = _divide(by_class[label], name, share, seed)
+        val += held
+        train += kept
     return replace(dataset, splits={"train": tuple(sorted(train, key=_place)), "val": tuple(sorted(val, key=_place)), **splits})
 
 
-def _place(sample: Sample) -> tuple[int, str]:
-    return sample.label, str(sample.path)
+def group_copies(samples: Sequence[Sample]) -> list[list[Sample]]:
+    """Samples of one class whose files hold the same bytes, together; groups in the order of their first samples.
+
+    Only files of one size are read, and whole only where they begin alike. A file that cannot be read is alone.
+    """
+    groups: list[list[Sample]] = [list(samples)]
+    for key in (_class_and_size, _head, _content):
+        groups = [part for group in groups for part in (_parts(group, key) if len(group) > 1 else [group])]
+    place = {id(sample): number for number, sample in enumerate(samples)}
+    return sorted(groups, key=lambda group: place[id(group[0])])
+
+
+def _divide(groups: list[list[Sample]], name: str, share: float, seed: int) -> tuple[list[Sample], list[Sample]]:
+    """Held out and kept samples of one class; a group is never torn apart."""
+    count = sum(map(len, groups))
+    if len(groups) < 2:
+        what = f"{count} copies of one picture" if count > 1 else "only one picture"
+        raise ResnetError(f"the class {name} has {what}, so none can be held out", "add pictures, or remove the class folder")
+    # Seeded by class as well, so that a new class does not change what the others hold out.
+    random.Random(f"{seed}/{name}").shuffle(groups)
+    goal = min(count - 1, max(1, round(share * count)))
+    held: list[Sample] = []
+    kept: list[Sample] = []
+    for group in groups:
+        (held if len(held) + len(group) <= goal else kept).extend(group)
+    if not held:  # every group is larger than the goal
+        held = min(groups, key=len)
+        kept = [sample for group in groups if group is not held for sample in group]
+    return held, kept
+
+
+def _parts(group: list[Sample], key: Callable[[Sample], Hashable]) -> list[list[Sample]]:
+    parts: dict[Hashable, list[Sample]] = defaultdict(list)
+    for sample in group:
+        try:
+            parts[key(sample)].append(sample)
+        except OSError:
+            parts[sample.path].append(sample)
+    return list(parts.values())
+
+
+def _class_and_size(sample: Sample) -> Hashable:
+    return sample.label, sample.path.stat().st_size
+
+
+def _head(sample: Sample) -> Hashable:
+    with sample.path.open("rb") as file:
+        return hashlib.sha256(file.read(_HEAD)).digest()
+
+
+def _content(sample: Sample) -> Hashable:
+    if sample.path.stat().st_size <= _HEAD:
+        return b""  # the head was all of it
+    with sample.path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def _place(sample: Sample) -> tuple[int, tuple[str, ...]]:
+    return sample.label, sample.path.parts

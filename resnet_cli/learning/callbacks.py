@@ -8,7 +8,7 @@ import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -18,12 +18,14 @@ from resnet_cli.learning.checkpoints import save_checkpoint, write_whole
 from resnet_cli.learning.config import TrainConfig
 from resnet_cli.networks.weights import named_variables
 from resnet_cli.progress import Progress
+from resnet_cli.runs import write_text
 
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One line of metrics.jsonl; accuracies are shares, 0..1. Without validation pictures its figures are the training ones."""
+    """One line of metrics.jsonl; accuracies are shares, 0..1; stage is "train", "head" or "tail"."""
 
+    stage: str
     epoch: int
     loss: float
     accuracy: float
@@ -35,19 +37,38 @@ class EpochRecord:
     val_top5: float | None = None
 
 
+class Paced(Protocol):
+    """What the recorder needs to know of a stream."""
+
+    @property
+    def batch_size(self) -> int: ...
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+
+
 class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
     """Follows a whole training, over several calls of `fit`."""
 
     def __init__(
-        self, folder: Path, config: TrainConfig, per_epoch: int, batch_size: int, done: int, progress: Progress
+        self,
+        stage: str,
+        folder: Path,
+        config: TrainConfig,
+        stream: Paced,
+        done: int,
+        progress: Progress,
+        announce: bool,
     ) -> None:
         super().__init__()
-        self._folder, self._config, self._progress = folder, config, progress
-        self._per_epoch, self._batch_size, self._step = per_epoch, batch_size, done
+        self._stage, self._config, self._progress, self._announce = stage, config, progress, announce
+        self._per_epoch, self._batch_size, self._step = stream.steps_per_epoch, stream.batch_size, done
+        self._checkpoints = folder / "checkpoint" / stage
+        self._checkpoints.mkdir(parents=True, exist_ok=True)
         self._metrics_file = folder / "metrics.jsonl"
-        self._best_file = folder / "checkpoint" / "best.npz"
-        self._best_file.parent.mkdir(parents=True, exist_ok=True)
-        self.history = self._history_until(done // per_epoch)
+        self._best_file = self._checkpoints / "best.npz"
+        self._swapped = False
+        self.history = self._history_until(done // self._per_epoch)
         self.stopped_early = False
 
     @property
@@ -56,14 +77,12 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         best = min(self.history, key=lambda record: (-record.val_accuracy, record.val_loss), default=None)
         return best.epoch if best else 0
 
-    def begin_segment(self) -> None:
-        """Call before each `fit`."""
-        self._swapped = False
-
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self._began, self._first_step = time.perf_counter(), self._step
         self._trained_seconds = 0.0
-        self._task = self._progress.start(f"epoch {epoch + 1}/{self._config.epochs}", self._per_epoch - self._step % self._per_epoch)
+        self._task = self._progress.start(
+            f"{self._stage} {epoch + 1}/{self._config.epochs}", self._per_epoch - self._step % self._per_epoch
+        )
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         self._step += 1
@@ -72,13 +91,13 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
             rate = self._config.learning_rate / 10
             raise ResnetError(
                 f"the loss is no longer a number at step {self._step}: the learning rate {self._config.learning_rate:g} is too high",
-                f"try --learning-rate {rate:g}; the last good checkpoint is in {self._best_file.parent}",
+                f"try --learning-rate {rate:g}; the last good checkpoint is in {self._checkpoints}",
             )
         self._trained_seconds = time.perf_counter() - self._began
         self._task.advance(1, {"loss": loss, "accuracy": float((logs or {}).get("accuracy", 0.0))})
         signal = self._progress.stop_signal()
         if signal:
-            save_checkpoint(self._best_file.parent, self.model, self._step)
+            save_checkpoint(self._checkpoints, self.model, self._step)
             raise Interrupted(signal, "type the same command with --resume to go on where it stopped")
 
     def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
@@ -89,11 +108,12 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         figures = logs or {}
         images = (self._step - self._first_step) * self._batch_size
         record = EpochRecord(
+            stage=self._stage,
             epoch=epoch + 1,
             loss=figures["loss"],
             accuracy=figures["accuracy"],
-            val_loss=figures.get("val_loss", figures["loss"]),
-            val_accuracy=figures.get("val_accuracy", figures["accuracy"]),
+            val_loss=figures["val_loss"],
+            val_accuracy=figures["val_accuracy"],
             val_top5=figures.get("val_top5"),
             learning_rate=float(self.model.optimizer.learning_rate),
             images_per_second=round(images / max(self._trained_seconds, 1e-9), 1),
@@ -108,12 +128,13 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
             self._swap_averages()
         with self._metrics_file.open("a") as file:
             file.write(json.dumps(asdict(record)) + "\n")
-        save_checkpoint(self._best_file.parent, self.model, self._step)
-        self._progress.line(
-            f"epoch {record.epoch}/{self._config.epochs}  loss {record.loss:.3f}  accuracy {record.accuracy:.1%}"
-            f"  val loss {record.val_loss:.3f}  val accuracy {record.val_accuracy:.1%}"
-            f"  {record.images_per_second:.0f} images/s"
-        )
+        save_checkpoint(self._checkpoints, self.model, self._step)
+        if self._announce:
+            self._progress.line(
+                f"{self._stage} {record.epoch}/{self._config.epochs}  loss {record.loss:.3f}  accuracy {record.accuracy:.1%}"
+                f"  val loss {record.val_loss:.3f}  val accuracy {record.val_accuracy:.1%}"
+                f"  {record.images_per_second:.0f} images/s"
+            )
         if self._config.patience and record.epoch - self.best_epoch >= self._config.patience:
             self.model.stop_training = self.stopped_early = True
 
@@ -126,18 +147,21 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
     def _swap_averages(self) -> None:
         """Exchange weights and their averages; batch-norm statistics are averages already."""
         optimizer: Any = self.model.optimizer
-        for variable, average in zip(
-            self.model.trainable_variables, optimizer._model_variables_moving_average, strict=True
-        ):
+        for variable, average in zip(self.model.trainable_variables, optimizer._model_variables_moving_average, strict=True):
             current = keras.ops.convert_to_numpy(variable)
             variable.assign(average)
             average.assign(current)
         self._swapped = not self._swapped
 
     def _history_until(self, epoch: int) -> list[EpochRecord]:
-        """Records of the epochs that the checkpoint holds; later lines of a lost step are dropped from the file."""
-        lines = self._metrics_file.read_text().splitlines() if self._metrics_file.exists() else []
-        records = [EpochRecord(**json.loads(line)) for line in lines if line.endswith("}")]
-        kept = [record for record in records if record.epoch <= epoch]
-        self._metrics_file.write_text("".join(json.dumps(asdict(record)) + "\n" for record in kept))
-        return kept
+        """Records of this stage's epochs that the checkpoint holds; later lines are dropped from the file."""
+        records = read_history(self._metrics_file)
+        kept = [record for record in records if record.stage != self._stage or record.epoch <= epoch]
+        write_text(self._metrics_file, "".join(json.dumps(asdict(record)) + "\n" for record in kept))
+        return [record for record in kept if record.stage == self._stage]
+
+
+def read_history(path: Path) -> list[EpochRecord]:
+    """The records of a metrics.jsonl, oldest first; a last line that was cut off is passed over."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [EpochRecord(**json.loads(line)) for line in lines if line.endswith("}")]

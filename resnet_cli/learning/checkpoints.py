@@ -66,7 +66,7 @@ def write_whole(path: Path, values: dict[str, Any]) -> None:
             file.write(buffer.getbuffer())
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+        partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise ResnetError(f"cannot write {path}: {error.strerror}", "is the disk full or read-only?") from error

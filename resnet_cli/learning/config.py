@@ -31,6 +31,7 @@ class TrainConfig:
         crop, scale, flip, rotate, shift, cutout, mixup: see `data.augment.Augmentation`.
         val_split: share held out where the folder has no validation pictures, 0..1.
         seed: of everything random.
+        depth_decay: rate at the input as a share of the rate at the head; 1 trains all layers alike.
     """
 
     epochs: int = 60
@@ -56,4 +57,34 @@ class TrainConfig:
     cutout: float = 0.0
     mixup: float = 0.0
     val_split: float = 0.1
+    seed: int = 0
+    depth_decay: float = 1.0
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Transfer: a new head on pretrained features, then the last layers with it.
+
+    Attributes:
+        unfreeze: none = the head alone; last = the last stage as well; all = every layer, slower towards the input.
+        hidden: units of a ReLU layer in the head, 0 for none; the tutorials' head has 2048.
+        dropout: share of pooled features dropped in training, 0..1.
+        epochs: passes of the second stage over the pictures, 0 chooses by their number; the first stage takes what it needs.
+        batch_size: pictures a step.
+        learning_rate: peak rate of the second stage.
+        views: augmented views of each training picture that features are computed for; 0 chooses by the number of pictures.
+        class_weights: weigh classes by 1 / their count.
+        val_split: share held out where the folder has no validation pictures; None = 0.2, or 0.1 beside a test folder.
+        seed: of everything random.
+    """
+
+    unfreeze: Literal["none", "last", "all"] = "last"
+    hidden: int = 0
+    dropout: float = 0.2
+    epochs: int = 0
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    views: int = 0
+    class_weights: bool = False
+    val_split: float | None = None
     seed: int = 0

@@ -1,6 +1,6 @@
-"""Half precision where the machine has it: bf16 convolutions on CPUs, mixed precision on GPUs.
+"""Half precision where the machine has it, and repeatable results.
 
-One of the two files that speak to TensorFlow directly; on another backend it only sets Keras' policy.
+One of the two files that speak to TensorFlow directly; on another backend it only sets Keras' policy and seed.
 """
 
 from pathlib import Path
@@ -8,25 +8,28 @@ from pathlib import Path
 import keras
 
 
-def use_fast_precision() -> str:
-    """Turn on the fastest safe precision and name it: "bfloat16", "mixed_bfloat16" or "float32".
+def prepare(seed: int) -> str:
+    """Seed everything, make operations repeatable, and turn on the fastest safe precision.
 
     On CPUs with AVX-512 BF16 or AMX, oneDNN rewrites TensorFlow's graph (1.3 to 1.6 times faster training); the variables, and
     so the weights, stay float32.
-    """
-    if _has_gpu():
-        keras.mixed_precision.set_global_policy("mixed_bfloat16")
-        return "mixed_bfloat16"
-    if keras.backend.backend() != "tensorflow" or not _cpu_has_bf16():
-        return "float32"
-    import tensorflow as tf
 
+    Returns:
+        The precision: "bfloat16", "mixed_bfloat16" (GPUs) or "float32".
+    """
+    keras.utils.set_random_seed(seed)
+    tensorflow = keras.backend.backend() == "tensorflow"
+    if tensorflow:
+        import tensorflow as tf
+
+        tf.config.experimental.enable_op_determinism()
+    if keras.distribution.list_devices("gpu"):
+        keras.mixed_precision.set_dtype_policy("mixed_bfloat16")
+        return "mixed_bfloat16"
+    if not tensorflow or not _cpu_has_bf16():
+        return "float32"
     tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": True})
     return "bfloat16"
-
-
-def _has_gpu() -> bool:
-    return bool(keras.distribution.list_devices("gpu")) if keras.backend.backend() != "torch" else False
 
 
 def _cpu_has_bf16() -> bool:

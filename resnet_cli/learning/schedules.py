@@ -31,7 +31,7 @@ def rates(config: TrainConfig, steps: int) -> NDArray[np.float32]:
         falling = 0.1**passed
     else:
         falling = np.ones(steps)
-    return (config.learning_rate * rising * falling).astype(np.float32)
+    return np.asarray(config.learning_rate * rising * falling, np.float32)
 
 
 class TableSchedule(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
@@ -48,26 +48,51 @@ class TableSchedule(keras.optimizers.schedules.LearningRateSchedule):  # type: i
         return {"table": self._table.tolist()}
 
 
-def make_optimizer(config: TrainConfig, table: NDArray[np.float32]) -> keras.optimizers.Optimizer:
+def make_optimizer(config: TrainConfig, table: NDArray[np.float32], variables: list[Any]) -> keras.optimizers.Optimizer:
     """The optimizer of a configuration, with weight decay on kernels only.
 
     Keras decays weights outside the gradient. With momentum m, the papers' L2 penalty of strength lambda shrinks weights by
     rate * lambda / (1 - m) a step; for sgd that is what is set, so that lambda means what it means in the papers.
+
+    Args:
+        config: recipe.
+        table: rate of every step.
+        variables: the trainable variables from the input to the output of the network.
     """
-    schedule = TableSchedule(table)
-    averaging = {"use_ema": True, "ema_momentum": config.ema} if config.ema else {}
-    if config.optimizer == "sgd":
-        optimizer = keras.optimizers.SGD(
-            schedule,
-            momentum=config.momentum,
-            nesterov=True,
-            weight_decay=config.weight_decay / (1 - config.momentum) or None,
-            **averaging,
-        )
-    elif config.optimizer == "adamw":
-        optimizer = keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay, **averaging)
-    else:
-        optimizer = keras.optimizers.Adam(schedule, weight_decay=config.weight_decay or None, **averaging)
-    if config.weight_decay:
+    kinds = {"sgd": keras.optimizers.SGD, "adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW}
+    options: dict[str, Any] = {"momentum": config.momentum, "nesterov": True} if config.optimizer == "sgd" else {}
+    decay = config.weight_decay / (1 - config.momentum) if config.optimizer == "sgd" else config.weight_decay
+    if config.ema:
+        options |= {"use_ema": True, "ema_momentum": config.ema}
+    kind = kinds[config.optimizer]
+    if config.depth_decay != 1:
+        kind, options["factors"] = _discriminative(kind), depth_factors(variables, config.depth_decay)
+    optimizer = kind(TableSchedule(table), weight_decay=decay or None, **options)
+    if decay:
         optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
     return optimizer
+
+
+def depth_factors(variables: list[Any], share: float) -> dict[str, float]:
+    """Factor on the rate of every variable, by path: `share` at the input, 1 at the head, geometric over the layers between.
+
+    Source: discriminative fine-tuning (Howard and Ruder 2018, section 3.2).
+    """
+    layers = list(dict.fromkeys(variable.path.rsplit("/", 1)[0] for variable in variables))
+    steps = max(1, len(layers) - 1)
+    by_layer = {layer: share ** (1 - place / steps) for place, layer in enumerate(layers)}
+    return {variable.path: by_layer[variable.path.rsplit("/", 1)[0]] for variable in variables}
+
+
+def _discriminative(kind: type[keras.optimizers.Optimizer]) -> type[keras.optimizers.Optimizer]:
+    """An optimizer whose rate differs by variable; Keras has no such option of its own."""
+
+    class Discriminative(kind):  # type: ignore[misc, valid-type]
+        def __init__(self, *args: Any, factors: dict[str, float], **options: Any) -> None:
+            super().__init__(*args, **options)
+            self._factors = factors
+
+        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+            super().update_step(gradient, variable, learning_rate * self._factors[variable.path])
+
+    return Discriminative

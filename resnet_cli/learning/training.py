@@ -1,70 +1,103 @@
-"""The one training function: Keras' `fit` on the deterministic stream, with exact resume.
+"""The one training function: Keras' `fit` on a deterministic stream, with exact resume.
 
-In: a network that gives logits, a `TrainStream`, validation pictures and a `TrainConfig`. Out: the network holding its best
-weights, and a line a epoch in metrics.jsonl. Used for training from scratch, for whole networks in fine-tuning, and for tails.
+In: a network that gives logits, a stream of batches, held-out batches and a `TrainConfig`. Out: the network holding its best
+weights, and a line an epoch in metrics.jsonl. It serves training from scratch, the head on stored features, the tail on stored
+activations, and whole networks in fine-tuning.
 """
 
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import keras
+import numpy as np
+from numpy.typing import NDArray
 
-from resnet_cli.data.batches import EvaluationBatches, TrainStream
-from resnet_cli.data.pictures import Pictures
 from resnet_cli.learning.callbacks import EpochRecord, Recorder
 from resnet_cli.learning.checkpoints import has_checkpoint, load_checkpoint
 from resnet_cli.learning.config import TrainConfig
 from resnet_cli.learning.schedules import make_optimizer, rates
 from resnet_cli.progress import Progress
 
-_SIDE_STEP = 8  # pixels: smaller training sizes stay divisible by what the stages halve
+
+class Stream(Protocol):
+    """Training batches as a function of the step alone."""
+
+    @property
+    def classes(self) -> int: ...
+
+    @property
+    def batch_size(self) -> int: ...
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+
+    @property
+    def labels(self) -> NDArray[np.int64]: ...
+
+    def batches(self, first_step: int = 0) -> Iterator[tuple[Any, NDArray[np.float32]]]: ...
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where a training belongs.
+
+    Attributes:
+        name: "train", "head" or "tail": its records and checkpoints carry it.
+        folder: the run; metrics.jsonl and checkpoint/<name>/ are kept there.
+        resume: go on from the newest checkpoint, if there is one.
+        announce: report a line an epoch.
+    """
+
+    name: str
+    folder: Path
+    resume: bool = False
+    announce: bool = True
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What training came to.
-
-    Attributes:
-        history: a record an epoch.
-        best_epoch: the epoch whose weights were kept, from 1.
-    """
+    """What training came to: a record an epoch, and the epoch whose weights were kept, from 1."""
 
     history: tuple[EpochRecord, ...]
     best_epoch: int
 
+    @property
+    def best(self) -> EpochRecord:
+        return self.history[self.best_epoch - 1]
+
 
 @dataclass(frozen=True)
 class _Segment:
-    """A run of steps inside which pictures have one size."""
+    """Steps inside which the stream stays the same."""
 
+    stream: Stream
     first_step: int
     steps_per_epoch: int
     first_epoch: int
     last_epoch: int
-    size: int
 
 
 def train(
     model: keras.Model,
-    stream: TrainStream,
-    validation: Pictures,
+    stream: Stream,
+    held_out: keras.utils.PyDataset,
     config: TrainConfig,
-    folder: Path,
+    stage: Stage,
     progress: Progress,
-    resume: bool = False,
+    small: Stream | None = None,
 ) -> TrainResult:
     """Train every trainable layer of a network and leave it with its best weights.
 
     Args:
-        model: uint8 images (N, H, W, 3) to logits (N, classes), not compiled.
-        stream: the training pictures.
-        validation: pictures that select the epoch to keep; all are measured after every epoch.
+        model: a network that gives logits (N, classes), not compiled.
+        stream: the training batches.
+        held_out: batches that select the epoch to keep; all are measured after every epoch.
         config: recipe.
-        folder: the run; metrics.jsonl and checkpoint/ are kept there.
+        stage: where records and checkpoints go.
         progress: where to report, and what asks to stop.
-        resume: go on from the newest checkpoint in the folder, if there is one.
+        small: a stream of smaller pictures for the first half of the epochs (`config.progressive`).
 
     Raises:
         ResnetError: the loss is no number any more, or the disk is full.
@@ -72,48 +105,36 @@ def train(
     """
     per_epoch = stream.steps_per_epoch
     model.compile(
-        optimizer=make_optimizer(config, rates(config, config.epochs * per_epoch)),
+        optimizer=make_optimizer(config, rates(config, config.epochs * per_epoch), model.trainable_variables),
         loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=config.label_smoothing),
         metrics=_metrics(stream.classes),
     )
     model.optimizer.build(model.trainable_variables)
-    checkpoints = folder / "checkpoint"
-    done = load_checkpoint(checkpoints, model) if resume and has_checkpoint(checkpoints) else 0
-    recorder = Recorder(folder, config, per_epoch, stream.batch_size, done, progress)
-    held_out = EvaluationBatches(validation, stream.classes, min(256, max(32, stream.batch_size)))
-    for segment in _segments(config, per_epoch, done, stream.geometry.size):
+    checkpoints = stage.folder / "checkpoint" / stage.name
+    done = load_checkpoint(checkpoints, model) if stage.resume and has_checkpoint(checkpoints) else 0
+    recorder = Recorder(stage.name, stage.folder, config, stream, done, progress, stage.announce)
+    for segment in _segments(config, per_epoch, done, stream, small):
         if recorder.stopped_early:
             break
-        sized = replace(stream, geometry=replace(stream.geometry, size=segment.size))
-        recorder.begin_segment()
         model.fit(
-            sized.batches(segment.first_step),
+            segment.stream.batches(segment.first_step),
             steps_per_epoch=segment.steps_per_epoch,
             initial_epoch=segment.first_epoch,
             epochs=segment.last_epoch,
             validation_data=held_out,
-            class_weight=balanced_weights(stream.pictures, stream.classes) if config.class_weights else None,
+            class_weight=balanced_weights(stream.labels, stream.classes) if config.class_weights else None,
             callbacks=[recorder],
+            shuffle=False,  # the stream is shuffled already
             verbose=0,
         )
     recorder.restore_best(model)
     return TrainResult(tuple(recorder.history), recorder.best_epoch)
 
 
-def balanced_weights(pictures: Pictures, classes: int) -> dict[int, float]:
+def balanced_weights(labels: NDArray[np.int64], classes: int) -> dict[int, float]:
     """Weights that make every class count alike: N / (classes * pictures of the class)."""
-    counts = [0] * classes
-    for sample in pictures.samples:
-        counts[sample.label] += 1
-    return {label: len(pictures) / (classes * count) if count else 0.0 for label, count in enumerate(counts)}
-
-
-def read_history(folder: Path) -> list[EpochRecord]:
-    """The records of a run's metrics.jsonl, oldest first; none where there is no file."""
-    path = folder / "metrics.jsonl"
-    if not path.exists():
-        return []
-    return [EpochRecord(**json.loads(line)) for line in path.read_text().splitlines() if line.endswith("}")]
+    counts = np.bincount(labels, minlength=classes)
+    return {label: len(labels) / (classes * int(count)) if count else 0.0 for label, count in enumerate(counts)}
 
 
 def _metrics(classes: int) -> list[keras.metrics.Metric]:
@@ -123,15 +144,17 @@ def _metrics(classes: int) -> list[keras.metrics.Metric]:
     return metrics
 
 
-def _segments(config: TrainConfig, per_epoch: int, done: int, size: int) -> Iterator[_Segment]:
-    """Cut the steps that are left where the size changes, and after an epoch that was begun before."""
-    small = max(_SIDE_STEP, size * 3 // 4 // _SIDE_STEP * _SIDE_STEP)
-    change = config.epochs // 2 if config.progressive else 0
+def _segments(
+    config: TrainConfig, per_epoch: int, done: int, stream: Stream, small: Stream | None
+) -> Iterator[_Segment]:
+    """Cut the steps that are left where the stream changes, and after an epoch that was begun before."""
+    change = config.epochs // 2 if small is not None else 0
+    first = small or stream
     epoch, begun = divmod(done, per_epoch)
     if begun:
-        yield _Segment(done, per_epoch - begun, epoch, epoch + 1, small if epoch < change else size)
+        yield _Segment(first if epoch < change else stream, done, per_epoch - begun, epoch, epoch + 1)
         epoch += 1
-    for last, side in ((change, small), (config.epochs, size)):
+    for last, source in ((change, first), (config.epochs, stream)):
         if epoch < last:
-            yield _Segment(epoch * per_epoch, per_epoch, epoch, last, side)
+            yield _Segment(source, epoch * per_epoch, per_epoch, epoch, last)
             epoch = last

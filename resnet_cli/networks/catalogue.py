@@ -7,7 +7,7 @@ or an error that names the nearest depths and names.
 import difflib
 import re
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from resnet_cli.errors import ResnetError
 
@@ -59,8 +59,8 @@ class Network:
 
     @property
     def reduction(self) -> int:
-        """How many times smaller the last feature map is than the input, per side."""
-        stages = 2 ** (len(self.blocks) - 1)
+        """How many times smaller the last feature map is than the input, per side (rounded up)."""
+        stages: int = 2 ** (len(self.blocks) - 1)
         return stages * (4 if self.stem == "imagenet" else 1)
 
     @property
@@ -127,19 +127,18 @@ def _cifar(depth: int, version: int = 1, plain: bool = False) -> Network:
 
 def _compact() -> Network:
     """ResNet-18 at half width with the CIFAR stem: the backbone that the package ships, for small pictures."""
-    stages = (32, 64, 128, 256)
-    return Network(
-        name="resnet18-compact",
-        family="compact",
-        depth=18,
-        block="basic",
-        version=1,
-        stem="cifar",
-        blocks=(2, 2, 2, 2),
-        filters=stages,
-        outputs=stages,
-        image_size=64,
-        pretrained="bundled",
+    half = widen(_imagenet(18), 0.5)
+    return replace(half, name="resnet18-compact", family="compact", stem="cifar", image_size=64, pretrained="bundled")
+
+
+def widen(network: Network, factor: float) -> Network:
+    """The network with `factor` times the channels everywhere (Zagoruyko and Komodakis 2016); no published weights fit it."""
+    return replace(
+        network,
+        name=f"{network.name}-x{factor:g}",
+        filters=tuple(max(1, round(width * factor)) for width in network.filters),
+        outputs=tuple(max(1, round(width * factor)) for width in network.outputs),
+        pretrained="",
     )
 
 
@@ -172,6 +171,8 @@ def find_network(name: str, shortcut: Shortcut | None = None) -> Network:
         raise ResnetError(f"there is no network named '{name}'", hint)
     if shortcut is None or shortcut == network.shortcut:
         return network
+    if shortcut not in get_args(Shortcut):
+        raise ResnetError(f"there is no shortcut option '{shortcut}'", f"choose one of {', '.join(get_args(Shortcut))}")
     if network.shortcut == "none":
         raise ResnetError(f"--shortcut {shortcut} contradicts {network.name}, a plain network without shortcuts")
     # The name stays: the shortcut is recorded beside it; weights trained with another option do not fit.
@@ -190,7 +191,10 @@ def _free_depth(key: str) -> Network | None:
     if depth >= step + 2 and (depth - 2) % step == 0:
         return _cifar(depth, 2 if v2 else 1, plain=kind == "plain")
     below = max(step + 2, depth - (depth - 2) % step)
+    fitting = {network.depth for network in CATALOGUE.values() if network.name == f"{kind}{network.depth}{v2 or ''}"}
+    near = sorted(fitting | {below, below + step}, key=lambda other: (abs(other - depth), other))[:3]
+    names = ", ".join(f"{kind}{other}{v2 or ''}" for other in near)
     raise ResnetError(
-        f"depth {depth} does not fit {kind}{'v2' if v2 else ''}: CIFAR networks have {step}n+2 layers",
-        f"nearest depths: {kind}{below}{v2 or ''}, {kind}{below + step}{v2 or ''}; `resnet models` lists every network",
+        f"there is no {key}: CIFAR networks of that kind have {step}n+2 layers",
+        f"nearest: {names}; `resnet models` lists every network",
     )

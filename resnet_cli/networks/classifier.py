@@ -4,38 +4,19 @@ In: a `ClassifierSpec` (what `run.json` keeps). Out: Keras models of uint8 RGB p
 from a model config.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import keras
 from keras import layers
 
-from resnet_cli.networks.catalogue import Network, Preprocessing
+from resnet_cli.networks.catalogue import Preprocessing
 from resnet_cli.networks.residual import build_backbone
+from resnet_cli.networks.spec import ClassifierSpec
 
 # Channel means (RGB, 0..255) and divisors that each family of published weights was trained with.
 _IMAGENET_MEAN = (123.675, 116.28, 103.53)
 _IMAGENET_STD = (58.395, 57.12, 57.375)
 _CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
-
-
-@dataclass(frozen=True)
-class ClassifierSpec:
-    """Everything that the shape of a classifier depends on.
-
-    Attributes:
-        network: the backbone.
-        classes: number of classes.
-        image_size: input side, pixels; None builds for any size.
-        hidden: units of a ReLU layer between pooling and the classes; 0 for none. The tutorials' head is 2048.
-        dropout: share of pooled features dropped in training, 0..1.
-    """
-
-    network: Network
-    classes: int
-    image_size: int | None
-    hidden: int = 0
-    dropout: float = 0.0
 
 
 def preprocess(kind: Preprocessing, pixels: Any) -> Any:
@@ -44,15 +25,19 @@ def preprocess(kind: Preprocessing, pixels: Any) -> Any:
     caffe: BGR minus the channel means; tf: -1..1; torch: zero mean and unit variance by channel; unit: 0..1.
     """
     if kind == "caffe":
-        pixels = layers.Rescaling(1.0, name="to_float")(pixels)[..., ::-1]
-        return layers.Rescaling(1.0, offset=[-mean for mean in _CAFFE_MEAN_BGR], name="preprocess")(pixels)
+        pixels = _rescale(pixels, 1.0, 0.0, "to_float")[..., ::-1]
+        return _rescale(pixels, 1.0, [-mean for mean in _CAFFE_MEAN_BGR])
     if kind == "tf":
-        return layers.Rescaling(1 / 127.5, offset=-1.0, name="preprocess")(pixels)
+        return _rescale(pixels, 1 / 127.5, -1.0)
     if kind == "unit":
-        return layers.Rescaling(1 / 255, name="preprocess")(pixels)
+        return _rescale(pixels, 1 / 255, 0.0)
     scale = [1 / std for std in _IMAGENET_STD]
-    offset = [-mean / std for mean, std in zip(_IMAGENET_MEAN, _IMAGENET_STD, strict=True)]
-    return layers.Rescaling(scale, offset=offset, name="preprocess")(pixels)
+    return _rescale(pixels, scale, [-mean / std for mean, std in zip(_IMAGENET_MEAN, _IMAGENET_STD, strict=True)])
+
+
+def _rescale(pixels: Any, scale: float | list[float], offset: float | list[float], name: str = "preprocess") -> Any:
+    # In float32 under mixed precision too: bf16 has eight bits, which the products of uint8 pixels no longer fit into.
+    return layers.Rescaling(scale, offset=offset, dtype="float32", name=name)(pixels)
 
 
 def add_head(spec: ClassifierSpec, features: Any) -> Any:

@@ -4,6 +4,9 @@ In: a description and an input size. Out: a Keras model from preprocessed pixels
 the names of keras.applications (conv2_block1_1_conv, ...), so weights are carried over by name.
 """
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +61,7 @@ def build_backbone(network: Network, image_size: int | None = None, fused: bool 
         fused: build with the fast batch-norm of `batch_norm.py` (for training on TensorFlow).
 
     Returns:
-        A model of float input (N, H, W, 3) and output (N, H / reduction, W / reduction, outputs[-1]).
+        A model of float input (N, H, W, 3) and output (N, H / reduction, W / reduction, outputs[-1]), sides rounded up.
 
     Raises:
         ResnetError: the image size is too small for the stem and stages.
@@ -81,7 +84,19 @@ def build_backbone(network: Network, image_size: int | None = None, fused: bool 
             x = block(parts, x, stage, 2 if strides else 1, f"conv{stage + 2}_block{index + 1}")
     if network.version == 2:
         x = parts.relu(parts.norm(x, "post"), "post")
-    return keras.Model(inputs, x, name=network.name)
+    with _room_for(network):
+        return keras.Model(inputs, x, name=network.name)
+
+
+@contextmanager
+def _room_for(network: Network) -> Iterator[None]:
+    """Keras walks a new model's graph by recursion, a few levels a layer: 200 layers and more pass Python's usual limit."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(limit + 10 * network.depth)
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def stage_names(network: Network) -> list[str]:

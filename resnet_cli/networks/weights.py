@@ -4,7 +4,6 @@ In: a Keras model and a path. Out: a filled model, or a file written whole or no
 """
 
 import hashlib
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,15 +14,13 @@ import numpy as np
 
 from resnet_cli.errors import ResnetError
 
-_SKIPPED = ("seed_generator",)
-
 
 def named_variables(model: keras.Model) -> dict[str, Any]:
     """Variables of a model by "layer/variable", nested models flattened; random states left out."""
     found: dict[str, Any] = {}
     for variable in model.variables:
         layer, name = variable.path.split("/")[-2:]
-        if layer not in _SKIPPED:
+        if not layer.startswith("seed_generator"):
             found[f"{layer}/{name}"] = variable
     return found
 
@@ -41,7 +38,7 @@ def save_weights(model: keras.Model, path: Path, dtype: str = "float32") -> None
         with h5py.File(partial, "w") as file:
             for name, variable in named_variables(model).items():
                 file.create_dataset(name, data=keras.ops.convert_to_numpy(variable).astype(dtype))
-        os.replace(partial, path)
+        partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise ResnetError(f"cannot write the weights {path}: {error.strerror or error}", "is the disk full?") from error

@@ -1,0 +1,121 @@
+"""`resnet check`: what is wrong with a data set, before an hour is spent on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from resnet_cli.cli import console
+
+if TYPE_CHECKING:
+    from resnet_cli.data.inspect import Inspection, Problem
+
+# Kinds in the order in which they are told, with what to do about them.
+_ADVICE = {
+    "unreadable": "mind the permissions of the folder",
+    "bad-name": "rename the folder",
+    "two-splits": "keep one of the folders",
+    "no-train": "name the folder of training pictures train",
+    "no-classes": "make one folder of pictures for every class, such as cars/ and trucks/",
+    "no-pictures": "add JPEG or PNG files, or remove the folder",
+    "class-mismatch": "give train, val and test the same class folders",
+    "empty-class": "add pictures, or remove the class folder",
+    "one-class": "add a second class folder",
+    "corrupt": "remove or replace them; training leaves them out",
+    "conflict": "keep each picture in one class",
+    "leak": "remove the copies from training; they flatter the held-out figure",
+    "duplicate": "remove the copies",
+    "near-duplicate": "look at them, and keep one of each where they are the same photo",
+    "small-class": "add pictures; ten a class is little, a hundred is good",
+    "imbalance": "add pictures to the small classes, or train with --class-weights",
+    "tiny-picture": "replace them by larger ones",
+    "wrong-extension": "rename them, so that other programs can open them",
+    "not-a-picture": "nothing, or move them elsewhere; training passes them over",
+    "left-out": "see the reasons; training passes them over",
+}
+_SHOWN_PATHS, _SHOWN_CLASSES = 3, 30
+
+
+def check(
+    dataset: Annotated[Path, typer.Argument(help="Folder with one folder of pictures per class.")],
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 on warnings too.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Look for what is wrong with a data set: damaged files, copies, leaks, small classes.
+
+    Errors, which spoil training or its figures (exit code 1): corrupt pictures, the same picture in two classes (conflict) or
+    in two splits (leak), class folders that differ between splits (class-mismatch), are empty, or cannot be read.
+
+    Warnings (exit code 0): copies in one folder (duplicate), pictures that look the same (near-duplicate), fewer than 10
+    pictures in a class (small-class), a class more than 5 times as large as another (imbalance), pictures below 16 pixels
+    (tiny-picture), file endings that tell another format (wrong-extension), and files that are passed over.
+    """
+    from resnet_cli.data.inspect import inspect_dataset
+
+    found = inspect_dataset(dataset, console.Reporter(quiet or json))
+    if json:
+        console.print_json(_document(found))
+    else:
+        _print(found)
+    if any(strict or problem.severity == "error" for problem in found.problems):
+        raise typer.Exit(1)
+
+
+def _document(found: Inspection) -> dict[str, object]:
+    problems = [
+        {"kind": problem.kind, "path": str(problem.path), "detail": problem.detail, "severity": problem.severity}
+        for problem in found.problems
+    ]
+    return {"classes": list(found.classes), "images": found.images, "counts": found.counts, "problems": problems}
+
+
+def _print(found: Inspection) -> None:
+    if found.classes:
+        console.out.print(_table(found))
+    words = f"{found.images} pictures in {len(found.classes)} classes"
+    if found.passed_over:
+        words += f"; {found.passed_over} hidden files and folders passed over"
+    console.out.print(words)
+    for kind, advice in _ADVICE.items():
+        problems = [problem for problem in found.problems if problem.kind == kind]
+        if problems:
+            _print_kind(kind, problems, advice)
+    errors = sum(problem.severity == "error" for problem in found.problems)
+    warnings = len(found.problems) - errors
+    if not found.problems:
+        console.out.print("\n[green]no problems found[/]")
+    else:
+        console.out.print(f"\n{_counted(errors, 'error')}, {_counted(warnings, 'warning')}")
+
+
+def _print_kind(kind: str, problems: list[Problem], advice: str) -> None:
+    colour = "red" if problems[0].severity == "error" else "yellow"
+    console.out.print(f"\n[bold {colour}]{problems[0].severity}: {kind}[/] ({len(problems)})  {advice}")
+    for problem in problems[:_SHOWN_PATHS]:
+        # The sentences about folders name the path themselves.
+        line = problem.detail if str(problem.path) in problem.detail else f"{problem.path}: {problem.detail}"
+        console.out.print(f"  {escape(line)}")
+    if len(problems) > _SHOWN_PATHS:
+        console.out.print(f"  ... and {len(problems) - _SHOWN_PATHS} more; --json lists them all")
+
+
+def _table(found: Inspection) -> Table:
+    table = Table("class", title_justify="left")
+    for split in found.counts:
+        table.add_column("pictures" if split == "all" else split, justify="right")
+    for name in found.classes[:_SHOWN_CLASSES]:
+        table.add_row(escape(name), *(str(counts.get(name, "missing")) for counts in found.counts.values()))
+    if len(found.classes) > _SHOWN_CLASSES:
+        table.add_row(f"... and {len(found.classes) - _SHOWN_CLASSES} more", *("" for _ in found.counts))
+    table.add_section()
+    table.add_row("all", *(str(sum(counts.values())) for counts in found.counts.values()))
+    return table
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"

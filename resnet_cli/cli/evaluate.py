@@ -1,0 +1,102 @@
+"""`resnet evaluate`: the held-out figures of a run, or of any folder."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from resnet_cli.cli import console
+from resnet_cli.data import scoring
+from resnet_cli.errors import ResnetError
+from resnet_cli.runs import load_run
+
+if TYPE_CHECKING:
+    from resnet_cli.inference.measure import Evaluation
+
+_WIDEST = 12  # classes that a confusion table has room for on a terminal
+
+
+def evaluate(
+    dataset: Annotated[Path | None, typer.Argument(help="Folder to score.  [default: what the run held out]")] = None,
+    run: Annotated[Path | None, typer.Option(help="Run folder.  [default: the newest]")] = None,
+    min_accuracy: Annotated[float | None, typer.Option(min=0, max=1, help="Exit 3 if top-1 is lower, 0..1.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the CSV files.  [default: the run]")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="A damaged picture is an error.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Measure a classifier: top-1, top-5, per class, confusion; writes predictions.csv and confusion.csv."""
+    from resnet_cli.engines.openvino import OpenVinoEngine
+    from resnet_cli.inference.classify import classify
+    from resnet_cli.inference.evaluate import collect, shared_classes, write_confusion, write_predictions
+    from resnet_cli.inference.geometry import run_geometry
+    from resnet_cli.inference.measure import measure
+
+    loaded = load_run(run)
+    scored = scoring.held_out(loaded) if dataset is None else scoring.folder(loaded, dataset)
+    reporter = console.Reporter(quiet or json)
+    engine = OpenVinoEngine(loaded.openvino, "many")
+    task = reporter.start(f"measuring {scored.split}", len(scored.samples))
+    results = classify((sample.path for sample in scored.samples), run_geometry(loaded), engine)
+    rows = shared_classes(collect(results, scored.samples, task), scored.columns)
+    task.finish()
+    if rows.left_out and strict:
+        raise ResnetError(rows.left_out[0].reason, "without --strict it is left out")
+    notes = [*scored.notes, *(f"left out: {each.reason}" for each in rows.left_out)]
+    evaluation = measure(rows.probabilities, rows.labels, scored.classes)
+    target = output or loaded.folder
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResnetError(f"cannot write to {target}: {error.strerror}", "choose another --output") from error
+    write_predictions(target / "predictions.csv", rows, scored.classes)
+    write_confusion(target / "confusion.csv", evaluation)
+    if json:
+        names = {"run": str(loaded.folder), "dataset": scored.name, "split": scored.split}
+        console.print_json({**names, **evaluation.to_json(), "notes": notes})
+    else:
+        _print_tables(evaluation, f"{scored.name}, {scored.split}", notes)
+        console.out.print(f"worst pictures first: {console.escape(str(target / 'predictions.csv'))}")
+    if min_accuracy is not None and evaluation.top1 < min_accuracy:
+        console.print_error(f"top-1 accuracy {evaluation.top1:.4f} is below --min-accuracy {min_accuracy:g}", "")
+        raise typer.Exit(3)
+
+
+def _print_tables(evaluation: "Evaluation", title: str, notes: list[str]) -> None:
+    table = console.Table("class", "pictures", "precision", "recall", "F1", title=console.escape(title))
+    for each in evaluation.classes:
+        table.add_row(
+            console.escape(each.name), str(each.count), f"{each.precision:.1%}", f"{each.recall:.1%}", f"{each.f1:.1%}"
+        )
+    precision, recall, f1 = evaluation.macro()
+    table.add_section()
+    table.add_row("macro average", str(evaluation.count), f"{precision:.1%}", f"{recall:.1%}", f"{f1:.1%}")
+    console.out.print(table)
+    _print_confusion(evaluation)
+    for note in notes:
+        console.out.print(f"[yellow]note:[/] {console.escape(note)}")
+    low, high = evaluation.top1_interval
+    top5 = f"  top-5 {evaluation.top5:.1%}" if evaluation.top5 is not None else ""
+    console.out.print(
+        f"[bold]top-1 {evaluation.top1:.1%}[/]  (95 % interval {low:.1%} to {high:.1%}, {evaluation.count} pictures){top5}"
+        f"  loss {evaluation.loss:.3f}  calibration error {evaluation.ece:.3f}"
+    )
+
+
+def _print_confusion(evaluation: "Evaluation") -> None:
+    names = [each.name for each in evaluation.classes]
+    if len(names) <= _WIDEST:
+        table = console.Table("true \\ predicted", *map(console.escape, names), title="confusion")
+        for name, row in zip(names, evaluation.confusion.tolist(), strict=True):
+            table.add_row(console.escape(name), *(str(count) if count else "." for count in row))
+    else:
+        table = console.Table("true", "taken for", "pictures", title="most frequent confusions (all: confusion.csv)")
+        cells = [
+            (count, names[i], names[j])
+            for i, row in enumerate(evaluation.confusion.tolist())
+            for j, count in enumerate(row)
+            if i != j and count
+        ]
+        for count, true, guess in sorted(cells, reverse=True)[:10]:
+            table.add_row(console.escape(true), console.escape(guess), str(count))
+    console.out.print(table)

@@ -1,0 +1,92 @@
+"""`resnet finetune`: a folder of photos in, a trained, measured, portable classifier out."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from resnet_cli.cli import console
+from resnet_cli.cli.quiet import tensorflow_import
+from resnet_cli.learning.config import FinetuneConfig
+
+D = FinetuneConfig()
+
+
+def finetune(
+    dataset: Annotated[Path, typer.Argument(help="Folder with one folder of pictures per class.")],
+    arch: Annotated[str, typer.Option(help="Network, or auto; `resnet models` lists them.")] = "auto",
+    weights: Annotated[str, typer.Option(help="auto, imagenet, bundled, none, a run or a weights file.")] = "auto",
+    unfreeze: Annotated[Literal["none", "last", "all"], typer.Option(help="What is trained beside the head.")] = D.unfreeze,
+    hidden: Annotated[int, typer.Option(min=0, help="Units of a hidden layer in the head; the tutorials use 2048.")] = D.hidden,
+    dropout: Annotated[float, typer.Option(min=0, max=0.9, help="Share of pooled features dropped.")] = D.dropout,
+    image_size: Annotated[str, typer.Option(help="Input side in pixels; auto follows network and pictures.")] = "auto",
+    resize: Annotated[Literal["crop", "pad", "squash"], typer.Option(help="How a picture becomes a square.")] = "crop",
+    epochs: Annotated[int, typer.Option(min=0, help="Passes of the second stage, 0 chooses.")] = D.epochs,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures a step.")] = D.batch_size,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Peak rate of the second stage.")] = D.learning_rate,
+    views: Annotated[int, typer.Option(min=0, help="Augmented views of a picture, 0 chooses.")] = D.views,
+    class_weights: Annotated[bool, typer.Option(help="Make every class count alike.")] = D.class_weights,
+    val_split: Annotated[
+        float | None, typer.Option(min=0, max=0.9, help="Share held out.  [default: 0.2, or 0.1 beside a test folder]")
+    ] = D.val_split,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = D.seed,
+    output: Annotated[Path | None, typer.Option(help="Run folder.  [default: runs/<dataset>-<arch>]")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the run in --output.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="A damaged picture is an error.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Turn a folder of photos into a classifier, from a pretrained network."""
+    with tensorflow_import():
+        from resnet_cli.cli.finetune_job import FinetuneRequest, run_finetune
+
+    config = FinetuneConfig(
+        unfreeze=unfreeze,
+        hidden=hidden,
+        dropout=dropout,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        views=views,
+        class_weights=class_weights,
+        val_split=val_split,
+        seed=seed,
+    )
+    request = FinetuneRequest(
+        dataset, arch, weights, image_size, resize, output, force, resume, strict, shlex.join(["resnet", *sys.argv[1:]])
+    )
+    reporter = console.Reporter(quiet or json)
+    reporter.listen()
+    result = run_finetune(request, config, reporter)
+    if json:
+        console.print_json(result)
+    else:
+        _print_result(result)
+
+
+def _print_result(result: dict[str, Any]) -> None:
+    headline = result.get("test") or result["val"]
+    kind = "test" if "test" in result else "held-out"
+    low, high = headline["top1_interval"]
+    table = console.Table("class", "pictures", "accuracy")
+    for each in headline["classes"]:
+        table.add_row(console.escape(each["class"]), str(each["count"]), f"{each['recall']:.1%}" if each["count"] else "-")
+    console.out.print(table)
+    console.out.print(
+        f"[bold]{kind} accuracy {headline['top1']:.1%}[/]  (95 % interval {low:.1%} to {high:.1%}, {headline['count']} pictures)"
+    )
+    if "test" in result:
+        console.out.print(f"validation accuracy {result['val']['top1']:.1%} ({result['val']['count']} pictures)")
+    else:
+        console.out.print("the same pictures chose the best epoch: a test folder beside train gives an untouched figure")
+    for warning in result["warnings"]:
+        console.out.print(f"[yellow]note:[/] {console.escape(warning)}")
+    run = shlex.quote(result["run"])
+    console.out.print(f"run {console.escape(result['run'])}  ({result['seconds']:.0f} s)")
+    console.out.print(
+        f"next: [bold]resnet predict image.jpg --run {console.escape(run)}[/]\n"
+        f"      [bold]resnet evaluate --run {console.escape(run)}[/]"
+    )

@@ -1,0 +1,150 @@
+"""The heavy half of `resnet finetune`: composes scan, split, backbone, transfer, measuring and the run directory."""
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from resnet_cli.cli.records import run_record, saved_config, split_rows
+from resnet_cli.cli.train_job import read_splits_for_training
+from resnet_cli.data.decode import Geometry, Resize
+from resnet_cli.data.scan import Dataset, Sample, scan_dataset
+from resnet_cli.data.sizes import suitable_size
+from resnet_cli.data.split import hold_out
+from resnet_cli.engines.openvino import OpenVinoEngine
+from resnet_cli.engines.portable import write_classifier
+from resnet_cli.errors import ResnetError
+from resnet_cli.inference.classify import classify
+from resnet_cli.inference.evaluate import collect
+from resnet_cli.inference.measure import Evaluation, measure
+from resnet_cli.learning.config import FinetuneConfig
+from resnet_cli.learning.diagnose import few_pictures, odd_accuracies
+from resnet_cli.learning.precision import prepare
+from resnet_cli.learning.transfer import Material, TransferResult, transfer
+from resnet_cli.networks.catalogue import Network
+from resnet_cli.networks.classifier import build_logits
+from resnet_cli.networks.loading import load_backbone
+from resnet_cli.networks.pretrained import WeightsSource, choose_backbone
+from resnet_cli.networks.spec import ClassifierSpec
+from resnet_cli.progress import Progress
+from resnet_cli.reports.curves import draw_curves
+from resnet_cli.runs import finish_run, new_run_folder, unfinished_run, write_splits
+
+
+@dataclass(frozen=True)
+class FinetuneRequest:
+    """What the command line asks for beside how to train."""
+
+    dataset: Path
+    arch: str
+    weights: str
+    image_size: str
+    resize: Resize
+    output: Path | None
+    force: bool
+    resume: bool
+    strict: bool
+    command: str
+
+
+def run_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Progress) -> dict[str, Any]:
+    """Fine-tune and write a run; returns the JSON contract of `finetune`."""
+    began = time.perf_counter()
+    scanned = scan_dataset(request.dataset)
+    share = config.val_split if config.val_split is not None else (0.1 if "test" in scanned.splits else 0.2)
+    dataset = hold_out(scanned, share, config.seed)
+    network, source = choose_backbone(request.arch, request.weights, progress)
+    size = _image_size(request.image_size, network, dataset)
+    geometry = Geometry(size, request.resize, network.crop_fraction)
+    spec = ClassifierSpec(network, len(dataset.classes), size, config.hidden, config.dropout)
+    name = f"{dataset.name}-{network.name}"
+    folder = unfinished_run(name, request.output) if request.resume else new_run_folder(name, request.output, request.force)
+    options = {"arch": network.name, "image_size": size, "weights": source.sha256, "resize": request.resize}
+    saved_config(folder, {**asdict(config), **options}, request.resume)
+    for line in _describe(dataset, network, source, size):
+        progress.line(line)
+    training, held_out = read_splits_for_training(dataset, geometry, progress, request.strict)
+    prepare(config.seed)
+    model = build_logits(spec)
+    load_backbone(model, network, source)
+    result = transfer(model, Material(spec, geometry, training, held_out, folder), config, progress, request.resume)
+    write_classifier(folder, model, spec)
+    draw_curves(folder / "metrics.jsonl", folder / "curves.png", name)
+    splits = {**dataset.splits, "train": training.samples, "val": held_out.samples}
+    write_splits(folder, split_rows(dataset, splits))
+    measured = {
+        split: _measured(folder, splits[split], dataset.classes, geometry, progress, split)
+        for split in ("val", "test")
+        if split in splits
+    }
+    summary = _summary(folder, network, source, time.perf_counter() - began, dataset, result, measured)
+    record = run_record(request.command, {**asdict(config), "val_split": share}, dataset, spec, geometry, source)
+    finish_run(folder, {**record, "engine": result.engine, "results": summary})
+    return summary
+
+
+def _image_size(asked: str, network: Network, dataset: Dataset) -> int:
+    if asked == "auto":
+        return network.image_size if network.stem == "imagenet" else suitable_size(dataset.splits["train"])
+    if not asked.isdecimal() or int(asked) < 8:
+        raise ResnetError(f"--image-size {asked} is neither auto nor a number of pixels", "such as --image-size 224")
+    return int(asked)
+
+
+def _describe(dataset: Dataset, network: Network, source: WeightsSource, size: int) -> list[str]:
+    counts = {split: len(samples) for split, samples in dataset.splits.items()}
+    largest = ", ".join(f"{name} {count}" for name, count in list(zip(dataset.classes, dataset.counts("train"), strict=True))[:6])
+    more = f", and {len(dataset.classes) - 6} more classes" if len(dataset.classes) > 6 else ""
+    weights = {"none": "untrained", "file": str(source.path)}.get(source.kind, f"{source.kind} weights")
+    lines = [
+        f"{dataset.name}: {len(dataset.classes)} classes; " + ", ".join(f"{count} {split}" for split, count in counts.items()),
+        f"training pictures: {largest}{more}",
+        f"backbone: {network.name}, {weights}, {size} pixels",
+    ]
+    if dataset.left_out:
+        lines.append(f"passed over {len(dataset.left_out)} file(s) that are no pictures, such as {dataset.left_out[0].path}")
+    return lines
+
+
+def _measured(
+    folder: Path, samples: tuple[Sample, ...], classes: tuple[str, ...], geometry: Geometry, progress: Progress, split: str
+) -> Evaluation:
+    """Figures of the finished classifier, through the file that `predict` loads."""
+    engine = OpenVinoEngine(folder / "model.xml", "many")
+    task = progress.start(f"measuring {split}", len(samples))
+    rows = collect(classify((sample.path for sample in samples), geometry, engine), samples, task)
+    task.finish()
+    return measure(rows.probabilities, rows.labels, classes)
+
+
+def _summary(
+    folder: Path,
+    network: Network,
+    source: WeightsSource,
+    seconds: float,
+    dataset: Dataset,
+    result: TransferResult,
+    measured: dict[str, Evaluation],
+) -> dict[str, Any]:
+    best = result.best
+    warnings = [
+        *few_pictures(dataset.classes, dataset.counts("train")),
+        *odd_accuracies(best.best.accuracy, measured["val"].top1, len(dataset.classes), measured["val"].count),
+    ]
+    if result.tail is not None and result.kept == "head":
+        warnings.append("unfreezing did not raise the held-out accuracy, so the head alone was kept")
+    if source.fallback:
+        warnings.append("the bundled backbone stands in for resnet50 with ImageNet weights")
+    return {
+        "run": str(folder),
+        "arch": network.name,
+        "weights": source.kind,
+        "epochs": len(best.history),
+        "seconds": round(seconds, 1),
+        **{split: evaluation.to_json() for split, evaluation in measured.items()},
+        "best_epoch": best.best_epoch,
+        "kept": result.kept,
+        "head_top1": result.head.best.val_accuracy,
+        "views": result.views,
+        "warnings": warnings,
+    }

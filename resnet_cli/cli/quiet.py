@@ -1,0 +1,46 @@
+"""Hide TensorFlow's start-up chatter without hiding real errors (light).
+
+TensorFlow writes about oneDNN, CPU flags and absent GPU drivers to stderr while it is imported, before any of its own settings
+apply. What it writes in that time is held back, known chatter dropped, and the rest shown.
+"""
+
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_CHATTER = re.compile(
+    r"All log messages before absl::InitializeLog"
+    r"|oneDNN custom operations are on"
+    r"|Could not find cuda drivers|cudart_stub|failed call to cuInit|cuda_diagnostics"
+    r"|This TensorFlow binary is optimized|To enable the following instructions"
+    r"|computation_placer|Unable to register cu"
+)
+
+
+@contextmanager
+def tensorflow_import() -> Iterator[None]:
+    """Everything that imports Keras first belongs inside; on leaving, Keras knows its devices."""
+    # From here on only errors of TensorFlow are shown.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if "keras" in sys.modules:
+        yield
+        return
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+            import keras
+
+            keras.distribution.list_devices()
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            held.seek(0)
+            for line in held.read().decode(errors="replace").splitlines():
+                if not _CHATTER.search(line):
+                    sys.stderr.write(line + "\n")

@@ -1,0 +1,148 @@
+"""List what lies in folders: pictures by their endings, what is passed over, and why (light: the standard library only).
+
+In: a folder. Out: a `Listing`. No file is opened.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from resnet_cli.errors import ResnetError
+
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jpe", ".jfif"})
+_OTHER_PICTURES = frozenset({".heic", ".heif", ".avif", ".svg", ".jp2", ".jxl", ".psd", ".dng", ".cr2", ".nef", ".arw"})
+_PASSED_OVER = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A file that is no sample, and why, in a few words."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a folder holds.
+
+    Attributes:
+        pictures: files with the ending of a picture, sorted.
+        left_out: other files, sorted, with reasons.
+        hidden: how many hidden files and folders were passed over.
+    """
+
+    pictures: tuple[Path, ...]
+    left_out: tuple[LeftOut, ...]
+    hidden: int
+
+
+def list_pictures(folder: Path) -> tuple[list[Path], list[Path], int]:
+    """Pictures below a folder (by file ending, recursively, sorted), other files, and how many hidden ones were passed over.
+
+    Raises:
+        ResnetError: a folder cannot be read.
+    """
+    listing = list_folder(folder)
+    return list(listing.pictures), [file.path for file in listing.left_out], listing.hidden
+
+
+def list_folder(folder: Path, deep: bool = True) -> Listing:
+    """Everything below a folder, links followed; with `deep` false, the files that lie in the folder itself.
+
+    Raises:
+        ResnetError: a folder cannot be read.
+    """
+    pictures: list[Path] = []
+    left_out: list[LeftOut] = []
+    hidden = 0
+    seen: set[tuple[int, int]] = set()
+    waiting = [folder]
+    while waiting:
+        parent = waiting.pop()
+        if not _is_new(parent, seen):
+            continue  # a link that leads back to where we have been
+        for entry in entries(parent):
+            path = parent / entry.name
+            if is_hidden(entry.name):
+                hidden += 1
+            elif is_folder(entry):
+                waiting += [path] if deep else []
+            elif reason := _why_no_picture(entry):
+                left_out.append(LeftOut(printable(path), reason))
+            else:
+                pictures.append(path)
+    return Listing(
+        tuple(sorted(pictures, key=lambda path: path.parts)),
+        tuple(sorted(left_out, key=lambda file: file.path.parts)),
+        hidden,
+    )
+
+
+def entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What lies in a folder.
+
+    Raises:
+        ResnetError: it cannot be read.
+    """
+    try:
+        with os.scandir(folder) as found:
+            return list(found)
+    except OSError as error:
+        raise ResnetError(f"the folder {printable(folder)} cannot be read: {error.strerror}", "mind its permissions") from error
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or a link to one; a link in a circle is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def is_hidden(name: str) -> bool:
+    """Files that operating systems and editors leave behind."""
+    return name.startswith(".") or name.lower() in _PASSED_OVER
+
+
+def is_printable(path: Path) -> bool:
+    """Whether a path is text; file systems also hold names that are not."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def printable(path: Path) -> Path:
+    """A path as text, with escapes for what is none."""
+    return Path(str(path).encode(errors="backslashreplace").decode())
+
+
+def _is_new(folder: Path, seen: set[tuple[int, int]]) -> bool:
+    try:
+        status = folder.stat()
+    except OSError as error:
+        raise ResnetError(f"the folder {printable(folder)} cannot be read: {error.strerror}", "mind its permissions") from error
+    place = (status.st_dev, status.st_ino)
+    is_new = place not in seen
+    seen.add(place)
+    return is_new
+
+
+def _why_no_picture(entry: os.DirEntry[str]) -> str:
+    """The reason to leave a file out, in a few words; empty for a picture."""
+    suffix = Path(entry.name).suffix.lower()
+    if suffix in _OTHER_PICTURES:
+        return f"{suffix[1:].upper()} pictures are not read; convert it to JPEG"
+    if suffix not in EXTENSIONS:
+        return "not a picture"
+    try:
+        is_file = entry.is_file()
+    except OSError:
+        is_file = False
+    if not is_file:
+        return "a broken link" if entry.is_symlink() else "not a file"
+    if not is_printable(Path(entry.name)):
+        return "its name is not valid UTF-8; rename it"
+    return ""

@@ -1,0 +1,39 @@
+"""What a person may name on the command line as pictures: files, folders, patterns, and `-` for paths on stdin (light).
+
+In: words. Out: paths, in the order given; files of a folder sorted.
+"""
+
+import glob
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from resnet_cli.data.folders import list_pictures
+from resnet_cli.errors import ResnetError
+
+
+def picture_paths(words: Sequence[str], lines: Iterable[str]) -> Iterator[Path]:
+    """Paths of pictures, one after another, so that endless stdin works.
+
+    Args:
+        words: files (any name; whether it is a picture shows when it is read), folders, patterns such as "*.jpg", or "-".
+        lines: what `-` stands for: a path a line.
+
+    Raises:
+        ResnetError: a folder holds no pictures, or a pattern fits nothing.
+    """
+    for word in words:
+        path = Path(word).expanduser()
+        if word == "-":
+            yield from (Path(line.rstrip("\r\n")) for line in lines if line.strip())
+        elif path.is_dir():
+            pictures, _, _ = list_pictures(path)
+            if not pictures:
+                raise ResnetError(f"the folder {path} holds no pictures", "give a folder with JPEG, PNG or WebP files")
+            yield from pictures
+        elif not path.exists() and glob.has_magic(word):
+            fitting = sorted(glob.glob(str(path), recursive=True))
+            if not fitting:
+                raise ResnetError(f"no file fits the pattern {word}")
+            yield from map(Path, fitting)
+        else:
+            yield path

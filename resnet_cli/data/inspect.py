@@ -1,0 +1,179 @@
+"""Look at every picture of a data set and name what is wrong with it, before an hour is spent on it.
+
+In: a folder in any state. Out: an `Inspection`: classes, counts, and `Problem`s, none of which ends the search for others.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from resnet_cli.data.copies import Fingerprint, fingerprint, nearly_same, same
+from resnet_cli.data.decode import Header, decode, read_header
+from resnet_cli.data.folders import LeftOut
+from resnet_cli.data.pictures import map_in_order
+from resnet_cli.data.survey import Survey, faults, survey
+from resnet_cli.errors import ResnetError
+from resnet_cli.progress import Progress
+
+Severity = Literal["error", "warning"]
+
+SMALL_CLASS = 10  # pictures; with fewer, neither training nor the held-out figure says much
+IMBALANCE = 5.0  # largest class / smallest; beyond it plain training begins to neglect the small ones
+TINY = 16  # pixels of the short side
+
+_ENDINGS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png",),
+    "WEBP": (".webp",),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+}
+_ENOUGH = 64  # pixels of the short side that a fingerprint needs
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong, where, in a few words; an error is certain to spoil training or its figures, a warning may."""
+
+    kind: str
+    path: Path
+    detail: str
+    severity: Severity
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Classes by name, pictures by split and class (found by their endings), hidden files passed over, and problems."""
+
+    classes: tuple[str, ...]
+    counts: dict[str, dict[str, int]]
+    passed_over: int
+    problems: tuple[Problem, ...]
+
+    @property
+    def images(self) -> int:
+        return sum(sum(counts.values()) for counts in self.counts.values())
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A picture and where it stands."""
+
+    path: Path
+    split: str
+    label: str
+
+
+def inspect_dataset(root: Path, progress: Progress) -> Inspection:
+    """Decode every picture of a folder once, on threads, and compare all of them.
+
+    Raises:
+        ResnetError: the folder is none, or cannot be read itself.
+    """
+    found = survey(root)
+    places = [
+        _Place(path, split, name)
+        for split, listings in found.classes.items()
+        for name, listing in listings.items()
+        for path in listing.pictures
+    ]
+    problems = [Problem(fault.kind, fault.path, fault.message, "error") for fault in faults(found)]
+    good: list[_Place] = []
+    prints: list[Fingerprint] = []
+    task = progress.start("looking at pictures", len(places))
+    for place, (seen, header) in zip(places, map_in_order(_look, places), strict=True):
+        task.advance()
+        if isinstance(seen, ResnetError):
+            problems.append(Problem("corrupt", place.path, seen.message.removeprefix(f"{place.path} "), "error"))
+            continue
+        good.append(place)
+        prints.append(seen)
+        problems += _about_header(place.path, header)
+    task.finish()
+    problems += _copies(good, prints)
+    problems += _left_out(found)
+    problems += _sizes(found, good)
+    counts = {split: {name: len(listing.pictures) for name, listing in found.classes[split].items()} for split in found.classes}
+    hidden = found.hidden + sum(listing.hidden for split in found.classes.values() for listing in split.values())
+    return Inspection(tuple(sorted({name for split in counts.values() for name in split})), counts, hidden, tuple(problems))
+
+
+def _look(place: _Place) -> tuple[Fingerprint | ResnetError, Header | None]:
+    try:
+        return fingerprint(decode(place.path, _ENOUGH)), read_header(place.path)
+    except ResnetError as error:
+        return error, None
+
+
+def _about_header(path: Path, header: Header | None) -> Iterator[Problem]:
+    if header is None:
+        return
+    if path.suffix.lower() not in _ENDINGS[header.format]:
+        yield Problem("wrong-extension", path, f"holds a {header.format} picture", "warning")
+    if min(header.width, header.height) < TINY:
+        yield Problem("tiny-picture", path, f"{header.width} x {header.height} pixels", "warning")
+
+
+def _copies(places: list[_Place], prints: list[Fingerprint]) -> Iterator[Problem]:
+    for group in same(prints):
+        for number, index in enumerate(group[1:], 1):
+            place = places[index]
+            before = [places[earlier] for earlier in group[:number]]
+            # The weightiest relation to any copy before: another class, then another split, then the same folder.
+            other = next((p for p in before if p.label != place.label), None)
+            other = other or next((p for p in before if p.split != place.split), None) or before[0]
+            yield _copy(place, other)
+    for earlier, later in nearly_same(prints):
+        place, other = places[later], places[earlier]
+        yield Problem("near-duplicate", place.path, f"looks like {other.path}{_apart(place, other)}", "warning")
+
+
+def _copy(place: _Place, other: _Place) -> Problem:
+    detail = f"the same picture as {other.path}{_apart(place, other)}"
+    if place.label != other.label:
+        return Problem("conflict", place.path, detail, "error")
+    if place.split != other.split:
+        return Problem("leak", place.path, detail, "error")
+    return Problem("duplicate", place.path, detail, "warning")
+
+
+def _apart(place: _Place, other: _Place) -> str:
+    """How the places of two copies differ: ', but in cars' or ', which is in train'."""
+    words = [f"in the class {other.label}, not {place.label}"] if place.label != other.label else []
+    words += [f"in {other.split}, not {place.split}"] if place.split != other.split else []
+    return f", which is {' and '.join(words)}" if words else ""
+
+
+def _left_out(found: Survey) -> Iterator[Problem]:
+    inside = [file for split in found.classes.values() for listing in split.values() for file in listing.left_out]
+    for file in (*found.left_out, *inside):
+        yield _about_left_out(file)
+
+
+def _about_left_out(file: LeftOut) -> Problem:
+    if file.reason == "not a picture" and (header := read_header(file.path)):
+        return Problem("wrong-extension", file.path, f"holds a {header.format} picture, and is passed over", "warning")
+    kind = "not-a-picture" if file.reason == "not a picture" else "left-out"
+    return Problem(kind, file.path, file.reason, "warning")
+
+
+def _sizes(found: Survey, good: list[_Place]) -> Iterator[Problem]:
+    """Classes that are small, or much smaller than others, counted by readable pictures to train on."""
+    folder = found.folders[found.main]
+    counts = dict.fromkeys(found.classes[found.main], 0)
+    for place in good:
+        if place.split == found.main:
+            counts[place.label] += 1
+    filled = {name: count for name, count in counts.items() if found.classes[found.main][name].pictures}
+    for name, count in filled.items():
+        if count < SMALL_CLASS:
+            yield Problem(
+                "small-class", folder / name, f"{count} readable {'picture' if count == 1 else 'pictures'}", "warning"
+            )
+    if filled:
+        largest, smallest = max(filled, key=filled.__getitem__), min(filled, key=filled.__getitem__)
+        if filled[largest] > IMBALANCE * filled[smallest]:
+            detail = f"{filled[smallest]} pictures, and {largest} has {filled[largest]}"
+            yield Problem("imbalance", folder / smallest, detail, "warning")

@@ -1,0 +1,35 @@
+"""The input size that suits a data set: `--image-size auto`.
+
+In: samples. Out: a side in pixels that does not blow small pictures up.
+"""
+
+from collections.abc import Sequence
+from statistics import median
+
+from PIL import Image, UnidentifiedImageError
+
+from resnet_cli.data.scan import Sample
+
+_SIDES = (32, 48, 64, 96, 128)
+_LOOKED_AT = 200
+
+
+def suitable_size(samples: Sequence[Sample]) -> int:
+    """The largest of 32, 48, 64, 96 and 128 pixels that the median short side fills; 32 for smaller pictures.
+
+    Small networks that were trained on small pictures gain from 128 pixels where a photo has them, and lose when a picture of
+    32 pixels is blown up. Only file headers are read, of 200 pictures spread evenly.
+    """
+    step = max(1, len(samples) // _LOOKED_AT)
+    sides = [side for side in map(_short_side, samples[::step]) if side]
+    typical = median(sides) if sides else _SIDES[-1]
+    return max((side for side in _SIDES if side <= typical), default=_SIDES[0])
+
+
+def _short_side(sample: Sample) -> int:
+    """Short side in pixels; 0 where the header cannot be read (reading the pixels will say why)."""
+    try:
+        with Image.open(sample.path) as picture:
+            return min(picture.size)
+    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError):
+        return 0

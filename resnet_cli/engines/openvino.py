@@ -1,0 +1,119 @@
+"""OpenVINO: the fast way forward on CPUs, without TensorFlow.
+
+In: a model.xml, or a Keras model to convert. Out: an `Engine`. OpenVINO's telemetry is on by default and opens a connection
+at import; it is blocked here, before the first import: this program phones nobody.
+"""
+
+import os
+import sys
+import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from resnet_cli.engines.base import Images, Outputs
+from resnet_cli.errors import ResnetError
+
+Purpose = Literal["one", "many"]
+
+
+def import_openvino() -> Any:
+    """The openvino module, with its telemetry replaced by OpenVINO's own stub.
+
+    Raises:
+        ResnetError: OpenVINO is not installed.
+    """
+    if "openvino" not in sys.modules:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    try:
+        import openvino
+    except ImportError as error:
+        raise ResnetError("OpenVINO is not installed", "pip install 'openvino>=2026.0'") from error
+    return openvino
+
+
+def convert(keras_model: Any) -> Any:
+    """A Keras model as an OpenVINO model with the same outputs; the batch dimension stays free."""
+    openvino = import_openvino()
+    with warnings.catch_warnings():
+        # The converter hands Keras its one input in a list, and Keras remarks on it.
+        warnings.filterwarnings("ignore", message="The structure of `inputs` doesn't match")
+        model = openvino.convert_model(keras_model)
+    if len(model.outputs) == 1:
+        return model
+    # The converter sorts outputs by name; put them back in the order of the Keras model.
+    by_name = {name: result for result in model.get_results() for name in result.output(0).get_names()}
+    ordered = [by_name[tensor.name] for tensor in keras_model.outputs]
+    return openvino.Model(ordered, model.get_parameters(), keras_model.name)
+
+
+def save(model: Any, path: Path) -> None:
+    """Write model.xml and model.bin with fp16 weights, each under its name only when it is whole.
+
+    Raises:
+        ResnetError: the folder cannot be written.
+    """
+    partial = path.with_name(f".partial-{path.name}")
+    try:
+        import_openvino().save_model(model, partial, compress_to_fp16=True)
+        os.replace(partial.with_suffix(".bin"), path.with_suffix(".bin"))
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:
+        for left in (partial, partial.with_suffix(".bin")):
+            left.unlink(missing_ok=True)
+        raise ResnetError(f"cannot write {path}: {error}", "is the disk full or read-only?") from error
+
+
+class OpenVinoEngine:
+    """A compiled OpenVINO model."""
+
+    name = "openvino"
+
+    def __init__(self, model: Any, purpose: Purpose, exact: bool = False) -> None:
+        """Compile a model for the CPU.
+
+        Args:
+            model: an OpenVINO model, or the path of its model.xml.
+            purpose: "one" picture soon, or "many" pictures per second.
+            exact: multiply in float32 even where the CPU has bf16.
+        """
+        openvino = import_openvino()
+        hints: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY" if purpose == "one" else "THROUGHPUT"}
+        if exact:
+            hints["EXECUTION_MODE_HINT"] = "ACCURACY"
+        try:
+            self._compiled = openvino.Core().compile_model(model, "CPU", hints)
+        except RuntimeError as error:
+            raise ResnetError(f"OpenVINO cannot load {model}: {str(error).splitlines()[0]}", "the run is damaged") from error
+        kind = str(self._compiled.get_property("INFERENCE_PRECISION_HINT"))
+        self.precision = "bf16" if "bfloat16" in kind else "f16" if "float16" in kind else "f32"
+        self._names = range(len(self._compiled.outputs))
+
+    def run(self, images: Images) -> tuple[Outputs, ...]:
+        """See `Engine.run`."""
+        results = self._compiled(images)
+        return tuple(np.asarray(results[place], dtype=np.float32) for place in self._names)
+
+    def run_many(self, batches: Iterable[Images]) -> Iterator[tuple[Outputs, ...]]:
+        """See `Engine.run_many`: as many requests in flight as OpenVINO thinks best."""
+        depth = int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        idle = [self._compiled.create_infer_request() for _ in range(depth)]
+        busy: deque[Any] = deque()
+        for images in batches:
+            if not idle:
+                yield self._collect(busy, idle)
+            request = idle.pop()
+            request.start_async({0: images})
+            busy.append(request)
+        while busy:
+            yield self._collect(busy, idle)
+
+    def _collect(self, busy: deque[Any], idle: list[Any]) -> tuple[Outputs, ...]:
+        request = busy.popleft()
+        request.wait()
+        outputs = tuple(np.array(request.get_output_tensor(place).data, dtype=np.float32) for place in self._names)
+        idle.append(request)
+        return outputs

@@ -1,0 +1,96 @@
+"""Score pictures whose class is known: rows of predictions, and the two CSV files.
+
+In: classified pictures and their samples. Out: `Rows`, predictions.csv (worst first) and confusion.csv.
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_cli.data.scan import LeftOut, Sample
+from resnet_cli.errors import ResnetError
+from resnet_cli.inference.classify import Classified
+from resnet_cli.inference.measure import Evaluation, losses
+from resnet_cli.progress import Task
+from resnet_cli.runs import write_text
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Predictions of pictures whose class is known, each exactly once.
+
+    Attributes:
+        samples: the pictures that could be read.
+        probabilities: (N, classes).
+        labels: true class indices (N,).
+        left_out: pictures that could not be read, and why.
+    """
+
+    samples: tuple[Sample, ...]
+    probabilities: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    left_out: tuple[LeftOut, ...]
+
+
+def collect(results: Iterable[Classified], samples: Sequence[Sample], task: Task) -> Rows:
+    """Put results, in the order of the samples, beside their true classes.
+
+    Raises:
+        ResnetError: no picture could be read.
+    """
+    good: list[Sample] = []
+    probabilities: list[NDArray[np.float32]] = []
+    left_out: list[LeftOut] = []
+    for sample, result in zip(samples, results, strict=True):
+        task.advance()
+        if result.probabilities is None:
+            left_out.append(LeftOut(sample.path, result.error or ""))
+        else:
+            good.append(sample)
+            probabilities.append(result.probabilities)
+    if not good:
+        raise ResnetError("none of the pictures can be read", left_out[0].reason if left_out else "the split is empty")
+    labels = np.array([sample.label for sample in good], np.int64)
+    return Rows(tuple(good), np.stack(probabilities), labels, tuple(left_out))
+
+
+def shared_classes(rows: Rows, columns: Sequence[int]) -> Rows:
+    """The same rows scored on some of the classifier's classes only: columns picked, probabilities made to sum to 1 again.
+
+    Args:
+        rows: labels index into `columns`.
+        columns: the classifier's class index of every class that is scored.
+    """
+    picked = rows.probabilities[:, list(columns)]
+    total = np.maximum(picked.sum(1, keepdims=True), 1e-12)
+    return Rows(rows.samples, (picked / total).astype(np.float32), rows.labels, rows.left_out)
+
+
+def write_predictions(path: Path, rows: Rows, classes: Sequence[str]) -> None:
+    """predictions.csv: path, true, predicted, probability, loss; the worst first."""
+    loss = losses(rows.probabilities, rows.labels)
+    predicted = rows.probabilities.argmax(1)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["path", "true", "predicted", "probability", "loss"])
+    for i in np.argsort(-loss, kind="stable"):
+        probability = rows.probabilities[i, predicted[i]]
+        true, guess = classes[rows.labels[i]], classes[predicted[i]]
+        writer.writerow([rows.samples[i].path, true, guess, f"{probability:.6f}", f"{loss[i]:.6f}"])
+    write_text(path, text.getvalue())
+
+
+def write_confusion(path: Path, evaluation: Evaluation) -> None:
+    """confusion.csv: a row per true class, a column per predicted one."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = [each.name for each in evaluation.classes]
+    writer.writerow(["true \\ predicted", *names])
+    for name, row in zip(names, evaluation.confusion.tolist(), strict=True):
+        writer.writerow([name, *row])
+    write_text(path, text.getvalue())

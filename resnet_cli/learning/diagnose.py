@@ -1,0 +1,46 @@
+"""What figures of a training usually mean, in words (light: pure functions).
+
+In: accuracies and counts. Out: sentences for the user; none where nothing is odd.
+"""
+
+from collections.abc import Sequence
+
+_FEW = 10
+
+
+def few_pictures(classes: Sequence[str], counts: Sequence[int]) -> list[str]:
+    """Classes with fewer training pictures than figures can rest on.
+
+    Args:
+        classes: names.
+        counts: training pictures of each.
+    """
+    few = [f"{name} ({count})" for name, count in zip(classes, counts, strict=True) if count < _FEW]
+    if not few:
+        return []
+    shown = ", ".join(few[:5]) + (f" and {len(few) - 5} more" if len(few) > 5 else "")
+    return [f"too few pictures to learn from reliably: {shown}; {_FEW} or more of each class give a steadier result"]
+
+
+def odd_accuracies(training: float, held_out: float, classes: int, held_out_count: int) -> list[str]:
+    """Signs of trouble in a pair of accuracies, 0..1.
+
+    Training accuracy high with held-out accuracy near chance is what wrong preprocessing, or batch-norm that trains in one mode
+    and predicts in the other, looks like (keras-team/keras pull request 9965); on few pictures, plain overfitting.
+    """
+    chance = 1 / classes
+    near_chance = held_out < chance + max(0.1, 0.15 * (1 - chance))
+    words = []
+    if training > 0.9 and near_chance:
+        words.append(
+            f"training accuracy is {training:.0%} but held-out accuracy {held_out:.0%}, near chance ({chance:.0%}): usually the"
+            " held-out pictures are prepared differently, batch-norm behaves differently in training, or labels are mixed up"
+        )
+    elif training - held_out > 0.25:
+        words.append(
+            f"training accuracy is {training:.0%} but held-out accuracy {held_out:.0%}: the network learns the pictures by heart;"
+            " more pictures, a higher --dropout or --unfreeze none help"
+        )
+    if held_out_count < 30:
+        words.append(f"only {held_out_count} pictures are held out, so the held-out accuracy is uncertain: see its interval")
+    return words

@@ -1,0 +1,148 @@
+"""Stored activations: what a frozen prefix gives, computed once per picture and view, and the batches made of it.
+
+In: an engine and pictures. Out: memory-mapped arrays (views, pictures, ...) and streams over them.
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_cli.data.augment import Augmentation, augment, generator
+from resnet_cli.data.batches import drawn
+from resnet_cli.data.decode import Geometry, Pixels
+from resnet_cli.data.pictures import Pictures, map_in_order
+from resnet_cli.engines.base import Engine
+from resnet_cli.errors import Interrupted, ResnetError
+from resnet_cli.progress import Progress
+
+Stored = NDArray[np.float16]
+
+_VIEW = 3  # purpose of the generators that draw views
+_BATCH = 32
+
+
+def compute(
+    engine: Engine,
+    squares: Iterator[Pixels],
+    count: int,
+    files: tuple[Path, ...],
+    progress: Progress,
+    title: str,
+) -> tuple[Stored, ...]:
+    """Run pictures through a frozen network and store each of its outputs as fp16 on disk.
+
+    Args:
+        engine: the frozen network.
+        squares: uint8 (size, size, 3) pictures, `count` of them.
+        count: number of pictures.
+        files: one .npy file an output.
+        progress: where to report.
+        title: of the bar.
+
+    Returns:
+        Memory-mapped arrays (count, ...), one an output.
+
+    Raises:
+        ResnetError: the disk is full.
+        Interrupted: a signal asked to stop.
+    """
+    task = progress.start(title, count)
+    arrays: list[Any] = []
+    row = 0
+    try:
+        for outputs in engine.run_many(_batched(squares)):
+            if progress.stop_signal():
+                raise Interrupted(progress.stop_signal(), "type the same command to begin again; nothing was trained yet")
+            if not arrays:
+                arrays = [
+                    np.lib.format.open_memmap(path, "w+", np.float16, (count, *output.shape[1:]))
+                    for path, output in zip(files, outputs, strict=True)
+                ]
+            for array, output in zip(arrays, outputs, strict=True):
+                array[row : row + len(output)] = output
+            row += len(outputs[0])
+            task.advance(len(outputs[0]))
+    except OSError as error:
+        raise ResnetError(f"cannot store activations in {files[0].parent}: {error.strerror}", "free some disk") from error
+    task.finish()
+    return tuple(arrays)
+
+
+def views_of(
+    pictures: Pictures, geometry: Geometry, how: Augmentation, views: int, seed: int
+) -> Iterator[Pixels]:
+    """Augmented squares of every picture, view after view; what a view shows depends on (seed, view, index) alone."""
+
+    def one(place: int) -> Pixels:
+        view, index = divmod(place, len(pictures))
+        return augment(pictures[index], geometry, how, generator(seed, view, index, _VIEW))
+
+    return map_in_order(one, range(views * len(pictures)))
+
+
+def squares_of(pictures: Pictures) -> Iterator[Pixels]:
+    """Pictures as they were read, in order."""
+    return map_in_order(pictures.__getitem__, range(len(pictures)))
+
+
+@dataclass(frozen=True)
+class StoredStream:
+    """Training batches of stored activations; each epoch shows another view of a picture, until they come round again.
+
+    Attributes:
+        stored: (views * pictures, ...), view after view.
+        labels: class indices (pictures,).
+        classes: number of classes.
+        batch_size: pictures a step.
+        seed: of the order.
+    """
+
+    stored: NDArray[Any]
+    labels: NDArray[np.int64]
+    classes: int
+    batch_size: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return max(1, round(len(self.labels) / self.batch_size))
+
+    def batches(self, first_step: int = 0) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """Batches from a step on, read ahead by threads, without end."""
+        return map_in_order(self.batch, itertools.count(first_step), ahead=4)
+
+    def batch(self, step: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The batch of one step: float32 activations (N, ...) and one-hot targets (N, classes)."""
+        count = len(self.labels)
+        views = len(self.stored) // count
+        places = list(drawn(self.seed, count, self.batch_size, step))
+        # Neighbours start at different views, so that every batch mixes them.
+        rows = [(epoch + index) % views * count + index for epoch, index in places]
+        targets = np.eye(self.classes, dtype=np.float32)[self.labels[[index for _, index in places]]]
+        return np.asarray(self.stored[rows], np.float32), targets
+
+
+class StoredBatches(keras.utils.PyDataset):  # type: ignore[misc]
+    """Held-out stored activations, in order, each exactly once."""
+
+    def __init__(self, stored: NDArray[Any], labels: NDArray[np.int64], classes: int, batch_size: int = 128) -> None:
+        super().__init__(workers=1)
+        self._stored, self._labels, self._classes, self._batch_size = stored, labels, classes, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self._labels) // self._batch_size)
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        rows = slice(index * self._batch_size, (index + 1) * self._batch_size)
+        return np.asarray(self._stored[rows], np.float32), np.eye(self._classes, dtype=np.float32)[self._labels[rows]]
+
+
+def _batched(squares: Iterator[Pixels]) -> Iterator[NDArray[np.uint8]]:
+    while batch := list(itertools.islice(squares, _BATCH)):
+        yield np.stack(batch)

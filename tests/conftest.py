@@ -1,0 +1,102 @@
+"""What several test files share: generated pictures, a small data set, and the program run in this process."""
+
+import io
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+# Read by rich when its consoles are made: tables of one width, and no colours, wherever the tests run.
+os.environ["COLUMNS"] = "160"
+os.environ["NO_COLOR"] = "1"
+os.environ.pop("FORCE_COLOR", None)
+
+SAMPLE_DATA = Path(__file__).parents[1] / "sample_data" / "cars_vs_trucks"
+
+_COLOURS = ((200, 60, 50), (50, 90, 200), (60, 180, 80), (220, 190, 60), (150, 70, 180))
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command left behind."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+MakePicture = Callable[..., Path]
+MakeDataset = Callable[..., Path]
+RunCli = Callable[..., Result]
+
+
+def _make_picture(path: Path, seed: int = 0, size: tuple[int, int] = (48, 40), label: int = 0) -> Path:
+    """A picture of (width, height) with a pattern of its own (`seed`) in the colour of its class (`label`)."""
+    random = np.random.default_rng((seed, label))
+    pattern = random.integers(-50, 51, (6, 6, 3))
+    blocks = np.clip(np.array(_COLOURS[label % len(_COLOURS)]) + pattern, 0, 255).astype(np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(blocks).resize(size, Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+def _make_dataset(root: Path, classes: tuple[str, ...] = ("apple", "berry", "cherry"), count: int = 12, first: int = 0) -> Path:
+    """`root/<class>/NN.png`, `count` pictures a class, all different; the colour tells the class."""
+    for label, name in enumerate(classes):
+        for number in range(first, first + count):
+            _make_picture(root / name / f"{number:03d}.png", seed=number, label=label)
+    return root
+
+
+@pytest.fixture(scope="session")
+def make_picture() -> MakePicture:
+    """`make_picture(path, seed=0, size=(width, height), label=0) -> path`."""
+    return _make_picture
+
+
+@pytest.fixture(scope="session")
+def make_dataset() -> MakeDataset:
+    """`make_dataset(root, classes=(...), count=12, first=0) -> root`; other `first`, other pictures."""
+    return _make_dataset
+
+
+@pytest.fixture
+def tiny_dataset(tmp_path: Path) -> Path:
+    """A folder `fruit` of three classes, a dozen small pictures each, easy to tell apart; a test may change it."""
+    return _make_dataset(tmp_path / "fruit")
+
+
+@pytest.fixture(scope="session")
+def sample_data() -> Path:
+    """The data set that comes with the program: cars and trucks, 40 JPEG pictures each."""
+    return SAMPLE_DATA
+
+
+@pytest.fixture
+def run_cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[RunCli]:
+    """`run_cli("check", folder, stdin="") -> Result`: the real entry point, in this process, output captured."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def run(*args: object, stdin: str = "") -> Result:
+        from resnet_cli.cli.app import main
+
+        monkeypatch.setattr(sys, "argv", ["resnet", *map(str, args)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        capsys.readouterr()
+        exit_code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            exit_code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        captured = capsys.readouterr()
+        return Result(exit_code, captured.out, captured.err)
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

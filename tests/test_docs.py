@@ -1,0 +1,101 @@
+"""The documents say what the program does: the page of the command line, every example, every link."""
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from resnet_cli.cli.app import app
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+
+def load_generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_cli_docs", ROOT / "scripts" / "make_cli_docs.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+generator = load_generator()
+
+
+def options_by_command() -> dict[str, set[str]]:
+    """Every spelling of every option, by command."""
+    found = {}
+    for info in app.registered_commands:
+        spellings = " ".join(each.spelling for each in generator.parameters(info.callback) if not each.is_argument)
+        found[generator.command_name(info)] = {*re.findall(r"-[-\w]+", spellings), "--help"}
+    return found
+
+
+def examples() -> list[tuple[str, list[str]]]:
+    """Every command line in a code block that begins with `resnet`, by page."""
+    found = []
+    for page in PAGES:
+        for block in re.findall(r"^```\w*\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
+            for line in block.splitlines():
+                for part in re.split(r"&&|\|", line.partition(" #")[0]):
+                    if re.match(r"\s*(\.venv/bin/)?resnet ", part):
+                        found.append((page.name, shlex.split(part)[1:]))
+    return found
+
+
+def test_the_page_of_the_command_line_is_what_the_program_says() -> None:
+    written = generator.PAGE.read_text(encoding="utf-8")
+    assert written == generator.page(), "docs/cli.md is out of date: run `python scripts/make_cli_docs.py`"
+
+
+def test_every_option_has_a_help_text() -> None:
+    silent = [
+        f"{generator.command_name(info)} {each.spelling}"
+        for info in app.registered_commands
+        for each in generator.parameters(info.callback)
+        if not each.help
+    ]
+    assert silent == []
+
+
+def test_every_command_of_the_examples_exists_with_its_options() -> None:
+    known = options_by_command()
+    wrong = []
+    for page, words in examples():
+        command = next((word for word in words if not word.startswith("-")), None)
+        if command is None:
+            continue
+        if command not in known:
+            wrong.append(f"{page}: resnet {command}")
+            continue
+        wrong += [
+            f"{page}: resnet {command} {word}"
+            for word in words
+            if re.match(r"--?[a-z]", word) and word.partition("=")[0] not in known[command]
+        ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_command_is_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [name for name in options_by_command() if f"resnet {name}" not in readme] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
+    assert [target for target in targets if "://" not in target and not (page.parent / target).exists()] == []
+
+
+def test_the_readme_marks_the_two_commands_that_set_everything_up() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    endings = {"first": "resnet finetune sample_data/cars_vs_trucks", "test": "scripts/check"}
+    for name, ending in endings.items():
+        block = re.search(rf"^<!-- {name} command -->\n+```\w*\n([^\n]+)\n```$", readme, re.MULTILINE)
+        assert block is not None, f"the {name} command stands alone in its code block"
+        assert block.group(1).startswith("python3 -m venv .venv && ")
+        assert block.group(1).endswith(ending)

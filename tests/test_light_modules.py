@@ -1,0 +1,102 @@
+"""Starting the program costs nothing heavy: help and usage errors answer from the standard library, typer and rich alone."""
+
+import ast
+import json
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(str(resources.files("resnet_cli")))
+HEAVY = ("numpy", "PIL", "keras", "tensorflow", "openvino", "matplotlib", "sklearn", "scipy", "h5py", "jinja2", "jax", "onnx")
+# Other modules call themselves light in their first docstring; these have to be, whatever they say.
+ALWAYS_LIGHT = {
+    "resnet_cli.cli.app",
+    "resnet_cli.cli.console",
+    "resnet_cli.data.scan",
+    "resnet_cli.data.split",
+    "resnet_cli.errors",
+    "resnet_cli.learning.config",
+    "resnet_cli.networks.catalogue",
+    "resnet_cli.progress",
+    "resnet_cli.runs",
+}
+
+
+def in_fresh_process(script: str) -> dict[str, list[object]]:
+    """What a script prints as JSON, run in a process that has imported nothing yet."""
+    loaded = f"import sys, json\nheavy = lambda: [name for name in {HEAVY!r} if name in sys.modules]\n"
+    result = subprocess.run([sys.executable, "-c", loaded + script], capture_output=True, text=True, check=True)
+    answer: dict[str, list[object]] = json.loads(result.stdout.splitlines()[-1])
+    return answer
+
+
+def light_modules() -> list[str]:
+    found = set(ALWAYS_LIGHT)
+    for path in PACKAGE.rglob("*.py"):
+        if "(light" in (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""):
+            found.add(".".join(("resnet_cli", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"))
+    return sorted(found)
+
+
+def test_every_module_that_calls_itself_light_is_imported_without_heavy_packages() -> None:
+    # One process for all: whichever module is the first with an entry is the culprit.
+    script = f"""
+import importlib
+found = {{}}
+for name in {light_modules()!r}:
+    before = heavy()
+    importlib.import_module(name)
+    found[name] = [package for package in heavy() if package not in before]
+print(json.dumps(found))
+"""
+    found = in_fresh_process(script)
+    assert {name: packages for name, packages in found.items() if packages} == {}
+
+
+ANSWER = """
+import contextlib, io
+from resnet_cli.cli.app import app, main
+
+def answer(*arguments):
+    sys.argv = ["resnet", *arguments]
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            main()
+        except SystemExit as stop:
+            return stop.code or 0
+    return 0
+
+names = [info.name or info.callback.__name__.replace("_", "-") for info in app.registered_commands]
+found = {}
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        pytest.param(["--help"], 0, id="help"),
+        pytest.param(["--no-such-option"], 2, id="an unknown option"),
+    ],
+)
+def test_every_command_answers_without_heavy_packages(arguments: list[str], code: int) -> None:
+    script = f"""{ANSWER}
+for name in [None, *names]:
+    given = ([name] if name else []) + {arguments!r}
+    found[" ".join(given)] = [answer(*given), *heavy()]
+print(json.dumps(found))
+"""
+    found = in_fresh_process(script)
+    assert len(found) > 1
+    assert found == {given: [code] for given in found}
+
+
+def test_the_version_and_an_unknown_command_answer_without_heavy_packages() -> None:
+    script = f"""{ANSWER}
+found["version"] = [answer("--version"), *heavy()]
+found["unknown"] = [answer("no-such-command"), *heavy()]
+print(json.dumps(found))
+"""
+    assert in_fresh_process(script) == {"version": [0], "unknown": [2]}

@@ -1,0 +1,308 @@
+"""The networks are the published ones: their parameters, their outputs, their shortcuts."""
+
+from dataclasses import replace
+from functools import cache
+from math import ceil, prod
+
+import keras
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from resnet_cli.errors import ResnetError
+from resnet_cli.networks.catalogue import CATALOGUE, Network, find_network, widen
+from resnet_cli.networks.classifier import build_logits
+from resnet_cli.networks.parameters import parameter_count, usual_classes
+from resnet_cli.networks.residual import build_backbone
+from resnet_cli.networks.spec import ClassifierSpec
+from resnet_cli.networks.weights import copy_weights, named_variables
+
+PUBLISHED_WITH_KERAS = ("resnet50", "resnet101", "resnet152", "resnet50v2", "resnet101v2", "resnet152v2")
+
+
+@cache
+def logits_of(name: str) -> keras.Model:
+    network = find_network(name)
+    return build_logits(ClassifierSpec(network, usual_classes(network), None), fused=False)
+
+
+def sizes(variables: list[keras.Variable]) -> int:
+    return sum(prod(variable.shape) for variable in variables)
+
+
+def pictures(*shape: int, seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)
+
+
+def randomise(model: keras.Model, seed: int = 0) -> None:
+    """Values for every variable, batch-norm's statistics too, that keep activations near one: whatever goes astray shows."""
+    random = np.random.default_rng(seed)
+    for name, variable in named_variables(model).items():
+        kind, shape = name.split("/")[1], tuple(variable.shape)
+        if kind == "kernel":
+            # The last convolution of a block is small, or 50 blocks would add up to enormous numbers.
+            gain = 0.2 if "_3_conv" in name else 1.4
+            variable.assign(random.normal(0, gain / np.sqrt(prod(shape[:-1])), shape))
+        elif kind in ("gamma", "moving_variance"):
+            variable.assign(random.uniform(0.6, 1.4, shape) * (0.3 if "_3_bn" in name and kind == "gamma" else 1))
+        else:
+            variable.assign(random.normal(0, 0.1, shape))
+
+
+# --- parameters ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        # Model.count_params() of keras.applications with its 1000 classes, as keras.io/api/applications tells in millions.
+        ("resnet50", 25_636_712),
+        ("resnet101", 44_707_176),
+        ("resnet152", 60_419_944),
+        ("resnet50v2", 25_613_800),
+        ("resnet101v2", 44_675_560),
+        ("resnet152v2", 60_380_648),
+    ],
+)
+def test_imagenet_networks_have_the_parameters_that_keras_publishes(name: str, count: int) -> None:
+    assert logits_of(name).count_params() == count
+
+
+@pytest.mark.parametrize(
+    ("network", "count"),
+    [
+        # num_params of torchvision's weights; torch does not count moving statistics.
+        (find_network("resnet18"), 11_689_512),
+        (find_network("resnet34"), 21_797_672),
+        # torchvision's resnet50 strides in the 3x3 ("v1.5") and has no biases.
+        (replace(find_network("resnet50"), stride_in="3x3", biased="none"), 25_557_032),
+    ],
+    ids=lambda value: value.name if isinstance(value, Network) else str(value),
+)
+def test_imagenet_networks_have_the_parameters_that_torchvision_publishes(network: Network, count: int) -> None:
+    assert sizes(build_logits(ClassifierSpec(network, 1000, 224), fused=False).trainable_variables) == count
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        # He et al. 2015, table 6.
+        ("resnet20", "0.27"),
+        ("resnet32", "0.46"),
+        ("resnet44", "0.66"),
+        ("resnet56", "0.85"),
+        ("resnet110", "1.7"),
+        ("resnet1202", "19.4"),
+        # He et al. 2016, table 4.
+        ("resnet164v2", "1.7"),
+    ],
+)
+def test_cifar_networks_have_the_parameters_that_the_papers_publish(name: str, millions: str) -> None:
+    digits = len(millions.split(".")[1])
+    assert f"{sizes(logits_of(name).trainable_variables) / 1e6:.{digits}f}" == millions
+
+
+@pytest.mark.parametrize(("name", "millions"), [("resnet20v2", "0.57"), ("resnet56v2", "1.67")])
+def test_cifar_v2_networks_have_the_parameters_of_keras_own_example(name: str, millions: str) -> None:
+    # "Total params" of the CIFAR-10 ResNet example of Keras, moving statistics included.
+    assert f"{logits_of(name).count_params() / 1e6:.2f}" == millions
+
+
+def test_resnet1001v2_has_the_weights_that_the_paper_publishes() -> None:
+    # He et al. 2016, table 4: 10.2M, which is the convolutions and the last layer; batch-norm would make it 10.3M.
+    stages = ((16, 16, 64), (64, 32, 128), (128, 64, 256))  # channels before, inside and after
+    channels = sum(before + 110 * after + 111 * 2 * inside for before, inside, after in stages) + 256
+    assert f"{(parameter_count(find_network('resnet1001v2'), 10) - 4 * channels) / 1e6:.1f}" == "10.2"
+
+
+# 1001 layers take too long to build for a comparison: the paper's figure above stands for it.
+@pytest.mark.parametrize("name", [name for name in CATALOGUE if name != "resnet1001v2"])
+def test_the_counted_parameters_are_those_that_keras_counts(name: str) -> None:
+    network = CATALOGUE[name]
+    assert parameter_count(network, usual_classes(network)) == logits_of(name).count_params()
+
+
+@pytest.mark.parametrize("name", ["resnet8", "plain8", "resnet11v2", "resnet18v2", "resnet50"])
+@pytest.mark.parametrize("shortcut", ["A", "B", "C"])
+def test_parameters_are_counted_right_for_every_shortcut_and_width(name: str, shortcut: str) -> None:
+    network = replace(find_network(name), shortcut="none" if name.startswith("plain") else shortcut)
+    narrow = widen(network, 0.25)
+    assert parameter_count(narrow, 7) == build_logits(ClassifierSpec(narrow, 7, None), fused=False).count_params()
+
+
+# --- the same outputs as keras.applications -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PUBLISHED_WITH_KERAS)
+def test_weights_of_keras_applications_give_the_same_feature_maps(name: str) -> None:
+    reference = getattr(keras.applications, name.replace("resnet", "ResNet").replace("v2", "V2"))
+    theirs = reference(include_top=False, weights=None)
+    randomise(theirs)
+    ours = logits_of(name)
+    copy_weights(theirs, ours, leave=("logits",))
+    module = keras.applications.resnet_v2 if name.endswith("v2") else keras.applications.resnet
+    raw = pictures(2, 70, 97)
+    expected = np.asarray(theirs(module.preprocess_input(raw.astype("float32"))))
+    features = keras.Model(ours.input, ours.get_layer("avg_pool").output)
+    assert np.std(expected) > 0.1
+    np.testing.assert_allclose(np.asarray(features(raw)), expected.mean((1, 2)), atol=1e-4)
+
+
+# --- shortcuts ----------------------------------------------------------------------------------------------------------------
+
+
+def silent_residuals(network: Network) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Output of the stem, and of the network after every residual function was made zero: what the shortcuts alone carry."""
+    model = build_backbone(network, 32)
+    for layer in model.layers:
+        if layer.name.endswith("_2_bn"):
+            layer.gamma.assign(np.zeros(layer.gamma.shape))
+    stem = keras.Model(model.input, model.get_layer("conv1_relu").output)
+    x = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
+    return np.asarray(stem(x)), np.asarray(model(x))
+
+
+def test_option_a_carries_every_second_pixel_and_pads_new_channels_with_zeros() -> None:
+    stem, output = silent_residuals(find_network("resnet8"))
+    np.testing.assert_allclose(output[..., :16], stem[:, ::4, ::4], atol=1e-6)
+    assert output.shape == (2, 8, 8, 64) and not output[..., 16:].any()
+
+
+def test_options_b_and_c_carry_a_projection_and_a_plain_network_carries_nothing() -> None:
+    assert silent_residuals(find_network("resnet8", "B"))[1].any()
+    assert silent_residuals(find_network("resnet8", "C"))[1].any()
+    assert not silent_residuals(find_network("plain8"))[1].any()
+
+
+def projections(name: str, shortcut: str | None) -> list[str]:
+    layers = build_backbone(find_network(name, shortcut), 32).layers
+    return [layer.name.removesuffix("_0_conv") for layer in layers if layer.name.endswith("_0_conv")]
+
+
+def test_option_a_projects_nowhere_b_where_the_shape_changes_c_everywhere() -> None:
+    assert projections("resnet14", "A") == []
+    assert projections("resnet14", "B") == ["conv3_block1", "conv4_block1"]
+    every = [f"conv{stage}_block{block}" for stage in (2, 3, 4) for block in (1, 2)]
+    assert projections("resnet14", "C") == every
+    assert projections("resnet20v2", "A") == []
+    assert projections("resnet20v2", "B") == ["conv2_block1", "conv3_block1", "conv4_block1"]
+    assert projections("resnet20v2", "C") == every
+
+
+def test_a_projection_adds_its_weights_and_its_batch_norm() -> None:
+    a, b, c = (parameter_count(find_network("resnet14", option), 10) for option in ("A", "B", "C"))
+    widening = (16 * 32 + 4 * 32) + (32 * 64 + 4 * 64)
+    keeping = 2 * (16 * 16 + 4 * 16) + (32 * 32 + 4 * 32) + (64 * 64 + 4 * 64)
+    assert (b - a, c - b) == (widening, keeping)
+
+
+@pytest.mark.parametrize("depth", [20, 32, 44, 56])
+def test_plain_networks_are_the_residual_ones_without_shortcuts(depth: int) -> None:
+    # He et al. 2015, section 4.2: with option A both have the same depth, width and number of parameters.
+    plain, residual = logits_of(f"plain{depth}"), logits_of(f"resnet{depth}")
+    assert plain.count_params() == residual.count_params()
+    kinds = {type(layer).__name__ for layer in plain.get_layer(f"plain{depth}").layers}
+    assert "Add" not in kinds
+
+
+# --- fused batch-norm ---------------------------------------------------------------------------------------------------------
+
+
+def twins(name: str) -> tuple[keras.Model, keras.Model]:
+    """The same network with the same random weights, on the fused batch-norm and on Keras' own."""
+    spec = ClassifierSpec(replace(find_network(name), shortcut="B"), 5, 16)
+    fused, plain = build_logits(spec, fused=True), build_logits(spec, fused=False)
+    randomise(plain)
+    copy_weights(plain, fused)
+    return fused, plain
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnet11v2"])
+def test_fused_batch_norm_gives_keras_outputs_in_training_and_inference(name: str) -> None:
+    fused, plain = twins(name)
+    raw = pictures(6, 16, 16)
+    for training in (False, True):
+        ours, theirs = np.asarray(fused(raw, training=training)), np.asarray(plain(raw, training=training))
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    values = named_variables(plain)
+    for key, variable in named_variables(fused).items():
+        np.testing.assert_allclose(np.asarray(variable), np.asarray(values[key]), atol=1e-5, err_msg=key)
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnet11v2"])
+def test_a_step_with_fused_batch_norm_is_a_step_with_keras_own(name: str) -> None:
+    models = twins(name)
+    before = {key: np.asarray(variable) for key, variable in named_variables(models[1]).items()}
+    raw, labels = pictures(6, 16, 16), np.arange(6) % 5
+    for model in models:
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(0.1), loss)
+        model.train_on_batch(raw, labels)
+    values = named_variables(models[1])
+    for key, variable in named_variables(models[0]).items():
+        np.testing.assert_allclose(np.asarray(variable), np.asarray(values[key]), atol=2e-5, err_msg=key)
+        assert not np.array_equal(np.asarray(variable), before[key]), f"{key} did not learn"
+
+
+def test_frozen_fused_batch_norm_keeps_its_statistics() -> None:
+    fused, plain = twins("resnet8")
+    fused.trainable = plain.trainable = False
+    raw = pictures(6, 16, 16)
+    before = {key: np.asarray(variable) for key, variable in named_variables(fused).items()}
+    np.testing.assert_allclose(np.asarray(fused(raw, training=True)), np.asarray(plain(raw, training=True)), atol=1e-5)
+    assert all(np.array_equal(np.asarray(variable), before[key]) for key, variable in named_variables(fused).items())
+
+
+# --- names, depths and sizes --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "blocks"), [("resnet26", 4), ("resnet38v2", 4), ("Plain14", 2)])
+def test_any_depth_of_the_papers_rule_can_be_named(name: str, blocks: int) -> None:
+    assert find_network(name).blocks == (blocks,) * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "hints"),
+    [
+        ("resnet21", ["resnet20", "resnet26"]),
+        ("resnet35", ["resnet34", "resnet32", "resnet38"]),
+        ("resnet51v2", ["resnet50v2", "resnet47v2", "resnet56v2"]),
+        ("plain19", ["plain18", "plain20"]),
+        ("resnet5O", ["resnet50"]),
+        ("vgg16", ["`resnet models`"]),
+    ],
+)
+def test_an_unknown_network_is_answered_with_the_nearest_names(name: str, hints: list[str]) -> None:
+    with pytest.raises(ResnetError) as caught:
+        find_network(name)
+    assert name.lower() in caught.value.message.lower()
+    assert [hint for hint in hints if hint not in caught.value.hint] == []
+
+
+def test_an_unknown_shortcut_is_refused() -> None:
+    with pytest.raises(ResnetError, match="no shortcut option 'D'"):
+        find_network("resnet20", "D")  # type: ignore[arg-type]
+    with pytest.raises(ResnetError, match="plain network"):
+        find_network("plain20", "A")
+
+
+@pytest.mark.parametrize("side", [33, 75])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "plain18", "resnet18v2", "resnet50v2", "resnet18-compact", "resnet8", "resnet11v2"]
+)
+def test_any_image_size_is_halved_rounding_up(name: str, side: int) -> None:
+    network = find_network(name)
+    expected = ceil(side / network.reduction)
+    assert build_backbone(network, side).output.shape == (None, expected, expected, network.outputs[-1])
+
+
+@pytest.mark.parametrize(("name", "side"), [("resnet50", 31), ("resnet20", 3), ("resnet18-compact", 7), ("resnet50", 0)])
+def test_an_image_size_too_small_for_the_stages_is_refused(name: str, side: int) -> None:
+    with pytest.raises(ResnetError, match=f"--image-size {side} is too small for {name}") as caught:
+        build_backbone(find_network(name), side)
+    assert f"at least {find_network(name).reduction} pixels" in caught.value.hint
+
+
+def test_the_compact_network_is_resnet18_at_half_width_with_the_cifar_stem() -> None:
+    compact = find_network("resnet18-compact")
+    assert (compact.blocks, compact.outputs, compact.stem, compact.shortcut) == ((2, 2, 2, 2), (32, 64, 128, 256), "cifar", "B")
