@@ -1,7 +1,7 @@
 """The one exception that a user may see. Every room raises it; only `cli/` turns it into text and an exit code.
 
-    ResnetError        a problem that the user can mend: exit 1
-      └─ Interrupted   Ctrl-C or SIGTERM, after everything was saved: exit 130 or 143
+ResnetError        a problem that the user can mend: exit 1
+  └─ Interrupted   Ctrl-C or SIGTERM, after everything was saved: exit 130 or 143
 """
 
 

@@ -31,9 +31,7 @@ def texture(size: tuple[int, int], cells: tuple[int, int], octaves: int, rng: np
     return (total / (2 - 0.5 ** (octaves - 1))).clip(0, 1)
 
 
-def ridge(
-    picture: Image.Image, stage: Stage, colour: Colour, low: float, high: float, rng: np.random.Generator
-) -> None:
+def ridge(picture: Image.Image, stage: Stage, colour: Colour, low: float, high: float, rng: np.random.Generator) -> None:
     """A hill line between `low` and `high` units above the horizon."""
     line = texture((stage.width, 1), (4, 1), 5, rng)[0]
     heights = stage.horizon - (low + (high - low) * line) * stage.unit
@@ -116,9 +114,7 @@ def houses(picture: Image.Image, stage: Stage, lit: float, walls: list[Colour], 
 
 def draw_city(picture: Image.Image, stage: Stage, rng: np.random.Generator) -> None:
     """House fronts by day."""
-    houses(
-        picture, stage, 0.0, [(190, 170, 146), (176, 120, 98), (160, 168, 176), (206, 200, 186), (140, 150, 142)], rng
-    )
+    houses(picture, stage, 0.0, [(190, 170, 146), (176, 120, 98), (160, 168, 176), (206, 200, 186), (140, 150, 142)], rng)
 
 
 def draw_night(picture: Image.Image, stage: Stage, rng: np.random.Generator) -> None:
@@ -169,9 +165,7 @@ def draw_sunset(picture: Image.Image, stage: Stage, rng: np.random.Generator) ->
         radius = stage.unit * spread
         halo = Image.new("L", picture.size)
         ImageDraw.Draw(halo).ellipse([x - radius, y - radius, x + radius, y + radius], fill=190)
-        picture.paste(
-            Image.new("RGB", picture.size, colour), (0, 0), halo.filter(ImageFilter.GaussianBlur(radius * 0.3))
-        )
+        picture.paste(Image.new("RGB", picture.size, colour), (0, 0), halo.filter(ImageFilter.GaussianBlur(radius * 0.3)))
     ridge(picture, stage, (112, 70, 88), 0.05, 0.7, rng)
     ridge(picture, stage, (66, 48, 62), 0.0, 0.3, rng)
 

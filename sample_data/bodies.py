@@ -9,9 +9,7 @@ import numpy as np
 from sheet import Colour, Paint, Point, Sheet, circle, rectangle, rounded, shade
 
 
-def draw_box(
-    sheet: Sheet, rear: float, front: float, deck: float, top: float, paint: Paint, rng: np.random.Generator
-) -> None:
+def draw_box(sheet: Sheet, rear: float, front: float, deck: float, top: float, paint: Paint, rng: np.random.Generator) -> None:
     """A closed box: smooth panels, ribs or curtain folds, with an emblem or stripe or neither."""
     colour = paint.second
     outline = rectangle(rear, deck, front, top, 0.06)
@@ -82,9 +80,7 @@ def load_beams(sheet: Sheet, rear: float, front: float, deck: float, colour: Col
         sheet.line([(x, deck), (x, deck + 0.97)], (40, 40, 44), 0.06)
 
 
-def draw_tank(
-    sheet: Sheet, rear: float, front: float, deck: float, top: float, paint: Paint, rng: np.random.Generator
-) -> None:
+def draw_tank(sheet: Sheet, rear: float, front: float, deck: float, top: float, paint: Paint, rng: np.random.Generator) -> None:
     """A lying cylinder with bands, hatches, walkway and hose box."""
     colour = paint.second
     low, high = deck + 0.02, top - 0.15
@@ -94,9 +90,7 @@ def draw_tank(
     tank = sheet.mask(outline)
     sheet.fill(outline, *(shade(colour, factor) for factor in (1.0, 1.65, 1.2, 1.0, 0.85, 0.65, 0.45, 0.6)))
     for x in np.linspace(rear, front, int(rng.integers(4, 7)))[1:-1]:
-        sheet.fill(
-            rectangle(x - 0.04, low, x + 0.04, high), shade(colour, 1.5), shade(colour, 0.5), clip=tank, opacity=0.6
-        )
+        sheet.fill(rectangle(x - 0.04, low, x + 0.04, high), shade(colour, 1.5), shade(colour, 0.5), clip=tank, opacity=0.6)
     if rng.random() < 0.6:
         middle = (low + high) / 2
         sheet.fill(rectangle(rear, middle - 0.12, front, middle + 0.12), paint.body, clip=tank, opacity=0.85)
@@ -109,9 +103,7 @@ def draw_tank(
         sheet.line([(rear + 0.25, y), (rear + 0.45, y)], (70, 72, 76), 0.025)
 
 
-def draw_dump(
-    sheet: Sheet, rear: float, front: float, deck: float, top: float, paint: Paint, rng: np.random.Generator
-) -> None:
+def draw_dump(sheet: Sheet, rear: float, front: float, deck: float, top: float, paint: Paint, rng: np.random.Generator) -> None:
     """A tipper: sloped ends, ribs, a canopy over the cab and a heap of gravel or earth."""
     colour = paint.second
     brim = top - 0.25

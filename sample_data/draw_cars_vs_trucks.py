@@ -28,9 +28,7 @@ LONGEST = 0.92  # of the picture's width
 def main() -> None:
     """Read the arguments and write the pictures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument(
-        "--output", type=Path, required=True, metavar="DIR", help="folder that receives cars/ and trucks/"
-    )
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder that receives cars/ and trucks/")
     parser.add_argument("--seed", type=int, default=0, help="another seed draws other pictures (default 0)")
     parser.add_argument("--count", type=int, default=40, help="pictures of each class (default 40)")
     arguments = parser.parse_args()

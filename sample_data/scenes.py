@@ -32,9 +32,7 @@ SCENES = {
     "field": Scene(((120, 172, 222), (222, 232, 234)), "trees", (164, 150, 84), (158, 134, 102), False, 0.6, DAY),
     "city": Scene(((150, 180, 206), (214, 222, 228)), "city", (166, 164, 160), (98, 99, 104), True, 0.5, DAY),
     "studio": Scene(((196, 200, 206), (236, 237, 239)), "none", (206, 207, 210), (206, 207, 210), False, 0.0, DAY),
-    "brick wall": Scene(
-        ((150, 180, 206), (214, 222, 228)), "bricks", (160, 156, 150), (106, 106, 110), False, 0.2, DAY
-    ),
+    "brick wall": Scene(((150, 180, 206), (214, 222, 228)), "bricks", (160, 156, 150), (106, 106, 110), False, 0.2, DAY),
     "shutters": Scene(((150, 180, 206), (214, 222, 228)), "shutters", (150, 152, 152), (128, 128, 128), True, 0.2, DAY),
     "sunset": Scene(
         ((74, 62, 112), (206, 104, 92), (250, 190, 106)),
@@ -45,12 +43,8 @@ SCENES = {
         0.7,
         (0.92, 0.74, 0.66),
     ),
-    "night": Scene(
-        ((8, 12, 32), (32, 42, 76)), "night", (34, 38, 52), (42, 45, 58), True, 0.0, (0.50, 0.55, 0.72), lamps=True
-    ),
-    "snow": Scene(
-        ((170, 188, 206), (228, 234, 240)), "firs", (232, 236, 242), (190, 196, 204), False, 0.5, (0.94, 0.98, 1.04)
-    ),
+    "night": Scene(((8, 12, 32), (32, 42, 76)), "night", (34, 38, 52), (42, 45, 58), True, 0.0, (0.50, 0.55, 0.72), lamps=True),
+    "snow": Scene(((170, 188, 206), (228, 234, 240)), "firs", (232, 236, 242), (190, 196, 204), False, 0.5, (0.94, 0.98, 1.04)),
     "coast": Scene(((70, 150, 214), (196, 228, 240)), "sea", (216, 198, 154), (142, 138, 134), True, 0.6, DAY),
 }
 
@@ -146,9 +140,7 @@ def draw_bush(picture: Image.Image, stage: Stage, x: int, rng: np.random.Generat
         across, up = reach * np.cos(turn) * unit * 0.27, reach * np.sin(turn) * unit * 0.34
         radius = unit * rng.uniform(0.02, 0.055)
         leaf = shade((72, 118, 58), (0.45 + 0.6 * index / 160) * rng.uniform(0.85, 1.15))
-        draw.ellipse(
-            [x + across - radius, foot - up - radius, x + across + radius, foot - up + radius * 0.8], fill=leaf
-        )
+        draw.ellipse([x + across - radius, foot - up - radius, x + across + radius, foot - up + radius * 0.8], fill=leaf)
 
 
 OCCLUDERS: dict[str, Occluder] = {"pole": draw_pole, "bush": draw_bush}

@@ -14,9 +14,7 @@ Colour = tuple[int, int, int]
 Point = tuple[float, float]
 Corner = tuple[float, float, float]  # x, y and how far the rounding reaches along both edges, in metres
 
-SHEET_PIXELS = (
-    1500  # length of a vehicle on its sheet: two to ten times its final length, so that edges come out smooth
-)
+SHEET_PIXELS = 1500  # length of a vehicle on its sheet: two to ten times its final length, so that edges come out smooth
 MARGIN = 0.4  # metres of empty sheet around the vehicle, for mirrors and aerials
 
 
@@ -70,9 +68,7 @@ def rounded(corners: Sequence[Corner], steps: int = 10) -> list[Point]:
         for step in range(steps + 1):
             t = step / steps
             before, middle, after = (1 - t) ** 2, 2 * t * (1 - t), t * t
-            outline.append(
-                (before * start_x + middle * x + after * end_x, before * start_y + middle * y + after * end_y)
-            )
+            outline.append((before * start_x + middle * x + after * end_x, before * start_y + middle * y + after * end_y))
     return outline
 
 
@@ -107,9 +103,7 @@ class Sheet:
         ImageDraw.Draw(stencil).polygon(self.pixels(outline), fill=255)
         return stencil
 
-    def fill(
-        self, outline: Sequence[Point], *stops: Colour, clip: Image.Image | None = None, opacity: float = 1.0
-    ) -> None:
+    def fill(self, outline: Sequence[Point], *stops: Colour, clip: Image.Image | None = None, opacity: float = 1.0) -> None:
         """Fill an outline with a gradient from top to bottom, optionally only inside `clip` and see-through."""
         stencil = self.mask(outline)
         if clip is not None:

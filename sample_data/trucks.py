@@ -96,9 +96,7 @@ def draw_chassis(sheet: Sheet, shape: TruckShape, cab_rear: float) -> None:
         sheet.fill(rectangle(tank_rear, 0.42, tank_front, 0.86, 0.15), (226, 229, 232), (150, 154, 158), (84, 86, 90))
         for y in (0.44, 0.66):
             guard_rear = shape.axles[-1] + 0.72
-            sheet.fill(
-                rectangle(guard_rear, y, max(guard_rear, tank_rear - 0.1), y + 0.1), (170, 173, 176), (96, 98, 102)
-            )
+            sheet.fill(rectangle(guard_rear, y, max(guard_rear, tank_rear - 0.1), y + 0.1), (170, 173, 176), (96, 98, 102))
     if shape.hitch:
         leg = shape.hitch - 1.2 if len(shape.axles) == 3 else shape.hitch - 1.4
         sheet.fill(rectangle(leg - 0.07, 0.2, leg + 0.07, FRAME), (96, 98, 102), (50, 50, 54))
@@ -127,9 +125,7 @@ def draw_cab(sheet: Sheet, rear: float, shape: TruckShape, paint: Paint) -> None
     body = paint.body
     hull = sheet.mask(outline)
     sheet.fill(outline, *(shade(body, factor) for factor in (1.42, 1.12, 1.0, 0.96, 0.9, 0.78, 0.6)))
-    sheet.fill(
-        [(rear, 1.42), (front, 1.40), (front, 1.34), (rear, 1.36)], shade(body, 1.5), body, clip=hull, opacity=0.6
-    )
+    sheet.fill([(rear, 1.42), (front, 1.40), (front, 1.34), (rear, 1.36)], shade(body, 1.5), body, clip=hull, opacity=0.6)
     sheet.line([*outline, outline[0]], shade(body, 0.45), 0.02)
     slope = [(front - lean - 0.02, roof - 0.22), (front + 0.02, roof - 0.22), (front + 0.05, 1.56), (front - 0.1, 1.56)]
     sheet.fill(slope, shade(paint.glass, 1.4), shade(paint.glass, 0.6), clip=hull)

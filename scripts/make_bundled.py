@@ -1,6 +1,6 @@
 """Turn a finished training run into the backbone that the package ships: fp16 weights, and the part of run.json that is needed.
 
-    python scripts/make_bundled.py runs/tiny-imagenet-32-resnet18-compact
+python scripts/make_bundled.py runs/tiny-imagenet-32-resnet18-compact
 """
 
 import argparse

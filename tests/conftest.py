@@ -1,12 +1,15 @@
 """What several test files share: generated pictures, a small data set, and the program run in this process."""
 
+import contextlib
 import io
+import json
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,3 +103,44 @@ def run_cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     yield run
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """A finished fine-tuning that several files look at and none changes.
+
+    Attributes:
+        folder: the run.
+        data: seven classes, of which two look alike, so that not every answer is right; half of each class is held out.
+        arguments: the command, without --output.
+        result: what --json printed.
+        stderr: what was told on the way.
+    """
+
+    folder: Path
+    data: Path
+    arguments: tuple[str, ...]
+    result: dict[str, Any]
+    stderr: str
+
+
+@pytest.fixture(scope="session")
+def finetuned_run(tmp_path_factory: pytest.TempPathFactory) -> Finetuned:
+    """`resnet finetune` with the bundled backbone, once for the whole session; quick, and repeated by tests of its figures."""
+    root = tmp_path_factory.mktemp("finetuned")
+    classes = ("apple", "berry", "cherry", "date", "elder", "fig", "grape")
+    data = _make_dataset(root / "fruit", classes, count=12)
+    options = "--weights bundled --views 2 --epochs 2 --image-size 32 --val-split 0.5 --seed 3 --json"
+    arguments = ("finetune", str(data), *options.split())
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+        from resnet_cli.cli.app import main
+
+        patch.setattr(sys, "argv", ["resnet", *arguments, "--output", str(root / "run")])
+        with contextlib.suppress(SystemExit):
+            main()
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    assert stdout.getvalue(), stderr.getvalue()
+    return Finetuned(root / "run", data, arguments, json.loads(stdout.getvalue()), stderr.getvalue())

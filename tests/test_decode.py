@@ -147,10 +147,12 @@ def test_a_large_jpeg_is_decoded_small_but_never_below_what_is_needed(tmp_path: 
     assert decode(tmp_path / "a.jpg", short_side=99).shape == (100, 151, 3)
     assert decode(tmp_path / "a.jpg", short_side=101).shape == (200, 301, 3)
     assert decode(tmp_path / "a.jpg", short_side=2000).shape == (800, 1203, 3)
+    picture = picture[:, :1200]
+    Image.fromarray(picture).save(tmp_path / "a.jpg", quality=95)
     for resize in ("crop", "pad", "squash"):
         geometry = Geometry(64, resize)
         whole = to_square(Image.fromarray(picture), geometry)
-        assert np.abs(decode_square(tmp_path / "a.jpg", geometry).astype(int) - whole).mean() < 2
+        assert np.abs(decode_square(tmp_path / "a.jpg", geometry).astype(int) - whole).mean() < 1
 
 
 @pytest.mark.parametrize("shape", [(100, 160), (160, 100), (37, 41), (8, 300), (64, 64)])
@@ -179,13 +181,13 @@ def test_no_shape_is_too_odd(tmp_path: Path, resize: str, size: tuple[int, int],
     assert decode_square(path, Geometry(32, resize)).shape == (32, 32, 3)  # type: ignore[arg-type]
 
 
-def bomb() -> bytes:
-    """A PNG of a few bytes that claims 50,000 x 50,000 pixels."""
+def bomb(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that claims any number of pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 9)) + chunk(b"IEND", b"")
 
 
@@ -203,8 +205,8 @@ def jpeg(path: Path) -> bytes:
         (lambda path: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not a picture"),
         (lambda path: jpeg(path)[:700], "is damaged"),
         (lambda path: jpeg(path)[:-2000], "is damaged"),
-        (lambda path: bomb(), "has more than 200 million pixels"),
-        (lambda path: bomb().replace(struct.pack(">II", 50_000, 50_000), struct.pack(">II", 30_000, 9_000)), "million pixels"),
+        (lambda path: bomb(50_000, 50_000), "has more than 200 million pixels"),
+        (lambda path: bomb(30_000, 9_000), "has more than 200 million pixels"),
     ],
 )
 def test_what_cannot_be_decoded_is_named(tmp_path: Path, content: object, words: str) -> None:
@@ -257,9 +259,17 @@ def test_threads_see_the_same_pixels(sample_data: Path) -> None:
             np.testing.assert_array_equal(one, other)
 
 
+def test_twin_pictures_of_a_camera_are_decoded(tmp_path: Path) -> None:
+    Image.fromarray(smooth(60, 80)).save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[Image.new("RGB", (80, 60))])
+    with Image.open(tmp_path / "a.jpg") as stored:
+        assert stored.format == "MPO"
+    assert np.abs(decode(tmp_path / "a.jpg").astype(int) - smooth(60, 80)).mean() < 4
+    assert read_header(tmp_path / "a.jpg").format == "JPEG"  # type: ignore[union-attr]
+
+
 def test_a_header_tells_format_and_size(tmp_path: Path, make_picture: MakePicture) -> None:
-    for ending, format in (("jpg", "JPEG"), ("png", "PNG"), ("webp", "WEBP"), ("bmp", "BMP"), ("gif", "GIF"), ("tif", "TIFF")):
+    for ending, kind in (("jpg", "JPEG"), ("png", "PNG"), ("webp", "WEBP"), ("bmp", "BMP"), ("gif", "GIF"), ("tif", "TIFF")):
         header = read_header(make_picture(tmp_path / f"a.{ending}", size=(31, 17)))
-        assert header is not None and (header.format, header.width, header.height) == (format, 31, 17)
+        assert header is not None and (header.format, header.width, header.height) == (kind, 31, 17)
     (tmp_path / "a.txt").write_text("no picture")
     assert read_header(tmp_path / "a.txt") is None

@@ -27,7 +27,12 @@ def test_class_folders_become_classes_in_the_order_of_their_names(tiny_dataset: 
 
 @pytest.mark.parametrize(
     ("train", "val", "test"),
-    [("train", "val", "test"), ("TRAINING", "Validation", "Testing"), ("training_set", "valid", "test_set"), ("Train_Set", "val_set", "TEST")],
+    [
+        ("train", "val", "test"),
+        ("TRAINING", "Validation", "Testing"),
+        ("training_set", "valid", "test_set"),
+        ("Train_Set", "val_set", "TEST"),
+    ],
 )
 def test_split_folders_are_known_by_many_names(
     tmp_path: Path, make_dataset: MakeDataset, train: str, val: str, test: str
@@ -170,7 +175,7 @@ def test_one_folder_too_high_is_hinted_at(tmp_path: Path, make_dataset: MakeData
     make_dataset(tmp_path / "nested" / "pets", ("cat", "dog"), count=2)
     with pytest.raises(ResnetError) as caught:
         scan_dataset(tmp_path / "nested")
-    assert f"give that folder" in caught.value.hint and str(tmp_path / "nested" / "pets") in caught.value.hint
+    assert "give that folder" in caught.value.hint and str(tmp_path / "nested" / "pets") in caught.value.hint
 
 
 def test_a_rare_class_may_be_absent_from_the_test_pictures(tmp_path: Path, make_dataset: MakeDataset) -> None:

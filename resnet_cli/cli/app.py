@@ -1,5 +1,6 @@
 """The program `resnet`: its commands, and the one place where errors become text and exit codes (light)."""
 
+import io
 import os
 import sys
 
@@ -44,6 +45,10 @@ def root(version: bool = typer.Option(False, "--version", callback=_version, is_
 
 def main() -> None:
     """Entry point: run a command; errors become one sentence and an exit code, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        # File names need not be text in the terminal's encoding: show them with escapes instead of failing.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except ResnetError as error:

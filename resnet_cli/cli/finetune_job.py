@@ -72,7 +72,7 @@ def run_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pro
     draw_curves(folder / "metrics.jsonl", folder / "curves.png", name)
     splits = {**dataset.splits, "train": training.samples, "val": held_out.samples}
     write_splits(folder, split_rows(dataset, splits))
-    measured = {
+    measured: dict[str, Evaluation] = {
         split: _measured(folder, splits[split], dataset.classes, geometry, progress, split)
         for split in ("val", "test")
         if split in splits
@@ -93,7 +93,9 @@ def _image_size(asked: str, network: Network, dataset: Dataset) -> int:
 
 def _describe(dataset: Dataset, network: Network, source: WeightsSource, size: int) -> list[str]:
     counts = {split: len(samples) for split, samples in dataset.splits.items()}
-    largest = ", ".join(f"{name} {count}" for name, count in list(zip(dataset.classes, dataset.counts("train"), strict=True))[:6])
+    largest = ", ".join(
+        f"{name} {count}" for name, count in list(zip(dataset.classes, dataset.counts("train"), strict=True))[:6]
+    )
     more = f", and {len(dataset.classes) - 6} more classes" if len(dataset.classes) > 6 else ""
     weights = {"none": "untrained", "file": str(source.path)}.get(source.kind, f"{source.kind} weights")
     lines = [

@@ -46,9 +46,7 @@ def run_record(
     }
 
 
-def result_record(
-    folder: Path, arch: str, weights: str, seconds: float, result: "TrainResult", count: int
-) -> dict[str, Any]:
+def result_record(folder: Path, arch: str, weights: str, seconds: float, result: "TrainResult", count: int) -> dict[str, Any]:
     """The JSON contract of train and finetune."""
     best = result.best
     return {

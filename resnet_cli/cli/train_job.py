@@ -108,6 +108,4 @@ def read_splits_for_training(
 
 
 def _augmentation(config: TrainConfig) -> Augmentation:
-    return Augmentation(
-        config.crop, config.scale, config.flip, config.rotate, config.shift, config.cutout, config.mixup
-    )
+    return Augmentation(config.crop, config.scale, config.flip, config.rotate, config.shift, config.cutout, config.mixup)

@@ -56,7 +56,7 @@ def classify(paths: Iterable[Path], geometry: Geometry, engine: Engine, batch: i
             if readable:
                 yield np.stack(readable)
 
-    for (probabilities, *_) in engine.run_many(batches()):
+    for probabilities, *_ in engine.run_many(batches()):
         yield from _failed(groups)
         yield from _rows(groups.popleft(), probabilities)
     yield from _failed(groups)

@@ -87,7 +87,7 @@ def depth_factors(variables: list[Any], share: float) -> dict[str, float]:
 def _discriminative(kind: type[keras.optimizers.Optimizer]) -> type[keras.optimizers.Optimizer]:
     """An optimizer whose rate differs by variable; Keras has no such option of its own."""
 
-    class Discriminative(kind):  # type: ignore[misc, valid-type]
+    class Discriminative(kind):  # type: ignore[misc]
         def __init__(self, *args: Any, factors: dict[str, float], **options: Any) -> None:
             super().__init__(*args, **options)
             self._factors = factors

@@ -1,13 +1,15 @@
 """Stored activations: what a frozen prefix gives, computed once per picture and view, and the batches made of it.
 
-In: an engine and pictures. Out: memory-mapped arrays (views, pictures, ...) and streams over them.
+In: an engine and pictures. Out: files of rows (views * pictures, ...) and streams over them.
 """
 
 import itertools
-from collections.abc import Iterator
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -21,10 +23,41 @@ from resnet_cli.engines.base import Engine
 from resnet_cli.errors import Interrupted, ResnetError
 from resnet_cli.progress import Progress
 
-Stored = NDArray[np.float16]
-
 _VIEW = 3  # purpose of the generators that draw views
 _BATCH = 32
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An array of fp16 rows in a file, read row by row: a memory map would count every page it ever touched as memory.
+
+    Attributes:
+        path: the file.
+        count: rows.
+        shape: of one row.
+    """
+
+    path: Path
+    count: int
+    shape: tuple[int, ...]
+
+    def read(self, rows: Sequence[int]) -> NDArray[np.float32]:
+        """The rows of these indices: float32 (len(rows), *shape)."""
+        size = 2 * math.prod(self.shape)
+        with self.path.open("rb", buffering=0) as file:
+            content = b"".join(os.pread(file.fileno(), size, row * size) for row in rows)
+        return np.frombuffer(content, np.float16).reshape(len(rows), *self.shape).astype(np.float32)
+
+    def moments(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Mean and variance over the rows, in one pass: two float32 arrays (*shape)."""
+        total = np.zeros(self.shape, np.float64)
+        squares = np.zeros(self.shape, np.float64)
+        for first in range(0, self.count, 1024):
+            rows = self.read(range(first, min(first + 1024, self.count))).astype(np.float64)
+            total += rows.sum(0)
+            squares += (rows * rows).sum(0)
+        mean = total / self.count
+        return mean.astype(np.float32), np.maximum(squares / self.count - mean * mean, 0).astype(np.float32)
 
 
 def compute(
@@ -41,42 +74,36 @@ def compute(
         engine: the frozen network.
         squares: uint8 (size, size, 3) pictures, `count` of them.
         count: number of pictures.
-        files: one .npy file an output.
+        files: one file an output.
         progress: where to report.
         title: of the bar.
 
     Returns:
-        Memory-mapped arrays (count, ...), one an output.
+        Stored rows (count, ...), one an output.
 
     Raises:
         ResnetError: the disk is full.
         Interrupted: a signal asked to stop.
     """
     task = progress.start(title, count)
-    arrays: list[Any] = []
-    row = 0
+    shapes: list[tuple[int, ...]] = []
     try:
-        for outputs in engine.run_many(_batched(squares)):
-            if progress.stop_signal():
-                raise Interrupted(progress.stop_signal(), "type the same command to begin again; nothing was trained yet")
-            if not arrays:
-                arrays = [
-                    np.lib.format.open_memmap(path, "w+", np.float16, (count, *output.shape[1:]))
-                    for path, output in zip(files, outputs, strict=True)
-                ]
-            for array, output in zip(arrays, outputs, strict=True):
-                array[row : row + len(output)] = output
-            row += len(outputs[0])
-            task.advance(len(outputs[0]))
+        with ExitStack() as stack:
+            opened = [stack.enter_context(path.open("wb")) for path in files]
+            for outputs in engine.run_many(_batched(squares)):
+                if progress.stop_signal():
+                    raise Interrupted(progress.stop_signal(), "type the same command to begin again; nothing was trained yet")
+                for file, output in zip(opened, outputs, strict=True):
+                    file.write(output.astype(np.float16).tobytes())
+                shapes = [output.shape[1:] for output in outputs]
+                task.advance(len(outputs[0]))
     except OSError as error:
         raise ResnetError(f"cannot store activations in {files[0].parent}: {error.strerror}", "free some disk") from error
     task.finish()
-    return tuple(arrays)
+    return tuple(Stored(path, count, shape) for path, shape in zip(files, shapes, strict=True))
 
 
-def views_of(
-    pictures: Pictures, geometry: Geometry, how: Augmentation, views: int, seed: int
-) -> Iterator[Pixels]:
+def views_of(pictures: Pictures, geometry: Geometry, how: Augmentation, views: int, seed: int) -> Iterator[Pixels]:
     """Augmented squares of every picture, view after view; what a view shows depends on (seed, view, index) alone."""
 
     def one(place: int) -> Pixels:
@@ -93,17 +120,17 @@ def squares_of(pictures: Pictures) -> Iterator[Pixels]:
 
 @dataclass(frozen=True)
 class StoredStream:
-    """Training batches of stored activations; each epoch shows another view of a picture, until they come round again.
+    """Training batches of stored rows; each epoch shows another view of a picture, until they come round again.
 
     Attributes:
-        stored: (views * pictures, ...), view after view.
+        stored: views * pictures rows, view after view.
         labels: class indices (pictures,).
         classes: number of classes.
         batch_size: pictures a step.
         seed: of the order.
     """
 
-    stored: NDArray[Any]
+    stored: Stored
     labels: NDArray[np.int64]
     classes: int
     batch_size: int
@@ -120,18 +147,18 @@ class StoredStream:
     def batch(self, step: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The batch of one step: float32 activations (N, ...) and one-hot targets (N, classes)."""
         count = len(self.labels)
-        views = len(self.stored) // count
+        views = self.stored.count // count
         places = list(drawn(self.seed, count, self.batch_size, step))
         # Neighbours start at different views, so that every batch mixes them.
         rows = [(epoch + index) % views * count + index for epoch, index in places]
         targets = np.eye(self.classes, dtype=np.float32)[self.labels[[index for _, index in places]]]
-        return np.asarray(self.stored[rows], np.float32), targets
+        return self.stored.read(rows), targets
 
 
 class StoredBatches(keras.utils.PyDataset):  # type: ignore[misc]
-    """Held-out stored activations, in order, each exactly once."""
+    """Held-out stored rows, in order, each exactly once."""
 
-    def __init__(self, stored: NDArray[Any], labels: NDArray[np.int64], classes: int, batch_size: int = 128) -> None:
+    def __init__(self, stored: Stored, labels: NDArray[np.int64], classes: int, batch_size: int = 128) -> None:
         super().__init__(workers=1)
         self._stored, self._labels, self._classes, self._batch_size = stored, labels, classes, batch_size
 
@@ -139,8 +166,9 @@ class StoredBatches(keras.utils.PyDataset):  # type: ignore[misc]
         return -(-len(self._labels) // self._batch_size)
 
     def __getitem__(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        rows = slice(index * self._batch_size, (index + 1) * self._batch_size)
-        return np.asarray(self._stored[rows], np.float32), np.eye(self._classes, dtype=np.float32)[self._labels[rows]]
+        first = index * self._batch_size
+        rows = range(first, min(first + self._batch_size, len(self._labels)))
+        return self._stored.read(rows), np.eye(self._classes, dtype=np.float32)[self._labels[rows.start : rows.stop]]
 
 
 def _batched(squares: Iterator[Pixels]) -> Iterator[NDArray[np.uint8]]:

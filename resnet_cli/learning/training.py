@@ -144,9 +144,7 @@ def _metrics(classes: int) -> list[keras.metrics.Metric]:
     return metrics
 
 
-def _segments(
-    config: TrainConfig, per_epoch: int, done: int, stream: Stream, small: Stream | None
-) -> Iterator[_Segment]:
+def _segments(config: TrainConfig, per_epoch: int, done: int, stream: Stream, small: Stream | None) -> Iterator[_Segment]:
     """Cut the steps that are left where the stream changes, and after an epoch that was begun before."""
     change = config.epochs // 2 if small is not None else 0
     first = small or stream

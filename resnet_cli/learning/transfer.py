@@ -3,13 +3,13 @@
 In: a pretrained network with an untrained head, and pictures. Out: the same network, trained, and what each stage came to.
 """
 
+import math
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
-from numpy.typing import NDArray
 
 from resnet_cli.data.augment import Augmentation
 from resnet_cli.data.batches import EvaluationBatches, TrainStream
@@ -22,7 +22,14 @@ from resnet_cli.learning.stored import Stored, StoredBatches, StoredStream, comp
 from resnet_cli.learning.training import Stage, TrainResult, train
 from resnet_cli.networks.classifier import add_head
 from resnet_cli.networks.spec import ClassifierSpec
-from resnet_cli.networks.split import feature_model, freeze_batch_norm, prefix_model, tail_model
+from resnet_cli.networks.split import (
+    boundary_layer,
+    feature_model,
+    freeze_batch_norm,
+    freeze_below_last_stage,
+    prefix_model,
+    tail_model,
+)
 from resnet_cli.networks.weights import named_variables
 from resnet_cli.progress import Progress
 
@@ -89,10 +96,11 @@ def transfer(
         resume: go on with an interrupted second stage.
     """
     network = material.spec.network
-    with_boundary = config.unfreeze == "last"
-    frozen = prefix_model(model, network) if with_boundary else feature_model(model, network)
-    engine = engine_for(frozen)
     views = config.views or int(np.clip(round(_FORWARD_PASSES / len(material.training)), 2, 12))
+    fitting = _views_that_fit(model, material)
+    with_boundary = config.unfreeze == "last" and fitting >= min(2, views)
+    views = min(views, fitting) if with_boundary else views
+    engine = engine_for(prefix_model(model, network) if with_boundary else feature_model(model))
     training = _through(engine, material, views, config.seed, with_boundary, progress)
     held_out = _through(engine, material, 0, config.seed, with_boundary, progress)
     head = _train_head(model, training[0], held_out[0], material, config, progress)
@@ -103,10 +111,10 @@ def transfer(
         before = {name: keras.ops.convert_to_numpy(value) for name, value in named_variables(model).items()}
         freeze_batch_norm(model)
         stage = Stage("tail", material.folder, resume)
-        if config.unfreeze == "last":
+        if with_boundary:
             tail = _train_tail(model, training[1], held_out[1], material, config, stage, progress)
         else:
-            tail = _train_all(model, material, config, stage, progress)
+            tail = _train_from_pixels(model, material, config, stage, progress)
         kept = "tail" if tail.best.val_accuracy >= head.best.val_accuracy else "head"
         if kept == "head":
             for name, variable in named_variables(model).items():
@@ -137,13 +145,14 @@ def _train_head(
     progress: Progress,
 ) -> TrainResult:
     """The first stage: on features of zero mean and unit variance, which are folded into the first layer afterwards."""
-    mean = features.mean(0, dtype=np.float32)
-    spread = np.maximum(features.std(0, dtype=np.float32), 1e-4)
+    mean, variance = features.moments()
+    spread = np.sqrt(np.maximum(variance, 1e-6))
     # Every view counts as a picture of its own here: an epoch of the head shows them all.
-    labels = np.tile(material.training.labels, len(features) // len(material.training))
-    stream = StoredStream(_scaled(features, mean, spread), labels, material.spec.classes, 64, config.seed)
-    inputs = keras.Input((features.shape[1],))
-    head = keras.Model(inputs, add_head(material.spec, inputs))
+    labels = np.tile(material.training.labels, features.count // len(material.training))
+    stream = StoredStream(features, labels, material.spec.classes, min(64, len(labels)), config.seed)
+    inputs = keras.Input(features.shape)
+    scaled = keras.layers.Normalization(mean=mean, variance=spread**2)(inputs)
+    head = keras.Model(inputs, add_head(material.spec, scaled))
     recipe = TrainConfig(
         epochs=int(np.clip(round(_HEAD_STEPS / stream.steps_per_epoch), 6, 40)),
         optimizer="adamw",
@@ -154,10 +163,15 @@ def _train_head(
         class_weights=config.class_weights,
         seed=config.seed,
     )
-    batches = StoredBatches(_scaled(held_out, mean, spread), material.held_out.labels, material.spec.classes)
+    batches = StoredBatches(held_out, material.held_out.labels, material.spec.classes)
     result = train(head, stream, batches, recipe, Stage("head", material.folder, announce=False), progress)
-    values = {name: keras.ops.convert_to_numpy(value) for name, value in named_variables(head).items()}
-    first = "hidden" if material.spec.hidden else "logits"
+    layers = ("hidden", "logits") if material.spec.hidden else ("logits",)
+    values = {
+        f"{layer}/{name}": value
+        for layer in layers
+        for name, value in zip(("kernel", "bias"), head.get_layer(layer).get_weights(), strict=True)
+    }
+    first = layers[0]
     kernel = values[f"{first}/kernel"] / spread[:, None]
     values[f"{first}/bias"] = values[f"{first}/bias"] - mean @ kernel
     values[f"{first}/kernel"] = kernel
@@ -184,10 +198,13 @@ def _train_tail(
     return train(tail, stream, batches, _recipe(config, material, 1.0), stage, progress)
 
 
-def _train_all(
+def _train_from_pixels(
     model: keras.Model, material: Material, config: FinetuneConfig, stage: Stage, progress: Progress
 ) -> TrainResult:
-    """Every layer, from pixels; the rate falls a hundredfold from the head to the input."""
+    """Every layer, the rate falling a hundredfold from the head to the input; or the last stage where disk is short."""
+    if config.unfreeze == "last":
+        freeze_below_last_stage(model, material.spec.network)
+    depth_decay = 0.01 if config.unfreeze == "all" else 1.0
     stream = TrainStream(
         material.training,
         material.spec.classes,
@@ -197,7 +214,15 @@ def _train_all(
         config.seed,
     )
     batches = EvaluationBatches(material.held_out, material.spec.classes, 64)
-    return train(model, stream, batches, _recipe(config, material, 0.01), stage, progress)
+    return train(model, stream, batches, _recipe(config, material, depth_decay), stage, progress)
+
+
+def _views_that_fit(model: keras.Model, material: Material) -> int:
+    """Views whose boundary activations, with the held-out ones, take at most half of the free disk."""
+    boundary = model.get_layer(material.spec.network.name).get_layer(boundary_layer(material.spec.network)).output
+    row: int = 2 * math.prod(boundary.shape[1:])
+    room = shutil.disk_usage(material.folder).free // 2 - row * len(material.held_out)
+    return max(0, room // (row * len(material.training)))
 
 
 def _recipe(config: FinetuneConfig, material: Material, depth_decay: float) -> TrainConfig:
@@ -216,7 +241,3 @@ def _recipe(config: FinetuneConfig, material: Material, depth_decay: float) -> T
 
 def _batch_size(config: FinetuneConfig, material: Material) -> int:
     return min(config.batch_size, len(material.training))
-
-
-def _scaled(features: Stored, mean: NDArray[Any], spread: NDArray[Any]) -> NDArray[np.float32]:
-    return np.asarray((features.astype(np.float32) - mean) / spread, np.float32)

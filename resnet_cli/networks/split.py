@@ -19,7 +19,7 @@ def boundary_layer(network: Network) -> str:
     return f"conv{stage + 2}_block{network.blocks[stage]}_{ending}"
 
 
-def feature_model(model: keras.Model, network: Network) -> keras.Model:
+def feature_model(model: keras.Model) -> keras.Model:
     """uint8 pictures (N, H, W, 3) to pooled features (N, D)."""
     return keras.Model(model.input, model.get_layer("avg_pool").output, name="features")
 
@@ -44,6 +44,13 @@ def tail_model(model: keras.Model, network: Network) -> keras.Model:
         if any(layer.name == name for layer in model.layers):
             x = model.get_layer(name)(x)
     return keras.Model(inputs, x, name="tail")
+
+
+def freeze_below_last_stage(model: keras.Model, network: Network) -> None:
+    """Leave only the last stage and the head trainable, in a network that is trained whole."""
+    last = f"conv{len(network.blocks) + 1}_"
+    for layer in model.get_layer(network.name).layers:
+        layer.trainable = layer.trainable and layer.name.startswith((last, "post_"))
 
 
 def freeze_batch_norm(model: keras.Model) -> None:

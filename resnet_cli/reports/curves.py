@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402  (the backend is chosen first)
+from matplotlib import pyplot as plt
 
 _COLOURS = {"train": "tab:blue", "tail": "tab:blue", "head": "tab:orange"}
 

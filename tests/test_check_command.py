@@ -1,0 +1,197 @@
+"""`resnet check` finds what is wrong with a data set, all of it, and says what to do."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import MakeDataset, MakePicture, RunCli
+from PIL import Image
+
+from resnet_cli.data.copies import fingerprint, nearly_same
+from resnet_cli.data.decode import decode
+
+
+def problems(run_cli: RunCli, folder: Path) -> list[tuple[str, str]]:
+    """(kind, path below the folder) of every problem that --json tells."""
+    document = json.loads(run_cli("check", folder, "--json").stdout)
+    return sorted((problem["kind"], os.path.relpath(problem["path"], folder)) for problem in document["problems"])
+
+
+def split_dataset(root: Path, make_dataset: MakeDataset) -> Path:
+    for number, name in enumerate(("train", "val", "test")):
+        make_dataset(root / name, ("cat", "dog"), count=10, first=100 * number)
+    return root
+
+
+def test_a_sound_data_set_has_no_problems(run_cli: RunCli, sample_data: Path) -> None:
+    result = run_cli("check", sample_data)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "80 pictures in 2 classes" in result.stdout and "no problems found" in result.stdout
+    assert result.stdout.count("40") == 2
+
+
+def test_json_is_one_document_with_the_fields_of_the_contract(
+    run_cli: RunCli, tmp_path: Path, make_dataset: MakeDataset
+) -> None:
+    result = run_cli("check", split_dataset(tmp_path / "pets", make_dataset), "--json")
+    assert result.exit_code == 0 and result.stderr == ""
+    assert json.loads(result.stdout) == {
+        "classes": ["cat", "dog"],
+        "images": 60,
+        "counts": {split: {"cat": 10, "dog": 10} for split in ("train", "val", "test")},
+        "problems": [],
+    }
+
+
+def test_every_kind_of_problem_is_found_in_one_go(
+    run_cli: RunCli, tmp_path: Path, make_dataset: MakeDataset, make_picture: MakePicture
+) -> None:
+    root = split_dataset(tmp_path / "pets", make_dataset)
+    cat, dog = root / "train" / "cat", root / "train" / "dog"
+    make_dataset(root / "val", ("emu",), count=1, first=1000)
+    (cat / "empty.jpg").touch()
+    (cat / "text.jpg").write_text("no picture")
+    make_picture(cat / "cut.jpg", seed=77, size=(300, 300))
+    (cat / "cut.jpg").write_bytes((cat / "cut.jpg").read_bytes()[:1500])
+    shutil.copy(cat / "000.png", cat / "copy.png")
+    shutil.copy(cat / "001.png", dog / "conflict.png")
+    shutil.copy(dog / "002.png", root / "test" / "dog" / "leak.png")
+    with Image.open(dog / "003.png") as picture:
+        picture.resize((96, 80)).save(dog / "zz-again.jpg", quality=70)
+    shutil.move(make_picture(tmp_path / "a.jpg", seed=78, label=1), dog / "jpeg.png")
+    shutil.move(make_picture(tmp_path / "b.jpg", seed=79, label=1), dog / "picture.dat")
+    make_picture(dog / "tiny.png", seed=80, size=(40, 9))
+    (dog / "notes.txt").write_text("hello")
+    make_picture(root / "train" / "loose.png", seed=81)
+    result = run_cli("check", root)
+    assert result.exit_code == 1
+    assert problems(run_cli, root) == [
+        ("class-mismatch", "val"),
+        ("conflict", "train/dog/conflict.png"),
+        ("corrupt", "train/cat/cut.jpg"),
+        ("corrupt", "train/cat/empty.jpg"),
+        ("corrupt", "train/cat/text.jpg"),
+        ("duplicate", "train/cat/copy.png"),
+        ("leak", "test/dog/leak.png"),
+        ("left-out", "train/loose.png"),
+        ("near-duplicate", "train/dog/zz-again.jpg"),
+        ("not-a-picture", "train/dog/notes.txt"),
+        ("tiny-picture", "train/dog/tiny.png"),
+        ("wrong-extension", "train/dog/jpeg.png"),
+        ("wrong-extension", "train/dog/picture.dat"),
+    ]
+    for kind in ("class-mismatch", "conflict", "corrupt", "duplicate", "leak", "near-duplicate", "wrong-extension"):
+        assert f": {kind} (" in result.stdout
+    assert f"{cat / 'empty.jpg'}: is empty (0 bytes)" in result.stdout
+    assert f"the same picture as {dog / '002.png'}, which is in train, not test" in result.stdout
+    assert "6 errors, 7 warnings" in result.stdout
+
+
+def test_small_and_uneven_classes_are_told(run_cli: RunCli, tmp_path: Path, make_dataset: MakeDataset) -> None:
+    make_dataset(tmp_path, ("few",), count=9)
+    make_dataset(tmp_path, ("ten",), count=10, first=100)
+    make_dataset(tmp_path, ("many",), count=46, first=200)
+    assert problems(run_cli, tmp_path) == [("imbalance", "few"), ("small-class", "few")]
+    result = run_cli("check", tmp_path)
+    assert result.exit_code == 0 and "9 pictures, and many has 46" in result.stdout
+    assert run_cli("check", tmp_path, "--strict").exit_code == 1
+    (tmp_path / "many" / "245.png").unlink()
+    assert problems(run_cli, tmp_path) == [("small-class", "few")]
+
+
+@pytest.mark.parametrize(
+    ("folders", "kind"),
+    [
+        ([], "no-classes"),
+        (["cat", "dog"], "no-pictures"),
+        (["train/cat", "val/cat"], "no-pictures"),
+        (["test/cat"], "no-train"),
+    ],
+)
+def test_a_folder_that_is_no_data_set_is_a_finding_too(run_cli: RunCli, tmp_path: Path, folders: list[str], kind: str) -> None:
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True)
+    assert kind in [found for found, _ in problems(run_cli, tmp_path)]
+    result = run_cli("check", tmp_path)
+    assert result.exit_code == 1 and f"error: {kind}" in result.stdout
+
+
+def test_one_class_and_an_empty_one_are_told_together(run_cli: RunCli, tmp_path: Path, make_dataset: MakeDataset) -> None:
+    make_dataset(tmp_path / "train", ("cat",), count=10)
+    make_dataset(tmp_path / "test", ("cat", "dog"), count=10, first=20)
+    assert problems(run_cli, tmp_path) == [("class-mismatch", "test"), ("one-class", "train")]
+    (tmp_path / "train" / "dog").mkdir()
+    assert problems(run_cli, tmp_path) == [("empty-class", "train/dog")]
+
+
+@pytest.mark.parametrize("name", ["missing", "file.txt"])
+def test_a_path_that_is_no_folder_is_an_error_in_one_sentence(run_cli: RunCli, tmp_path: Path, name: str) -> None:
+    (tmp_path / "file.txt").touch()
+    result = run_cli("check", tmp_path / name, "--json")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("error: ") and str(tmp_path / name) in result.stderr
+    assert len(result.stderr.splitlines()) == 2 and "hint: " in result.stderr
+
+
+def test_many_problems_of_a_kind_are_counted_and_a_few_shown(run_cli: RunCli, tiny_dataset: Path) -> None:
+    for number in range(10):
+        (tiny_dataset / "apple" / f"[bold]{number}.jpg").touch()
+    result = run_cli("check", tiny_dataset)
+    assert "corrupt (10)" in result.stdout and "... and 7 more" in result.stdout
+    assert "[bold]0.jpg: is empty" in result.stdout and "[bold]3.jpg" not in result.stdout
+
+
+@pytest.mark.parametrize(("quality", "scale"), [(50, 1.0), (75, 0.5), (90, 1.5)])
+def test_real_pictures_saved_again_are_recognised_and_others_are_not(
+    sample_data: Path, quality: int, scale: float, tmp_path: Path
+) -> None:
+    paths = sorted(sample_data.glob("*/*.jpg"))[::4]
+    copies = []
+    for number, path in enumerate(paths):
+        with Image.open(path) as picture:
+            size = (round(picture.width * scale), round(picture.height * scale))
+            picture.resize(size, Image.Resampling.LANCZOS).save(tmp_path / f"{number}.jpg", quality=quality)
+        copies.append(tmp_path / f"{number}.jpg")
+    pairs = nearly_same([fingerprint(decode(path, 64)) for path in paths + copies])
+    expected = {(number, number + len(paths)) for number in range(len(paths))}
+    assert set(pairs) <= expected
+    assert len(pairs) >= 0.85 * len(expected)
+
+
+def test_comparing_does_not_grow_with_the_square() -> None:
+    """The worst case: pictures that all look the same, as product photos on white nearly do."""
+    random = np.random.default_rng(0)
+    prints = []
+    for _ in range(4000):
+        picture = np.full((16, 16, 3), 255, np.uint8)
+        picture[0, 0] = random.integers(0, 256, 3)
+        prints.append(fingerprint(picture))
+    later = [pair[1] for pair in nearly_same(prints)]
+    assert len(later) == len(set(later)) < 4000
+
+
+def test_check_starts_without_tensorflow(sample_data: Path) -> None:
+    code = (
+        "import sys; from resnet_cli.cli.app import main; sys.argv = ['resnet', 'check', sys.argv[1], '--quiet']\n"
+        "try: main()\nfinally: print('tensorflow' in sys.modules, 'keras' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(sample_data)], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False False"
+
+
+def test_damaged_metadata_makes_no_noise(tmp_path: Path, tiny_dataset: Path) -> None:
+    """Pillow warns about damaged EXIF; the pixels are sound, so a user hears nothing of it."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x010F] = "maker" * 10
+    with Image.open(tiny_dataset / "apple" / "000.png") as picture:
+        picture.save(tiny_dataset / "apple" / "000.png", exif=exif.tobytes()[:30])
+    code = "from resnet_cli.cli.app import main; main()"
+    command = [sys.executable, "-c", code, "check", str(tiny_dataset)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
