@@ -61,9 +61,8 @@ def main() -> None:
         print(f"{name:15} {seconds:6.2f} s  {megabytes:6.0f} MB")
     faster = sorted(theirs[0] / ours[0] for ours, theirs in rows)
     smaller = statistics.median(theirs[1] / ours[1] for ours, theirs in rows)
-    print(
-        f"ratio           {statistics.median(faster):.1f} times faster ({faster[0]:.1f} to {faster[-1]:.1f}), {smaller:.1f} times less memory"
-    )
+    spread = f"{faster[0]:.1f} to {faster[-1]:.1f}"
+    print(f"ratio           {statistics.median(faster):.1f} times faster ({spread}), {smaller:.1f} times less memory")
 
 
 def _measured(command: list[str]) -> tuple[float, float]:

@@ -6,6 +6,7 @@ A run is complete only when run.json is there; it is written last, and whole.
 """
 
 import csv
+import io
 import json
 import os
 import shutil
@@ -54,8 +55,8 @@ class SplitRow:
     split: str
 
 
-def new_run_folder(name: str, output: Path | None = None, force: bool = False) -> Path:
-    """Make the folder of a new run: `output` itself, or the first free runs/<name>[-N].
+def choose_run_folder(name: str, output: Path | None = None, force: bool = False) -> Path:
+    """Decide where a new run goes: `output` itself, or the first free runs/<name>[-N]. Nothing is written yet.
 
     Raises:
         ResnetError: the folder exists and holds something (without `force`), or cannot be written.
@@ -66,15 +67,29 @@ def new_run_folder(name: str, output: Path | None = None, force: bool = False) -
             raise ResnetError(f"{folder} exists already", "choose another --output, or add --force to replace it")
         if not is_run_like(folder):
             raise ResnetError(f"{folder} is not a run folder, so --force does not replace it", "choose another --output")
-        shutil.rmtree(folder)
+    above = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not above.is_dir():
+        raise ResnetError(f"cannot write to {folder}: {above} is a file", "choose another --output")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise ResnetError(f"cannot write to {folder}: {above} is read-only", "choose another --output")
+    return folder
+
+
+def make_run_folder(folder: Path) -> None:
+    """Make the folder that `choose_run_folder` decided on; an older run there is deleted.
+
+    Raises:
+        ResnetError: it cannot be written.
+    """
     try:
+        if folder.exists() and any(folder.iterdir()):
+            shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise ResnetError(f"cannot write to {folder}: {error.strerror}", "choose another --output") from error
-    return folder
+        raise ResnetError(f"cannot write to {folder}: {error.strerror or error}", "choose another --output") from error
 
 
 def is_run_like(folder: Path) -> bool:
@@ -138,12 +153,11 @@ def newest_run() -> Path:
 
 def write_splits(folder: Path, rows: Iterable[SplitRow]) -> None:
     """Write splits.csv, whole."""
-    partial = folder / ".splits.csv.partial"
-    with partial.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "class", "split"])
-        writer.writerows([row.path, row.label, row.split] for row in rows)
-    partial.replace(folder / "splits.csv")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["path", "class", "split"])
+    writer.writerows([row.path, row.label, row.split] for row in rows)
+    write_text(folder / "splits.csv", text.getvalue())
 
 
 def read_splits(run: Run) -> list[SplitRow]:

@@ -37,6 +37,7 @@ class Result:
 MakePicture = Callable[..., Path]
 MakeDataset = Callable[..., Path]
 RunCli = Callable[..., Result]
+MakeRun = Callable[..., Path]
 
 
 def _make_picture(path: Path, seed: int = 0, size: tuple[int, int] = (48, 40), label: int = 0) -> Path:
@@ -144,3 +145,49 @@ def finetuned_run(tmp_path_factory: pytest.TempPathFactory) -> Finetuned:
         signal.signal(number, handler)
     assert stdout.getvalue(), stderr.getvalue()
     return Finetuned(root / "run", data, arguments, json.loads(stdout.getvalue()), stderr.getvalue())
+
+
+def _make_run(folder: Path, dataset: Path, arch: str = "resnet20", size: int = 32) -> Path:
+    """A complete run as `train` leaves it, but untrained: every weight is random.
+
+    A quarter of the pictures is held out, or the data set's own test folder beside a tenth. The head is scaled on held-out
+    pictures, so that probabilities differ from picture to picture and every class is likely somewhere.
+    """
+    import keras
+
+    from resnet_cli.cli.records import run_record, split_rows
+    from resnet_cli.data.decode import Geometry, decode_square
+    from resnet_cli.data.scan import scan_dataset
+    from resnet_cli.data.split import hold_out
+    from resnet_cli.engines.portable import write_classifier
+    from resnet_cli.networks.catalogue import find_network
+    from resnet_cli.networks.classifier import build_logits
+    from resnet_cli.networks.pretrained import WeightsSource
+    from resnet_cli.networks.spec import ClassifierSpec
+    from resnet_cli.runs import finish_run, write_splits
+
+    scanned = scan_dataset(dataset)
+    held_out = hold_out(scanned, 0.1 if "test" in scanned.splits else 0.25, seed=0)
+    network = find_network(arch)
+    geometry = Geometry(size, "crop", network.crop_fraction)
+    spec = ClassifierSpec(network, len(held_out.classes), size)
+    keras.utils.set_random_seed(0)
+    model = build_logits(spec, fused=False)
+    head = model.get_layer("logits")
+    head.kernel.assign(np.random.default_rng(0).normal(size=head.kernel.shape))
+    logits = np.asarray(model(np.stack([decode_square(sample.path, geometry) for sample in held_out.splits["val"][:24]])))
+    scale = logits.std(0) + 1e-6
+    head.kernel.assign(np.asarray(head.kernel) / scale)
+    head.bias.assign(-logits.mean(0) / scale)
+    folder.mkdir(parents=True)
+    write_classifier(folder, model, spec)
+    write_splits(folder, split_rows(held_out, held_out.splits))
+    source = WeightsSource("none", None, "")
+    finish_run(folder, run_record(f"resnet train {dataset}", {"seed": 0}, held_out, spec, geometry, source))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_run() -> MakeRun:
+    """`make_run(folder, dataset, arch="resnet20", size=32) -> folder`: a complete, untrained run in a moment."""
+    return _make_run

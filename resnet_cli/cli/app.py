@@ -10,6 +10,7 @@ from resnet_cli import __version__
 from resnet_cli.cli import console
 from resnet_cli.cli.check import check
 from resnet_cli.cli.evaluate import evaluate
+from resnet_cli.cli.export import export
 from resnet_cli.cli.finetune import finetune
 from resnet_cli.cli.models import models
 from resnet_cli.cli.predict import predict
@@ -28,6 +29,7 @@ app.command()(finetune)
 app.command()(train)
 app.command()(evaluate)
 app.command()(predict)
+app.command()(export)
 app.command()(check)
 app.command()(models)
 

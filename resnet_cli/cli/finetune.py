@@ -76,7 +76,8 @@ def _print_result(result: dict[str, Any]) -> None:
         table.add_row(console.escape(each["class"]), str(each["count"]), f"{each['recall']:.1%}" if each["count"] else "-")
     console.out.print(table)
     console.out.print(
-        f"[bold]{kind} accuracy {headline['top1']:.1%}[/]  (95 % interval {low:.1%} to {high:.1%}, {headline['count']} pictures)"
+        f"[bold]{kind} accuracy {headline['top1']:.1%}[/]"
+        f"  (95 % interval {low:.1%} to {high:.1%}, {headline['count']} pictures)"
     )
     if "test" in result:
         console.out.print(f"validation accuracy {result['val']['top1']:.1%} ({result['val']['count']} pictures)")

@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from resnet_cli.cli.records import run_record, saved_config, split_rows
+from resnet_cli.cli.beginning import begin_run, place_of_run
+from resnet_cli.cli.records import fingerprint, run_record, split_rows
 from resnet_cli.cli.train_job import read_splits_for_training
 from resnet_cli.data.decode import Geometry, Resize
 from resnet_cli.data.scan import Dataset, Sample, scan_dataset
@@ -28,7 +29,7 @@ from resnet_cli.networks.pretrained import WeightsSource, choose_backbone
 from resnet_cli.networks.spec import ClassifierSpec
 from resnet_cli.progress import Progress
 from resnet_cli.reports.curves import draw_curves
-from resnet_cli.runs import finish_run, new_run_folder, unfinished_run, write_splits
+from resnet_cli.runs import finish_run, write_splits
 
 
 @dataclass(frozen=True)
@@ -58,15 +59,16 @@ def run_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pro
     geometry = Geometry(size, request.resize, network.crop_fraction)
     spec = ClassifierSpec(network, len(dataset.classes), size, config.hidden, config.dropout)
     name = f"{dataset.name}-{network.name}"
-    folder = unfinished_run(name, request.output) if request.resume else new_run_folder(name, request.output, request.force)
     options = {"arch": network.name, "image_size": size, "weights": source.sha256, "resize": request.resize}
-    saved_config(folder, {**asdict(config), **options}, request.resume)
+    chosen = {**asdict(config), **options, "data": fingerprint(dataset)}
+    folder = place_of_run(name, request.output, request.force, request.resume, chosen)
     for line in _describe(dataset, network, source, size):
         progress.line(line)
     training, held_out = read_splits_for_training(dataset, geometry, progress, request.strict)
     prepare(config.seed)
     model = build_logits(spec)
     load_backbone(model, network, source)
+    begin_run(folder, request.resume, chosen)
     result = transfer(model, Material(spec, geometry, training, held_out, folder), config, progress, request.resume)
     write_classifier(folder, model, spec)
     draw_curves(folder / "metrics.jsonl", folder / "curves.png", name)

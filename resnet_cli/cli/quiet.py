@@ -17,6 +17,7 @@ _CHATTER = re.compile(
     r"|Could not find cuda drivers|cudart_stub|failed call to cuInit|cuda_diagnostics"
     r"|This TensorFlow binary is optimized|To enable the following instructions"
     r"|computation_placer|Unable to register cu"
+    r"|Created TensorFlow Lite XNNPACK delegate"
 )
 
 
@@ -28,15 +29,22 @@ def tensorflow_import() -> Iterator[None]:
     if "keras" in sys.modules:
         yield
         return
+    with without_chatter():
+        yield
+        import keras
+
+        keras.distribution.list_devices()
+
+
+@contextmanager
+def without_chatter() -> Iterator[None]:
+    """Hold back what libraries write to stderr, by whatever way, until the end; then show what is no known chatter."""
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), 2)
         try:
             yield
-            import keras
-
-            keras.distribution.list_devices()
         finally:
             os.dup2(kept, 2)
             os.close(kept)

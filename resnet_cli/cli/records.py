@@ -1,7 +1,6 @@
 """What every run records beside its weights: versions, the data's fingerprint, the configuration, results (light)."""
 
 import hashlib
-import json
 import platform
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -10,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_cli import __version__
 from resnet_cli.data.scan import Dataset, LeftOut, Sample
-from resnet_cli.errors import ResnetError
 from resnet_cli.networks.pretrained import WeightsSource
 from resnet_cli.networks.spec import ClassifierSpec
-from resnet_cli.runs import SplitRow, write_text
+from resnet_cli.runs import SplitRow
 from resnet_cli.statistics import wilson_interval
 
 if TYPE_CHECKING:
@@ -86,38 +84,18 @@ def versions() -> dict[str, str]:
 
 
 def data_record(dataset: Dataset) -> dict[str, Any]:
-    """Where the pictures came from, how many, and a fingerprint of names and sizes."""
+    """Where the pictures came from, how many, and their fingerprint."""
+    counts = {split: dataset.counts(split) for split in dataset.splits}
+    return {"path": str(dataset.root.resolve()), "name": dataset.name, "fingerprint": fingerprint(dataset), "counts": counts}
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """SHA-256 over the names and sizes of all pictures, their classes and splits."""
     digest = hashlib.sha256()
     for split in sorted(dataset.splits):
         for sample in dataset.splits[split]:
             digest.update(f"{split}/{sample.label}/{sample.path.name}/{sample.path.stat().st_size}\n".encode())
-    counts = {split: dataset.counts(split) for split in dataset.splits}
-    return {"path": str(dataset.root.resolve()), "name": dataset.name, "fingerprint": digest.hexdigest(), "counts": counts}
-
-
-def saved_config(folder: Path, config: dict[str, Any], resume: bool) -> None:
-    """Keep the configuration beside the checkpoints; on resume, insist that it is the same.
-
-    Raises:
-        ResnetError: the run began with other options.
-    """
-    path = folder / "checkpoint" / "config.json"
-    plain = json.loads(json.dumps(config))
-    if not resume:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(plain))
-        return
-    try:
-        before = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ResnetError(f"{path} cannot be read, so the run cannot be resumed", "begin a new run") from error
-    other = sorted(key for key in plain if before.get(key) != plain[key])
-    if other:
-        key = other[0]
-        raise ResnetError(
-            f"the run {folder} began with --{key.replace('_', '-')} {before.get(key)}, not {plain[key]}",
-            "resume with the options it began with",
-        )
+    return digest.hexdigest()
 
 
 def left_out_lines(left_out: Sequence[LeftOut]) -> list[str]:

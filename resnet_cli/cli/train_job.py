@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from resnet_cli.cli.records import left_out_lines, result_record, run_record, saved_config, split_rows
+from resnet_cli.cli.beginning import begin_run, place_of_run
+from resnet_cli.cli.records import fingerprint, left_out_lines, result_record, run_record, split_rows
 from resnet_cli.data.augment import Augmentation
 from resnet_cli.data.batches import EvaluationBatches, TrainStream
 from resnet_cli.data.decode import Geometry
@@ -24,7 +25,7 @@ from resnet_cli.networks.pretrained import WeightsSource, choose_backbone
 from resnet_cli.networks.spec import ClassifierSpec
 from resnet_cli.progress import Progress
 from resnet_cli.reports.curves import draw_curves
-from resnet_cli.runs import finish_run, new_run_folder, unfinished_run, write_splits
+from resnet_cli.runs import finish_run, write_splits
 
 _STEP = 8  # pixels: smaller pictures of progressive training stay divisible by what the stages halve
 
@@ -61,11 +62,12 @@ def run_training(request: TrainRequest, config: TrainConfig, progress: Progress)
     model = build_logits(replace(spec, image_size=None))
     load_backbone(model, network, source)
     name = f"{dataset.name}-{network.name}"
-    folder = unfinished_run(name, request.output) if request.resume else new_run_folder(name, request.output, request.force)
-    options = {"arch": network.name, "shortcut": network.shortcut, "image_size": size, "weights": request.weights}
-    saved_config(folder, {**asdict(config), **options}, request.resume)
+    options = {"arch": network.name, "shortcut": network.shortcut, "image_size": size, "weights": source.sha256}
+    chosen = {**asdict(config), **options, "data": fingerprint(dataset)}
+    folder = place_of_run(name, request.output, request.force, request.resume, chosen)
     progress.line(f"{dataset.name}: {len(dataset.classes)} classes, {len(dataset.splits['train'])} pictures to train on")
     training, held_out = read_splits_for_training(dataset, geometry, progress, request.strict)
+    begin_run(folder, request.resume, chosen)
     stream = TrainStream(
         training, spec.classes, min(config.batch_size, len(training)), geometry, _augmentation(config), config.seed
     )

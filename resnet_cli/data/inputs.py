@@ -31,7 +31,7 @@ def picture_paths(words: Sequence[str], lines: Iterable[str]) -> Iterator[Path]:
                 raise ResnetError(f"the folder {path} holds no pictures", "give a folder with JPEG, PNG or WebP files")
             yield from pictures
         elif not path.exists() and glob.has_magic(word):
-            fitting = sorted(glob.glob(str(path), recursive=True))
+            fitting = sorted(glob.iglob(str(path), recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
             if not fitting:
                 raise ResnetError(f"no file fits the pattern {word}")
             yield from map(Path, fitting)

@@ -4,7 +4,6 @@ In: a model.xml, or a Keras model to convert. Out: an `Engine`. OpenVINO's telem
 at import; it is blocked here, before the first import: this program phones nobody.
 """
 
-import os
 import sys
 import warnings
 from collections import deque
@@ -59,8 +58,8 @@ def save(model: Any, path: Path) -> None:
     partial = path.with_name(f".partial-{path.name}")
     try:
         import_openvino().save_model(model, partial, compress_to_fp16=True)
-        os.replace(partial.with_suffix(".bin"), path.with_suffix(".bin"))
-        os.replace(partial, path)
+        partial.with_suffix(".bin").replace(path.with_suffix(".bin"))
+        partial.replace(path)
     except (OSError, RuntimeError) as error:
         for left in (partial, partial.with_suffix(".bin")):
             left.unlink(missing_ok=True)

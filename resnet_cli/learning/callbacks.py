@@ -69,13 +69,17 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self._best_file = self._checkpoints / "best.npz"
         self._swapped = False
         self.history = self._history_until(done // self._per_epoch)
-        self.stopped_early = False
 
     @property
     def best_epoch(self) -> int:
         """Epoch of the best validation accuracy, from 1; the lower loss decides between equals; 0 before any epoch."""
         best = min(self.history, key=lambda record: (-record.val_accuracy, record.val_loss), default=None)
         return best.epoch if best else 0
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether the validation accuracy has not risen for as many epochs as the configuration waits."""
+        return bool(self._config.patience) and len(self.history) - self.best_epoch >= self._config.patience
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self._began, self._first_step = time.perf_counter(), self._step
@@ -88,17 +92,17 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self._step += 1
         loss = float((logs or {}).get("loss", 0.0))
         if not math.isfinite(loss):
-            rate = self._config.learning_rate / 10
+            rate = self._config.learning_rate
             raise ResnetError(
-                f"the loss is no longer a number at step {self._step}: the learning rate {self._config.learning_rate:g} is too high",
-                f"try --learning-rate {rate:g}; the last good checkpoint is in {self._checkpoints}",
+                f"the loss is no longer a number at step {self._step}: the learning rate {rate:g} is too high",
+                f"try --learning-rate {rate / 10:g}; the last good checkpoint is in {self._checkpoints}",
             )
         self._trained_seconds = time.perf_counter() - self._began
         self._task.advance(1, {"loss": loss, "accuracy": float((logs or {}).get("accuracy", 0.0))})
-        signal = self._progress.stop_signal()
-        if signal:
+        # After the last step of an epoch it is measured first: a checkpoint between two epochs stands for their records too.
+        if self._step % self._per_epoch and self._progress.stop_signal():
             save_checkpoint(self._checkpoints, self.model, self._step)
-            raise Interrupted(signal, "type the same command with --resume to go on where it stopped")
+            self._stop()
 
     def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
         if self._config.ema and not self._swapped:
@@ -135,14 +139,18 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
                 f"  val loss {record.val_loss:.3f}  val accuracy {record.val_accuracy:.1%}"
                 f"  {record.images_per_second:.0f} images/s"
             )
-        if self._config.patience and record.epoch - self.best_epoch >= self._config.patience:
-            self.model.stop_training = self.stopped_early = True
+        if self._progress.stop_signal():
+            self._stop()
+        self.model.stop_training = self.stopped_early
 
     def restore_best(self, model: keras.Model) -> None:
         """Put the best epoch's weights into the model."""
         with np.load(self._best_file, allow_pickle=False) as best:
             for name, variable in named_variables(model).items():
                 variable.assign(best[name])
+
+    def _stop(self) -> None:
+        raise Interrupted(self._progress.stop_signal(), "type the same command with --resume to go on where it stopped")
 
     def _swap_averages(self) -> None:
         """Exchange weights and their averages; batch-norm statistics are averages already."""

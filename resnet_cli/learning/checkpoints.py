@@ -41,7 +41,7 @@ def load_checkpoint(folder: Path, model: keras.Model) -> int:
         try:
             with np.load(path, allow_pickle=False) as archive:
                 values = [archive[f"v{i}"] for i in range(len(variables))]
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
             continue
         if any(value.shape != tuple(variable.shape) for value, variable in zip(values, variables, strict=True)):
             raise ResnetError(f"the checkpoint {path} belongs to another network", "resume with the options it began with")

@@ -83,7 +83,7 @@ class FinetuneConfig:
     dropout: float = 0.2
     epochs: int = 0
     batch_size: int = 32
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-4
     views: int = 0
     class_weights: bool = False
     val_split: float | None = None

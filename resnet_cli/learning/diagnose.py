@@ -38,8 +38,8 @@ def odd_accuracies(training: float, held_out: float, classes: int, held_out_coun
         )
     elif training - held_out > 0.25:
         words.append(
-            f"training accuracy is {training:.0%} but held-out accuracy {held_out:.0%}: the network learns the pictures by heart;"
-            " more pictures, a higher --dropout or --unfreeze none help"
+            f"training accuracy is {training:.0%} but held-out accuracy {held_out:.0%}: the network learns the pictures"
+            " by heart; more pictures, a higher --dropout or --unfreeze none help"
         )
     if held_out_count < 30:
         words.append(f"only {held_out_count} pictures are held out, so the held-out accuracy is uncertain: see its interval")

@@ -66,7 +66,8 @@ def make_optimizer(config: TrainConfig, table: NDArray[np.float32], variables: l
         options |= {"use_ema": True, "ema_momentum": config.ema}
     kind = kinds[config.optimizer]
     if config.depth_decay != 1:
-        kind, options["factors"] = _discriminative(kind), depth_factors(variables, config.depth_decay)
+        factors = depth_factors(variables, config.depth_decay)
+        kind, options["factors"] = _discriminative(kind), [factors[variable.path] for variable in variables]
     optimizer = kind(TableSchedule(table), weight_decay=decay or None, **options)
     if decay:
         optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
@@ -88,11 +89,13 @@ def _discriminative(kind: type[keras.optimizers.Optimizer]) -> type[keras.optimi
     """An optimizer whose rate differs by variable; Keras has no such option of its own."""
 
     class Discriminative(kind):  # type: ignore[misc]
-        def __init__(self, *args: Any, factors: dict[str, float], **options: Any) -> None:
+        def __init__(self, *args: Any, factors: list[float], **options: Any) -> None:
             super().__init__(*args, **options)
             self._factors = factors
 
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-            super().update_step(gradient, variable, learning_rate * self._factors[variable.path])
+            # What arrives here is the backend's own variable, which knows no path.
+            factor = self._factors[self._get_variable_index(variable)]
+            super().update_step(gradient, variable, learning_rate * factor)
 
     return Discriminative

@@ -113,28 +113,38 @@ def train(
     checkpoints = stage.folder / "checkpoint" / stage.name
     done = load_checkpoint(checkpoints, model) if stage.resume and has_checkpoint(checkpoints) else 0
     recorder = Recorder(stage.name, stage.folder, config, stream, done, progress, stage.announce)
+    weights = balanced_weights(stream.labels, stream.classes) if config.class_weights else None
     for segment in _segments(config, per_epoch, done, stream, small):
         if recorder.stopped_early:
             break
+        batches = segment.stream.batches(segment.first_step)
         model.fit(
-            segment.stream.batches(segment.first_step),
+            batches if weights is None else _weighed(batches, weights),
             steps_per_epoch=segment.steps_per_epoch,
             initial_epoch=segment.first_epoch,
             epochs=segment.last_epoch,
             validation_data=held_out,
-            class_weight=balanced_weights(stream.labels, stream.classes) if config.class_weights else None,
             callbacks=[recorder],
             shuffle=False,  # the stream is shuffled already
             verbose=0,
         )
+        if config.ema:
+            # Keras leaves the averages in the weights at the end of `fit`; training goes on with the weights themselves.
+            load_checkpoint(checkpoints, model)
     recorder.restore_best(model)
     return TrainResult(tuple(recorder.history), recorder.best_epoch)
 
 
-def balanced_weights(labels: NDArray[np.int64], classes: int) -> dict[int, float]:
-    """Weights that make every class count alike: N / (classes * pictures of the class)."""
+def balanced_weights(labels: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
+    """Weights (classes,) that make every class count alike: N / (classes * pictures of the class)."""
     counts = np.bincount(labels, minlength=classes)
-    return {label: len(labels) / (classes * int(count)) if count else 0.0 for label, count in enumerate(counts)}
+    return np.where(counts, len(labels) / (classes * np.maximum(counts, 1)), 0).astype(np.float32)
+
+
+def _weighed(batches: Iterator[tuple[Any, NDArray[np.float32]]], weights: NDArray[np.float32]) -> Iterator[tuple[Any, ...]]:
+    """The same batches with a weight a picture: Keras takes no class weights beside a generator, nor with mixed targets."""
+    for images, targets in batches:
+        yield images, targets, targets @ weights
 
 
 def _metrics(classes: int) -> list[keras.metrics.Metric]:

@@ -233,6 +233,7 @@ def _recipe(config: FinetuneConfig, material: Material, depth_decay: float) -> T
         schedule="one-cycle",
         warmup=0.2,
         weight_decay=0.05,
+        label_smoothing=0.1,
         class_weights=config.class_weights,
         seed=config.seed,
         depth_decay=depth_decay,

@@ -1,0 +1,56 @@
+"""How a run begins: in a folder made only when all that can be wrong before training is known, or in an interrupted one.
+
+In: names and options. Out: a folder, with the configuration beside its checkpoints (light).
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from resnet_cli.errors import ResnetError
+from resnet_cli.runs import choose_run_folder, make_run_folder, unfinished_run, write_text
+
+_CONFIG = Path("checkpoint", "config.json")
+_UNNAMED = {"weights": "weights", "data": "pictures"}  # kept as fingerprints, which say nothing to a reader
+
+
+def place_of_run(name: str, output: Path | None, force: bool, resume: bool, config: dict[str, Any]) -> Path:
+    """The folder of a run that is about to begin, or to go on; nothing is written yet.
+
+    Raises:
+        ResnetError: it is taken, cannot be written, or there is nothing to resume with these options.
+    """
+    if not resume:
+        return choose_run_folder(name, output, force)
+    folder = unfinished_run(name, output)
+    _require_same(folder, config)
+    return folder
+
+
+def begin_run(folder: Path, resume: bool, config: dict[str, Any]) -> None:
+    """Make the folder of a new run and keep its configuration there; a run that goes on has both."""
+    if resume:
+        return
+    make_run_folder(folder)
+    path = folder / _CONFIG
+    path.parent.mkdir()
+    write_text(path, json.dumps(config))
+
+
+def _require_same(folder: Path, config: dict[str, Any]) -> None:
+    path = folder / _CONFIG
+    try:
+        before = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ResnetError(f"{path} cannot be read, so the run cannot be resumed", "begin a new run") from error
+    plain = json.loads(json.dumps(config))
+    other = sorted(key for key in plain if before.get(key) != plain[key])
+    if not other:
+        return
+    key = other[0]
+    if key in _UNNAMED:
+        raise ResnetError(f"the run {folder} began with other {_UNNAMED[key]}", "resume with those, or begin a new run")
+    raise ResnetError(
+        f"the run {folder} began with --{key.replace('_', '-')} {before.get(key)}, not {plain[key]}",
+        "resume with the options it began with",
+    )

@@ -1,0 +1,171 @@
+"""The formats that a classifier is exported to: how each is written, and how its own runtime answers (light: converters and
+runtimes are imported where they are used).
+
+In: a Keras model of uint8 pictures with one output, named "probabilities". Out: files in a folder; a function that runs them.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from resnet_cli.errors import ResnetError
+
+if TYPE_CHECKING:
+    from resnet_cli.engines.base import Images, Outputs
+
+FormatName = Literal["savedmodel", "keras", "onnx", "tflite", "openvino"]
+Answer = Callable[["Images"], "Outputs"]
+
+OUTPUT = "probabilities"
+LABELS = "labels.txt"  # a class a line, in the order of the probabilities
+# Understood by every runtime of the last years; a newer one would add nothing to a residual network.
+_OPSET = 15
+
+
+@dataclass(frozen=True)
+class Format:
+    """One format.
+
+    Attributes:
+        files: what `write` leaves in the folder; the first is what a runtime is given, "" the folder itself.
+        tolerance: largest difference of a probability that `load` may show. Keras and TensorFlow run the same kernels again;
+            ONNX Runtime and LiteRT sum in another order; OpenVINO's weights are fp16, with 11 significant bits.
+        write: writes a Keras model into an existing folder.
+        load: opens what was written, in the format's own runtime, and computes in float32.
+        needs: packages of the `export` extra without which it cannot be written and checked.
+    """
+
+    files: tuple[str, ...]
+    tolerance: float
+    write: Callable[[Any, Path], None]
+    load: Callable[[Path], Answer]
+    needs: tuple[str, ...] = ()
+
+
+def find_format(name: FormatName) -> Format:
+    """The format of that name.
+
+    Raises:
+        ResnetError: a package that it needs is not installed.
+    """
+    found = FORMATS[name]
+    missing = [package for package in found.needs if find_spec(package) is None]
+    if missing:
+        raise ResnetError(f"--format {name} needs {' and '.join(missing)}", "pip install 'resnet-cli[export]'")
+    return found
+
+
+def is_export(folder: Path) -> bool:
+    """Whether a folder holds an export and nothing else: --force replaces no other folder."""
+    known = {LABELS, *(name for each in FORMATS.values() for name in each.files)}
+    present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return LABELS in present and present <= known
+
+
+def _write_savedmodel(model: Any, folder: Path) -> None:
+    import tensorflow as tf
+
+    # By TensorFlow itself: what `model.export` writes holds every weight twice (Keras 3.15).
+    module = tf.Module()
+    module.weights = [variable.value for variable in model.variables]
+    pixels = tf.TensorSpec(model.input.shape, tf.uint8, name=model.input.name)
+    serve = tf.function(lambda image: model(image, training=False), input_signature=[pixels])
+    tf.saved_model.save(module, folder, signatures={"serving_default": serve})
+
+
+def _load_savedmodel(path: Path) -> Answer:
+    import tensorflow as tf
+
+    # The module has to outlive its signature, which does not hold on to the variables.
+    loaded = tf.saved_model.load(path)
+    return lambda images: loaded.signatures["serving_default"](tf.constant(images))[OUTPUT].numpy()
+
+
+def _write_keras(model: Any, folder: Path) -> None:
+    import keras
+
+    # With its one output bare: names are for formats whose users address tensors by name, not for `model.predict`.
+    keras.Model(model.input, model.output[OUTPUT], name=model.name).save(folder / "model.keras")
+
+
+def _load_keras(path: Path) -> Answer:
+    import keras
+
+    # In Keras' safe mode, which is the default: a file with code in it would be refused here, as it will be at the user's.
+    loaded = keras.saving.load_model(path, compile=False)
+    return lambda images: keras.ops.convert_to_numpy(loaded(images, training=False))
+
+
+def _write_onnx(model: Any, folder: Path) -> None:
+    import onnx
+
+    path = folder / "model.onnx"
+    with warnings.catch_warnings():
+        # Keras looks whether numpy still has names that tf2onnx uses; numpy remarks on being asked.
+        warnings.filterwarnings("ignore", message=r"In the future `np\.object`", category=FutureWarning)
+        model.export(path, format="onnx", verbose=False, opset_version=_OPSET, input_signature=model.inputs)
+    graph = onnx.load(path)
+    for value in (*graph.graph.input, *graph.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    onnx.checker.check_model(graph)
+    onnx.save(graph, path)
+
+
+def _load_onnx(path: Path) -> Answer:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda images: session.run([OUTPUT], {"image": images})[0]
+
+
+def _write_tflite(model: Any, folder: Path) -> None:
+    import tensorflow as tf
+
+    # Without TensorFlow's own operations, which Keras allows by default: phones' runtimes do not have them.
+    builtins = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}
+    model.export(folder / "model.tflite", format="litert", verbose=False, target_spec=builtins)
+
+
+def _load_tflite(path: Path) -> Answer:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"\s*Warning: tf\.lite\.Interpreter is deprecated")
+        runner = _litert_interpreter()(model_path=str(path)).get_signature_runner("serving_default")
+    return lambda images: runner(image=images)[OUTPUT]
+
+
+def _litert_interpreter() -> Any:
+    """LiteRT's interpreter, or without that package the one in TensorFlow, which announces its own end."""
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError:
+        import tensorflow as tf
+
+        return tf.lite.Interpreter
+    return Interpreter
+
+
+def _write_openvino(model: Any, folder: Path) -> None:
+    from resnet_cli.engines.openvino import convert, save
+
+    save(convert(model), folder / "model.xml")
+
+
+def _load_openvino(path: Path) -> Answer:
+    from resnet_cli.engines.openvino import OpenVinoEngine
+
+    engine = OpenVinoEngine(path, "many", exact=True)
+    return lambda images: engine.run(images)[0]
+
+
+FORMATS: dict[FormatName, Format] = {
+    "savedmodel": Format(
+        ("", "saved_model.pb", "variables", "assets", "fingerprint.pb"), 1e-4, _write_savedmodel, _load_savedmodel
+    ),
+    "keras": Format(("model.keras",), 1e-4, _write_keras, _load_keras),
+    "onnx": Format(("model.onnx",), 1e-3, _write_onnx, _load_onnx, ("onnx", "tf2onnx", "onnxruntime")),
+    "tflite": Format(("model.tflite",), 1e-3, _write_tflite, _load_tflite),
+    "openvino": Format(("model.xml", "model.bin"), 2e-2, _write_openvino, _load_openvino),
+}

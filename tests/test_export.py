@@ -1,0 +1,278 @@
+"""An export answers like the run that it came from: in its own runtime, on real pictures, without this package."""
+
+import json
+import subprocess
+import sys
+import textwrap
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from conftest import MakeDataset, MakeRun, RunCli
+from resnet_cli.engines.portable import read_classifier
+from resnet_cli.inference import formats
+from resnet_cli.networks.spec import spec_from_record
+from resnet_cli.runs import load_run
+
+SIZE = 32
+FORMATS = ("savedmodel", "keras", "onnx", "tflite", "openvino")
+Probabilities = NDArray[np.float32]
+
+
+@pytest.fixture(scope="module")
+def run_folder(make_run: MakeRun, sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("runs") / "cars", sample_data, size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def pictures(sample_data: Path) -> NDArray[np.uint8]:
+    """Seven real pictures, brought to size by Pillow alone: no power of two, so that the batch dimension has to be free."""
+    found = [path for name in ("cars", "trucks") for path in sorted((sample_data / name).iterdir())[:4]][:7]
+    squares = []
+    for path in found:
+        with Image.open(path) as picture:
+            squares.append(np.asarray(picture.convert("RGB").resize((SIZE, SIZE))))
+    return np.stack(squares)
+
+
+@pytest.fixture(scope="module")
+def expected(run_folder: Path, pictures: NDArray[np.uint8]) -> Probabilities:
+    """What Keras says of them, with the run's weights."""
+    run = load_run(run_folder)
+    return np.asarray(read_classifier(run.weights, spec_from_record(run.record))(pictures, training=False))
+
+
+def answer_savedmodel(path: Path, pictures: NDArray[np.uint8]) -> Any:
+    """In a process where this package cannot be imported."""
+    script = textwrap.dedent(f"""
+        import sys
+        sys.modules["resnet_cli"] = None
+        import numpy as np, tensorflow as tf
+        signature = tf.saved_model.load({str(path)!r}).signatures["serving_default"]
+        answer = signature(image=tf.constant(np.load({str(path / "pictures.npy")!r})))
+        np.save({str(path / "answer.npy")!r}, answer["probabilities"].numpy())
+    """)
+    np.save(path / "pictures.npy", pictures)
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+    return np.load(path / "answer.npy")
+
+
+def answer_keras(path: Path, pictures: NDArray[np.uint8]) -> Any:
+    import keras
+
+    return keras.saving.load_model(path).predict(pictures, verbose=0)
+
+
+def answer_onnx(path: Path, pictures: NDArray[np.uint8]) -> Any:
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(path).run(["probabilities"], {"image": pictures})[0]
+
+
+def answer_tflite(path: Path, pictures: NDArray[np.uint8]) -> Any:
+    """By index instead of name, in the interpreter that comes with TensorFlow."""
+    import tensorflow as tf
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"\s*Warning: tf\.lite\.Interpreter is deprecated")
+        interpreter = tf.lite.Interpreter(str(path))
+    place = interpreter.get_input_details()[0]["index"]
+    interpreter.resize_tensor_input(place, pictures.shape)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(place, pictures)
+    interpreter.invoke()
+    return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+
+
+def answer_openvino(path: Path, pictures: NDArray[np.uint8]) -> Any:
+    import openvino
+
+    compiled = openvino.Core().compile_model(path, "CPU", {"EXECUTION_MODE_HINT": "ACCURACY"})
+    return compiled({"image": pictures})["probabilities"]
+
+
+ANSWER: dict[str, Callable[[Path, NDArray[np.uint8]], Any]] = {
+    "savedmodel": answer_savedmodel,
+    "keras": answer_keras,
+    "onnx": answer_onnx,
+    "tflite": answer_tflite,
+    "openvino": answer_openvino,
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_export_answers_like_the_run_in_its_own_runtime(
+    name: str, run_folder: Path, pictures: NDArray[np.uint8], expected: Probabilities, run_cli: RunCli, tmp_path: Path
+) -> None:
+    result = run_cli("export", "--format", name, "--run", run_folder, "--output", tmp_path / "out", "--json")
+    assert (result.exit_code, result.stderr) == (0, "")
+    document = json.loads(result.stdout)
+    assert (document["format"], document["path"]) == (name, str(tmp_path / "out"))
+    assert document["bytes"] == sum(path.stat().st_size for path in (tmp_path / "out").rglob("*") if path.is_file())
+    parity = document["parity"]
+    # A quarter of 80 pictures is held out. fp16 weights have 11 bits.
+    close = 1e-2 if name == "openvino" else 1e-4
+    assert (parity["pictures"], parity["top1_agreement"]) == (20, 1.0)
+    assert parity["max_probability_difference"] <= close
+    assert (tmp_path / "out" / "labels.txt").read_text() == "cars\ntrucks\n"
+    assert np.ptp(expected[:, 0]) > 0.1
+    np.testing.assert_allclose(ANSWER[name](Path(document["model"]), pictures), expected, atol=close)
+
+
+@pytest.mark.parametrize("preprocessing", ["caffe", "tf", "unit"])
+def test_every_preprocessing_is_inside(
+    preprocessing: str, make_run: MakeRun, sample_data: Path, run_cli: RunCli, tmp_path: Path
+) -> None:
+    folder = make_run(tmp_path / "run", sample_data, arch="resnet8")
+    record = json.loads((folder / "run.json").read_text())
+    record["network"]["preprocessing"] = preprocessing
+    (folder / "run.json").write_text(json.dumps(record))
+    result = run_cli("export", "--format", "openvino", "--run", folder, "--json")
+    assert json.loads(result.stdout)["parity"]["max_probability_difference"] < 1e-2
+    assert (folder / "export" / "openvino" / "model.xml").exists()
+
+
+def test_labels_stand_in_the_order_of_the_probabilities(
+    make_run: MakeRun, make_dataset: MakeDataset, run_cli: RunCli, tmp_path: Path
+) -> None:
+    names = ("Zebra", "ape", "çaña", "b c")
+    folder = make_run(tmp_path / "run", make_dataset(tmp_path / "data", names, 4), arch="resnet8")
+    assert run_cli("export", "--format", "keras", "--run", folder).exit_code == 0
+    labels = (folder / "export" / "keras" / "labels.txt").read_text(encoding="utf-8").splitlines()
+    assert labels == list(load_run(folder).classes)
+    assert sorted(labels) == sorted(names)
+
+
+def test_without_the_pictures_random_patterns_stand_in_and_it_says_so(
+    make_run: MakeRun, make_dataset: MakeDataset, run_cli: RunCli, tmp_path: Path
+) -> None:
+    data = make_dataset(tmp_path / "data", count=4)
+    folder = make_run(tmp_path / "run", data, arch="resnet8")
+    data.rename(tmp_path / "moved")
+    result = run_cli("export", "--format", "keras", "--run", folder)
+    assert result.exit_code == 0
+    assert "on 32 random patterns (none of the held-out pictures is there any more)" in result.stdout
+
+
+def test_litert_answers_alike_in_its_own_package_and_in_tensorflow(
+    run_folder: Path, pictures: NDArray[np.uint8], run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_cli("export", "--format", "tflite", "--run", run_folder, "--output", tmp_path / "out")
+    load = formats.find_format("tflite").load
+    own = load(tmp_path / "out" / "model.tflite")(pictures)
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
+    np.testing.assert_allclose(load(tmp_path / "out" / "model.tflite")(pictures), own, atol=1e-6)
+
+
+# --- never half, never over something else ------------------------------------------------------------------------------------
+
+
+def export_keras(run_cli: RunCli, run: Path, output: Path, *more: str) -> tuple[int, str]:
+    result = run_cli("export", "--format", "keras", "--run", run, "--output", output, "--quiet", *more)
+    return result.exit_code, result.stderr
+
+
+def with_tolerance(monkeypatch: pytest.MonkeyPatch, tolerance: float) -> None:
+    monkeypatch.setitem(formats.FORMATS, "keras", replace(formats.FORMATS["keras"], tolerance=tolerance))
+
+
+def test_an_export_that_answers_differently_is_not_kept(
+    run_folder: Path, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_tolerance(monkeypatch, -1.0)
+    code, told = export_keras(run_cli, run_folder, tmp_path / "new" / "out")
+    assert code == 1
+    assert "the exported keras model answers differently from the run" in told
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_that_fails_leaves_the_earlier_one_alone(
+    run_folder: Path, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    assert export_keras(run_cli, run_folder, out) == (0, "")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    code, told = export_keras(run_cli, run_folder, out)
+    assert (code, told.splitlines()[0]) == (1, f"error: {out} exists already")
+    with_tolerance(monkeypatch, -1.0)
+    assert export_keras(run_cli, run_folder, out, "--force")[0] == 1
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    monkeypatch.undo()
+    assert export_keras(run_cli, run_folder, out, "--force") == (0, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_ctrl_c_leaves_nothing_behind(
+    run_folder: Path, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(path: Path) -> formats.Answer:
+        assert path.exists()
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(formats.FORMATS, "keras", replace(formats.FORMATS["keras"], load=interrupted))
+    assert export_keras(run_cli, run_folder, tmp_path / "out")[0] == 130
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_force_replaces_nothing_but_an_export(run_folder: Path, run_cli: RunCli, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "labels.txt").write_text("mine")
+    (tmp_path / "photos" / "cat.jpg").write_text("mine")
+    code, told = export_keras(run_cli, run_folder, tmp_path / "photos", "--force")
+    assert code == 1
+    assert "photos holds more than an export, so --force does not replace it" in told
+    assert sorted(path.name for path in (tmp_path / "photos").iterdir()) == ["cat.jpg", "labels.txt"]
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(run_folder: Path, run_cli: RunCli, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    code, told = export_keras(run_cli, run_folder, tmp_path / "file" / "out")
+    assert code == 1
+    assert told.startswith(f"error: cannot write to {tmp_path / 'file' / 'out'}: ")
+    assert len(told.splitlines()) == 2
+
+
+# --- wrong use ----------------------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_format_is_a_usage_error(run_cli: RunCli) -> None:
+    result = run_cli("export", "--format", "pdf")
+    assert result.exit_code == 2
+    assert all(name in result.stderr for name in FORMATS)
+
+
+def test_a_missing_extra_is_named_with_the_command_that_installs_it(
+    run_folder: Path, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tf2onnx", None)
+    result = run_cli("export", "--format", "onnx", "--run", run_folder, "--output", tmp_path / "out")
+    assert result.exit_code == 1
+    assert result.stderr == "error: --format onnx needs tf2onnx\nhint: pip install 'resnet-cli[export]'\n"
+
+
+def test_no_run_and_an_unfinished_run_are_one_sentence(
+    run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_cli("export", "--format", "keras").stderr.startswith("error: there is no run under runs/\n")
+    (tmp_path / "begun").mkdir()
+    result = run_cli("export", "--format", "keras", "--run", "begun")
+    assert (result.exit_code, result.stderr.splitlines()[0]) == (1, "error: the run begun is not complete: it has no run.json")
+
+
+def test_a_run_with_damaged_weights_is_one_sentence(
+    make_run: MakeRun, sample_data: Path, run_cli: RunCli, tmp_path: Path
+) -> None:
+    folder = make_run(tmp_path / "run", sample_data, arch="resnet8")
+    (folder / "model.weights.h5").write_bytes(b"no weights")
+    code, told = export_keras(run_cli, folder, tmp_path / "out")
+    assert code == 1
+    assert told.startswith(f"error: the weights {folder / 'model.weights.h5'} cannot be read")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,232 @@
+"""An interrupted training goes on as if nothing had happened: the same weights, bit for bit."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from conftest import MakeDataset, RunCli
+from training_material import STEPS, StopAfter, run, values
+
+from resnet_cli.cli.finetune_job import FinetuneRequest, run_finetune
+from resnet_cli.errors import Interrupted, ResnetError
+from resnet_cli.learning.callbacks import read_history
+from resnet_cli.learning.config import FinetuneConfig, TrainConfig
+from resnet_cli.progress import Silent
+
+CONFIG = TrainConfig(epochs=4, optimizer="adamw", learning_rate=0.03, weight_decay=0.01)
+HINT = "type the same command with --resume to go on where it stopped"
+QUICK = ["--arch", "resnet8", "--batch-size", "8", "--learning-rate", "0.02"]
+
+
+def histories(folder: Path) -> list[tuple[int, float, float]]:
+    return [(record.epoch, record.val_loss, record.val_accuracy) for record in read_history(folder / "metrics.jsonl")]
+
+
+def stored_weights(folder: Path) -> dict[str, np.ndarray]:
+    found: dict[str, np.ndarray] = {}
+    with h5py.File(folder / "model.weights.h5", "r") as file:
+        file.visititems(lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
+    return found
+
+
+def assert_same_run(first: Path, second: Path) -> None:
+    one, other = stored_weights(first), stored_weights(second)
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[TrainConfig], tuple[Path, list[np.ndarray]]]:
+    """The folder and the weights of a training that nobody disturbed."""
+    known: dict[TrainConfig, tuple[Path, list[np.ndarray]]] = {}
+
+    def get(config: TrainConfig) -> tuple[Path, list[np.ndarray]]:
+        if config not in known:
+            folder = tmp_path_factory.mktemp("whole")
+            known[config] = folder, values(run(folder, config)[0])
+        return known[config]
+
+    return get
+
+
+@pytest.mark.parametrize(
+    ("steps", "config"),
+    [
+        pytest.param(1, CONFIG, id="after the first step"),
+        pytest.param(STEPS + 2, CONFIG, id="in the middle of an epoch"),
+        pytest.param(2 * STEPS, CONFIG, id="after the last step of an epoch"),
+        pytest.param(4 * STEPS, CONFIG, id="after the last step of all"),
+        pytest.param(STEPS + 2, replace(CONFIG, ema=0.8), id="with averaged weights"),
+        pytest.param(STEPS + 2, replace(CONFIG, optimizer="sgd"), id="with momentum"),
+    ],
+)
+def test_a_stopped_training_ends_with_the_same_weights(
+    steps: int, config: TrainConfig, tmp_path: Path, uninterrupted: Callable[[TrainConfig], tuple[Path, list[np.ndarray]]]
+) -> None:
+    folder, expected = uninterrupted(config)
+    with pytest.raises(Interrupted) as stopped:
+        run(tmp_path, config, StopAfter(steps))
+    assert (stopped.value.exit_code, stopped.value.hint) == (143, HINT)
+    model, result = run(tmp_path, config, resume=True)
+    for value, other in zip(values(model), expected, strict=True):
+        np.testing.assert_array_equal(value, other)
+    assert histories(tmp_path) == histories(folder)
+    assert [record.epoch for record in result.history] == [1, 2, 3, 4]
+
+
+def test_a_training_may_be_stopped_again_and_again(
+    tmp_path: Path, uninterrupted: Callable[[TrainConfig], tuple[Path, list[np.ndarray]]]
+) -> None:
+    for attempt in range(3):
+        with pytest.raises(Interrupted):
+            run(tmp_path, CONFIG, StopAfter(3, signal=2), resume=attempt > 0)
+    model, _ = run(tmp_path, CONFIG, resume=True)
+    for value, other in zip(values(model), uninterrupted(CONFIG)[1], strict=True):
+        np.testing.assert_array_equal(value, other)
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK not really", None], ids=["empty", "garbage", "cut short"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+    damage: bytes | None, tmp_path: Path, uninterrupted: Callable[[TrainConfig], tuple[Path, list[np.ndarray]]]
+) -> None:
+    with pytest.raises(Interrupted):
+        run(tmp_path, CONFIG, StopAfter(2 * STEPS + 1))
+    older, newest = sorted((tmp_path / "checkpoint" / "train").glob("step-*.npz"))
+    newest.write_bytes(newest.read_bytes()[:-200] if damage is None else damage)
+    model, _ = run(tmp_path, CONFIG, resume=True)
+    for value, other in zip(values(model), uninterrupted(CONFIG)[1], strict=True):
+        np.testing.assert_array_equal(value, other)
+    assert older.name == f"step-{2 * STEPS:09d}.npz"
+
+
+def test_no_readable_checkpoint_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        run(tmp_path, CONFIG, StopAfter(2))
+    for path in (tmp_path / "checkpoint" / "train").glob("step-*.npz"):
+        path.write_bytes(b"")
+    with pytest.raises(ResnetError, match="there is no readable checkpoint in"):
+        run(tmp_path, CONFIG, resume=True)
+
+
+def test_a_training_that_stopped_early_stays_stopped(tmp_path: Path) -> None:
+    config = replace(CONFIG, epochs=40, patience=2)
+    model, result = run(tmp_path, config)
+    assert len(result.history) == result.best_epoch + 2 < 40
+    again, resumed = run(tmp_path, config, resume=True)
+    assert len(resumed.history) == len(result.history)
+    for value, other in zip(values(again), values(model), strict=True):
+        np.testing.assert_array_equal(value, other)
+
+
+def test_fine_tuning_stopped_in_its_second_stage_goes_on_from_there(make_dataset: MakeDataset, tmp_path: Path) -> None:
+    data = make_dataset(tmp_path / "pets", ("cat", "dog"), count=10)
+    config = FinetuneConfig(views=2, epochs=3, batch_size=4)
+
+    def finetune(name: str, progress: Silent, resume: bool = False) -> dict[str, Any]:
+        request = FinetuneRequest(data, "resnet8", "none", "32", "crop", tmp_path / name, False, resume, False, "resnet")
+        return run_finetune(request, config, progress)
+
+    whole = finetune("whole", Silent())
+    with pytest.raises(Interrupted, match="stopped before the end"):
+        finetune("parts", StopAfter(6, title="tail"))
+    assert not (tmp_path / "parts" / "run.json").exists()
+    assert (tmp_path / "parts" / "checkpoint" / "tail").is_dir()
+    resumed = finetune("parts", Silent(), resume=True)
+    assert {**resumed, "run": "", "seconds": 0} == {**whole, "run": "", "seconds": 0}
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    assert not (tmp_path / "parts" / "checkpoint").exists()
+    assert sorted(histories(tmp_path / "parts")) == sorted(histories(tmp_path / "whole"))
+
+
+def test_fine_tuning_stopped_while_features_are_computed_can_be_resumed_as_the_hint_says(
+    make_dataset: MakeDataset, tmp_path: Path
+) -> None:
+    data = make_dataset(tmp_path / "pets", ("cat", "dog"), count=10)
+    request = FinetuneRequest(data, "resnet8", "none", "32", "crop", tmp_path / "run", False, False, False, "resnet")
+    config = FinetuneConfig(views=4, epochs=1, unfreeze="none")
+    with pytest.raises(Interrupted) as stopped:
+        run_finetune(request, config, StopAfter(1, title="features"))
+    assert "--resume" in stopped.value.hint
+    assert run_finetune(replace(request, resume=True), config, Silent())["val"]["count"] == 4
+
+
+def test_the_program_saves_and_says_how_to_go_on_when_it_is_terminated(
+    make_dataset: MakeDataset, tmp_path: Path, run_cli: RunCli
+) -> None:
+    data = make_dataset(tmp_path / "pets", ("cat", "dog"), count=30)
+    command = ["train", str(data), *QUICK, "--epochs", "20", "--json"]
+    program = [sys.executable, "-c", "from resnet_cli.cli.app import main; main()"]
+    stopped = tmp_path / "stopped"
+    with subprocess.Popen([*program, *command, "--output", str(stopped)], stderr=subprocess.PIPE, text=True) as process:
+        try:
+            until = time.monotonic() + 90
+            while not (stopped / "metrics.jsonl").exists() or not (stopped / "metrics.jsonl").read_text():
+                assert process.poll() is None and time.monotonic() < until
+                time.sleep(0.02)
+            process.send_signal(signal.SIGTERM)
+            _, stderr = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 143
+    assert stderr == f"error: stopped before the end\nhint: {HINT}\n"
+    assert not (stopped / "run.json").exists()
+    done = len(histories(stopped))
+    assert done < 20
+    refused = run_cli(*command, "--output", stopped)
+    assert refused.exit_code == 1 and "exists already" in refused.stderr
+    # Nothing in the checkpoint depends on the process: this one goes on, and ends where one that was never stopped ends.
+    resumed = run_cli(*command, "--output", stopped, "--resume")
+    assert resumed.exit_code == 0, resumed.stderr
+    whole = run_cli(*command, "--output", tmp_path / "whole")
+    assert {**json.loads(resumed.stdout), "run": 0, "seconds": 0} == {**json.loads(whole.stdout), "run": 0, "seconds": 0}
+    assert_same_run(stopped, tmp_path / "whole")
+
+
+@pytest.fixture
+def interrupted(make_dataset: MakeDataset, tmp_path: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The data set of a training that was asked to stop at its first step."""
+    data = make_dataset(tmp_path / "pets", ("cat", "dog"), count=10)
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("resnet_cli.cli.console.Reporter.stop_signal", lambda self: signal.SIGINT)
+        result = run_cli("train", data, *QUICK, "--epochs", 2)
+    assert (result.exit_code, result.stdout) == (130, "")
+    return data
+
+
+def test_other_options_or_other_pictures_do_not_resume(
+    interrupted: Path, run_cli: RunCli, make_dataset: MakeDataset, tmp_path: Path
+) -> None:
+    checkpoint = sorted(tmp_path.rglob("step-*.npz"))
+    result = run_cli("train", interrupted, *QUICK, "--epochs", 3, "--resume")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-2:] == [
+        "error: the run runs/pets-resnet8 began with --epochs 2, not 3",
+        "hint: resume with the options it began with",
+    ]
+    make_dataset(interrupted, ("cat",), count=1, first=10)
+    result = run_cli("train", interrupted, *QUICK, "--epochs", 2, "--resume")
+    assert result.exit_code == 1
+    assert "error: the run runs/pets-resnet8 began with other pictures\n" in result.stderr
+    assert sorted(tmp_path.rglob("step-*.npz")) == checkpoint
+
+
+@pytest.mark.parametrize("options", [[], ["--output", "somewhere"]])
+def test_nothing_to_resume_is_one_sentence(
+    options: list[str], tiny_dataset: Path, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run_cli("train", tiny_dataset, *QUICK, "--resume", *options)
+    where = options[-1] if options else "runs/fruit-resnet8"
+    assert result.exit_code == 1
+    assert result.stderr == (f"error: there is no interrupted run at {where}\nhint: leave --resume out to begin a new one\n")
