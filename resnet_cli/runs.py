@@ -137,6 +137,9 @@ def load_run(folder: Path | None = None) -> Run:
         raise ResnetError(
             f"{path} was written by a newer version (format {record['format']})", "upgrade with pip install -U resnet-cli"
         )
+    lacking = [name for name in ("classes", "data") if not record.get(name)]
+    if lacking:
+        raise ResnetError(f"{path} is damaged: it lacks {lacking[0]}", "train the run anew")
     run = Run(folder, record)
     if not run.weights.exists():
         raise ResnetError(f"the run {folder} is not complete: it has no {run.weights.name}")
@@ -171,11 +174,20 @@ def read_splits(run: Run) -> list[SplitRow]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a text file whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write a file whole or not at all: it is on the disk before it gets its name.
+
+    Raises:
+        ResnetError: the disk is full, or the folder cannot be written.
+    """
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("w") as file:
-            file.write(text)
+        with partial.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

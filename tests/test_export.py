@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import MakeDataset, MakeRun, RunCli
 from numpy.typing import NDArray
 from PIL import Image
 
-from conftest import MakeDataset, MakeRun, RunCli
 from resnet_cli.engines.portable import read_classifier
 from resnet_cli.inference import formats
 from resnet_cli.networks.spec import spec_from_record

@@ -26,37 +26,28 @@ def evaluate(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Measure a classifier: top-1, top-5, per class, confusion; writes predictions.csv and confusion.csv."""
-    from resnet_cli.engines.openvino import OpenVinoEngine
-    from resnet_cli.inference.classify import classify
-    from resnet_cli.inference.evaluate import collect, shared_classes, write_confusion, write_predictions
+    from resnet_cli.cli.measuring import measure_run, write_measured
     from resnet_cli.inference.geometry import run_geometry
-    from resnet_cli.inference.measure import measure
 
     loaded = load_run(run)
     scored = scoring.held_out(loaded) if dataset is None else scoring.folder(loaded, dataset)
-    reporter = console.Reporter(quiet or json)
-    engine = OpenVinoEngine(loaded.openvino, "many")
-    task = reporter.start(f"measuring {scored.split}", len(scored.samples))
-    results = classify((sample.path for sample in scored.samples), run_geometry(loaded), engine)
-    rows = shared_classes(collect(results, scored.samples, task), scored.columns)
-    task.finish()
-    if rows.left_out and strict:
-        raise ResnetError(rows.left_out[0].reason, "without --strict it is left out")
-    notes = [*scored.notes, *(f"left out: {each.reason}" for each in rows.left_out)]
-    evaluation = measure(rows.probabilities, rows.labels, scored.classes)
+    measured = measure_run(loaded.openvino, run_geometry(loaded), scored, console.Reporter(quiet or json))
+    evaluation, left_out = measured.figures, measured.rows.left_out
+    if left_out and strict:
+        raise ResnetError(left_out[0].reason, "without --strict it is left out")
+    notes = [*scored.notes, *(f"left out: {each.reason}" for each in left_out)]
     target = output or loaded.folder
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ResnetError(f"cannot write to {target}: {error.strerror}", "choose another --output") from error
-    write_predictions(target / "predictions.csv", rows, scored.classes)
-    write_confusion(target / "confusion.csv", evaluation)
+    write_measured(target, measured, loaded.record, loaded.folder / "curves.png", notes)
     if json:
         names = {"run": str(loaded.folder), "dataset": scored.name, "split": scored.split}
         console.print_json({**names, **evaluation.to_json(), "notes": notes})
     else:
         _print_tables(evaluation, f"{scored.name}, {scored.split}", notes)
-        console.out.print(f"worst pictures first: {console.escape(str(target / 'predictions.csv'))}")
+        console.out.print(f"report: {console.escape(str(target / 'report.html'))}; worst pictures first: predictions.csv")
     if min_accuracy is not None and evaluation.top1 < min_accuracy:
         console.print_error(f"top-1 accuracy {evaluation.top1:.4f} is below --min-accuracy {min_accuracy:g}", "")
         raise typer.Exit(3)

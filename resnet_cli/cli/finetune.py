@@ -3,12 +3,13 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from resnet_cli.cli import console
 from resnet_cli.cli.quiet import tensorflow_import
+from resnet_cli.cli.result import print_result
 from resnet_cli.learning.config import FinetuneConfig
 
 D = FinetuneConfig()
@@ -64,30 +65,4 @@ def finetune(
     if json:
         console.print_json(result)
     else:
-        _print_result(result)
-
-
-def _print_result(result: dict[str, Any]) -> None:
-    headline = result.get("test") or result["val"]
-    kind = "test" if "test" in result else "held-out"
-    low, high = headline["top1_interval"]
-    table = console.Table("class", "pictures", "accuracy")
-    for each in headline["classes"]:
-        table.add_row(console.escape(each["class"]), str(each["count"]), f"{each['recall']:.1%}" if each["count"] else "-")
-    console.out.print(table)
-    console.out.print(
-        f"[bold]{kind} accuracy {headline['top1']:.1%}[/]"
-        f"  (95 % interval {low:.1%} to {high:.1%}, {headline['count']} pictures)"
-    )
-    if "test" in result:
-        console.out.print(f"validation accuracy {result['val']['top1']:.1%} ({result['val']['count']} pictures)")
-    else:
-        console.out.print("the same pictures chose the best epoch: a test folder beside train gives an untouched figure")
-    for warning in result["warnings"]:
-        console.out.print(f"[yellow]note:[/] {console.escape(warning)}")
-    run = shlex.quote(result["run"])
-    console.out.print(f"run {console.escape(result['run'])}  ({result['seconds']:.0f} s)")
-    console.out.print(
-        f"next: [bold]resnet predict image.jpg --run {console.escape(run)}[/]\n"
-        f"      [bold]resnet evaluate --run {console.escape(run)}[/]"
-    )
+        print_result(result)

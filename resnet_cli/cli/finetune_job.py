@@ -1,23 +1,20 @@
 """The heavy half of `resnet finetune`: composes scan, split, backbone, transfer, measuring and the run directory."""
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from resnet_cli.cli.beginning import begin_run, place_of_run
-from resnet_cli.cli.records import fingerprint, run_record, split_rows
+from resnet_cli.cli.measuring import Measured, measure_splits, write_measured
+from resnet_cli.cli.records import fingerprint, result_record, run_record, split_rows
 from resnet_cli.cli.train_job import read_splits_for_training
 from resnet_cli.data.decode import Geometry, Resize
-from resnet_cli.data.scan import Dataset, Sample, scan_dataset
+from resnet_cli.data.scan import Dataset, scan_dataset
 from resnet_cli.data.sizes import suitable_size
 from resnet_cli.data.split import hold_out
-from resnet_cli.engines.openvino import OpenVinoEngine
 from resnet_cli.engines.portable import write_classifier
 from resnet_cli.errors import ResnetError
-from resnet_cli.inference.classify import classify
-from resnet_cli.inference.evaluate import collect
-from resnet_cli.inference.measure import Evaluation, measure
 from resnet_cli.learning.config import FinetuneConfig
 from resnet_cli.learning.diagnose import few_pictures, odd_accuracies
 from resnet_cli.learning.precision import prepare
@@ -72,15 +69,12 @@ def run_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pro
     result = transfer(model, Material(spec, geometry, training, held_out, folder), config, progress, request.resume)
     write_classifier(folder, model, spec)
     draw_curves(folder / "metrics.jsonl", folder / "curves.png", name)
-    splits = {**dataset.splits, "train": training.samples, "val": held_out.samples}
-    write_splits(folder, split_rows(dataset, splits))
-    measured: dict[str, Evaluation] = {
-        split: _measured(folder, splits[split], dataset.classes, geometry, progress, split)
-        for split in ("val", "test")
-        if split in splits
-    }
+    readable = replace(dataset, splits={**dataset.splits, "train": training.samples, "val": held_out.samples})
+    write_splits(folder, split_rows(readable))
+    measured = measure_splits(folder, readable, geometry, progress)
     summary = _summary(folder, network, source, time.perf_counter() - began, dataset, result, measured)
     record = run_record(request.command, {**asdict(config), "val_split": share}, dataset, spec, geometry, source)
+    write_measured(folder, list(measured.values())[-1], record, folder / "curves.png", summary["warnings"])
     finish_run(folder, {**record, "engine": result.engine, "results": summary})
     return summary
 
@@ -110,17 +104,6 @@ def _describe(dataset: Dataset, network: Network, source: WeightsSource, size: i
     return lines
 
 
-def _measured(
-    folder: Path, samples: tuple[Sample, ...], classes: tuple[str, ...], geometry: Geometry, progress: Progress, split: str
-) -> Evaluation:
-    """Figures of the finished classifier, through the file that `predict` loads."""
-    engine = OpenVinoEngine(folder / "model.xml", "many")
-    task = progress.start(f"measuring {split}", len(samples))
-    rows = collect(classify((sample.path for sample in samples), geometry, engine), samples, task)
-    task.finish()
-    return measure(rows.probabilities, rows.labels, classes)
-
-
 def _summary(
     folder: Path,
     network: Network,
@@ -128,27 +111,21 @@ def _summary(
     seconds: float,
     dataset: Dataset,
     result: TransferResult,
-    measured: dict[str, Evaluation],
+    measured: dict[str, Measured],
 ) -> dict[str, Any]:
-    best = result.best
+    best, held_out = result.best, measured["val"].figures
     warnings = [
         *few_pictures(dataset.classes, dataset.counts("train")),
-        *odd_accuracies(best.best.accuracy, measured["val"].top1, len(dataset.classes), measured["val"].count),
+        *odd_accuracies(best.best.accuracy, held_out.top1, len(dataset.classes), held_out.count),
     ]
     if result.tail is not None and result.kept == "head":
         warnings.append("unfreezing did not raise the held-out accuracy, so the head alone was kept")
     if source.fallback:
         warnings.append("the bundled backbone stands in for resnet50 with ImageNet weights")
-    return {
-        "run": str(folder),
-        "arch": network.name,
-        "weights": source.kind,
-        "epochs": len(best.history),
-        "seconds": round(seconds, 1),
-        **{split: evaluation.to_json() for split, evaluation in measured.items()},
-        "best_epoch": best.best_epoch,
+    extra = {
         "kept": result.kept,
         "head_top1": result.head.best.val_accuracy,
         "views": result.views,
         "warnings": warnings,
     }
+    return {**result_record(folder, network.name, source.kind, seconds, best, measured), **extra}

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _CHATTER = re.compile(
-    r"All log messages before absl::InitializeLog"
+    r"^[IW]\d{4} "  # TensorFlow's own remarks and warnings, where it was imported before its level could be set
+    r"|All log messages before absl::InitializeLog"
     r"|oneDNN custom operations are on"
     r"|Could not find cuda drivers|cudart_stub|failed call to cuInit|cuda_diagnostics"
     r"|This TensorFlow binary is optimized|To enable the following instructions"

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnet_cli import __version__
-from resnet_cli.data.scan import Dataset, LeftOut, Sample
+from resnet_cli.data.scan import Dataset, LeftOut
 from resnet_cli.networks.pretrained import WeightsSource
 from resnet_cli.networks.spec import ClassifierSpec
 from resnet_cli.runs import SplitRow
-from resnet_cli.statistics import wilson_interval
 
 if TYPE_CHECKING:
+    from resnet_cli.cli.measuring import Measured
     from resnet_cli.data.decode import Geometry
     from resnet_cli.learning.training import TrainResult
 
@@ -44,30 +44,26 @@ def run_record(
     }
 
 
-def result_record(folder: Path, arch: str, weights: str, seconds: float, result: "TrainResult", count: int) -> dict[str, Any]:
-    """The JSON contract of train and finetune."""
-    best = result.best
+def result_record(
+    folder: Path, arch: str, weights: str, seconds: float, result: "TrainResult", measured: "dict[str, Measured]"
+) -> dict[str, Any]:
+    """The JSON contract of train and finetune: `val`, and `test` where the folder has one, as `evaluate` measures them."""
     return {
         "run": str(folder),
         "arch": arch,
         "weights": weights,
         "epochs": len(result.history),
         "seconds": round(seconds, 1),
-        "val": {
-            "count": count,
-            "top1": best.val_accuracy,
-            "top1_interval": list(wilson_interval(best.val_accuracy, count)),
-            "top5": best.val_top5,
-        },
+        **{split: each.figures.to_json() for split, each in measured.items()},
         "best_epoch": result.best_epoch,
     }
 
 
-def split_rows(dataset: Dataset, splits: dict[str, tuple[Sample, ...]]) -> list[SplitRow]:
-    """Lines of splits.csv: the readable pictures of every split, by their place in the data set's folder."""
+def split_rows(dataset: Dataset) -> list[SplitRow]:
+    """Lines of splits.csv: the pictures of every split, by their place in the data set's folder."""
     return [
         SplitRow(sample.path.relative_to(dataset.root).as_posix(), dataset.classes[sample.label], split)
-        for split, samples in splits.items()
+        for split, samples in dataset.splits.items()
         for sample in samples
     ]
 

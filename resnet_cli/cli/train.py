@@ -4,12 +4,13 @@ import shlex
 import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from resnet_cli.cli import console
 from resnet_cli.cli.quiet import tensorflow_import
+from resnet_cli.cli.result import print_result
 from resnet_cli.learning.config import Optimizer, Schedule, TrainConfig
 from resnet_cli.networks.catalogue import Shortcut
 
@@ -20,7 +21,7 @@ def train(
     dataset: Annotated[Path, typer.Argument(help="Folder with one folder of pictures per class.")],
     arch: Annotated[str, typer.Option(help="Network; `resnet models` lists them.")] = "resnet20",
     shortcut: Annotated[Shortcut | None, typer.Option(help="Shortcut option A, B or C of the 2015 paper.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Input side in pixels.  [default: the network's]")] = None,
+    image_size: Annotated[int | None, typer.Option(min=8, help="Input side in pixels.  [default: the network's]")] = None,
     weights: Annotated[str, typer.Option(help="none, imagenet, bundled, a run or a weights file to start from.")] = "none",
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the pictures.")] = D.epochs,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures a step.")] = D.batch_size,
@@ -38,7 +39,9 @@ def train(
     progressive: Annotated[bool, typer.Option(help="Smaller pictures in the first half.")] = D.progressive,
     patience: Annotated[int, typer.Option(min=0, help="Stop after so many epochs without gain, 0 never.")] = D.patience,
     class_weights: Annotated[bool, typer.Option(help="Make every class count alike.")] = D.class_weights,
-    crop: Annotated[str, typer.Option(help="Random crop: resized, pad or none.")] = D.crop,
+    crop: Annotated[
+        Literal["resized", "pad", "none"], typer.Option(help="Random crop of a part, or of the padded picture.")
+    ] = D.crop,
     scale: Annotated[float, typer.Option(min=0.01, max=1, help="Smallest area of a resized crop.")] = D.scale,
     flip: Annotated[bool, typer.Option(help="Mirror every second picture.")] = D.flip,
     rotate: Annotated[float, typer.Option(min=0, max=180, help="Largest rotation, degrees.")] = D.rotate,
@@ -70,9 +73,5 @@ def train(
     result = run_training(request, config, reporter)
     if json:
         console.print_json(result)
-        return
-    interval = result["val"]["top1_interval"]
-    console.out.print(
-        f"validation accuracy {result['val']['top1']:.1%} (95 % interval {interval[0]:.1%} to {interval[1]:.1%},"
-        f" {result['val']['count']} pictures), epoch {result['best_epoch']} of {result['epochs']}\nrun {result['run']}"
-    )
+    else:
+        print_result(result)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_cli.cli.beginning import begin_run, place_of_run
+from resnet_cli.cli.measuring import measure_splits, write_measured
 from resnet_cli.cli.records import fingerprint, left_out_lines, result_record, run_record, split_rows
 from resnet_cli.data.augment import Augmentation
 from resnet_cli.data.batches import EvaluationBatches, TrainStream
@@ -77,10 +78,12 @@ def run_training(request: TrainRequest, config: TrainConfig, progress: Progress)
     result = train(model, stream, batches, config, Stage("train", folder, request.resume), progress, small)
     write_classifier(folder, model, spec)
     draw_curves(folder / "metrics.jsonl", folder / "curves.png", name)
-    splits = {**dataset.splits, "train": training.samples, "val": held_out.samples}
-    write_splits(folder, split_rows(dataset, splits))
-    summary = result_record(folder, network.name, source.kind, time.perf_counter() - began, result, len(held_out))
+    readable = replace(dataset, splits={**dataset.splits, "train": training.samples, "val": held_out.samples})
+    write_splits(folder, split_rows(readable))
+    measured = measure_splits(folder, readable, geometry, progress)
+    summary = result_record(folder, network.name, source.kind, time.perf_counter() - began, result, measured)
     record = run_record(request.command, asdict(config), dataset, spec, geometry, source)
+    write_measured(folder, list(measured.values())[-1], record, folder / "curves.png", [])
     finish_run(folder, {**record, "results": summary})
     return summary
 

@@ -130,8 +130,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
             write_whole(self._best_file, values)
         if self._swapped:
             self._swap_averages()
-        with self._metrics_file.open("a") as file:
-            file.write(json.dumps(asdict(record)) + "\n")
+        write_text(self._metrics_file, self._metrics_file.read_text() + json.dumps(asdict(record)) + "\n")
         save_checkpoint(self._checkpoints, self.model, self._step)
         if self._announce:
             self._progress.line(

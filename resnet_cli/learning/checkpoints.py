@@ -5,7 +5,6 @@ kept. A file that is damaged is passed over for the one before it.
 """
 
 import io
-import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import keras
 import numpy as np
 
 from resnet_cli.errors import ResnetError
+from resnet_cli.runs import write_bytes
 
 _KEPT = 2
 
@@ -39,7 +39,7 @@ def load_checkpoint(folder: Path, model: keras.Model) -> int:
     variables = _variables(model)
     for path in reversed(_generations(folder)):
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 values = [archive[f"v{i}"] for i in range(len(variables))]
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
             continue
@@ -60,16 +60,7 @@ def write_whole(path: Path, values: dict[str, Any]) -> None:
     """Write arrays as one .npz, on the disk before it gets its name."""
     buffer = io.BytesIO()
     np.savez(buffer, **values)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise ResnetError(f"cannot write {path}: {error.strerror}", "is the disk full or read-only?") from error
+    write_bytes(path, buffer.getbuffer())
 
 
 def _generations(folder: Path) -> list[Path]:

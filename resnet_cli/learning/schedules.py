@@ -27,7 +27,7 @@ def rates(config: TrainConfig, steps: int) -> NDArray[np.float32]:
     elif config.schedule == "one-cycle":
         falling = 1 - done
     elif config.schedule == "steps":
-        passed = sum((step > milestone * steps).astype(int) for milestone in config.milestones)
+        passed = sum((step - 1 >= milestone * steps).astype(int) for milestone in config.milestones)
         falling = 0.1**passed
     else:
         falling = np.ones(steps)
@@ -68,7 +68,7 @@ def make_optimizer(config: TrainConfig, table: NDArray[np.float32], variables: l
     if config.depth_decay != 1:
         factors = depth_factors(variables, config.depth_decay)
         kind, options["factors"] = _discriminative(kind), [factors[variable.path] for variable in variables]
-    optimizer = kind(TableSchedule(table), weight_decay=decay or None, **options)
+    optimizer = kind(TableSchedule(table), weight_decay=decay, **options)
     if decay:
         optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
     return optimizer

@@ -4,6 +4,7 @@ In: a Keras model and a path. Out: a filled model, or a file written whole or no
 """
 
 import hashlib
+import io
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import keras
 import numpy as np
 
 from resnet_cli.errors import ResnetError
+from resnet_cli.runs import write_bytes
 
 
 def named_variables(model: keras.Model) -> dict[str, Any]:
@@ -33,15 +35,12 @@ def save_weights(model: keras.Model, path: Path, dtype: str = "float32") -> None
         path: file to write.
         dtype: "float32", or "float16" for half the size.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with h5py.File(partial, "w") as file:
-            for name, variable in named_variables(model).items():
-                file.create_dataset(name, data=keras.ops.convert_to_numpy(variable).astype(dtype))
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise ResnetError(f"cannot write the weights {path}: {error.strerror or error}", "is the disk full?") from error
+    # In memory first: HDF5 itself crashes the process when the disk is full.
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        for name, variable in named_variables(model).items():
+            file.create_dataset(name, data=keras.ops.convert_to_numpy(variable).astype(dtype))
+    write_bytes(path, buffer.getbuffer())
 
 
 def load_weights(model: keras.Model, path: Path, leave: Iterable[str] = ()) -> None:

@@ -1,0 +1,37 @@
+"""What `finetune` and `train` print at the end: the figure, how sure it is, where the run lies, what to type next (light)."""
+
+import shlex
+from typing import Any
+
+from resnet_cli.cli import console
+
+_SHOWN = 40  # classes that the table lists
+
+
+def print_result(result: dict[str, Any]) -> None:
+    """Print the JSON contract of `finetune` and `train` for a person."""
+    headline = result.get("test") or result["val"]
+    kind = "test" if "test" in result else "held-out"
+    low, high = headline["top1_interval"]
+    table = console.Table("class", "pictures", "accuracy")
+    for each in headline["classes"][:_SHOWN]:
+        table.add_row(console.escape(each["class"]), str(each["count"]), f"{each['recall']:.1%}" if each["count"] else "-")
+    console.out.print(table)
+    if len(headline["classes"]) > _SHOWN:
+        console.out.print(f"and {len(headline['classes']) - _SHOWN} more classes in the report")
+    console.out.print(
+        f"[bold]{kind} accuracy {headline['top1']:.1%}[/]"
+        f"  (95 % interval {low:.1%} to {high:.1%}, {headline['count']} pictures)"
+    )
+    if "test" in result:
+        console.out.print(f"validation accuracy {result['val']['top1']:.1%} ({result['val']['count']} pictures)")
+    else:
+        console.out.print("the same pictures chose the best epoch: a test folder beside train gives an untouched figure")
+    for warning in result.get("warnings", []):
+        console.out.print(f"[yellow]note:[/] {console.escape(warning)}")
+    run = shlex.quote(result["run"])
+    console.out.print(f"run {console.escape(result['run'])}  ({result['seconds']:.0f} s), report: report.html in it")
+    console.out.print(
+        f"next: [bold]resnet predict image.jpg --run {console.escape(run)}[/]\n"
+        f"      [bold]resnet evaluate --run {console.escape(run)}[/]"
+    )

@@ -1,0 +1,96 @@
+"""The report: one HTML file that opens in any browser, without a network and without scripts.
+
+In: figures that others computed, and paths of pictures. Out: report.html, with every picture inside it.
+"""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from PIL import Image
+
+from resnet_cli.data.decode import decode
+from resnet_cli.errors import ResnetError
+from resnet_cli.runs import write_text
+
+_THUMBNAIL = 160  # pixels
+_WIDEST = 30  # classes that the confusion table shows
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A picture that was taken for another class; probability, 0..1, of the class that it was taken for."""
+
+    path: Path
+    true: str
+    predicted: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the page shows.
+
+    Attributes:
+        title: data set and split.
+        facts: labels and values: network, weights, input, command.
+        figures: the fields of `evaluate --json`.
+        mistakes: the worst first; the page shows them all, so hand over a few.
+        curves: curves.png, where there is one.
+        notes: what the reader must know.
+    """
+
+    title: str
+    facts: Sequence[tuple[str, str]]
+    figures: dict[str, Any]
+    mistakes: Sequence[Mistake]
+    curves: Path | None
+    notes: Sequence[str] = ()
+
+
+def write_report(path: Path, report: Report) -> None:
+    """Render and write the page, whole.
+
+    Raises:
+        ResnetError: it cannot be written.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("resnet_cli.reports", "templates"), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    curves = report.curves
+    page = environment.get_template("report.html.j2").render(
+        report=report,
+        curves=_data_url(curves.read_bytes(), "png") if curves is not None and curves.exists() else "",
+        mistakes=[(mistake, _thumbnail(mistake.path)) for mistake in report.mistakes],
+        confusion=_shaded(report.figures) if len(report.figures["classes"]) <= _WIDEST else [],
+    )
+    write_text(path, page)
+
+
+def _shaded(figures: dict[str, Any]) -> list[tuple[str, list[tuple[int, float, bool]]]]:
+    """Rows of the confusion table: class, and for every cell its count, its share of the row, and whether it is right."""
+    rows = []
+    for i, (each, counts) in enumerate(zip(figures["classes"], figures["confusion"], strict=True)):
+        total = max(1, sum(counts))
+        rows.append((each["class"], [(count, count / total, i == j) for j, count in enumerate(counts)]))
+    return rows
+
+
+def _thumbnail(path: Path) -> str:
+    """The picture, small, as a data URL; empty where it can no longer be read."""
+    try:
+        picture = Image.fromarray(decode(path, _THUMBNAIL))
+    except ResnetError:
+        return ""
+    picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    content = io.BytesIO()
+    picture.save(content, "JPEG", quality=80)
+    return _data_url(content.getvalue(), "jpeg")
+
+
+def _data_url(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,250 @@
+"""Bad input: one sentence that says what is wrong and what to do, exit code 1 (2 for usage), and nothing half-written."""
+
+import json
+import resource
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Finetuned, MakeDataset, Result, RunCli
+
+QUICK = ("--arch", "resnet8", "--weights", "none", "--image-size", "32", "--views", "2", "--epochs", "1")
+Spoil = Callable[[Path], object]
+
+
+def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file below a folder, with its time and bytes."""
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def assert_one_sentence(result: Result, words: str, code: int = 1) -> None:
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1, result.stderr
+    assert words in lines[0]
+    assert "Traceback" not in result.stderr
+    assert (result.exit_code, result.stdout) == (code, "")
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that runs/ would be made in."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
+    return folder
+
+
+def remove_pictures(root: Path) -> None:
+    for path in root.rglob("*.png"):
+        path.unlink()
+
+
+def empty(name: str) -> Spoil:
+    return lambda root: [path.unlink() for path in (root / name).iterdir()]
+
+
+def damage(name: str) -> Spoil:
+    return lambda root: [path.write_text(f"{path.name} is no picture") for path in (root / name).iterdir()]
+
+
+def as_train_and_val(root: Path) -> None:
+    for split in ("train", "val"):
+        for name in ("apple", "berry", "cherry"):
+            shutil.copytree(root / name, root / split / name)
+    for name in ("apple", "berry", "cherry"):
+        shutil.rmtree(root / name)
+    (root / "val" / "cherry").rename(root / "val" / "cheery")
+
+
+@pytest.mark.parametrize("command", ["finetune", "train"])
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        pytest.param(shutil.rmtree, "there is no folder", id="no such folder"),
+        pytest.param(lambda root: [shutil.rmtree(root), root.touch()], "is a file, not a folder", id="a file"),
+        pytest.param(remove_pictures, "has no pictures", id="no pictures"),
+        pytest.param(
+            lambda root: [shutil.rmtree(root / name) for name in ("apple", "berry")], "one class only", id="one class"
+        ),
+        pytest.param(empty("berry"), "has no pictures", id="an empty class"),
+        pytest.param(damage("berry"), "no picture of the class berry in", id="a class of damaged files"),
+        pytest.param(as_train_and_val, "val has cheery, which", id="train and val with other classes"),
+    ],
+)
+def test_a_data_set_that_cannot_be_learned_from(
+    command: str, spoil: Spoil, words: str, tiny_dataset: Path, run_cli: RunCli, elsewhere: Path
+) -> None:
+    spoil(tiny_dataset)
+    before = contents(tiny_dataset)
+    options = QUICK if command == "finetune" else QUICK[:2]
+    assert_one_sentence(run_cli(command, tiny_dataset, *options, "--quiet"), words)
+    assert contents(tiny_dataset) == before
+    assert list(elsewhere.rglob("*")) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words", "code"),
+    [
+        (["finetune", "--arch", "resnet51"], "there is no resnet51: CIFAR networks of that kind", 1),
+        (["train", "--arch", "rasnet"], "there is no network named 'rasnet'", 1),
+        (["train", "--arch", "plain20", "--shortcut", "B"], "--shortcut B contradicts plain20", 1),
+        (["finetune", "--arch", "resnet20", "--weights", "imagenet"], "there are no ImageNet weights for resnet20", 1),
+        (["finetune", "--arch", "resnet50", "--weights", "bundled"], "there are no bundled weights for resnet50", 1),
+        (["finetune", "--arch", "resnet56"], "there are no pretrained weights for resnet56", 1),
+        (["finetune", "--weights", "nowhere.h5"], "--weights nowhere.h5: there is no such file or run folder", 1),
+        (["finetune", "--weights", "none", "--image-size", "huge"], "--image-size huge is neither auto nor a number", 1),
+        (["finetune", "--weights", "none", "--image-size", "4"], "--image-size 4 is neither auto nor a number", 1),
+        (["finetune", "--weights", "none", "--image-size", "-32"], "--image-size -32 is neither auto nor a number", 1),
+        (["finetune", "--weights", "none", "--val-split", "0"], "--val-split 0 needs a test folder", 1),
+        (["finetune", "--weights", "none", "--resume"], "there is no interrupted run at runs/fruit-resnet18-compact", 1),
+    ],
+)
+def test_options_that_contradict_each_other_or_the_data(
+    arguments: list[str], words: str, code: int, tiny_dataset: Path, run_cli: RunCli, elsewhere: Path
+) -> None:
+    command, *options = arguments
+    assert_one_sentence(run_cli(command, tiny_dataset, *options), words, code)
+    assert list(elsewhere.rglob("*")) == []
+
+
+def test_an_unknown_network_is_answered_with_the_nearest_names(tiny_dataset: Path, run_cli: RunCli) -> None:
+    hint = run_cli("finetune", tiny_dataset, "--arch", "resnet51").stderr.splitlines()[1]
+    assert hint.startswith("hint: nearest") and "resnet50" in hint
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "--image-size", "4"],
+        ["train", "--crop", "sideways"],
+        ["train", "--epochs", "0"],
+        ["train", "--optimizer", "lion"],
+        ["train", "--batch-size", "many"],
+        ["finetune", "--unfreeze", "some"],
+        ["finetune", "--val-split", "1.5"],
+        ["finetune", "--seed", "-1"],
+        ["evaluate", "--min-accuracy", "95"],
+        ["predict", "--top", "0"],
+        ["predict", "--no-such-option"],
+        ["no-such-command"],
+    ],
+)
+def test_what_cannot_be_meant_is_a_usage_error(arguments: list[str], tiny_dataset: Path, run_cli: RunCli) -> None:
+    command, *options = arguments
+    result = run_cli(command, tiny_dataset, *options)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "Traceback" not in result.stderr and arguments[-1 if command == "no-such-command" else 1] in result.stderr
+
+
+def test_damaged_pictures_are_named_and_left_out_and_with_strict_an_error(
+    tiny_dataset: Path, run_cli: RunCli, tmp_path: Path
+) -> None:
+    zero, cut, text = (tiny_dataset / name for name in ("apple/003.png", "berry/004.png", "cherry/005.png"))
+    zero.write_bytes(b"")
+    cut.write_bytes(cut.read_bytes()[:200])
+    text.write_text("<html>404</html>")
+    renamed = (tiny_dataset / "cherry" / "006.png").rename(tiny_dataset / "cherry" / "006.jpg")
+    before = contents(tiny_dataset)
+    strict = run_cli("finetune", tiny_dataset, *QUICK, "--unfreeze", "none", "--strict", "--output", tmp_path / "strict")
+    assert_one_sentence(strict, str(tiny_dataset))
+    assert not (tmp_path / "strict").exists()
+    result = run_cli("finetune", tiny_dataset, *QUICK, "--unfreeze", "none", "--output", tmp_path / "run")
+    assert result.exit_code == 0, result.stderr
+    assert "left out 3 unreadable picture(s):" in result.stderr
+    for path, reason in ((zero, "is empty (0 bytes)"), (cut, "is damaged"), (text, "is not a picture")):
+        assert f"{path} {reason}" in result.stderr
+    recorded = (tmp_path / "run" / "splits.csv").read_text()
+    assert "apple/003.png" not in recorded and renamed.relative_to(tiny_dataset).as_posix() in recorded
+    assert contents(tiny_dataset) == before
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        pytest.param(lambda run: (run / "run.json").unlink(), "is not complete: it has no run.json", id="no run.json"),
+        pytest.param(
+            lambda run: (run / "model.weights.h5").unlink(), "is not complete: it has no model.weights.h5", id="no weights"
+        ),
+        pytest.param(lambda run: (run / "model.xml").unlink(), "cannot load", id="no network"),
+        pytest.param(lambda run: (run / "model.bin").write_bytes(b"cut"), "cannot load", id="cut network"),
+        pytest.param(lambda run: (run / "run.json").write_text('{"format": 1, '), "cannot be read", id="cut run.json"),
+        pytest.param(lambda run: (run / "run.json").write_bytes(b"\xff\xfe"), "cannot be read", id="bytes"),
+        pytest.param(lambda run: (run / "run.json").write_text("[]"), "is not a run of this program", id="a list"),
+        pytest.param(lambda run: (run / "run.json").write_text('{"format": 1}'), "run.json", id="an empty record"),
+    ],
+)
+def test_a_run_that_cannot_be_used(
+    command: str, spoil: Spoil, words: str, finetuned_run: Finetuned, run_cli: RunCli, tmp_path: Path
+) -> None:
+    run = shutil.copytree(finetuned_run.folder, tmp_path / "run")
+    spoil(run)
+    before = contents(run)
+    assert_one_sentence(run_cli(command, finetuned_run.data, "--run", run, "--quiet"), words)
+    assert contents(run) == before
+
+
+def test_a_run_of_a_newer_version_says_how_to_upgrade(finetuned_run: Finetuned, run_cli: RunCli, tmp_path: Path) -> None:
+    run = shutil.copytree(finetuned_run.folder, tmp_path / "run")
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**record, "format": 2}))
+    for command in ("evaluate", "predict"):
+        result = run_cli(command, finetuned_run.data, "--run", run)
+        assert_one_sentence(result, "was written by a newer version (format 2)")
+        assert "hint: upgrade with pip" in result.stderr
+
+
+def test_nothing_to_predict_is_one_sentence(finetuned_run: Finetuned, run_cli: RunCli, tmp_path: Path) -> None:
+    assert_one_sentence(run_cli("predict", tmp_path, "--run", finetuned_run.folder), f"the folder {tmp_path} holds no pictures")
+    pattern = f"{tmp_path}/*.jpg"
+    assert_one_sentence(run_cli("predict", pattern, "--run", finetuned_run.folder), f"no file fits the pattern {pattern}")
+
+
+def test_an_output_that_cannot_be_a_folder_is_told_before_any_work(
+    tiny_dataset: Path, finetuned_run: Finetuned, run_cli: RunCli, tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for command, words in (("finetune", "reading"), ("train", "reading")):
+        result = run_cli(command, tiny_dataset, "--arch", "resnet8", "--weights", "none", "--output", file / "run")
+        assert_one_sentence(result, f"cannot write to {file / 'run'}")
+        assert words not in result.stderr
+        assert_one_sentence(
+            run_cli(command, tiny_dataset, "--arch", "resnet8", "--weights", "none", "--output", file), "exists"
+        )
+    result = run_cli("evaluate", "--run", finetuned_run.folder, "--output", file / "figures", "--quiet")
+    assert_one_sentence(result, f"cannot write to {file / 'figures'}")
+    assert file.read_text() == "mine"
+
+
+@pytest.fixture
+def limited() -> Iterator[Callable[[int], None]]:
+    """`limited(bytes)`: from now on no file may grow larger, which fails as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("room", [100, 1_500, 8_000, 40_000, 150_000, 400_000])
+def test_a_full_disk_is_one_sentence_and_leaves_no_run(
+    room: int, make_dataset: MakeDataset, run_cli: RunCli, tmp_path: Path, limited: Callable[[int], None]
+) -> None:
+    data = make_dataset(tmp_path / "pets", ("cat", "dog"), count=10)
+    limited(room)
+    result = run_cli("finetune", data, *QUICK, "--unfreeze", "last", "--output", tmp_path / "run")
+    assert_one_sentence(result, "cannot ")
+    assert str(tmp_path / "run") in result.stderr
+    assert not (tmp_path / "run" / "run.json").exists()
+    assert [path.name for path in tmp_path.rglob("*partial*")] == []
+    sizes = {path.name: path.stat().st_size for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert all(size <= room for size in sizes.values())
+
+
+def test_figures_are_not_half_written_where_there_is_no_room(
+    finetuned_run: Finetuned, run_cli: RunCli, tmp_path: Path, limited: Callable[[int], None]
+) -> None:
+    limited(200)
+    result = run_cli("evaluate", "--run", finetuned_run.folder, "--output", tmp_path / "figures", "--json")
+    assert_one_sentence(result, f"cannot write {tmp_path / 'figures' / 'predictions.csv'}")
+    assert list((tmp_path / "figures").iterdir()) == []

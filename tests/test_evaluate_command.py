@@ -1,0 +1,233 @@
+"""`resnet evaluate`: every held-out picture exactly once, figures that scikit-learn confirms, training pictures never."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sklearn.metrics
+from conftest import Finetuned, MakeDataset, MakePicture, RunCli
+
+from resnet_cli.inference.measure import measure
+from resnet_cli.statistics import wilson_interval
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def evaluated(run_cli: RunCli, *arguments: object) -> dict[str, Any]:
+    result = run_cli("evaluate", *arguments, "--json")
+    assert result.exit_code == 0, result.stderr
+    document: dict[str, Any] = json.loads(result.stdout)
+    return document
+
+
+@pytest.fixture
+def run_folder(finetuned_run: Finetuned, tmp_path: Path) -> Path:
+    """A copy of the run, which evaluate may write into."""
+    return shutil.copytree(finetuned_run.folder, tmp_path / "run")
+
+
+def held_out_of(run: Path, data: Path) -> set[str]:
+    return {str(data / row["path"]) for row in rows_of(run / "splits.csv") if row["split"] == "val"}
+
+
+def test_every_held_out_picture_is_counted_once_and_the_worst_comes_first(
+    finetuned_run: Finetuned, run_folder: Path, run_cli: RunCli
+) -> None:
+    document = evaluated(run_cli, "--run", run_folder)
+    rows = rows_of(run_folder / "predictions.csv")
+    assert list(rows[0]) == ["path", "true", "predicted", "probability", "loss"]
+    assert sorted(row["path"] for row in rows) == sorted(held_out_of(run_folder, finetuned_run.data))
+    assert document["count"] == len(rows) == 42
+    losses = [float(row["loss"]) for row in rows]
+    assert losses == sorted(losses, reverse=True)
+    assert all(row["true"] == Path(row["path"]).parent.name for row in rows)
+
+
+def test_the_figures_are_scikit_learns(finetuned_run: Finetuned, run_folder: Path, run_cli: RunCli) -> None:
+    document = evaluated(run_cli, "--run", run_folder)
+    names = {
+        "run",
+        "dataset",
+        "split",
+        "count",
+        "top1",
+        "top1_interval",
+        "top5",
+        "loss",
+        "ece",
+        "macro",
+        "classes",
+        "confusion",
+    }
+    assert names <= document.keys()
+    assert (document["run"], document["dataset"], document["split"]) == (str(run_folder), "fruit", "val")
+    rows = rows_of(run_folder / "predictions.csv")
+    true, predicted = [row["true"] for row in rows], [row["predicted"] for row in rows]
+    classes = [each["class"] for each in document["classes"]]
+    assert document["top1"] == pytest.approx(sklearn.metrics.accuracy_score(true, predicted))
+    assert 0 < document["top1"] < 1, "two classes look alike: figures that are all 1 would prove nothing"
+    report = sklearn.metrics.classification_report(true, predicted, labels=classes, output_dict=True, zero_division=0)
+    for each in document["classes"]:
+        expected = report[each["class"]]
+        assert each["count"] == expected["support"]
+        for name, key in (("precision", "precision"), ("recall", "recall"), ("f1", "f1-score")):
+            assert each[name] == pytest.approx(expected[key])
+            assert document["macro"][name] == pytest.approx(report["macro avg"][key])
+    confusion = sklearn.metrics.confusion_matrix(true, predicted, labels=classes)
+    assert document["confusion"] == confusion.tolist()
+    written = rows_of(run_folder / "confusion.csv")
+    assert [list(row.values()) for row in written] == [
+        [name, *map(str, row)] for name, row in zip(classes, confusion.tolist(), strict=True)
+    ]
+    assert document["loss"] == pytest.approx(np.mean([float(row["loss"]) for row in rows]), abs=1e-5)
+    assert document["top1_interval"] == list(wilson_interval(document["top1"], 42))
+    assert document["top1"] <= document["top5"] <= 1
+    # What finetune printed is this very figure.
+    for name, figure in finetuned_run.result["val"].items():
+        assert document[name] == (pytest.approx(figure) if isinstance(figure, float) else figure), name
+
+
+def test_top_five_is_scikit_learns() -> None:
+    random = np.random.default_rng(0)
+    probabilities = random.dirichlet(np.ones(9), 50).astype(np.float32)
+    labels = random.integers(0, 9, 50)
+    expected = sklearn.metrics.top_k_accuracy_score(labels, probabilities, k=5, labels=range(9))
+    assert measure(probabilities, labels, tuple("abcdefghi")).top5 == pytest.approx(expected)
+    assert measure(probabilities[:, :5], labels % 5, tuple("abcde")).top5 is None
+
+
+def test_the_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
+    # Three of fifteen bins (Guo et al. 2017): 4 pictures at 0.95, two right; 4 at 0.75, all right; 2 at 0.61, one right.
+    confidence = np.array([0.95] * 4 + [0.75] * 4 + [0.61] * 2)
+    right = np.array([1, 1, 0, 0, 1, 1, 1, 1, 1, 0])
+    probabilities = np.stack([confidence, 1 - confidence], axis=1).astype(np.float32)
+    evaluation = measure(probabilities, (1 - right).astype(np.int64), ("yes", "no"))
+    assert evaluation.ece == pytest.approx(0.4 * 0.45 + 0.4 * 0.25 + 0.2 * 0.11, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("right", "count", "low", "high"),
+    [
+        # Newcombe 1998, Statistics in Medicine 17: table I, method 3 (Wilson without continuity correction).
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0000, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_the_interval_is_the_published_one(right: int, count: int, low: float, high: float) -> None:
+    assert wilson_interval(right / count, count) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_a_folder_is_matched_by_the_names_of_its_classes(
+    run_folder: Path, run_cli: RunCli, make_picture: MakePicture, tmp_path: Path
+) -> None:
+    # Other order, fewer classes and one that the run never saw; classes 0, 2 and 3 of the run by their colours.
+    folder = tmp_path / "market"
+    for label, name in ((3, "date"), (0, "apple"), (2, "cherry"), (1, "zucchini")):
+        for number in range(6):
+            make_picture(folder / name / f"{number}.png", seed=70 + number, label=label)
+    document = evaluated(run_cli, folder, "--run", run_folder)
+    assert [(each["class"], each["count"]) for each in document["classes"]] == [("apple", 6), ("cherry", 6), ("date", 6)]
+    assert document["dataset"] == "market" and document["count"] == 18
+    assert document["top1"] > 0.6, "matched by position, nearly every answer would be wrong"
+    assert any("zucchini" in note for note in document["notes"])
+    assert any("berry, elder, fig, grape" in note for note in document["notes"])
+    for row in rows_of(run_folder / "predictions.csv"):
+        assert row["predicted"] in ("apple", "cherry", "date")
+
+
+def test_a_folder_without_a_known_class_is_one_sentence(
+    run_folder: Path, run_cli: RunCli, make_dataset: MakeDataset, tmp_path: Path
+) -> None:
+    result = run_cli("evaluate", make_dataset(tmp_path / "pets", ("cat", "dog"), count=2), "--run", run_folder)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "has no pictures of a class that the run" in result.stderr and "apple" in result.stderr
+
+
+def test_training_pictures_are_never_scored(
+    finetuned_run: Finetuned, run_folder: Path, run_cli: RunCli, tmp_path: Path
+) -> None:
+    (tmp_path / "link").symlink_to(finetuned_run.data)
+    for folder in (finetuned_run.data, tmp_path / "link"):
+        document = evaluated(run_cli, folder, "--run", run_folder)
+        assert document["count"] == 42
+        assert any("42 pictures that the run was trained on are not scored" in note for note in document["notes"])
+    scored = {str(Path(row["path"]).resolve()) for row in rows_of(run_folder / "predictions.csv")}
+    assert scored == held_out_of(run_folder, finetuned_run.data)
+
+
+def test_a_folder_of_training_pictures_alone_is_refused(
+    finetuned_run: Finetuned, run_folder: Path, run_cli: RunCli, tmp_path: Path
+) -> None:
+    record = json.loads((run_folder / "run.json").read_text())
+    data = shutil.copytree(finetuned_run.data, tmp_path / "fruit")
+    record["data"]["path"] = str(data)
+    (run_folder / "run.json").write_text(json.dumps(record))
+    for name in held_out_of(run_folder, data):
+        Path(name).unlink()
+    result = run_cli("evaluate", data, "--run", run_folder)
+    assert result.exit_code == 1
+    assert f"error: the run was trained on every picture of {data}" in result.stderr
+    moved = run_cli("evaluate", "--run", run_folder)
+    assert moved.exit_code == 1
+    assert "error: 42 of 42 held-out pictures are no longer there, such as" in moved.stderr
+    assert "hint: put the data set back, or give a folder" in moved.stderr
+
+
+def test_a_damaged_picture_is_left_out_and_with_strict_an_error(
+    run_folder: Path, run_cli: RunCli, make_dataset: MakeDataset, tmp_path: Path
+) -> None:
+    folder = make_dataset(tmp_path / "market", ("apple", "berry"), count=3, first=40)
+    broken = folder / "apple" / "041.png"
+    broken.write_bytes(broken.read_bytes()[:100])
+    document = evaluated(run_cli, folder, "--run", run_folder)
+    assert document["count"] == 5
+    assert any(str(broken) in note for note in document["notes"])
+    assert str(broken) not in {row["path"] for row in rows_of(run_folder / "predictions.csv")}
+    strict = run_cli("evaluate", folder, "--run", run_folder, "--strict")
+    assert strict.exit_code == 1 and str(broken) in strict.stderr.splitlines()[0]
+
+
+def test_a_pipeline_stops_below_the_accuracy_that_it_asks_for(run_folder: Path, run_cli: RunCli) -> None:
+    top1 = evaluated(run_cli, "--run", run_folder)["top1"]
+    assert run_cli("evaluate", "--run", run_folder, "--min-accuracy", top1).exit_code == 0
+    failed = run_cli("evaluate", "--run", run_folder, "--min-accuracy", min(1, top1 + 0.01))
+    assert failed.exit_code == 3
+    assert f"top-1 accuracy {top1:.4f} is below --min-accuracy" in failed.stderr
+    assert (run_folder / "predictions.csv").exists()
+
+
+def test_tables_for_people_and_files_where_they_are_asked_for(run_folder: Path, run_cli: RunCli, tmp_path: Path) -> None:
+    result = run_cli("evaluate", "--run", run_folder, "--output", tmp_path / "new" / "figures")
+    assert result.exit_code == 0
+    for words in (
+        "precision",
+        "macro average",
+        "confusion",
+        "top-1",
+        "top-5",
+        "95 % interval",
+        "42 pictures",
+        "calibration error",
+    ):
+        assert words in result.stdout
+    assert {path.name for path in (tmp_path / "new" / "figures").iterdir()} == {"predictions.csv", "confusion.csv"}
+    assert not (run_folder / "predictions.csv").exists()
+
+
+def test_the_newest_complete_run_is_taken(
+    run_folder: Path, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "there is no run under runs/" in run_cli("evaluate").stderr
+    (tmp_path / "runs" / "unfinished" / "checkpoint").mkdir(parents=True)
+    run_folder.rename(tmp_path / "runs" / "finished")
+    assert evaluated(run_cli)["run"] == "runs/finished"

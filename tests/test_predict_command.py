@@ -1,0 +1,174 @@
+"""`resnet predict`: an answer for every picture that is named, in order, in three forms, without TensorFlow."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Finetuned, MakeDataset, MakePicture, RunCli
+
+from resnet_cli.data.decode import Geometry, decode_square
+from resnet_cli.engines.openvino import OpenVinoEngine
+from resnet_cli.engines.portable import read_classifier
+from resnet_cli.inference.classify import classify
+from resnet_cli.networks.spec import spec_from_record
+from resnet_cli.runs import load_run
+
+UNWANTED = ("tensorflow", "keras", "sklearn", "matplotlib", "scipy", "h5py")
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory: pytest.TempPathFactory, make_dataset: MakeDataset) -> Path:
+    """Six pictures that the run never saw, in two folders."""
+    return make_dataset(tmp_path_factory.mktemp("album"), ("apple", "cherry"), count=3, first=80)
+
+
+def predicted(run_cli: RunCli, finetuned_run: Finetuned, *arguments: object, stdin: str = "") -> list[dict[str, Any]]:
+    result = run_cli("predict", *arguments, "--run", finetuned_run.folder, "--json", stdin=stdin)
+    assert result.exit_code == 0, result.stderr
+    rows: list[dict[str, Any]] = json.loads(result.stdout)
+    return rows
+
+
+def test_the_most_probable_classes_come_first(finetuned_run: Finetuned, run_cli: RunCli, album: Path) -> None:
+    (row,) = predicted(run_cli, finetuned_run, album / "apple" / "080.png")
+    assert row.keys() == {"path", "error", "predictions"}
+    assert (row["path"], row["error"]) == (str(album / "apple" / "080.png"), None)
+    assert len(row["predictions"]) == 5
+    probabilities = [each["probability"] for each in row["predictions"]]
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert row["predictions"][0]["class"] in ("apple", "fig"), "these two look alike"
+    (whole,) = predicted(run_cli, finetuned_run, album / "apple" / "080.png", "--top", 100)
+    assert {each["class"] for each in whole["predictions"]} == set(load_run(finetuned_run.folder).classes)
+    assert sum(each["probability"] for each in whole["predictions"]) == pytest.approx(1, abs=1e-3)
+
+
+def test_files_folders_patterns_and_stdin_mix_and_keep_their_order(
+    finetuned_run: Finetuned, run_cli: RunCli, album: Path
+) -> None:
+    (album / "notes.txt").write_text("no picture")
+    named = [album / "cherry" / "082.png", album / "apple", f"{album}/cherry/08[01].png", "-"]
+    listed = f"{album}/apple/081.png\n\n{album}/cherry/080.png\r\n"
+    rows = predicted(run_cli, finetuned_run, *named, stdin=listed)
+    expected = ["cherry/082", "apple/080", "apple/081", "apple/082", "cherry/080", "cherry/081", "apple/081", "cherry/080"]
+    assert [row["path"] for row in rows] == [f"{album}/{name}.png" for name in expected]
+    by_path: dict[str, Any] = {}
+    for row in rows:
+        # The same picture gets the same answer wherever it stands.
+        first = by_path.setdefault(row["path"], row["predictions"])[0]["probability"]
+        assert row["predictions"][0]["probability"] == pytest.approx(first, abs=1e-3)
+
+
+def test_a_damaged_picture_disturbs_no_other(finetuned_run: Finetuned, run_cli: RunCli, album: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes((album / "apple" / "080.png").read_bytes()[:90])
+    missing = tmp_path / "missing.jpg"
+    names = [album / "apple" / "080.png", broken, album / "cherry" / "080.png", missing, album / "apple" / "081.png"]
+    result = run_cli("predict", *names, "--run", finetuned_run.folder, "--json")
+    assert result.exit_code == 1
+    rows = json.loads(result.stdout)
+    assert [row["path"] for row in rows] == [str(name) for name in names]
+    for row in (rows[1], rows[3]):
+        assert row["path"] in row["error"] and row["predictions"] == []
+    alone = predicted(run_cli, finetuned_run, names[0], names[2], names[4])
+    for row, other in zip([rows[0], rows[2], rows[4]], alone, strict=True):
+        assert row["error"] is None
+        assert row["predictions"][0]["class"] == other["predictions"][0]["class"]
+    told = run_cli("predict", *names, "--run", finetuned_run.folder)
+    assert told.exit_code == 1
+    assert [line for line in told.stderr.splitlines() if line.startswith("error:")] == [
+        f"error: {row['error']}" for row in (rows[1], rows[3])
+    ]
+    assert told.stdout.count("%") == 3 * 5
+    only = run_cli("predict", broken, missing, "--run", finetuned_run.folder, "--csv")
+    assert only.exit_code == 1
+    assert [row["path"] for row in csv.DictReader(io.StringIO(only.stdout))] == [str(broken), str(missing)]
+
+
+def test_csv_has_a_line_for_every_picture_and_class(finetuned_run: Finetuned, run_cli: RunCli, album: Path) -> None:
+    result = run_cli("predict", album / "apple", "--run", finetuned_run.folder, "--csv", "--top", 2)
+    rows = list(csv.DictReader(io.StringIO(result.stdout)))
+    assert list(rows[0]) == ["path", "rank", "class", "probability", "error"]
+    assert [(row["path"], row["rank"]) for row in rows] == [
+        (f"{album}/apple/{number:03d}.png", str(rank)) for number in (80, 81, 82) for rank in (1, 2)
+    ]
+    document = predicted(run_cli, finetuned_run, album / "apple", "--top", 2)
+    assert [(row["class"], float(row["probability"])) for row in rows] == [
+        (each["class"], pytest.approx(each["probability"], abs=1e-6)) for row in document for each in row["predictions"]
+    ]
+
+
+def test_json_and_csv_exclude_each_other(finetuned_run: Finetuned, run_cli: RunCli, album: Path) -> None:
+    result = run_cli("predict", album, "--run", finetuned_run.folder, "--json", "--csv")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--json and --csv exclude each other" in result.stderr
+
+
+def test_the_answer_is_what_keras_says_of_the_same_pixels(finetuned_run: Finetuned, run_cli: RunCli, album: Path) -> None:
+    run = load_run(finetuned_run.folder)
+    classifier = read_classifier(run.weights, spec_from_record(run.record))
+    paths = sorted(album.rglob("*.png"))
+    pixels = np.stack([decode_square(path, Geometry(32, "crop", 1.0)) for path in paths])
+    expected = np.asarray(classifier.predict_on_batch(pixels))
+    rows = predicted(run_cli, finetuned_run, *paths, "--top", 7)
+    for row, probabilities in zip(rows, expected, strict=True):
+        found = {each["class"]: each["probability"] for each in row["predictions"]}
+        np.testing.assert_allclose([found[name] for name in run.classes], probabilities, atol=2e-2)
+    exact = OpenVinoEngine(run.openvino, "many", exact=True).run(pixels)[0]
+    np.testing.assert_allclose(exact, expected, atol=5e-3)
+
+
+def test_one_picture_or_many_at_a_time_is_the_same(finetuned_run: Finetuned, album: Path, make_picture: MakePicture) -> None:
+    paths = [make_picture(album.parent / "more" / f"{number:02d}.png", seed=number) for number in range(21)]
+    run = load_run(finetuned_run.folder)
+    geometry = Geometry(32, "crop", 1.0)
+    one = list(classify(paths, geometry, OpenVinoEngine(run.openvino, "one", exact=True), batch=1))
+    many = list(classify(paths, geometry, OpenVinoEngine(run.openvino, "many", exact=True), batch=8))
+    assert [row.path for row in one] == [row.path for row in many] == paths
+    for row, other in zip(one, many, strict=True):
+        assert row.probabilities is not None and other.probabilities is not None
+        np.testing.assert_allclose(row.probabilities, other.probabilities, atol=1e-4)
+
+
+def test_tensorflow_is_never_imported(finetuned_run: Finetuned, album: Path) -> None:
+    script = f"""
+import sys
+from resnet_cli.cli.app import main
+try:
+    main()
+except SystemExit as stop:
+    assert not stop.code, stop.code
+sys.stderr.write(" ".join(name for name in {UNWANTED!r} if name in sys.modules))
+"""
+    command = [sys.executable, "-W", "error", "-c", script, "predict", str(album), "--run", str(finetuned_run.folder), "--json"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert len(json.loads(result.stdout)) == 6
+
+
+def test_without_any_run_the_bundled_network_answers_with_its_own_classes_and_says_so(
+    run_cli: RunCli, album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    result = run_cli("predict", album / "apple" / "080.png", "--json", "--top", 500)
+    assert result.exit_code == 0, result.stderr
+    assert "no run here: the bundled resnet18-compact answers with its own 200 classes" in result.stderr
+    (row,) = json.loads(result.stdout)
+    assert len({each["class"] for each in row["predictions"]}) == 200
+    assert {path.suffix for path in (tmp_path / "cache" / "resnet-cli").iterdir()} == {".xml", ".bin"}
+    # The second time it is there already; a notice is no part of the answer.
+    quiet = run_cli("predict", album / "apple" / "080.png", "--json", "--top", 500, "--quiet")
+    assert quiet.stderr == "" and json.loads(quiet.stdout) == [row]
+
+
+def test_a_named_run_that_is_not_there_is_not_replaced_by_another(run_cli: RunCli, album: Path, tmp_path: Path) -> None:
+    result = run_cli("predict", album, "--run", tmp_path / "nowhere")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"error: there is no run folder {tmp_path / 'nowhere'}\n")

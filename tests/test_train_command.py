@@ -1,0 +1,218 @@
+"""`resnet train`: recipes that do what the papers say, and a run that later commands can use."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from conftest import MakeDataset, RunCli
+from training_material import CLASSES, FEATURES, HeldOut, Points, network, run, values
+
+from resnet_cli.errors import ResnetError
+from resnet_cli.learning.callbacks import read_history
+from resnet_cli.learning.config import TrainConfig
+from resnet_cli.learning.schedules import depth_factors, make_optimizer, rates
+from resnet_cli.learning.training import Stage, balanced_weights, train
+from resnet_cli.networks.catalogue import find_network
+from resnet_cli.networks.classifier import build_logits
+from resnet_cli.networks.spec import ClassifierSpec
+from resnet_cli.progress import Silent
+
+CONFIG = TrainConfig(epochs=4, optimizer="adamw", learning_rate=0.03, weight_decay=0.01)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "warmup", "expected"),
+    [
+        ("constant", 0.0, [0.1] * 10),
+        ("constant", 0.4, [0.025, 0.05, 0.075] + [0.1] * 7),
+        ("one-cycle", 0.5, [0.02, 0.04, 0.06, 0.08, 0.1, 0.5 / 6, 0.4 / 6, 0.3 / 6, 0.2 / 6, 0.1 / 6]),
+        ("steps", 0.0, [0.1] * 5 + [0.01] * 2 + [0.001] * 3),
+        ("steps", 0.2, [0.05] + [0.1] * 4 + [0.01] * 2 + [0.001] * 3),
+        ("cosine", 0.2, [0.05, 0.1] + [0.05 * (1 + math.cos(math.pi * i / 9)) for i in range(1, 9)]),
+    ],
+)
+def test_the_rate_of_every_step_is_as_computed_by_hand(schedule: str, warmup: float, expected: list[float]) -> None:
+    config = TrainConfig(learning_rate=0.1, schedule=schedule, warmup=warmup, milestones=(0.5, 0.7))  # type: ignore[arg-type]
+    np.testing.assert_allclose(rates(config, 10), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "one-cycle", "steps", "constant"])
+@pytest.mark.parametrize("steps", [1, 2, 1000])
+def test_every_schedule_reaches_its_peak_and_stays_above_zero(schedule: str, steps: int) -> None:
+    table = rates(TrainConfig(schedule=schedule, learning_rate=0.3), steps)  # type: ignore[arg-type]
+    assert len(table) == steps
+    assert table.max() == pytest.approx(0.3)
+    assert table.min() > 0
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_weight_decay_shrinks_kernels_and_nothing_else(optimizer: str) -> None:
+    config = TrainConfig(optimizer=optimizer, momentum=0.9, weight_decay=0.01)  # type: ignore[arg-type]
+    model = network()
+    variables = model.trainable_variables
+    for variable in variables:
+        variable.assign(np.ones(variable.shape))
+    made = make_optimizer(config, np.full(10, 0.1, np.float32), variables)
+    made.build(variables)
+    made.apply([keras.ops.zeros(variable.shape) for variable in variables])
+    assert {variable.name for variable in variables} == {"kernel", "bias", "gamma", "beta"}
+    # Nothing pulls but the decay: rate * lambda, which Keras' sgd applies without the momentum that L2 in the gradient has.
+    shrunk = 1 - 0.1 * 0.01 * (10 if optimizer == "sgd" else 1)
+    for variable in variables:
+        expected = shrunk if variable.name == "kernel" else 1.0
+        np.testing.assert_allclose(keras.ops.convert_to_numpy(variable), expected, rtol=1e-6, err_msg=variable.path)
+
+
+def test_the_decay_of_sgd_is_the_papers_l2_penalty() -> None:
+    # Reference: momentum SGD with lambda * w added to the gradient (He et al. 2015 in Caffe), no other force on the weight.
+    rate, momentum, strength, steps = 0.05, 0.9, 5e-3, 400
+    weight, velocity = 1.0, 0.0
+    for _ in range(steps):
+        gradient = strength * weight
+        velocity = momentum * velocity - rate * gradient
+        weight += momentum * velocity - rate * gradient  # Nesterov
+    kernel = keras.Variable(np.ones(1), name="kernel", dtype="float32")
+    config = TrainConfig(optimizer="sgd", momentum=momentum, weight_decay=strength)
+    optimizer = make_optimizer(config, np.full(steps, rate, np.float32), [kernel])
+    optimizer.build([kernel])
+    for _ in range(steps):
+        optimizer.apply([keras.ops.zeros((1,))])
+    assert float(kernel.value[0]) == pytest.approx(weight, rel=0.03)
+
+
+def test_the_rate_falls_geometrically_from_the_head_to_the_input() -> None:
+    model = build_logits(ClassifierSpec(find_network("resnet8"), 3, 32))
+    factors = depth_factors(model.trainable_variables, 0.01)
+    by_layer = {path.split("/")[-2]: factor for path, factor in factors.items()}
+    assert by_layer["conv1_conv"] == pytest.approx(0.01) and by_layer["logits"] == 1.0
+    assert list(by_layer.values()) == sorted(by_layer.values())
+    ratios = np.diff(np.log(list(by_layer.values())))
+    np.testing.assert_allclose(ratios, ratios[0])
+
+
+def test_layers_near_the_input_move_by_their_factor() -> None:
+    model = network()
+    moved = {}
+    for share in (1.0, 0.01):
+        before = values(model)
+        config = TrainConfig(optimizer="sgd", momentum=0.0, weight_decay=0.0, depth_decay=share)
+        model.compile(make_optimizer(config, np.full(1, 1e-3, np.float32), model.trainable_variables), "mse", jit_compile=False)
+        model.fit(np.ones((4, FEATURES), np.float32), np.ones((4, CLASSES), np.float32), verbose=0)
+        moved[share] = [float(np.abs(value - old).max()) for value, old in zip(values(model), before, strict=True)]
+    assert moved[0.01][0] == pytest.approx(0.01 * moved[1.0][0], rel=0.3)
+    assert moved[0.01][-1] == pytest.approx(moved[1.0][-1], rel=0.3)
+
+
+def test_class_weights_make_every_class_count_alike() -> None:
+    labels = np.array([0] * 6 + [1] * 3 + [2], np.int64)
+    weights = balanced_weights(labels, 4)
+    np.testing.assert_allclose(weights, [10 / 24, 10 / 12, 10 / 4, 0])
+    assert weights[labels].reshape(-1).sum() == pytest.approx(10 * 3 / 4)
+
+
+def test_class_weights_weigh_the_loss_of_each_picture(tmp_path: Path) -> None:
+    config = replace(CONFIG, epochs=1, learning_rate=0.0, weight_decay=0.0, class_weights=True)
+    model = network()
+    stream = Points()
+    model.get_layer("dropout").rate = 0.0
+    result = train(model, stream, HeldOut(), config, Stage("train", tmp_path, announce=False), Silent())
+    weights = balanced_weights(stream.labels, CLASSES)
+    losses = []
+    fresh = network()
+    for step in range(stream.steps_per_epoch):
+        points, targets = stream.batch(step)
+        # Batch-norm by the statistics of the batch, as in training.
+        x = points @ values(fresh)[0]
+        x = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-3)
+        logits = np.maximum(x, 0) @ values(fresh)[6]
+        cross_entropy = np.log(np.exp(logits).sum(1)) - (logits * targets).sum(1)
+        losses.append(np.mean(cross_entropy * weights[targets.argmax(1)]))
+    assert result.history[0].loss == pytest.approx(np.mean(losses), rel=0.02)
+
+
+def test_averaged_weights_are_what_is_validated_and_kept(tmp_path: Path) -> None:
+    config = replace(CONFIG, epochs=1, schedule="constant", warmup=0.0, ema=0.6)
+    seen: list[list[np.ndarray]] = []
+
+    class Watching(Points):
+        def batches(self, first_step: int = 0):  # type: ignore[no-untyped-def]
+            for batch in super().batches(first_step):
+                seen.append([np.asarray(variable) for variable in model.trainable_variables])
+                yield batch
+
+    model = network()
+    result = train(model, Watching(), HeldOut(), config, Stage("train", tmp_path, announce=False), Silent())
+    kept = [np.asarray(variable) for variable in model.trainable_variables]
+    with np.load(tmp_path / "checkpoint" / "train" / "step-000000005.npz") as archive:
+        last = [archive[f"v{place}"] for place in range(len(model.variables))]
+    assert not any(np.array_equal(value, other) for value, other in zip(kept, last, strict=False))
+    model.compile(loss=keras.losses.CategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    loss, accuracy = model.evaluate(HeldOut(), verbose=0)
+    assert (loss, accuracy) == pytest.approx((result.best.val_loss, result.best.val_accuracy), rel=1e-5)
+
+
+def test_a_loss_that_is_no_number_stops_with_one_sentence_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    class Poisoned(Points):
+        def batch(self, step: int):  # type: ignore[no-untyped-def]
+            points, targets = super().batch(step)
+            return (points * np.nan if step == 7 else points), targets
+
+    model = network()
+    with pytest.raises(ResnetError) as caught:
+        train(model, Poisoned(), HeldOut(), CONFIG, Stage("train", tmp_path, announce=False), Silent())
+    assert "the loss is no longer a number at step 8" in caught.value.message
+    assert "--learning-rate 0.003" in caught.value.hint
+    (checkpoint,) = (tmp_path / "checkpoint" / "train").glob("step-*.npz")
+    assert checkpoint.name == "step-000000005.npz"
+    with np.load(checkpoint) as archive:
+        assert all(np.isfinite(archive[name]).all() for name in archive.files)
+
+
+def test_training_stops_when_it_no_longer_gains_and_keeps_the_best_epoch(tmp_path: Path) -> None:
+    model, result = run(tmp_path, replace(CONFIG, epochs=50, patience=3))
+    accuracies = [record.val_accuracy for record in result.history]
+    assert len(accuracies) == result.best_epoch + 3 < 50
+    assert result.best.val_accuracy == max(accuracies)
+    model.compile(loss=keras.losses.CategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    assert model.evaluate(HeldOut(), verbose=0) == pytest.approx([result.best.val_loss, result.best.val_accuracy], rel=1e-5)
+
+
+def test_train_writes_a_run_with_the_whole_recipe(run_cli: RunCli, make_dataset: MakeDataset, tmp_path: Path) -> None:
+    data = make_dataset(tmp_path / "fruit", tuple("abcdef"), count=10)
+    recipe = (
+        "--arch resnet20 --epochs 2 --batch-size 16 --optimizer sgd --schedule one-cycle --warmup 0.3 --label-smoothing 0.1"
+        " --ema 0.9 --mixup 0.2 --cutout 0.3 --rotate 10 --shift 0.1 --crop pad --progressive --class-weights --dropout 0.1"
+    )
+    output = tmp_path / "run"
+    result = run_cli("train", data, *recipe.split(), "--shortcut", "B", "--json", "--output", output)
+    assert result.exit_code == 0, result.stderr
+    figures = json.loads(result.stdout)
+    assert {"run", "arch", "weights", "epochs", "seconds", "val", "best_epoch"} <= figures.keys()
+    assert (figures["arch"], figures["weights"], figures["epochs"]) == ("resnet20", "none", 2)
+    low, high = figures["val"]["top1_interval"]
+    assert figures["val"]["count"] == 6 and 0 <= low <= figures["val"]["top1"] <= high <= 1
+    names = {"run.json", "splits.csv", "model.weights.h5", "model.xml", "model.bin", "metrics.jsonl", "curves.png"}
+    assert {path.name for path in output.iterdir()} - {"report.html"} == names
+    record = json.loads((output / "run.json").read_text())
+    assert record["format"] == 1 and record["network"]["shortcut"] == "B"
+    wanted = {"mixup": 0.2, "ema": 0.9, "progressive": True, "schedule": "one-cycle", "label_smoothing": 0.1}
+    assert record["config"] | wanted == record["config"]
+    history = read_history(output / "metrics.jsonl")
+    assert [(line.stage, line.epoch) for line in history] == [("train", 1), ("train", 2)]
+    assert all(line.images_per_second > 0 and line.val_top5 is not None for line in history)
+    # The run is a classifier: what was measured in training is what evaluate measures.
+    measured = run_cli("evaluate", "--run", output, "--json")
+    assert measured.exit_code == 0, measured.stderr
+    assert json.loads(measured.stdout)["top1"] == pytest.approx(figures["val"]["top1"], abs=1.01 / 6)
+
+
+def test_a_network_learns_what_colours_tell(run_cli: RunCli, make_dataset: MakeDataset, tmp_path: Path) -> None:
+    data = make_dataset(tmp_path / "pets", ("cat", "dog"), count=24)
+    recipe = ["--arch", "resnet8", "--epochs", 12, "--batch-size", 16, "--learning-rate", 0.05, "--val-split", 0.25]
+    result = run_cli("train", data, *recipe, "--output", tmp_path / "run", "--quiet")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "validation accuracy 100.0% (95 % interval" in result.stdout and "12 pictures)" in result.stdout
