@@ -35,7 +35,10 @@ class Run:
     @property
     def data(self) -> Path:
         """The data set's folder, as it was when the run began."""
-        return Path(self.record["data"]["path"])
+        try:
+            return Path(self.record["data"]["path"])
+        except (KeyError, TypeError):
+            raise ResnetError(f"{self.folder / 'run.json'} is damaged: it names no data set", "train the run anew") from None
 
     @property
     def weights(self) -> Path:
@@ -137,9 +140,8 @@ def load_run(folder: Path | None = None) -> Run:
         raise ResnetError(
             f"{path} was written by a newer version (format {record['format']})", "upgrade with pip install -U resnet-cli"
         )
-    lacking = [name for name in ("classes", "data") if not record.get(name)]
-    if lacking:
-        raise ResnetError(f"{path} is damaged: it lacks {lacking[0]}", "train the run anew")
+    if not record.get("classes"):
+        raise ResnetError(f"{path} is damaged: it names no classes", "train the run anew")
     run = Run(folder, record)
     if not run.weights.exists():
         raise ResnetError(f"the run {folder} is not complete: it has no {run.weights.name}")

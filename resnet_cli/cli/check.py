@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from resnet_cli.cli import console
+from resnet_cli.cli.options import DatasetFolder, Json, Quiet
 
 if TYPE_CHECKING:
     from resnet_cli.data.inspect import Inspection, Problem
@@ -41,10 +41,10 @@ _SHOWN_PATHS, _SHOWN_CLASSES = 3, 30
 
 
 def check(
-    dataset: Annotated[Path, typer.Argument(help="Folder with one folder of pictures per class.")],
+    dataset: DatasetFolder,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 on warnings too.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Look for what is wrong with a data set: damaged files, copies, leaks, small classes.
 

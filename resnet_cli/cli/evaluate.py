@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resnet_cli.cli import console
+from resnet_cli.cli.options import Json, Quiet, RunFolder, Strict
 from resnet_cli.data import scoring
 from resnet_cli.errors import ResnetError
 from resnet_cli.runs import load_run
@@ -18,12 +19,12 @@ _WIDEST = 12  # classes that a confusion table has room for on a terminal
 
 def evaluate(
     dataset: Annotated[Path | None, typer.Argument(help="Folder to score.  [default: what the run held out]")] = None,
-    run: Annotated[Path | None, typer.Option(help="Run folder.  [default: the newest]")] = None,
+    run: RunFolder = None,
     min_accuracy: Annotated[float | None, typer.Option(min=0, max=1, help="Exit 3 if top-1 is lower, 0..1.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the CSV files.  [default: the run]")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="A damaged picture is an error.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    strict: Strict = False,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Measure a classifier: top-1, top-5, per class, confusion; writes predictions.csv and confusion.csv."""
     from resnet_cli.cli.measuring import measure_run, write_measured

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resnet_cli.cli import console
+from resnet_cli.cli.options import Json, RunFolder
 from resnet_cli.cli.quiet import tensorflow_import, without_chatter
 from resnet_cli.inference.formats import LABELS, FormatName, find_format
 from resnet_cli.runs import load_run
@@ -21,10 +22,10 @@ if TYPE_CHECKING:
 
 def export(
     format: Annotated[FormatName, typer.Option(help="What to write.")],
-    run: Annotated[Path | None, typer.Option(help="Run folder.  [default: the newest]")] = None,
+    run: RunFolder = None,
     output: Annotated[Path | None, typer.Option(help="Folder to write.  [default: export/<format> in the run]")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the export in --output.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Write a classifier for other programs, preprocessing inside, and check it on held-out pictures."""

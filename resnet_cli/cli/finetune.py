@@ -2,12 +2,12 @@
 
 import shlex
 import sys
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from resnet_cli.cli import console
+from resnet_cli.cli.options import ClassWeights, DatasetFolder, Dropout, ForceRun, Json, Quiet, Resume, RunOutput, Seed, Strict
 from resnet_cli.cli.quiet import tensorflow_import
 from resnet_cli.cli.result import print_result
 from resnet_cli.learning.config import FinetuneConfig
@@ -16,29 +16,29 @@ D = FinetuneConfig()
 
 
 def finetune(
-    dataset: Annotated[Path, typer.Argument(help="Folder with one folder of pictures per class.")],
+    dataset: DatasetFolder,
     arch: Annotated[str, typer.Option(help="Network, or auto; `resnet models` lists them.")] = "auto",
     weights: Annotated[str, typer.Option(help="auto, imagenet, bundled, none, a run or a weights file.")] = "auto",
     unfreeze: Annotated[Literal["none", "last", "all"], typer.Option(help="What is trained beside the head.")] = D.unfreeze,
     hidden: Annotated[int, typer.Option(min=0, help="Units of a hidden layer in the head; the tutorials use 2048.")] = D.hidden,
-    dropout: Annotated[float, typer.Option(min=0, max=0.9, help="Share of pooled features dropped.")] = D.dropout,
+    dropout: Dropout = D.dropout,
     image_size: Annotated[str, typer.Option(help="Input side in pixels; auto follows network and pictures.")] = "auto",
     resize: Annotated[Literal["crop", "pad", "squash"], typer.Option(help="How a picture becomes a square.")] = "crop",
     epochs: Annotated[int, typer.Option(min=0, help="Passes of the second stage, 0 chooses.")] = D.epochs,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures a step.")] = D.batch_size,
     learning_rate: Annotated[float, typer.Option(min=0, help="Peak rate of the second stage.")] = D.learning_rate,
     views: Annotated[int, typer.Option(min=0, help="Augmented views of a picture, 0 chooses.")] = D.views,
-    class_weights: Annotated[bool, typer.Option(help="Make every class count alike.")] = D.class_weights,
+    class_weights: ClassWeights = D.class_weights,
     val_split: Annotated[
         float | None, typer.Option(min=0, max=0.9, help="Share held out.  [default: 0.2, or 0.1 beside a test folder]")
     ] = D.val_split,
-    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = D.seed,
-    output: Annotated[Path | None, typer.Option(help="Run folder.  [default: runs/<dataset>-<arch>]")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the run in --output.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="A damaged picture is an error.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    seed: Seed = D.seed,
+    output: RunOutput = None,
+    force: ForceRun = False,
+    resume: Resume = False,
+    strict: Strict = False,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Turn a folder of photos into a classifier, from a pretrained network."""
     with tensorflow_import():

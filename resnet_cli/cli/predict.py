@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resnet_cli.cli import console
+from resnet_cli.cli.options import Json, RunFolder
 from resnet_cli.data.inputs import picture_paths
 
 if TYPE_CHECKING:
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
 
 def predict(
     pictures: Annotated[list[str], typer.Argument(help="Files, folders, patterns, or - for paths on stdin.")],
-    run: Annotated[Path | None, typer.Option(help="Run folder.  [default: the newest]")] = None,
+    run: RunFolder = None,
     top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 5,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    json: Json = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print the result as CSV.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notices.")] = False,
 ) -> None:

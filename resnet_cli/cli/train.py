@@ -3,12 +3,12 @@
 import shlex
 import sys
 from dataclasses import fields
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from resnet_cli.cli import console
+from resnet_cli.cli.options import ClassWeights, DatasetFolder, Dropout, ForceRun, Json, Quiet, Resume, RunOutput, Seed, Strict
 from resnet_cli.cli.quiet import tensorflow_import
 from resnet_cli.cli.result import print_result
 from resnet_cli.learning.config import Optimizer, Schedule, TrainConfig
@@ -18,7 +18,7 @@ D = TrainConfig()
 
 
 def train(
-    dataset: Annotated[Path, typer.Argument(help="Folder with one folder of pictures per class.")],
+    dataset: DatasetFolder,
     arch: Annotated[str, typer.Option(help="Network; `resnet models` lists them.")] = "resnet20",
     shortcut: Annotated[Shortcut | None, typer.Option(help="Shortcut option A, B or C of the 2015 paper.")] = None,
     image_size: Annotated[int | None, typer.Option(min=8, help="Input side in pixels.  [default: the network's]")] = None,
@@ -34,11 +34,11 @@ def train(
     label_smoothing: Annotated[
         float, typer.Option(min=0, max=0.9, help="Share of the target spread over all classes.")
     ] = D.label_smoothing,
-    dropout: Annotated[float, typer.Option(min=0, max=0.9, help="Share of pooled features dropped.")] = D.dropout,
+    dropout: Dropout = D.dropout,
     ema: Annotated[float, typer.Option(min=0, max=0.99999, help="Momentum of averaged weights, 0 for none.")] = D.ema,
     progressive: Annotated[bool, typer.Option(help="Smaller pictures in the first half.")] = D.progressive,
     patience: Annotated[int, typer.Option(min=0, help="Stop after so many epochs without gain, 0 never.")] = D.patience,
-    class_weights: Annotated[bool, typer.Option(help="Make every class count alike.")] = D.class_weights,
+    class_weights: ClassWeights = D.class_weights,
     crop: Annotated[
         Literal["resized", "pad", "none"], typer.Option(help="Random crop of a part, or of the padded picture.")
     ] = D.crop,
@@ -51,13 +51,13 @@ def train(
     val_split: Annotated[
         float, typer.Option(min=0, max=0.9, help="Share held out where there is no val folder.")
     ] = D.val_split,
-    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = D.seed,
-    output: Annotated[Path | None, typer.Option(help="Run folder.  [default: runs/<dataset>-<arch>]")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the run in --output.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="A damaged picture is an error.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    seed: Seed = D.seed,
+    output: RunOutput = None,
+    force: ForceRun = False,
+    resume: Resume = False,
+    strict: Strict = False,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train a network of the residual papers on a folder of pictures, from scratch or from weights."""
     given = locals()

@@ -3,6 +3,7 @@
 In: a run's metrics.jsonl. Out: curves.png: loss and accuracy, training dashed, held-out solid.
 """
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+
+from resnet_cli.runs import write_bytes
 
 _COLOURS = {"train": "tab:blue", "tail": "tab:blue", "head": "tab:orange"}
 
@@ -35,8 +38,10 @@ def draw_curves(metrics: Path, picture: Path, title: str) -> None:
         axes.grid(alpha=0.3)
         axes.legend()
     figure.suptitle(title)
-    figure.savefig(picture, dpi=120)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=120)
     plt.close(figure)
+    write_bytes(picture, buffer.getbuffer())
 
 
 def _lines(axes: Any, rows: list[dict[str, Any]], figure: str, stage: str) -> None:
