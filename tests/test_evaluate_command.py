@@ -206,6 +206,7 @@ def test_a_pipeline_stops_below_the_accuracy_that_it_asks_for(run_folder: Path, 
 
 
 def test_tables_for_people_and_files_where_they_are_asked_for(run_folder: Path, run_cli: RunCli, tmp_path: Path) -> None:
+    before = {name: (run_folder / name).stat().st_mtime_ns for name in ("predictions.csv", "confusion.csv", "report.html")}
     result = run_cli("evaluate", "--run", run_folder, "--output", tmp_path / "new" / "figures")
     assert result.exit_code == 0
     for words in (
@@ -219,8 +220,10 @@ def test_tables_for_people_and_files_where_they_are_asked_for(run_folder: Path, 
         "calibration error",
     ):
         assert words in result.stdout
-    assert {path.name for path in (tmp_path / "new" / "figures").iterdir()} == {"predictions.csv", "confusion.csv"}
-    assert not (run_folder / "predictions.csv").exists()
+    names = {"predictions.csv", "confusion.csv", "report.html"}
+    assert {path.name for path in (tmp_path / "new" / "figures").iterdir()} == names
+    # The run keeps its own.
+    assert {name: (run_folder / name).stat().st_mtime_ns for name in names} == before
 
 
 def test_the_newest_complete_run_is_taken(

@@ -49,7 +49,8 @@ def without_time(result: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_run_holds_everything_that_later_commands_need_and_no_leftovers(finetuned_run: Finetuned) -> None:
     names = {"run.json", "splits.csv", "model.weights.h5", "model.xml", "model.bin", "metrics.jsonl", "curves.png"}
-    assert {path.name for path in finetuned_run.folder.iterdir()} - {"report.html"} == names
+    names |= {"predictions.csv", "confusion.csv", "report.html"}
+    assert {path.name for path in finetuned_run.folder.iterdir()} == names
     with Image.open(finetuned_run.folder / "curves.png") as curves:
         assert curves.format == "PNG"
 
@@ -110,14 +111,14 @@ def test_another_seed_gives_another_run_and_force_replaces_the_old_one(
     finetuned_run: Finetuned, run_cli: RunCli, tmp_path: Path
 ) -> None:
     old = shutil.copytree(finetuned_run.folder, tmp_path / "run")
-    (old / "predictions.csv").touch()
+    (old / "export.onnx").touch()
     refused = run_cli(*finetuned_run.arguments, "--output", old)
     assert (refused.exit_code, refused.stdout) == (1, "")
     assert refused.stderr.startswith(f"error: {old} exists already\n") and "--force" in refused.stderr
     assert same_weights(old, finetuned_run.folder)
     result = run_cli(*finetuned_run.arguments, "--seed", 4, "--output", old, "--force")
     assert result.exit_code == 0, result.stderr
-    assert not (old / "predictions.csv").exists()
+    assert not (old / "export.onnx").exists()
     assert splits_of(old) != splits_of(finetuned_run.folder)
     assert not same_weights(old, finetuned_run.folder)
 

@@ -196,7 +196,8 @@ def test_train_writes_a_run_with_the_whole_recipe(run_cli: RunCli, make_dataset:
     low, high = figures["val"]["top1_interval"]
     assert figures["val"]["count"] == 6 and 0 <= low <= figures["val"]["top1"] <= high <= 1
     names = {"run.json", "splits.csv", "model.weights.h5", "model.xml", "model.bin", "metrics.jsonl", "curves.png"}
-    assert {path.name for path in output.iterdir()} - {"report.html"} == names
+    names |= {"predictions.csv", "confusion.csv", "report.html"}
+    assert {path.name for path in output.iterdir()} == names
     record = json.loads((output / "run.json").read_text())
     assert record["format"] == 1 and record["network"]["shortcut"] == "B"
     wanted = {"mixup": 0.2, "ema": 0.9, "progressive": True, "schedule": "one-cycle", "label_smoothing": 0.1}
@@ -215,4 +216,4 @@ def test_a_network_learns_what_colours_tell(run_cli: RunCli, make_dataset: MakeD
     recipe = ["--arch", "resnet8", "--epochs", 12, "--batch-size", 16, "--learning-rate", 0.05, "--val-split", 0.25]
     result = run_cli("train", data, *recipe, "--output", tmp_path / "run", "--quiet")
     assert (result.exit_code, result.stderr) == (0, "")
-    assert "validation accuracy 100.0% (95 % interval" in result.stdout and "12 pictures)" in result.stdout
+    assert "held-out accuracy 100.0%" in result.stdout and "12 pictures)" in result.stdout

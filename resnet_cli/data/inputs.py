@@ -4,6 +4,7 @@ In: words. Out: paths, in the order given; files of a folder sorted.
 """
 
 import glob
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -21,19 +22,22 @@ def picture_paths(words: Sequence[str], lines: Iterable[str]) -> Iterator[Path]:
     Raises:
         ResnetError: a folder holds no pictures, or a pattern fits nothing.
     """
-    for word in words:
-        path = Path(word).expanduser()
-        if word == "-":
-            yield from (Path(line.rstrip("\r\n")) for line in lines if line.strip())
-        elif path.is_dir():
-            pictures, _, _ = list_pictures(path)
-            if not pictures:
-                raise ResnetError(f"the folder {path} holds no pictures", "give a folder with JPEG, PNG or WebP files")
-            yield from pictures
-        elif not path.exists() and glob.has_magic(word):
-            fitting = sorted(glob.iglob(str(path), recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
-            if not fitting:
-                raise ResnetError(f"no file fits the pattern {word}")
-            yield from map(Path, fitting)
-        else:
-            yield path
+    # Folders and patterns are listed before the first path goes out: a wrong one stops the command, not half its output.
+    return itertools.chain.from_iterable([_named(word, lines) for word in words])
+
+
+def _named(word: str, lines: Iterable[str]) -> Iterable[Path]:
+    path = Path(word).expanduser()
+    if word == "-":
+        return (Path(line.rstrip("\r\n")) for line in lines if line.strip())
+    if path.is_dir():
+        pictures, _, _ = list_pictures(path)
+        if not pictures:
+            raise ResnetError(f"the folder {path} holds no pictures", "give a folder with JPEG, PNG or WebP files")
+        return pictures
+    if not path.exists() and glob.has_magic(word):
+        fitting = sorted(glob.iglob(str(path), recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
+        if not fitting:
+            raise ResnetError(f"no file fits the pattern {word}")
+        return map(Path, fitting)
+    return [path]

@@ -95,7 +95,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
             rate = self._config.learning_rate
             raise ResnetError(
                 f"the loss is no longer a number at step {self._step}: the learning rate {rate:g} is too high",
-                f"try --learning-rate {rate / 10:g}; the last good checkpoint is in {self._checkpoints}",
+                f"try --learning-rate {rate / 10:g}; checkpoints of finished epochs are in {self._checkpoints}",
             )
         self._trained_seconds = time.perf_counter() - self._began
         self._task.advance(1, {"loss": loss, "accuracy": float((logs or {}).get("accuracy", 0.0))})

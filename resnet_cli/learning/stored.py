@@ -92,7 +92,7 @@ def compute(
             opened = [stack.enter_context(path.open("wb")) for path in files]
             for outputs in engine.run_many(_batched(squares)):
                 if progress.stop_signal():
-                    raise Interrupted(progress.stop_signal(), "type the same command to begin again; nothing was trained yet")
+                    raise Interrupted(progress.stop_signal(), "type the same command with --resume; nothing was trained yet")
                 for file, output in zip(opened, outputs, strict=True):
                     file.write(output.astype(np.float16).tobytes())
                 shapes = [output.shape[1:] for output in outputs]

@@ -103,7 +103,8 @@ def transfer(
     engine = engine_for(prefix_model(model, network) if with_boundary else feature_model(model))
     training = _through(engine, material, views, config.seed, with_boundary, progress)
     held_out = _through(engine, material, 0, config.seed, with_boundary, progress)
-    head = _train_head(model, training[0], held_out[0], material, config, progress)
+    stage = Stage("head", material.folder, resume, announce=False)
+    head = _train_head(model, training[0], held_out[0], material, config, stage, progress)
     progress.line(f"head  held-out accuracy {head.best.val_accuracy:.1%}  training accuracy {head.best.accuracy:.1%}")
     tail = None
     kept = "head"
@@ -142,6 +143,7 @@ def _train_head(
     held_out: Stored,
     material: Material,
     config: FinetuneConfig,
+    stage: Stage,
     progress: Progress,
 ) -> TrainResult:
     """The first stage: on features of zero mean and unit variance, which are folded into the first layer afterwards."""
@@ -164,7 +166,7 @@ def _train_head(
         seed=config.seed,
     )
     batches = StoredBatches(held_out, material.held_out.labels, material.spec.classes)
-    result = train(head, stream, batches, recipe, Stage("head", material.folder, announce=False), progress)
+    result = train(head, stream, batches, recipe, stage, progress)
     layers = ("hidden", "logits") if material.spec.hidden else ("logits",)
     values = {
         f"{layer}/{name}": value
