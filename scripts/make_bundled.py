@@ -32,6 +32,8 @@ def main() -> None:
         source.visititems(copy)
     record = {key: run.record[key] for key in _KEPT}
     record["weights_sha256"] = file_hash(weights)
+    # The folder's place on the machine that trained means nothing elsewhere.
+    record["command"] = record["command"].replace(run.record["data"]["path"], run.record["data"]["name"])
     record["data"] = {"name": run.record["data"]["name"], "path": "", "counts": run.record["data"]["counts"]}
     (_TARGET / "run.json").write_text(json.dumps(record, indent=2) + "\n")
 
