@@ -4,6 +4,7 @@ import json
 import resource
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -218,12 +219,15 @@ def test_an_output_that_cannot_be_a_folder_is_told_before_any_work(
     assert file.read_text() == "mine"
 
 
-@pytest.fixture
-def limited() -> Iterator[Callable[[int], None]]:
-    """`limited(bytes)`: from now on no file may grow larger, which fails as a full disk does."""
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """No file may grow beyond `size` bytes, as on a full disk: only inside, for pytest writes files of its own."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize(
@@ -244,11 +248,10 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_run(
     make_dataset: MakeDataset,
     run_cli: RunCli,
     tmp_path: Path,
-    limited: Callable[[int], None],
 ) -> None:
     data = make_dataset(tmp_path / "pets", ("cat", "dog"), count=10)
-    limited(room)
-    result = run_cli("finetune", data, *QUICK, "--unfreeze", unfreeze, "--output", tmp_path / "run")
+    with room_for(room):
+        result = run_cli("finetune", data, *QUICK, "--unfreeze", unfreeze, "--output", tmp_path / "run")
     assert_one_sentence(result, f"{tmp_path}/run/{words}")
     assert not (tmp_path / "run" / "run.json").exists()
     assert [path.name for path in tmp_path.rglob("*partial*")] == []
@@ -256,10 +259,8 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_run(
     assert all(size <= room for size in sizes.values())
 
 
-def test_figures_are_not_half_written_where_there_is_no_room(
-    finetuned_run: Finetuned, run_cli: RunCli, tmp_path: Path, limited: Callable[[int], None]
-) -> None:
-    limited(200)
-    result = run_cli("evaluate", "--run", finetuned_run.folder, "--output", tmp_path / "figures", "--json")
+def test_figures_are_not_half_written_where_there_is_no_room(finetuned_run: Finetuned, run_cli: RunCli, tmp_path: Path) -> None:
+    with room_for(200):
+        result = run_cli("evaluate", "--run", finetuned_run.folder, "--output", tmp_path / "figures", "--json")
     assert_one_sentence(result, f"cannot write {tmp_path / 'figures' / 'predictions.csv'}")
     assert list((tmp_path / "figures").iterdir()) == []
