@@ -58,6 +58,15 @@ def _make_dataset(root: Path, classes: tuple[str, ...] = ("apple", "berry", "che
     return root
 
 
+@pytest.fixture(autouse=True)
+def exact_keras() -> None:
+    """Commands turn TensorFlow's bf16 rewriting on for the whole process; what tests compare with computes in float32."""
+    if "tensorflow" in sys.modules:
+        import tensorflow as tf
+
+        tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": False})
+
+
 @pytest.fixture(scope="session")
 def make_picture() -> MakePicture:
     """`make_picture(path, seed=0, size=(width, height), label=0) -> path`."""
