@@ -9,7 +9,7 @@ from pathlib import Path
 
 import h5py
 
-from resnet_cli.networks.weights import file_hash
+from resnet_cli.networks.imagenet_files import digest
 from resnet_cli.runs import load_run
 
 _TARGET = Path(__file__).parents[1] / "resnet_cli" / "networks" / "bundled"
@@ -31,7 +31,7 @@ def main() -> None:
 
         source.visititems(copy)
     record = {key: run.record[key] for key in _KEPT}
-    record["weights_sha256"] = file_hash(weights)
+    record["weights_sha256"] = digest(weights, "sha256")
     # The folder's place on the machine that trained means nothing elsewhere.
     record["command"] = record["command"].replace(run.record["data"]["path"], run.record["data"]["name"])
     record["data"] = {"name": run.record["data"]["name"], "path": "", "counts": run.record["data"]["counts"]}

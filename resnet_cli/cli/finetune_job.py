@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from resnet_cli.cli.beginning import begin_run, place_of_run
-from resnet_cli.cli.measuring import Measured, measure_splits, write_measured
-from resnet_cli.cli.records import fingerprint, result_record, run_record, split_rows
-from resnet_cli.cli.train_job import read_splits_for_training
+from resnet_cli.cli.measuring import Measured, write_measured
+from resnet_cli.cli.records import fingerprint, result_record, run_record
+from resnet_cli.cli.run_ends import read_splits_for_training, write_trained
 from resnet_cli.data.decode import Geometry, Resize
 from resnet_cli.data.scan import Dataset, scan_dataset
 from resnet_cli.data.sizes import suitable_size
 from resnet_cli.data.split import hold_out
-from resnet_cli.engines.portable import write_classifier
 from resnet_cli.errors import ResnetError
 from resnet_cli.learning.config import FinetuneConfig
 from resnet_cli.learning.diagnose import few_pictures, odd_accuracies
@@ -25,8 +24,7 @@ from resnet_cli.networks.loading import load_backbone
 from resnet_cli.networks.pretrained import WeightsSource, choose_backbone
 from resnet_cli.networks.spec import ClassifierSpec
 from resnet_cli.progress import Progress
-from resnet_cli.reports.curves import draw_curves
-from resnet_cli.runs import finish_run, write_splits
+from resnet_cli.runs import finish_run
 
 
 @dataclass(frozen=True)
@@ -67,11 +65,8 @@ def run_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pro
     load_backbone(model, network, source)
     begin_run(folder, request.resume, chosen)
     result = transfer(model, Material(spec, geometry, training, held_out, folder), config, progress, request.resume)
-    write_classifier(folder, model, spec)
-    draw_curves(folder / "metrics.jsonl", folder / "curves.png", name)
     readable = replace(dataset, splits={**dataset.splits, "train": training.samples, "val": held_out.samples})
-    write_splits(folder, split_rows(readable))
-    measured = measure_splits(folder, readable, geometry, progress)
+    measured = write_trained(folder, model, spec, readable, geometry, progress)
     summary = _summary(folder, network, source, time.perf_counter() - began, dataset, result, measured)
     record = run_record(request.command, {**asdict(config), "val_split": share}, dataset, spec, geometry, source)
     write_measured(folder, list(measured.values())[-1], record, folder / "curves.png", summary["warnings"])

@@ -6,16 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from resnet_cli.cli.beginning import begin_run, place_of_run
-from resnet_cli.cli.measuring import measure_splits, write_measured
-from resnet_cli.cli.records import fingerprint, left_out_lines, result_record, run_record, split_rows
+from resnet_cli.cli.measuring import write_measured
+from resnet_cli.cli.records import fingerprint, result_record, run_record
+from resnet_cli.cli.run_ends import read_splits_for_training, write_trained
 from resnet_cli.data.augment import Augmentation
 from resnet_cli.data.batches import EvaluationBatches, TrainStream
 from resnet_cli.data.decode import Geometry
-from resnet_cli.data.pictures import Pictures, read_pictures, reader_for_prediction, reader_for_training
-from resnet_cli.data.scan import Dataset, scan_dataset
+from resnet_cli.data.scan import scan_dataset
 from resnet_cli.data.split import hold_out
-from resnet_cli.engines.portable import write_classifier
-from resnet_cli.errors import ResnetError
 from resnet_cli.learning.config import TrainConfig
 from resnet_cli.learning.precision import prepare
 from resnet_cli.learning.training import Stage, train
@@ -25,8 +23,7 @@ from resnet_cli.networks.loading import load_backbone
 from resnet_cli.networks.pretrained import WeightsSource, choose_backbone
 from resnet_cli.networks.spec import ClassifierSpec
 from resnet_cli.progress import Progress
-from resnet_cli.reports.curves import draw_curves
-from resnet_cli.runs import finish_run, write_splits
+from resnet_cli.runs import finish_run
 
 _STEP = 8  # pixels: smaller pictures of progressive training stay divisible by what the stages halve
 
@@ -76,40 +73,13 @@ def run_training(request: TrainRequest, config: TrainConfig, progress: Progress)
     small = replace(stream, geometry=small_geometry) if config.progressive else None
     batches = EvaluationBatches(held_out, spec.classes, 128)
     result = train(model, stream, batches, config, Stage("train", folder, request.resume), progress, small)
-    write_classifier(folder, model, spec)
-    draw_curves(folder / "metrics.jsonl", folder / "curves.png", name)
     readable = replace(dataset, splits={**dataset.splits, "train": training.samples, "val": held_out.samples})
-    write_splits(folder, split_rows(readable))
-    measured = measure_splits(folder, readable, geometry, progress)
+    measured = write_trained(folder, model, spec, readable, geometry, progress)
     summary = result_record(folder, network.name, source.kind, time.perf_counter() - began, result, measured)
     record = run_record(request.command, asdict(config), dataset, spec, geometry, source)
     write_measured(folder, list(measured.values())[-1], record, folder / "curves.png", [])
     finish_run(folder, {**record, "results": summary})
     return summary
-
-
-def read_splits_for_training(
-    dataset: Dataset, geometry: Geometry, progress: Progress, strict: bool
-) -> tuple[Pictures, Pictures]:
-    """Training pictures of any shape and validation squares; unreadable files are named, or with `strict` an error.
-
-    Raises:
-        ResnetError: nothing readable is left of a split, or of a class; or a picture is damaged and `strict`.
-    """
-    training = read_pictures(dataset.splits["train"], reader_for_training(geometry), progress, "reading training pictures")
-    held_out = read_pictures(dataset.splits["val"], reader_for_prediction(geometry), progress, "reading held-out pictures")
-    damaged = (*training.left_out, *held_out.left_out)
-    if damaged and strict:
-        raise ResnetError(damaged[0].reason, f"{len(damaged)} picture(s) cannot be read; without --strict they are left out")
-    for line in left_out_lines(damaged):
-        progress.line(line)
-    present = {sample.label for sample in training.samples}
-    for label, name in enumerate(dataset.classes):
-        if label not in present:
-            raise ResnetError(f"no picture of the class {name} in {dataset.root} can be read", "`resnet check` tells why")
-    if not len(held_out):
-        raise ResnetError(f"{dataset.root} has no readable pictures to validate with", "`resnet check` tells why")
-    return training, held_out
 
 
 def _augmentation(config: TrainConfig) -> Augmentation:

@@ -133,7 +133,7 @@ def _through(
     pictures = material.training if views else material.held_out
     source = views_of(pictures, material.geometry, AUGMENTATION, views, seed) if views else squares_of(pictures)
     names = ("features", "boundary") if with_boundary else ("features",)
-    files = tuple(cache / f"{kind}-{name}.npy" for name in names)
+    files = tuple(cache / f"{kind}-{name}.f16" for name in names)
     return compute(engine, source, max(views, 1) * len(pictures), files, progress, f"features of {kind} pictures")
 
 

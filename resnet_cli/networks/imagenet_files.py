@@ -10,6 +10,7 @@ import socket
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -124,10 +125,8 @@ def _answers(url: str) -> bool:
 
     def connect() -> None:
         try:
-            with socket.create_connection(address, timeout=_PATIENCE):
+            with suppress(OSError), socket.create_connection(address, timeout=_PATIENCE):
                 answered.set()
-        except OSError:
-            pass
         finally:
             done.set()
 

@@ -3,7 +3,6 @@
 In: a Keras model and a path. Out: a filled model, or a file written whole or not at all.
 """
 
-import hashlib
 import io
 from collections.abc import Iterable
 from pathlib import Path
@@ -82,9 +81,3 @@ def copy_weights(source: keras.Model, target: keras.Model, leave: Iterable[str] 
     for name, variable in named_variables(target).items():
         if name.split("/")[0] not in left:
             variable.assign(values[name])
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal: how `run.json` names the weights that it began with."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

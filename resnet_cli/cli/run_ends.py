@@ -1,0 +1,66 @@
+"""The two ends that `train` and `finetune` share: reading pictures, then writing and measuring a network (heavy).
+
+In: a data set with its splits; later a trained network. Out: `Pictures`; the files of a run, all but run.json, and its figures.
+"""
+
+from pathlib import Path
+
+import keras
+
+from resnet_cli.cli.measuring import Measured, measure_splits
+from resnet_cli.cli.records import left_out_lines, split_rows
+from resnet_cli.data.decode import Geometry
+from resnet_cli.data.pictures import Pictures, read_pictures, reader_for_prediction, reader_for_training
+from resnet_cli.data.scan import Dataset
+from resnet_cli.engines.portable import write_classifier
+from resnet_cli.errors import ResnetError
+from resnet_cli.networks.spec import ClassifierSpec
+from resnet_cli.progress import Progress
+from resnet_cli.reports.curves import draw_curves
+from resnet_cli.runs import write_splits
+
+
+def read_splits_for_training(
+    dataset: Dataset, geometry: Geometry, progress: Progress, strict: bool
+) -> tuple[Pictures, Pictures]:
+    """Training pictures of any shape and validation squares; unreadable files are named, or with `strict` an error.
+
+    Raises:
+        ResnetError: nothing readable is left of a split, or of a class; or a picture is damaged and `strict`.
+    """
+    training = read_pictures(dataset.splits["train"], reader_for_training(geometry), progress, "reading training pictures")
+    held_out = read_pictures(dataset.splits["val"], reader_for_prediction(geometry), progress, "reading held-out pictures")
+    damaged = (*training.left_out, *held_out.left_out)
+    if damaged and strict:
+        raise ResnetError(damaged[0].reason, f"{len(damaged)} picture(s) cannot be read; without --strict they are left out")
+    for line in left_out_lines(damaged):
+        progress.line(line)
+    present = {sample.label for sample in training.samples}
+    for label, name in enumerate(dataset.classes):
+        if label not in present:
+            raise ResnetError(f"no picture of the class {name} in {dataset.root} can be read", "`resnet check` tells why")
+    if not len(held_out):
+        raise ResnetError(f"{dataset.root} has no readable pictures to validate with", "`resnet check` tells why")
+    return training, held_out
+
+
+def write_trained(
+    folder: Path, model: keras.Model, spec: ClassifierSpec, dataset: Dataset, geometry: Geometry, progress: Progress
+) -> dict[str, Measured]:
+    """Write a trained network, its curves and splits, and measure it on what was held out.
+
+    Args:
+        folder: the run, with its metrics.jsonl.
+        model: the trained network, pictures to logits.
+        spec: what it is.
+        dataset: its splits hold the readable pictures.
+        geometry: how pictures reach the input size.
+        progress: where to report.
+
+    Returns:
+        Figures of "val", and of "test" where there is one.
+    """
+    write_classifier(folder, model, spec)
+    draw_curves(folder / "metrics.jsonl", folder / "curves.png", f"{dataset.name}-{spec.network.name}")
+    write_splits(folder, split_rows(dataset))
+    return measure_splits(folder, dataset, geometry, progress)
