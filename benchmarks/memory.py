@@ -1,10 +1,9 @@
 """Peak memory over the number of pictures: it must not grow with them.
 
-    python benchmarks/memory.py [--small 1000] [--large 10000]
+    python benchmarks/memory.py [--small 1000] [--large 10000] [--side 32]
 
-Draws folders of random 32-pixel PNG files, then runs finetune (head alone), evaluate and predict on each as whole processes and
-prints their peak resident memory and the ratio. Pictures that are kept decoded have a limit in bytes, so small sets may
-grow up to it; what must not happen is growth without end.
+Draws folders of random JPEG files, then runs finetune, evaluate and predict on each as whole processes and prints their peak
+resident memory and the ratio.
 """
 
 import argparse
@@ -23,26 +22,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", type=int, default=1000)
     parser.add_argument("--large", type=int, default=10000)
+    parser.add_argument("--side", type=int, default=32, help="of the pictures, in pixels")
     options = parser.parse_args()
     counts = (options.small, options.large)
     with tempfile.TemporaryDirectory() as place:
-        peaks = [_peaks(Path(place) / str(count), count) for count in counts]
+        peaks = [_peaks(Path(place) / str(count), count, options.side) for count in counts]
     print(f"| command | {counts[0]} pictures, MB | {counts[1]} pictures, MB | ratio |\n|---|---|---|---|")
     for name in peaks[0]:
         small, large = (peak[name] for peak in peaks)
         print(f"| {name} | {small:.0f} | {large:.0f} | {large / small:.2f} |")
 
 
-def _peaks(root: Path, count: int) -> dict[str, float]:
+def _peaks(root: Path, count: int, side: int) -> dict[str, float]:
     random = np.random.default_rng(0)
     for label, name in enumerate(("dark", "light")):
         folder = root / "data" / name
         folder.mkdir(parents=True)
         for number in range(count // 2):
-            pixels = random.integers(label * 60, 195 + label * 60, (32, 32, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / f"{number}.png")
+            pixels = random.integers(label * 60, 195 + label * 60, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).resize((side, side)).save(folder / f"{number}.jpg")
     data, run = str(root / "data"), str(root / "run")
-    finetune = ["finetune", data, "--weights", "bundled", "--unfreeze", "none", "--views", "2", "--output", run]
+    finetune = ["finetune", data, "--weights", "bundled", "--views", "2", "--epochs", "1", "--output", run]
     return {
         "finetune": _peak(finetune),
         "evaluate": _peak(["evaluate", "--run", run]),

@@ -114,8 +114,13 @@ def finish_run(folder: Path, record: dict[str, Any]) -> Run:
     """Write run.json, last and whole, and clear away what only an unfinished run needs."""
     record = {"format": FORMAT, **record}
     write_text(folder / "run.json", json.dumps(record, indent=2) + "\n")
-    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    drop_checkpoint(folder)
     return Run(folder, record)
+
+
+def drop_checkpoint(folder: Path) -> None:
+    """Clear away what only an unfinished run needs."""
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
 
 
 def load_run(folder: Path | None = None) -> Run:

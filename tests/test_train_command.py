@@ -36,7 +36,7 @@ CONFIG = TrainConfig(epochs=4, optimizer="adamw", learning_rate=0.03, weight_dec
     ],
 )
 def test_the_rate_of_every_step_is_as_computed_by_hand(schedule: str, warmup: float, expected: list[float]) -> None:
-    config = TrainConfig(learning_rate=0.1, schedule=schedule, warmup=warmup, milestones=(0.5, 0.7))  # type: ignore[arg-type]
+    config = TrainConfig(learning_rate=0.1, schedule=schedule, warmup=warmup, drops=((0.5, 0.1), (0.7, 0.01)))  # type: ignore[arg-type]
     np.testing.assert_allclose(rates(config, 10), expected, rtol=1e-5)
 
 
@@ -60,11 +60,12 @@ def test_weight_decay_shrinks_kernels_and_nothing_else(optimizer: str) -> None:
     made.build(variables)
     made.apply([keras.ops.zeros(variable.shape) for variable in variables])
     assert {variable.name for variable in variables} == {"kernel", "bias", "gamma", "beta"}
-    # Nothing pulls but the decay: rate * lambda, which Keras' sgd applies without the momentum that L2 in the gradient has.
-    shrunk = 1 - 0.1 * 0.01 * (10 if optimizer == "sgd" else 1)
+    # Nothing pulls but the decay. sgd: the gradient lambda * w, once more times the momentum (Nesterov); adam: a step of the
+    # rate's size whatever the gradient; adamw: rate * lambda.
+    shrunk = {"sgd": 1 - 0.1 * 0.01 * 1.9, "adam": 1 - 0.1, "adamw": 1 - 0.1 * 0.01}[optimizer]
     for variable in variables:
         expected = shrunk if variable.name == "kernel" else 1.0
-        np.testing.assert_allclose(keras.ops.convert_to_numpy(variable), expected, rtol=1e-6, err_msg=variable.path)
+        np.testing.assert_allclose(keras.ops.convert_to_numpy(variable), expected, rtol=1e-5, err_msg=variable.path)
 
 
 def test_the_decay_of_sgd_is_the_papers_l2_penalty() -> None:
@@ -81,7 +82,7 @@ def test_the_decay_of_sgd_is_the_papers_l2_penalty() -> None:
     optimizer.build([kernel])
     for _ in range(steps):
         optimizer.apply([keras.ops.zeros((1,))])
-    assert float(kernel.value[0]) == pytest.approx(weight, rel=0.03)
+    assert float(kernel.value[0]) == pytest.approx(weight, rel=1e-4)
 
 
 def test_the_rate_falls_geometrically_from_the_head_to_the_input() -> None:
@@ -185,7 +186,7 @@ def test_train_writes_a_run_with_the_whole_recipe(run_cli: RunCli, make_dataset:
     data = make_dataset(tmp_path / "fruit", tuple("abcdef"), count=10)
     recipe = (
         "--arch resnet20 --epochs 2 --batch-size 16 --optimizer sgd --schedule one-cycle --warmup 0.3 --label-smoothing 0.1"
-        " --ema 0.9 --mixup 0.2 --cutout 0.3 --rotate 10 --shift 0.1 --crop pad --progressive --class-weights --dropout 0.1"
+        " --ema 0.1 --mixup 0.2 --cutout 0.3 --rotate 10 --shift 0.1 --crop pad --progressive --class-weights --dropout 0.1"
     )
     output = tmp_path / "run"
     result = run_cli("train", data, *recipe.split(), "--shortcut", "B", "--json", "--output", output)
@@ -200,7 +201,7 @@ def test_train_writes_a_run_with_the_whole_recipe(run_cli: RunCli, make_dataset:
     assert {path.name for path in output.iterdir()} == names
     record = json.loads((output / "run.json").read_text())
     assert record["format"] == 1 and record["network"]["shortcut"] == "B"
-    wanted = {"mixup": 0.2, "ema": 0.9, "progressive": True, "schedule": "one-cycle", "label_smoothing": 0.1}
+    wanted = {"mixup": 0.2, "ema": 0.1, "progressive": True, "schedule": "one-cycle", "label_smoothing": 0.1}
     assert record["config"] | wanted == record["config"]
     history = read_history(output / "metrics.jsonl")
     assert [(line.stage, line.epoch) for line in history] == [("train", 1), ("train", 2)]
@@ -213,7 +214,7 @@ def test_train_writes_a_run_with_the_whole_recipe(run_cli: RunCli, make_dataset:
 
 def test_a_network_learns_what_colours_tell(run_cli: RunCli, make_dataset: MakeDataset, tmp_path: Path) -> None:
     data = make_dataset(tmp_path / "pets", ("cat", "dog"), count=24)
-    recipe = ["--arch", "resnet8", "--epochs", 12, "--batch-size", 16, "--learning-rate", 0.05, "--val-split", 0.25]
+    recipe = ["--arch", "resnet8", "--epochs", 12, "--batch-size", 16, "--learning-rate", 0.05, "--ema", 0, "--val-split", 0.25]
     result = run_cli("train", data, *recipe, "--output", tmp_path / "run", "--quiet")
     assert (result.exit_code, result.stderr) == (0, "")
     assert "held-out accuracy 100.0%" in result.stdout and "12 pictures)" in result.stdout

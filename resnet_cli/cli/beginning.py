@@ -14,35 +14,44 @@ _CONFIG = Path("checkpoint", "config.json")
 _UNNAMED = {"weights": "weights", "data": "pictures"}  # kept as fingerprints, which say nothing to a reader
 
 
-def place_of_run(name: str, output: Path | None, force: bool, resume: bool, config: dict[str, Any]) -> Path:
+def place_of_run(name: str, output: Path | None, force: bool, resume: bool) -> Path:
     """The folder of a run that is about to begin, or to go on; nothing is written yet.
 
     Raises:
-        ResnetError: it is taken, cannot be written, or there is nothing to resume with these options.
+        ResnetError: it is taken, cannot be written, or there is nothing to resume.
     """
-    if not resume:
-        return choose_run_folder(name, output, force)
-    folder = unfinished_run(name, output)
-    _require_same(folder, config)
-    return folder
+    return unfinished_run(name, output) if resume else choose_run_folder(name, output, force)
 
 
-def begin_run(folder: Path, resume: bool, config: dict[str, Any]) -> None:
-    """Make the folder of a new run and keep its configuration there; a run that goes on has both."""
-    if resume:
-        return
+def begin_run(folder: Path, config: dict[str, Any]) -> None:
+    """Make the folder of a new run and keep its configuration there."""
     make_run_folder(folder)
     path = folder / _CONFIG
     path.parent.mkdir()
     write_text(path, json.dumps(config))
 
 
-def _require_same(folder: Path, config: dict[str, Any]) -> None:
+def begun_with(folder: Path) -> dict[str, Any]:
+    """The configuration that an unfinished run began with.
+
+    Raises:
+        ResnetError: it cannot be read.
+    """
     path = folder / _CONFIG
     try:
-        before = json.loads(path.read_text())
+        before: dict[str, Any] = json.loads(path.read_text())
+        return before
     except (OSError, ValueError) as error:
         raise ResnetError(f"{path} cannot be read, so the run cannot be resumed", "begin a new run") from error
+
+
+def require_same(folder: Path, config: dict[str, Any]) -> None:
+    """Refuse to go on with other options or pictures than the run began with.
+
+    Raises:
+        ResnetError: which of them differs.
+    """
+    before = begun_with(folder)
     plain = json.loads(json.dumps(config))
     other = sorted(key for key in plain if before.get(key) != plain[key])
     if not other:

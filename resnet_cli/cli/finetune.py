@@ -7,9 +7,21 @@ from typing import Annotated, Literal
 import typer
 
 from resnet_cli.cli import console
-from resnet_cli.cli.options import ClassWeights, DatasetFolder, Dropout, ForceRun, Json, Quiet, Resume, RunOutput, Seed, Strict
+from resnet_cli.cli.options import (
+    ClassWeights,
+    DatasetFolder,
+    Dropout,
+    ForceRun,
+    Json,
+    LrFind,
+    Quiet,
+    Resume,
+    RunOutput,
+    Seed,
+    Strict,
+)
 from resnet_cli.cli.quiet import tensorflow_import
-from resnet_cli.cli.result import print_result
+from resnet_cli.cli.result import print_result, print_search
 from resnet_cli.learning.config import FinetuneConfig
 
 D = FinetuneConfig()
@@ -28,6 +40,7 @@ def finetune(
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures a step.")] = D.batch_size,
     learning_rate: Annotated[float, typer.Option(min=0, help="Peak rate of the second stage.")] = D.learning_rate,
     views: Annotated[int, typer.Option(min=0, help="Augmented views of a picture, 0 chooses.")] = D.views,
+    lr_find: LrFind = None,
     class_weights: ClassWeights = D.class_weights,
     val_split: Annotated[
         float | None, typer.Option(min=0, max=0.9, help="Share held out.  [default: 0.2, or 0.1 beside a test folder]")
@@ -41,6 +54,8 @@ def finetune(
     quiet: Quiet = False,
 ) -> None:
     """Turn a folder of photos into a classifier, from a pretrained network."""
+    if lr_find and unfreeze == "none":
+        raise typer.BadParameter("--lr-find tests the second stage's rate, and --unfreeze none has no second stage")
     with tensorflow_import():
         from resnet_cli.cli.finetune_job import FinetuneRequest, run_finetune
 
@@ -56,13 +71,14 @@ def finetune(
         val_split=val_split,
         seed=seed,
     )
-    request = FinetuneRequest(
-        dataset, arch, weights, image_size, resize, output, force, resume, strict, shlex.join(["resnet", *sys.argv[1:]])
-    )
+    command = shlex.join(["resnet", *sys.argv[1:]])
+    request = FinetuneRequest(dataset, arch, weights, image_size, resize, output, force, resume, strict, lr_find, command)
     reporter = console.Reporter(quiet or json)
     reporter.listen()
     result = run_finetune(request, config, reporter)
     if json:
         console.print_json(result)
+    elif lr_find == "plot":
+        print_search(result)
     else:
         print_result(result)

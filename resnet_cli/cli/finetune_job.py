@@ -5,26 +5,30 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from resnet_cli.cli.beginning import begin_run, place_of_run
+from resnet_cli.cli.beginning import begin_run, place_of_run, require_same
 from resnet_cli.cli.measuring import Measured, write_measured
+from resnet_cli.cli.rate_search import search_record, usable_rate, write_search
 from resnet_cli.cli.records import fingerprint, result_record, run_record
 from resnet_cli.cli.run_ends import read_splits_for_training, write_trained
 from resnet_cli.data.decode import Geometry, Resize
+from resnet_cli.data.pictures import MEMORY_LIMIT
 from resnet_cli.data.scan import Dataset, scan_dataset
 from resnet_cli.data.sizes import suitable_size
 from resnet_cli.data.split import hold_out
 from resnet_cli.errors import ResnetError
 from resnet_cli.learning.config import FinetuneConfig
 from resnet_cli.learning.diagnose import few_pictures, odd_accuracies
+from resnet_cli.learning.material import Material
 from resnet_cli.learning.precision import prepare
-from resnet_cli.learning.transfer import Material, TransferResult, transfer
+from resnet_cli.learning.rate_finder import RateSearch
+from resnet_cli.learning.transfer import TransferResult, transfer
 from resnet_cli.networks.catalogue import Network
 from resnet_cli.networks.classifier import build_logits
 from resnet_cli.networks.loading import load_backbone
 from resnet_cli.networks.pretrained import WeightsSource, choose_backbone
 from resnet_cli.networks.spec import ClassifierSpec
 from resnet_cli.progress import Progress
-from resnet_cli.runs import finish_run
+from resnet_cli.runs import drop_checkpoint, finish_run
 
 
 @dataclass(frozen=True)
@@ -40,11 +44,12 @@ class FinetuneRequest:
     force: bool
     resume: bool
     strict: bool
+    lr_find: str | None
     command: str
 
 
 def run_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Progress) -> dict[str, Any]:
-    """Fine-tune and write a run; returns the JSON contract of `finetune`."""
+    """Fine-tune and write a run; returns the JSON contract of `finetune`, or that of `--lr-find plot`."""
     began = time.perf_counter()
     scanned = scan_dataset(request.dataset)
     share = config.val_split if config.val_split is not None else (0.1 if "test" in scanned.splits else 0.2)
@@ -53,18 +58,35 @@ def run_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pro
     size = _image_size(request.image_size, network, dataset)
     geometry = Geometry(size, request.resize, network.crop_fraction)
     spec = ClassifierSpec(network, len(dataset.classes), size, config.hidden, config.dropout)
-    name = f"{dataset.name}-{network.name}"
+    only_search = request.lr_find == "plot"
+    name = f"{dataset.name}-{network.name}{'-lr-find' if only_search else ''}"
     options = {"arch": network.name, "image_size": size, "weights": source.sha256, "resize": request.resize}
     chosen = {**asdict(config), **options, "data": fingerprint(dataset)}
-    folder = place_of_run(name, request.output, request.force, request.resume, chosen)
+    folder = place_of_run(name, request.output, request.force, request.resume)
+    if request.resume:
+        require_same(folder, chosen)
     for line in _describe(dataset, network, source, size):
         progress.line(line)
-    training, held_out = read_splits_for_training(dataset, geometry, progress, request.strict)
+    # Frozen layers see every picture once: only training all layers comes back to them.
+    limit = MEMORY_LIMIT if config.unfreeze == "all" else 0
+    training, held_out = read_splits_for_training(dataset, geometry, progress, request.strict, limit)
     prepare(config.seed)
     model = build_logits(spec)
     load_backbone(model, network, source)
-    begin_run(folder, request.resume, chosen)
-    result = transfer(model, Material(spec, geometry, training, held_out, folder), config, progress, request.resume)
+    if not request.resume:
+        begin_run(folder, chosen)
+    searches: list[RateSearch] = []
+
+    def choose_rate(search: RateSearch) -> float | None:
+        searches.append(search)
+        write_search(folder, search)
+        return None if only_search else usable_rate(search, progress)
+
+    material = Material(spec, geometry, training, held_out, folder)
+    result = transfer(model, material, config, progress, request.resume, choose_rate if request.lr_find else None)
+    if only_search:
+        drop_checkpoint(folder)
+        return search_record(folder, searches[0])
     readable = replace(dataset, splits={**dataset.splits, "train": training.samples, "val": held_out.samples})
     measured = write_trained(folder, model, spec, readable, geometry, progress)
     summary = _summary(folder, network, source, time.perf_counter() - began, dataset, result, measured)

@@ -1,7 +1,7 @@
 """Options that mean the same in every command (light)."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,3 +16,6 @@ Dropout = Annotated[float, typer.Option(min=0, max=0.9, help="Share of pooled fe
 Seed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+LrFind = Annotated[
+    Literal["plot", "use"] | None, typer.Option(help="Range test of the learning rate: plot it and stop, or use its result.")
+]

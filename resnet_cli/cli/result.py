@@ -35,3 +35,12 @@ def print_result(result: dict[str, Any]) -> None:
         f"next: [bold]resnet predict image.jpg --run {console.escape(run)}[/]\n"
         f"      [bold]resnet evaluate --run {console.escape(run)}[/]"
     )
+
+
+def print_search(result: dict[str, Any]) -> None:
+    """Print what a range test of the learning rate came to."""
+    if result["suggested"] is None:
+        console.out.print("[bold]no rate is suggested[/]: the loss fell nowhere clearly")
+    else:
+        console.out.print(f"[bold]suggested: --learning-rate {result['suggested']:g}[/]")
+    console.out.print(f"plot: {console.escape(result['plot'])}; figures: rate.csv beside it")

@@ -21,15 +21,26 @@ from resnet_cli.runs import write_splits
 
 
 def read_splits_for_training(
-    dataset: Dataset, geometry: Geometry, progress: Progress, strict: bool
+    dataset: Dataset, geometry: Geometry, progress: Progress, strict: bool, limit: int
 ) -> tuple[Pictures, Pictures]:
     """Training pictures of any shape and validation squares; unreadable files are named, or with `strict` an error.
+
+    Args:
+        dataset: its splits "train" and "val" are read.
+        geometry: how pictures reach the input size.
+        progress: where to report.
+        strict: a damaged picture is an error.
+        limit: bytes of decoded pictures that are kept, a split; 0 where they are needed only once more.
 
     Raises:
         ResnetError: nothing readable is left of a split, or of a class; or a picture is damaged and `strict`.
     """
-    training = read_pictures(dataset.splits["train"], reader_for_training(geometry), progress, "reading training pictures")
-    held_out = read_pictures(dataset.splits["val"], reader_for_prediction(geometry), progress, "reading held-out pictures")
+    training = read_pictures(
+        dataset.splits["train"], reader_for_training(geometry), progress, "reading training pictures", limit
+    )
+    held_out = read_pictures(
+        dataset.splits["val"], reader_for_prediction(geometry), progress, "reading held-out pictures", limit
+    )
     damaged = (*training.left_out, *held_out.left_out)
     if damaged and strict:
         raise ResnetError(damaged[0].reason, f"{len(damaged)} picture(s) cannot be read; without --strict they are left out")

@@ -5,38 +5,47 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from resnet_cli.cli.beginning import begin_run, place_of_run
+import keras
+
+from resnet_cli.cli.beginning import begin_run, begun_with, place_of_run, require_same
 from resnet_cli.cli.measuring import write_measured
+from resnet_cli.cli.rate_search import search_record, usable_rate, write_search
 from resnet_cli.cli.records import fingerprint, result_record, run_record
 from resnet_cli.cli.run_ends import read_splits_for_training, write_trained
 from resnet_cli.data.augment import Augmentation
 from resnet_cli.data.batches import EvaluationBatches, TrainStream
 from resnet_cli.data.decode import Geometry
-from resnet_cli.data.scan import scan_dataset
+from resnet_cli.data.pictures import MEMORY_LIMIT, Pictures, mean_picture
+from resnet_cli.data.scan import Dataset, scan_dataset
 from resnet_cli.data.split import hold_out
 from resnet_cli.learning.config import TrainConfig
+from resnet_cli.learning.pace import fit_to_limit, measure_pace
 from resnet_cli.learning.precision import prepare
+from resnet_cli.learning.rate_finder import find_rate
 from resnet_cli.learning.training import Stage, train
 from resnet_cli.networks.catalogue import Shortcut, find_network
-from resnet_cli.networks.classifier import build_logits
+from resnet_cli.networks.classifier import build_logits, set_pixel_mean
 from resnet_cli.networks.loading import load_backbone
 from resnet_cli.networks.pretrained import WeightsSource, choose_backbone
 from resnet_cli.networks.spec import ClassifierSpec
 from resnet_cli.progress import Progress
-from resnet_cli.runs import finish_run
+from resnet_cli.runs import finish_run, make_run_folder
 
 _STEP = 8  # pixels: smaller pictures of progressive training stay divisible by what the stages halve
 
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """What the command line asks for beside the recipe."""
+    """What the command line asks for beside the recipe; `limit` in seconds."""
 
     dataset: Path
     arch: str
     shortcut: Shortcut | None
     image_size: int | None
     weights: str
+    recipe: str
+    limit: float | None
+    lr_find: str | None
     output: Path | None
     force: bool
     resume: bool
@@ -44,42 +53,129 @@ class TrainRequest:
     command: str
 
 
+@dataclass(frozen=True)
+class _Setup:
+    """All that training needs, made of a request; nothing is written yet.
+
+    Attributes:
+        model: pictures to logits.
+        spec: what it is.
+        source: where its first weights come from.
+        geometry: how pictures reach the input size.
+        dataset: with its splits.
+        pictures: training pictures and validation squares.
+        stream: training batches.
+        small: the same at three quarters of the size, for progressive training.
+    """
+
+    model: keras.Model
+    spec: ClassifierSpec
+    source: WeightsSource
+    geometry: Geometry
+    dataset: Dataset
+    pictures: tuple[Pictures, Pictures]
+    stream: TrainStream
+    small: TrainStream | None
+
+    @property
+    def held_out(self) -> EvaluationBatches:
+        return EvaluationBatches(self.pictures[1], self.spec.classes, 128)
+
+
 def run_training(request: TrainRequest, config: TrainConfig, progress: Progress) -> dict[str, Any]:
     """Train and write a run; returns the JSON contract of `train`."""
     began = time.perf_counter()
-    network = find_network(request.arch, request.shortcut)
-    source = WeightsSource("none", None, "")
+    dataset = _dataset(request, config)
+    folder = place_of_run(_name(request, dataset), request.output, request.force, request.resume)
+    if request.resume:
+        config = _as_it_began(folder, request, config)
+    setup = _set_up(request, config, dataset, progress)
+    if request.resume:
+        require_same(folder, _chosen(request, config, setup))
+    else:
+        search = find_rate(setup.model, setup.stream, config, progress) if request.lr_find else None
+        if search is not None:
+            config = replace(config, learning_rate=usable_rate(search, progress))
+        if request.limit:
+            pace = measure_pace(setup.model, setup.stream, setup.held_out, config, progress, setup.small)
+            left = request.limit - (time.perf_counter() - began)
+            config = fit_to_limit(config, left, pace, setup.stream.steps_per_epoch)
+            progress.line(f"{config.epochs} epochs fit into the time limit")
+        begin_run(folder, _chosen(request, config, setup))
+        if search is not None:
+            write_search(folder, search)
+    stage = Stage("train", folder, request.resume)
+    result = train(setup.model, setup.stream, setup.held_out, config, stage, progress, setup.small)
+    training, held_out = setup.pictures
+    readable = replace(dataset, splits={**dataset.splits, "train": training.samples, "val": held_out.samples})
+    measured = write_trained(folder, setup.model, setup.spec, readable, setup.geometry, progress)
+    seconds = time.perf_counter() - began
+    summary = result_record(folder, setup.spec.network.name, setup.source.kind, seconds, result, measured)
+    configuration = {"recipe": request.recipe, **asdict(config)}
+    record = run_record(request.command, configuration, dataset, setup.spec, setup.geometry, setup.source)
+    write_measured(folder, list(measured.values())[-1], record, folder / "curves.png", [])
+    finish_run(folder, {**record, "results": summary})
+    return summary
+
+
+def search_rate(request: TrainRequest, config: TrainConfig, progress: Progress) -> dict[str, Any]:
+    """The range test alone: draw it into a folder of its own; returns its place and the suggested rate."""
+    dataset = _dataset(request, config)
+    folder = place_of_run(f"{_name(request, dataset)}-lr-find", request.output, request.force, False)
+    setup = _set_up(request, config, dataset, progress)
+    search = find_rate(setup.model, setup.stream, config, progress)
+    make_run_folder(folder)
+    write_search(folder, search)
+    return search_record(folder, search)
+
+
+def _dataset(request: TrainRequest, config: TrainConfig) -> Dataset:
+    return hold_out(scan_dataset(request.dataset), config.val_split, config.seed)
+
+
+def _name(request: TrainRequest, dataset: Dataset) -> str:
+    return f"{dataset.name}-{find_network(request.arch).name}"
+
+
+def _set_up(request: TrainRequest, config: TrainConfig, dataset: Dataset, progress: Progress) -> _Setup:
+    network, source = find_network(request.arch, request.shortcut), WeightsSource("none", None, "")
     if request.weights != "none":
         network, source = choose_backbone(request.arch, request.weights, progress, request.shortcut)
-    dataset = hold_out(scan_dataset(request.dataset), config.val_split, config.seed)
+    if config.pixel_mean:
+        network = replace(network, preprocessing="pixel-mean")
     size = request.image_size or network.image_size
     geometry = Geometry(size, fraction=network.crop_fraction)
     spec = ClassifierSpec(network, len(dataset.classes), size, dropout=config.dropout)
     prepare(config.seed)
-    # Built for any size: the batches of progressive training change theirs.
-    model = build_logits(replace(spec, image_size=None))
+    # Built for any size where the batches of progressive training change theirs.
+    model = build_logits(replace(spec, image_size=None if config.progressive else size))
     load_backbone(model, network, source)
-    name = f"{dataset.name}-{network.name}"
-    options = {"arch": network.name, "shortcut": network.shortcut, "image_size": size, "weights": source.sha256}
-    chosen = {**asdict(config), **options, "data": fingerprint(dataset)}
-    folder = place_of_run(name, request.output, request.force, request.resume, chosen)
     progress.line(f"{dataset.name}: {len(dataset.classes)} classes, {len(dataset.splits['train'])} pictures to train on")
-    training, held_out = read_splits_for_training(dataset, geometry, progress, request.strict)
-    begin_run(folder, request.resume, chosen)
-    stream = TrainStream(
-        training, spec.classes, min(config.batch_size, len(training)), geometry, _augmentation(config), config.seed
-    )
+    training, held_out = read_splits_for_training(dataset, geometry, progress, request.strict, MEMORY_LIMIT)
+    if config.pixel_mean:
+        set_pixel_mean(model, mean_picture(training, geometry))
+    batch_size = min(config.batch_size, len(training))
+    stream = TrainStream(training, spec.classes, batch_size, geometry, _augmentation(config), config.seed)
     small_geometry = replace(geometry, size=max(_STEP, size * 3 // 4 // _STEP * _STEP))
     small = replace(stream, geometry=small_geometry) if config.progressive else None
-    batches = EvaluationBatches(held_out, spec.classes, 128)
-    result = train(model, stream, batches, config, Stage("train", folder, request.resume), progress, small)
-    readable = replace(dataset, splits={**dataset.splits, "train": training.samples, "val": held_out.samples})
-    measured = write_trained(folder, model, spec, readable, geometry, progress)
-    summary = result_record(folder, network.name, source.kind, time.perf_counter() - began, result, measured)
-    record = run_record(request.command, asdict(config), dataset, spec, geometry, source)
-    write_measured(folder, list(measured.values())[-1], record, folder / "curves.png", [])
-    finish_run(folder, {**record, "results": summary})
-    return summary
+    return _Setup(model, spec, source, geometry, dataset, (training, held_out), stream, small)
+
+
+def _chosen(request: TrainRequest, config: TrainConfig, setup: _Setup) -> dict[str, Any]:
+    """What a run that goes on must have begun with."""
+    network = setup.spec.network
+    options = {"arch": network.name, "shortcut": network.shortcut, "image_size": setup.spec.image_size}
+    return {**asdict(config), **options, "weights": setup.source.sha256, "data": fingerprint(setup.dataset)}
+
+
+def _as_it_began(folder: Path, request: TrainRequest, config: TrainConfig) -> TrainConfig:
+    """What the clock or the range test chose when the run began is not chosen again."""
+    before = begun_with(folder)
+    if request.limit:
+        config = replace(config, epochs=before["epochs"])
+    if request.lr_find:
+        config = replace(config, learning_rate=before["learning_rate"])
+    return config
 
 
 def _augmentation(config: TrainConfig) -> Augmentation:

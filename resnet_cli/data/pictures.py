@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnet_cli.data.decode import Geometry, Pixels, decode, decode_square
+from resnet_cli.data.decode import Geometry, Pixels, decode, decode_square, to_square
 from resnet_cli.data.scan import LeftOut, Sample
 from resnet_cli.errors import ResnetError
 from resnet_cli.progress import Progress
@@ -133,3 +133,17 @@ def read_pictures(
             kept.append(outcome)
     task.finish()
     return Pictures(tuple(good), read, kept, tuple(left_out))
+
+
+def mean_picture(pictures: Pictures, geometry: Geometry) -> NDArray[np.float32]:
+    """The mean of all pictures as prediction sees them: float32 (size, size, 3), 0..1 (He et al. 2015, section 3.4)."""
+
+    def square(index: int) -> Pixels:
+        picture = pictures[index]
+        whole = picture.shape == (geometry.size, geometry.size, 3)
+        return picture if whole else to_square(Image.fromarray(picture), geometry)
+
+    total = np.zeros((geometry.size, geometry.size, 3), np.uint64)
+    for pixels in map_in_order(square, range(len(pictures))):
+        total += pixels
+    return (total / (255 * len(pictures))).astype(np.float32)

@@ -16,6 +16,7 @@ import numpy as np
 from resnet_cli.errors import Interrupted, ResnetError
 from resnet_cli.learning.checkpoints import save_checkpoint, write_whole
 from resnet_cli.learning.config import TrainConfig
+from resnet_cli.learning.schedules import plateau_scale
 from resnet_cli.networks.weights import named_variables
 from resnet_cli.progress import Progress
 from resnet_cli.runs import write_text
@@ -119,7 +120,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
             val_loss=figures["val_loss"],
             val_accuracy=figures["val_accuracy"],
             val_top5=figures.get("val_top5"),
-            learning_rate=float(self.model.optimizer.learning_rate),
+            learning_rate=float(self.model.optimizer.learning_rate) * float(self.model.optimizer.scale),
             images_per_second=round(images / max(self._trained_seconds, 1e-9), 1),
             seconds=round(time.perf_counter() - self._began, 2),
         )
@@ -130,6 +131,9 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
             write_whole(self._best_file, values)
         if self._swapped:
             self._swap_averages()
+        if self._config.plateau:
+            scale = plateau_scale([each.val_loss for each in self.history], self._config.plateau)
+            self.model.optimizer.scale.assign(scale)
         write_text(self._metrics_file, self._metrics_file.read_text() + json.dumps(asdict(record)) + "\n")
         save_checkpoint(self._checkpoints, self.model, self._step)
         if self._announce:

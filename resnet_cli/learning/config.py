@@ -9,46 +9,55 @@ Schedule = Literal["cosine", "one-cycle", "steps", "constant"]
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Training from scratch, or from weights, of every layer.
+    """Training from scratch, or from weights, of every layer; `recipes.py` holds whole recipes.
 
     Attributes:
         epochs: passes over the training pictures.
         batch_size: pictures a step.
-        optimizer: sgd (Nesterov momentum), adam or adamw.
+        optimizer: sgd (with momentum), adam or adamw.
         learning_rate: peak rate.
-        schedule: cosine = warm-up, then a half cosine to zero; one-cycle = up and down in straight lines; steps = times 0.1
-            at `milestones`; constant.
+        schedule: cosine = warm-up, then a half cosine to zero; one-cycle = up and down in straight lines; steps = warm-up,
+            then times the factors of `drops`; constant.
         warmup: share of all steps in which the rate climbs, 0..1.
-        milestones: shares of all steps after which "steps" divides the rate by ten.
+        drops: (share of all steps, factor on the peak rate from there on), for "steps".
+        plateau: factor on the rate whenever the validation loss has not fallen for five epochs, 0..1; 0 for none.
         momentum: of sgd.
-        weight_decay: lambda of the L2 penalty (He et al. 2015: 1e-4); never on batch-norm and biases.
+        nesterov: whether sgd looks ahead (Sutskever et al. 2013).
+        weight_decay: lambda of the L2 penalty, whose gradient is lambda * w (He et al. 2015: 1e-4); with adamw decoupled from
+            the gradient (Loshchilov and Hutter 2019). Never on batch-norm and biases.
         label_smoothing: share of the target spread over all classes.
         dropout: share of pooled features dropped.
-        ema: momentum of the averaged weights that are validated and kept; 0 for none.
+        stochastic_depth: share of pictures for which the last residual block is skipped, falling to 0 at the input.
+        ema: share of all steps over which weights are averaged; the averages are validated and kept; 0 for none.
         progressive: the first half of the epochs sees pictures of three quarters of the size: a fifth less work.
         patience: epochs without a better validation accuracy before training stops; 0 never stops early.
         class_weights: weigh classes by 1 / their count.
+        pixel_mean: scale pixels to 0..1 and subtract the training pictures' mean, pixel by pixel.
         crop, scale, flip, rotate, shift, cutout, mixup: see `data.augment.Augmentation`.
         val_split: share held out where the folder has no validation pictures, 0..1.
         seed: of everything random.
         depth_decay: rate at the input as a share of the rate at the head; 1 trains all layers alike.
     """
 
-    epochs: int = 60
+    epochs: int = 30
     batch_size: int = 128
     optimizer: Optimizer = "sgd"
     learning_rate: float = 0.1
     schedule: Schedule = "cosine"
     warmup: float = 0.05
-    milestones: tuple[float, ...] = (0.5, 0.75)
+    drops: tuple[tuple[float, float], ...] = ()
+    plateau: float = 0.0
     momentum: float = 0.9
+    nesterov: bool = True
     weight_decay: float = 5e-4
     label_smoothing: float = 0.0
     dropout: float = 0.0
+    stochastic_depth: float = 0.0
     ema: float = 0.0
     progressive: bool = False
     patience: int = 0
     class_weights: bool = False
+    pixel_mean: bool = False
     crop: Literal["resized", "pad", "none"] = "pad"
     scale: float = 0.35
     flip: bool = True

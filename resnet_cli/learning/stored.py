@@ -1,6 +1,6 @@
 """Stored activations: what a frozen prefix gives, computed once per picture and view, and the batches made of it.
 
-In: an engine and pictures. Out: files of rows (views * pictures, ...) and streams over them.
+In: an engine and pictures. Out: files of rows (pictures * views, ...) and streams over them.
 """
 
 import itertools
@@ -104,13 +104,14 @@ def compute(
 
 
 def views_of(pictures: Pictures, geometry: Geometry, how: Augmentation, views: int, seed: int) -> Iterator[Pixels]:
-    """Augmented squares of every picture, view after view; what a view shows depends on (seed, view, index) alone."""
+    """Augmented squares, all views of a picture together, so that its file is decoded once; what a view shows depends on
+    (seed, view, index) alone."""
 
-    def one(place: int) -> Pixels:
-        view, index = divmod(place, len(pictures))
-        return augment(pictures[index], geometry, how, generator(seed, view, index, _VIEW))
+    def views_of_one(index: int) -> list[Pixels]:
+        picture = pictures[index]
+        return [augment(picture, geometry, how, generator(seed, view, index, _VIEW)) for view in range(views)]
 
-    return map_in_order(one, range(views * len(pictures)))
+    return itertools.chain.from_iterable(map_in_order(views_of_one, range(len(pictures)), ahead=16))
 
 
 def squares_of(pictures: Pictures) -> Iterator[Pixels]:
@@ -123,7 +124,7 @@ class StoredStream:
     """Training batches of stored rows; each epoch shows another view of a picture, until they come round again.
 
     Attributes:
-        stored: views * pictures rows, view after view.
+        stored: pictures * views rows, picture after picture.
         labels: class indices (pictures,).
         classes: number of classes.
         batch_size: pictures a step.
@@ -146,11 +147,10 @@ class StoredStream:
 
     def batch(self, step: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The batch of one step: float32 activations (N, ...) and one-hot targets (N, classes)."""
-        count = len(self.labels)
-        views = self.stored.count // count
-        places = list(drawn(self.seed, count, self.batch_size, step))
+        views = self.stored.count // len(self.labels)
+        places = list(drawn(self.seed, len(self.labels), self.batch_size, step))
         # Neighbours start at different views, so that every batch mixes them.
-        rows = [(epoch + index) % views * count + index for epoch, index in places]
+        rows = [index * views + (epoch + index) % views for epoch, index in places]
         targets = np.eye(self.classes, dtype=np.float32)[self.labels[[index for _, index in places]]]
         return self.stored.read(rows), targets
 

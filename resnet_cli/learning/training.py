@@ -106,7 +106,7 @@ def train(
     per_epoch = stream.steps_per_epoch
     model.compile(
         optimizer=make_optimizer(config, rates(config, config.epochs * per_epoch), model.trainable_variables),
-        loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=config.label_smoothing),
+        loss=loss_of(config),
         metrics=_metrics(stream.classes),
     )
     model.optimizer.build(model.trainable_variables)
@@ -133,6 +133,11 @@ def train(
             load_checkpoint(checkpoints, model)
     recorder.restore_best(model)
     return TrainResult(tuple(recorder.history), recorder.best_epoch)
+
+
+def loss_of(config: TrainConfig) -> keras.losses.Loss:
+    """Cross-entropy of logits against one-hot or mixed targets."""
+    return keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=config.label_smoothing)
 
 
 def balanced_weights(labels: NDArray[np.int64], classes: int) -> NDArray[np.float32]:

@@ -14,7 +14,7 @@ from resnet_cli.errors import ResnetError
 Block = Literal["basic", "bottleneck"]
 Stem = Literal["imagenet", "cifar"]
 Shortcut = Literal["A", "B", "C", "none"]
-Preprocessing = Literal["caffe", "tf", "torch", "unit"]
+Preprocessing = Literal["caffe", "tf", "torch", "unit", "pixel-mean"]
 
 
 @dataclass(frozen=True)

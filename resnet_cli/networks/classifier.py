@@ -12,6 +12,7 @@ from keras import layers
 from resnet_cli.networks.catalogue import Preprocessing
 from resnet_cli.networks.residual import build_backbone
 from resnet_cli.networks.spec import ClassifierSpec
+from resnet_cli.networks.weights import PIXEL_MEAN, settle
 
 # Channel means (RGB, 0..255) and divisors that each family of published weights was trained with.
 _IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -22,7 +23,8 @@ _CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
 def preprocess(kind: Preprocessing, pixels: Any) -> Any:
     """Scale uint8 or float RGB pixels (N, H, W, 3), 0..255, as the backbone's weights expect.
 
-    caffe: BGR minus the channel means; tf: -1..1; torch: zero mean and unit variance by channel; unit: 0..1.
+    caffe: BGR minus the channel means; tf: -1..1; torch: zero mean and unit variance by channel; unit: 0..1; pixel-mean:
+    0..1 minus the training pictures' mean (H, W, 3), which `set_pixel_mean` or a weights file fills in.
     """
     if kind == "caffe":
         pixels = _rescale(pixels, 1.0, 0.0, "to_float")[..., ::-1]
@@ -31,6 +33,8 @@ def preprocess(kind: Preprocessing, pixels: Any) -> Any:
         return _rescale(pixels, 1 / 127.5, -1.0)
     if kind == "unit":
         return _rescale(pixels, 1 / 255, 0.0)
+    if kind == "pixel-mean":
+        return layers.Normalization(axis=(1, 2, 3), dtype="float32", name=PIXEL_MEAN)(_rescale(pixels, 1 / 255, 0.0))
     scale = [1 / std for std in _IMAGENET_STD]
     return _rescale(pixels, scale, [-mean / std for mean, std in zip(_IMAGENET_MEAN, _IMAGENET_STD, strict=True)])
 
@@ -38,6 +42,12 @@ def preprocess(kind: Preprocessing, pixels: Any) -> Any:
 def _rescale(pixels: Any, scale: float | list[float], offset: float | list[float], name: str = "preprocess") -> Any:
     # In float32 under mixed precision too: bf16 has eight bits, which the products of uint8 pixels no longer fit into.
     return layers.Rescaling(scale, offset=offset, dtype="float32", name=name)(pixels)
+
+
+def set_pixel_mean(model: keras.Model, mean: Any) -> None:
+    """Fill in the mean picture, float32 (H, W, 3), 0..1, of a network whose preprocessing subtracts it."""
+    model.get_layer(PIXEL_MEAN).adapt_mean.assign(mean)
+    settle(model)
 
 
 def add_head(spec: ClassifierSpec, features: Any) -> Any:

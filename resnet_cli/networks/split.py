@@ -7,7 +7,8 @@ import keras
 from keras import layers
 
 from resnet_cli.networks.catalogue import Network
-from resnet_cli.networks.classifier import preprocess
+from resnet_cli.networks.classifier import preprocess, set_pixel_mean
+from resnet_cli.networks.weights import PIXEL_MEAN
 
 
 def boundary_layer(network: Network) -> str:
@@ -30,7 +31,10 @@ def prefix_model(model: keras.Model, network: Network) -> keras.Model:
     inner = keras.Model(backbone.input, [backbone.output, backbone.get_layer(boundary_layer(network)).output])
     pixels = keras.Input(model.input.shape[1:], dtype="uint8", name="image")
     last, boundary = inner(preprocess(network.preprocessing, pixels))
-    return keras.Model(pixels, [layers.GlobalAveragePooling2D(name="avg_pool")(last), boundary], name="prefix")
+    prefix = keras.Model(pixels, [layers.GlobalAveragePooling2D(name="avg_pool")(last), boundary], name="prefix")
+    if network.preprocessing == "pixel-mean":
+        set_pixel_mean(prefix, model.get_layer(PIXEL_MEAN).adapt_mean)
+    return prefix
 
 
 def tail_model(model: keras.Model, network: Network) -> keras.Model:

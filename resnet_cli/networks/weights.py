@@ -15,6 +15,8 @@ import numpy as np
 from resnet_cli.errors import ResnetError
 from resnet_cli.runs import write_bytes
 
+PIXEL_MEAN = "pixel_mean"  # the layer that subtracts the training pictures' mean, where a network has it
+
 
 def named_variables(model: keras.Model) -> dict[str, Any]:
     """Variables of a model by "layer/variable", nested models flattened; random states left out."""
@@ -68,6 +70,7 @@ def load_weights(model: keras.Model, path: Path, leave: Iterable[str] = ()) -> N
                         "they belong to another network, shortcut option, head or number of classes",
                     )
                 variable.assign(value)
+        settle(model)
     except FileNotFoundError:
         raise ResnetError(f"there are no weights at {path}") from None
     except OSError as error:
@@ -81,3 +84,11 @@ def copy_weights(source: keras.Model, target: keras.Model, leave: Iterable[str] 
     for name, variable in named_variables(target).items():
         if name.split("/")[0] not in left:
             variable.assign(values[name])
+    settle(target)
+
+
+def settle(model: keras.Model) -> None:
+    """Let the layer of the mean picture take over its variables: it computes with copies of them."""
+    for layer in model.layers:
+        if layer.name == PIXEL_MEAN:
+            layer.finalize_state()

@@ -1,0 +1,30 @@
+"""What both stages of transfer learn from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from resnet_cli.data.augment import Augmentation
+from resnet_cli.data.decode import Geometry
+from resnet_cli.data.pictures import Pictures
+from resnet_cli.networks.spec import ClassifierSpec
+
+AUGMENTATION = Augmentation("resized", scale=0.5)
+
+
+@dataclass(frozen=True)
+class Material:
+    """What both stages learn from.
+
+    Attributes:
+        spec: the classifier.
+        geometry: how pictures reach the input size.
+        training: pictures of any shape.
+        held_out: squares that select what to keep.
+        folder: the run.
+    """
+
+    spec: ClassifierSpec
+    geometry: Geometry
+    training: Pictures
+    held_out: Pictures
+    folder: Path

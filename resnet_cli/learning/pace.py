@@ -1,0 +1,111 @@
+"""How long training takes here: measured on the first steps, so that `--time-limit` fits a whole schedule to the clock.
+
+In: a compiled-like setting (network, stream, held-out batches, recipe). Out: seconds a step and a validation; epochs that fit.
+"""
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import keras
+
+from resnet_cli.errors import ResnetError
+from resnet_cli.learning.config import TrainConfig
+from resnet_cli.learning.schedules import make_optimizer, rates
+from resnet_cli.learning.snapshot import untouched
+from resnet_cli.learning.training import Stream, loss_of
+from resnet_cli.progress import Progress
+
+_WARM_UP, _MEASURED = 5, 25  # steps: the first ones trace and compile
+_MARGIN = 0.95  # of the limit is planned: no machine keeps its pace
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds that training takes on this machine.
+
+    Attributes:
+        step: of one training step.
+        small_step: of one step on the smaller pictures of progressive training; the same without.
+        validation: of measuring all held-out pictures once.
+    """
+
+    step: float
+    small_step: float
+    validation: float
+
+    def epochs_within(self, seconds: float, steps_per_epoch: int) -> int:
+        """Whole epochs that fit; 0 where not even one does. Half of them, rounded down, have the smaller pictures."""
+        epochs = 0
+        while self._seconds_of(epochs + 1, steps_per_epoch) <= seconds * _MARGIN:
+            epochs += 1
+        return epochs
+
+    def _seconds_of(self, epochs: int, steps: int) -> float:
+        small = epochs // 2
+        return epochs * self.validation + steps * (small * self.small_step + (epochs - small) * self.step)
+
+
+def measure_pace(
+    model: keras.Model,
+    stream: Stream,
+    held_out: keras.utils.PyDataset,
+    config: TrainConfig,
+    progress: Progress,
+    small: Stream | None = None,
+) -> Pace:
+    """Train a few steps and leave the network as it was; arguments as of `train`."""
+    task = progress.start("measuring the pace", None)
+    with untouched(model):
+        model.compile(
+            optimizer=make_optimizer(config, rates(replace(config, learning_rate=0.0), 1), model.trainable_variables),
+            loss=loss_of(config),
+        )
+        step = _seconds_a_step(model, stream)
+        small_step = _seconds_a_step(model, small) if small is not None else step
+        model.evaluate(held_out, steps=1, verbose=0)  # traces and compiles
+        began = time.perf_counter()
+        batches = max(1, min(8, len(held_out)))
+        model.evaluate(held_out, steps=batches, verbose=0)
+        validation = (time.perf_counter() - began) * len(held_out) / batches
+    task.finish()
+    return Pace(step, small_step, validation)
+
+
+def fit_to_limit(config: TrainConfig, limit: float, pace: Pace, steps_per_epoch: int) -> TrainConfig:
+    """The recipe with as many epochs as fit.
+
+    Args:
+        config: recipe.
+        limit: seconds.
+        pace: of this machine.
+        steps_per_epoch: of the stream.
+
+    Raises:
+        ResnetError: not even one epoch fits.
+    """
+    epochs = pace.epochs_within(limit, steps_per_epoch)
+    if not epochs:
+        needed = (pace.step * steps_per_epoch + pace.validation) / _MARGIN
+        raise ResnetError(
+            f"--time-limit {limit:.0f}s is too short: an epoch takes {needed:.0f} s here",
+            f"give at least --time-limit {int(needed) + 1}s, or fewer pictures",
+        )
+    return replace(config, epochs=epochs)
+
+
+class _Clock(keras.callbacks.Callback):  # type: ignore[misc]
+    """When each step ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times: list[float] = []
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self.times.append(time.perf_counter())
+
+
+def _seconds_a_step(model: keras.Model, stream: Stream) -> float:
+    clock = _Clock()
+    model.fit(stream.batches(0), steps_per_epoch=_WARM_UP + _MEASURED, callbacks=[clock], shuffle=False, verbose=0)
+    return (clock.times[-1] - clock.times[_WARM_UP - 1]) / _MEASURED
