@@ -1,4 +1,4 @@
-"""The run directory: the only code that knows its files (light: the standard library only).
+"""The run directory: its files, and how they are written (light: the standard library only).
 
     runs/<dataset>-<arch>[-N]/  run.json  splits.csv  model.weights.h5  model.xml  model.bin  metrics.jsonl  checkpoint/
 

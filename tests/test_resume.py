@@ -18,7 +18,7 @@ from training_material import STEPS, StopAfter, run, values
 
 from resnet_cli.cli.finetune_job import FinetuneRequest, run_finetune
 from resnet_cli.errors import Interrupted, ResnetError
-from resnet_cli.learning.callbacks import read_history
+from resnet_cli.history import read_history
 from resnet_cli.learning.config import FinetuneConfig, TrainConfig
 from resnet_cli.progress import Silent
 

@@ -12,7 +12,7 @@ from conftest import MakeDataset, RunCli
 from training_material import CLASSES, FEATURES, HeldOut, Points, network, run, values
 
 from resnet_cli.errors import ResnetError
-from resnet_cli.learning.callbacks import read_history
+from resnet_cli.history import read_history
 from resnet_cli.learning.config import TrainConfig
 from resnet_cli.learning.schedules import depth_factors, make_optimizer, rates
 from resnet_cli.learning.training import Stage, balanced_weights, train
@@ -197,7 +197,7 @@ def test_train_writes_a_run_with_the_whole_recipe(run_cli: RunCli, make_dataset:
     low, high = figures["val"]["top1_interval"]
     assert figures["val"]["count"] == 6 and 0 <= low <= figures["val"]["top1"] <= high <= 1
     names = {"run.json", "splits.csv", "model.weights.h5", "model.xml", "model.bin", "metrics.jsonl", "curves.png"}
-    names |= {"predictions.csv", "confusion.csv", "report.html"}
+    names |= {"metrics.csv", "predictions.csv", "confusion.csv", "report.html"}
     assert {path.name for path in output.iterdir()} == names
     record = json.loads((output / "run.json").read_text())
     assert record["format"] == 1 and record["network"]["shortcut"] == "B"

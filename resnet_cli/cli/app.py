@@ -9,6 +9,7 @@ import typer
 from resnet_cli import __version__
 from resnet_cli.cli import console
 from resnet_cli.cli.check import check
+from resnet_cli.cli.compare import compare
 from resnet_cli.cli.evaluate import evaluate
 from resnet_cli.cli.export import export
 from resnet_cli.cli.finetune import finetune
@@ -30,6 +31,7 @@ app.command()(train)
 app.command()(evaluate)
 app.command()(predict)
 app.command()(export)
+app.command()(compare)
 app.command()(check)
 app.command()(models)
 

@@ -82,7 +82,13 @@ def versions() -> dict[str, str]:
 def data_record(dataset: Dataset) -> dict[str, Any]:
     """Where the pictures came from, how many, and their fingerprint."""
     counts = {split: dataset.counts(split) for split in dataset.splits}
-    return {"path": str(dataset.root.resolve()), "name": dataset.name, "fingerprint": fingerprint(dataset), "counts": counts}
+    return {
+        "path": str(dataset.root.resolve()),
+        "name": dataset.name,
+        "fingerprint": fingerprint(dataset),
+        "pictures": pictures_fingerprint(dataset),
+        "counts": counts,
+    }
 
 
 def fingerprint(dataset: Dataset) -> str:
@@ -92,6 +98,13 @@ def fingerprint(dataset: Dataset) -> str:
         for sample in dataset.splits[split]:
             digest.update(f"{split}/{sample.label}/{sample.path.name}/{sample.path.stat().st_size}\n".encode())
     return digest.hexdigest()
+
+
+def pictures_fingerprint(dataset: Dataset) -> str:
+    """SHA-256 over the places and sizes of all pictures, whichever split they are in: what runs of other seeds share."""
+    paths = {sample.path for samples in dataset.splits.values() for sample in samples}
+    lines = sorted(f"{path.relative_to(dataset.root).as_posix()}/{path.stat().st_size}\n" for path in paths)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def left_out_lines(left_out: Sequence[LeftOut]) -> list[str]:

@@ -14,6 +14,7 @@ from resnet_cli.data.pictures import Pictures, read_pictures, reader_for_predict
 from resnet_cli.data.scan import Dataset
 from resnet_cli.engines.portable import write_classifier
 from resnet_cli.errors import ResnetError
+from resnet_cli.history import write_metrics_csv
 from resnet_cli.networks.spec import ClassifierSpec
 from resnet_cli.progress import Progress
 from resnet_cli.reports.curves import draw_curves
@@ -72,6 +73,7 @@ def write_trained(
         Figures of "val", and of "test" where there is one.
     """
     write_classifier(folder, model, spec)
+    write_metrics_csv(folder)
     draw_curves(folder / "metrics.jsonl", folder / "curves.png", f"{dataset.name}-{spec.network.name}")
     write_splits(folder, split_rows(dataset))
     return measure_splits(folder, dataset, geometry, progress)

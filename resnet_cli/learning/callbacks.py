@@ -3,10 +3,8 @@
 In: Keras' calls. Out: metrics.jsonl and checkpoint/ in the run's folder.
 """
 
-import json
 import math
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,28 +12,13 @@ import keras
 import numpy as np
 
 from resnet_cli.errors import Interrupted, ResnetError
+from resnet_cli.history import EpochRecord, read_history
 from resnet_cli.learning.checkpoints import save_checkpoint, write_whole
 from resnet_cli.learning.config import TrainConfig
 from resnet_cli.learning.schedules import plateau_scale
 from resnet_cli.networks.weights import named_variables
 from resnet_cli.progress import Progress
 from resnet_cli.runs import write_text
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """One line of metrics.jsonl; accuracies are shares, 0..1; stage is "train", "head" or "tail"."""
-
-    stage: str
-    epoch: int
-    loss: float
-    accuracy: float
-    val_loss: float
-    val_accuracy: float
-    learning_rate: float
-    images_per_second: float
-    seconds: float
-    val_top5: float | None = None
 
 
 class Paced(Protocol):
@@ -134,7 +117,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         if self._config.plateau:
             scale = plateau_scale([each.val_loss for each in self.history], self._config.plateau)
             self.model.optimizer.scale.assign(scale)
-        write_text(self._metrics_file, self._metrics_file.read_text() + json.dumps(asdict(record)) + "\n")
+        write_text(self._metrics_file, self._metrics_file.read_text() + record.to_line())
         save_checkpoint(self._checkpoints, self.model, self._step)
         if self._announce:
             self._progress.line(
@@ -168,11 +151,5 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         """Records of this stage's epochs that the checkpoint holds; later lines are dropped from the file."""
         records = read_history(self._metrics_file)
         kept = [record for record in records if record.stage != self._stage or record.epoch <= epoch]
-        write_text(self._metrics_file, "".join(json.dumps(asdict(record)) + "\n" for record in kept))
+        write_text(self._metrics_file, "".join(record.to_line() for record in kept))
         return [record for record in kept if record.stage == self._stage]
-
-
-def read_history(path: Path) -> list[EpochRecord]:
-    """The records of a metrics.jsonl, oldest first; a last line that was cut off is passed over."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [EpochRecord(**json.loads(line)) for line in lines if line.endswith("}")]

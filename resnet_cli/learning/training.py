@@ -14,7 +14,8 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_cli.learning.callbacks import EpochRecord, Recorder
+from resnet_cli.history import EpochRecord
+from resnet_cli.learning.callbacks import Recorder
 from resnet_cli.learning.checkpoints import has_checkpoint, load_checkpoint
 from resnet_cli.learning.config import TrainConfig
 from resnet_cli.learning.schedules import make_optimizer, rates

@@ -15,8 +15,14 @@ def usual_classes(network: Network) -> int:
     return _USUAL_CLASSES[network.family]
 
 
-def parameter_count(network: Network, classes: int) -> int:
-    """All parameters of backbone and head (pooled features to classes), batch-norm's moving statistics included."""
+def parameter_count(network: Network, classes: int, hidden: int = 0) -> int:
+    """All parameters of backbone and head (pooled features to classes), batch-norm's moving statistics included.
+
+    Args:
+        network: the backbone.
+        classes: number of classes.
+        hidden: units of a layer between pooled features and classes; 0 for none.
+    """
     channels = network.filters[0]
     # The stem's bias goes with "ends" as well: keras.applications' V2 has one there.
     total = _conv(3, channels, 7 if network.stem == "imagenet" else 3, network.biased != "none")
@@ -28,6 +34,8 @@ def parameter_count(network: Network, classes: int) -> int:
             channels = network.outputs[stage]
     if network.version == 2:
         total += _NORM * channels
+    if hidden:
+        total, channels = total + (channels + 1) * hidden, hidden
     return total + (channels + 1) * classes
 
 

@@ -1,0 +1,100 @@
+"""`resnet compare`: error curves and figures of several runs on one sheet (light)."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from resnet_cli.cli import console
+from resnet_cli.cli.compared_rows import Errors, Row, Spread, make_rows, notes_on
+from resnet_cli.cli.compared_runs import group_by_seed, read_runs
+from resnet_cli.cli.options import Json
+from resnet_cli.errors import ResnetError
+
+_CAPTION = (
+    "Errors in %: best = the lowest of all epochs, final = after the last. Training error is measured while learning, on"
+    " augmented pictures."
+)
+_SEEDS = " ± = standard deviation over runs that differ by their seed alone; other figures are means."
+_TEST = " kept, test = the weights of the run on the test folder, which chose nothing."
+_WIDEST = 200  # characters of a table
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, all trained on one data set.")],
+    output: Annotated[
+        Path, typer.Option(help="Figure to write, .png or .svg; replaces an earlier comparison, no other file.")
+    ] = Path("compare.png"),
+    json: Json = False,
+) -> None:
+    """Compare runs: a table of errors, speed and size, and one figure of their curves; runs of other seeds share a row."""
+    from resnet_cli.reports.comparison import Curve, check_picture, draw_comparison
+
+    check_picture(output)
+    trained = read_runs(runs)
+    groups = group_by_seed(trained)
+    rows, name = make_rows(groups), trained[0].dataset
+    held_out = rows[0].held_out if len({row.held_out for row in rows}) == 1 else "held-out"
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResnetError(f"cannot write to {output.parent}: {error.strerror}", "choose another --output") from error
+    curves = [
+        Curve(row.label, [each.train_errors for each in group], [each.held_out_errors for each in group])
+        for row, group in zip(rows, groups, strict=True)
+    ]
+    draw_comparison(curves, name, held_out, output)
+    notes = notes_on(trained, rows)
+    if json:
+        console.print_json({"figure": str(output), "dataset": name, "rows": [asdict(row) for row in rows], "notes": notes})
+        return
+    _print_table(rows, f"{name}: training and {held_out} error", held_out)
+    for note in notes:
+        console.out.print(f"[yellow]note:[/] {console.escape(note)}")
+    console.out.print(f"figure: {console.escape(str(output))}")
+
+
+def _print_table(rows: Sequence[Row], title: str, held_out: str) -> None:
+    several = any(len(row.runs) > 1 for row in rows)
+    tested = any(row.test_error for row in rows)
+    # Up to ten columns in eighty characters: no lines between them, and ± below its mean.
+    table = console.Table(title=console.escape(title), caption_justify="left", box=None, padding=(0, 1, 0, 0))
+    table.caption = _CAPTION + (_TEST if tested else "") + (_SEEDS if several else "")
+    table.add_column("\nnetwork")
+    errors = [
+        "training\nbest",
+        "\nfinal",
+        f"{'val' if held_out == 'validation' else held_out}\nbest",
+        "\nfinal",
+        *(["kept,\ntest"] if tested else []),
+    ]
+    for heading in ["million\nparams", "\nepochs", *errors, "images\nper s", "\ntime"]:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        low, high = min(row.epochs), max(row.epochs)
+        table.add_row(
+            console.escape(row.label) + (f"\n{len(row.runs)} seeds" if len(row.runs) > 1 else ""),
+            f"{row.parameters / 1e6:.2f}",
+            str(low) if low == high else f"{low} to {high}",
+            *_cells(row.train_error),
+            *_cells(row.held_out_error),
+            *([_cell(row.test_error)] if tested else []),
+            f"{row.images_per_second:,.0f}",
+            str(timedelta(seconds=round(row.seconds))),
+        )
+    # On a narrower terminal lines go on below: rich would leave the names out.
+    table.width = console.out.measure(table, options=console.out.options.update(width=_WIDEST)).maximum
+    console.out.print(table)
+
+
+def _cells(errors: Errors) -> tuple[str, str]:
+    return _cell(errors.best), _cell(errors.final)
+
+
+def _cell(spread: Spread | None) -> str:
+    if spread is None:
+        return "-"
+    return f"{100 * spread.mean:.2f}" + (f"\n± {100 * spread.sd:.2f}" if spread.sd is not None else "")

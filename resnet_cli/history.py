@@ -1,0 +1,55 @@
+"""What every epoch of a run came to: metrics.jsonl, and the same as metrics.csv (light: the standard library only).
+
+In: a run's folder. Out: `EpochRecord`s.
+"""
+
+import csv
+import io
+import json
+from dataclasses import asdict, astuple, dataclass, fields
+from pathlib import Path
+
+from resnet_cli.errors import ResnetError
+from resnet_cli.runs import write_text
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One line of metrics.jsonl; accuracies are shares, 0..1; stage is "train", "head" or "tail"."""
+
+    stage: str
+    epoch: int
+    loss: float
+    accuracy: float
+    val_loss: float
+    val_accuracy: float
+    learning_rate: float
+    images_per_second: float
+    seconds: float
+    val_top5: float | None = None
+
+    def to_line(self) -> str:
+        """The line of metrics.jsonl."""
+        return json.dumps(asdict(self)) + "\n"
+
+
+def read_history(path: Path) -> list[EpochRecord]:
+    """The records of a metrics.jsonl, oldest first; a last line that was cut off is passed over, a missing file is empty.
+
+    Raises:
+        ResnetError: a line is no record.
+    """
+    try:
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [EpochRecord(**json.loads(line)) for line in lines if line.endswith("}")]
+    except (OSError, ValueError, TypeError) as error:
+        raise ResnetError(f"{path} cannot be read: {error}", "the run is damaged: train it anew") from error
+
+
+def write_metrics_csv(folder: Path) -> None:
+    """Write a run's metrics.csv: the columns and lines of its metrics.jsonl, an absent value left empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(field.name for field in fields(EpochRecord))
+    writer.writerows(astuple(record) for record in read_history(folder / "metrics.jsonl"))
+    write_text(folder / "metrics.csv", text.getvalue())
