@@ -7,6 +7,7 @@ makes resume exact.
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import keras
 import numpy as np
@@ -23,12 +24,15 @@ _ORDER, _MIX = 1, 2  # purposes of the generators beside a picture's own
 
 def drawn(seed: int, count: int, batch_size: int, step: int) -> Iterator[tuple[int, int]]:
     """(epoch, index) of every picture in the batch of one step: each epoch is a permutation, epochs follow without a gap."""
-    order_epoch, order = -1, np.empty(0, np.int64)
     for place in range(step * batch_size, (step + 1) * batch_size):
         epoch, position = divmod(place, count)
-        if epoch != order_epoch:
-            order_epoch, order = epoch, generator(seed, epoch, 0, _ORDER).permutation(count)
-        yield epoch, int(order[position])
+        yield epoch, int(_order(seed, epoch, count)[position])
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    """The permutation of an epoch; kept, as drawing it takes half a millisecond a batch with 45,000 pictures."""
+    return generator(seed, epoch, 0, _ORDER).permutation(count)
 
 
 @dataclass(frozen=True)
