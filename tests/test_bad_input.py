@@ -90,6 +90,7 @@ def test_a_data_set_that_cannot_be_learned_from(
         (["finetune", "--arch", "resnet51"], "there is no resnet51: CIFAR networks of that kind", 1),
         (["train", "--arch", "rasnet"], "there is no network named 'rasnet'", 1),
         (["train", "--arch", "plain20", "--shortcut", "B"], "--shortcut B contradicts plain20", 1),
+        (["train", "--arch", "resnet50", "--image-size", "16"], "--image-size 16 is too small for resnet50", 1),
         (["finetune", "--arch", "resnet20", "--weights", "imagenet"], "there are no ImageNet weights for resnet20", 1),
         (["finetune", "--arch", "resnet50", "--weights", "bundled"], "there are no bundled weights for resnet50", 1),
         (["finetune", "--arch", "resnet56"], "there are no pretrained weights for resnet56", 1),

@@ -1,4 +1,4 @@
-"""The networks are the published ones: their parameters, their outputs, their shortcuts."""
+"""The networks are the published ones: their outputs, their shortcuts, their names."""
 
 from dataclasses import replace
 from functools import cache
@@ -10,11 +10,12 @@ import pytest
 from numpy.typing import NDArray
 
 from resnet_cli.errors import ResnetError
-from resnet_cli.networks.catalogue import CATALOGUE, Network, find_network, widen
+from resnet_cli.networks.catalogue import Network, find_network, widen
 from resnet_cli.networks.classifier import build_logits
 from resnet_cli.networks.parameters import parameter_count, usual_classes
 from resnet_cli.networks.residual import build_backbone
 from resnet_cli.networks.spec import ClassifierSpec
+from resnet_cli.networks.split import prefix_model, tail_model
 from resnet_cli.networks.weights import copy_weights, named_variables
 
 PUBLISHED_WITH_KERAS = ("resnet50", "resnet101", "resnet152", "resnet50v2", "resnet101v2", "resnet152v2")
@@ -24,10 +25,6 @@ PUBLISHED_WITH_KERAS = ("resnet50", "resnet101", "resnet152", "resnet50v2", "res
 def logits_of(name: str) -> keras.Model:
     network = find_network(name)
     return build_logits(ClassifierSpec(network, usual_classes(network), None), fused=False)
-
-
-def sizes(variables: list[keras.Variable]) -> int:
-    return sum(prod(variable.shape) for variable in variables)
 
 
 def pictures(*shape: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -47,87 +44,6 @@ def randomise(model: keras.Model, seed: int = 0) -> None:
             variable.assign(random.uniform(0.6, 1.4, shape) * (0.3 if "_3_bn" in name and kind == "gamma" else 1))
         else:
             variable.assign(random.normal(0, 0.1, shape))
-
-
-# --- parameters ---------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "count"),
-    [
-        # Model.count_params() of keras.applications with its 1000 classes, as keras.io/api/applications tells in millions.
-        ("resnet50", 25_636_712),
-        ("resnet101", 44_707_176),
-        ("resnet152", 60_419_944),
-        ("resnet50v2", 25_613_800),
-        ("resnet101v2", 44_675_560),
-        ("resnet152v2", 60_380_648),
-    ],
-)
-def test_imagenet_networks_have_the_parameters_that_keras_publishes(name: str, count: int) -> None:
-    assert logits_of(name).count_params() == count
-
-
-@pytest.mark.parametrize(
-    ("network", "count"),
-    [
-        # num_params of torchvision's weights; torch does not count moving statistics.
-        (find_network("resnet18"), 11_689_512),
-        (find_network("resnet34"), 21_797_672),
-        # torchvision's resnet50 strides in the 3x3 ("v1.5") and has no biases.
-        (replace(find_network("resnet50"), stride_in="3x3", biased="none"), 25_557_032),
-    ],
-    ids=lambda value: value.name if isinstance(value, Network) else str(value),
-)
-def test_imagenet_networks_have_the_parameters_that_torchvision_publishes(network: Network, count: int) -> None:
-    assert sizes(build_logits(ClassifierSpec(network, 1000, 224), fused=False).trainable_variables) == count
-
-
-@pytest.mark.parametrize(
-    ("name", "millions"),
-    [
-        # He et al. 2015, table 6.
-        ("resnet20", "0.27"),
-        ("resnet32", "0.46"),
-        ("resnet44", "0.66"),
-        ("resnet56", "0.85"),
-        ("resnet110", "1.7"),
-        ("resnet1202", "19.4"),
-        # He et al. 2016, table 4.
-        ("resnet164v2", "1.7"),
-    ],
-)
-def test_cifar_networks_have_the_parameters_that_the_papers_publish(name: str, millions: str) -> None:
-    digits = len(millions.split(".")[1])
-    assert f"{sizes(logits_of(name).trainable_variables) / 1e6:.{digits}f}" == millions
-
-
-@pytest.mark.parametrize(("name", "millions"), [("resnet20v2", "0.57"), ("resnet56v2", "1.67")])
-def test_cifar_v2_networks_have_the_parameters_of_keras_own_example(name: str, millions: str) -> None:
-    # "Total params" of the CIFAR-10 ResNet example of Keras, moving statistics included.
-    assert f"{logits_of(name).count_params() / 1e6:.2f}" == millions
-
-
-def test_resnet1001v2_has_the_weights_that_the_paper_publishes() -> None:
-    # He et al. 2016, table 4: 10.2M, which is the convolutions and the last layer; batch-norm would make it 10.3M.
-    stages = ((16, 16, 64), (64, 32, 128), (128, 64, 256))  # channels before, inside and after
-    channels = sum(before + 110 * after + 111 * 2 * inside for before, inside, after in stages) + 256
-    assert f"{(parameter_count(find_network('resnet1001v2'), 10) - 4 * channels) / 1e6:.1f}" == "10.2"
-
-
-# 1001 layers take too long to build for a comparison: the paper's figure above stands for it.
-@pytest.mark.parametrize("name", [name for name in CATALOGUE if name != "resnet1001v2"])
-def test_the_counted_parameters_are_those_that_keras_counts(name: str) -> None:
-    network = CATALOGUE[name]
-    assert parameter_count(network, usual_classes(network)) == logits_of(name).count_params()
-
-
-@pytest.mark.parametrize("name", ["resnet8", "plain8", "resnet11v2", "resnet18v2", "resnet50"])
-@pytest.mark.parametrize("shortcut", ["A", "B", "C"])
-def test_parameters_are_counted_right_for_every_shortcut_and_width(name: str, shortcut: str) -> None:
-    network = replace(find_network(name), shortcut="none" if name.startswith("plain") else shortcut)
-    narrow = widen(network, 0.25)
-    assert parameter_count(narrow, 7) == build_logits(ClassifierSpec(narrow, 7, None), fused=False).count_params()
 
 
 # --- the same outputs as keras.applications -----------------------------------------------------------------------------------
@@ -196,13 +112,9 @@ def test_a_projection_adds_its_weights_and_its_batch_norm() -> None:
     assert (b - a, c - b) == (widening, keeping)
 
 
-@pytest.mark.parametrize("depth", [20, 32, 44, 56])
-def test_plain_networks_are_the_residual_ones_without_shortcuts(depth: int) -> None:
-    # He et al. 2015, section 4.2: with option A both have the same depth, width and number of parameters.
-    plain, residual = logits_of(f"plain{depth}"), logits_of(f"resnet{depth}")
-    assert plain.count_params() == residual.count_params()
-    kinds = {type(layer).__name__ for layer in plain.get_layer(f"plain{depth}").layers}
-    assert "Add" not in kinds
+def test_a_plain_network_adds_nothing() -> None:
+    for name in ("plain20", "plain18"):
+        assert not [layer for layer in build_backbone(find_network(name)).layers if isinstance(layer, keras.layers.Add)]
 
 
 # --- fused batch-norm ---------------------------------------------------------------------------------------------------------
@@ -256,7 +168,7 @@ def test_frozen_fused_batch_norm_keeps_its_statistics() -> None:
 # --- names, depths and sizes --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "blocks"), [("resnet26", 4), ("resnet38v2", 4), ("Plain14", 2)])
+@pytest.mark.parametrize(("name", "blocks"), [("resnet26", 4), ("resnet38v2", 4), ("Plain14", 2), ("plain110", 18)])
 def test_any_depth_of_the_papers_rule_can_be_named(name: str, blocks: int) -> None:
     assert find_network(name).blocks == (blocks,) * 3
 
@@ -265,6 +177,12 @@ def test_any_depth_of_the_papers_rule_can_be_named(name: str, blocks: int) -> No
     ("name", "hints"),
     [
         ("resnet21", ["resnet20", "resnet26"]),
+        ("plain21", ["plain20", "plain26"]),
+        ("resnet57v2", ["resnet56v2", "resnet65v2"]),
+        ("resnet1000", ["resnet998", "resnet1004"]),
+        ("resnet2", ["resnet8"]),
+        ("resnet050", ["resnet50"]),
+        (f"resnet{10**5000}", ["`resnet models`"]),
         ("resnet35", ["resnet34", "resnet32", "resnet38"]),
         ("resnet51v2", ["resnet50v2", "resnet47v2", "resnet56v2"]),
         ("plain19", ["plain18", "plain20"]),
@@ -296,11 +214,32 @@ def test_any_image_size_is_halved_rounding_up(name: str, side: int) -> None:
     assert build_backbone(network, side).output.shape == (None, expected, expected, network.outputs[-1])
 
 
-@pytest.mark.parametrize(("name", "side"), [("resnet50", 31), ("resnet20", 3), ("resnet18-compact", 7), ("resnet50", 0)])
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [
+        *(("resnet50", 16), ("resnet50v2", 31), ("plain34", 8), ("resnet18-compact", 7)),
+        *(("resnet20", 2), ("resnet20v2", 3), ("plain20", 3), ("resnet50", 0)),
+    ],
+)
 def test_an_image_size_too_small_for_the_stages_is_refused(name: str, side: int) -> None:
+    network = find_network(name)
     with pytest.raises(ResnetError, match=f"--image-size {side} is too small for {name}") as caught:
-        build_backbone(find_network(name), side)
-    assert f"at least {find_network(name).reduction} pixels" in caught.value.hint
+        ClassifierSpec(network, 10, side)
+    assert f"at least {network.reduction} pixels" in caught.value.hint
+    assert ClassifierSpec(network, 10, network.reduction)
+
+
+def test_one_class_is_refused() -> None:
+    with pytest.raises(ResnetError, match="at least two classes, not 1"):
+        ClassifierSpec(find_network("resnet20"), 1, 32)
+
+
+def test_hundreds_of_layers_build_and_are_cut_at_the_last_stage() -> None:
+    # Keras walks graphs by recursion; 302 layers are past Python's usual limit.
+    network = widen(find_network("resnet302"), 0.25)
+    model = build_logits(ClassifierSpec(network, 3, 16))
+    assert [output.shape for output in prefix_model(model, network).outputs] == [(None, 16), (None, 8, 8, 8)]
+    assert tail_model(model, network).output.shape == (None, 3)
 
 
 def test_the_compact_network_is_resnet18_at_half_width_with_the_cifar_stem() -> None:

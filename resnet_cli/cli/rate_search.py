@@ -1,5 +1,4 @@
-"""What becomes of a range test of the learning rate: its plot and figures in a folder, and the rate that training takes.
-"""
+"""What becomes of a range test of the learning rate: its plot and figures in a folder, and the rate that training takes."""
 
 from pathlib import Path
 from typing import Any

@@ -148,7 +148,9 @@ def _set_up(request: TrainRequest, config: TrainConfig, dataset: Dataset, progre
     spec = ClassifierSpec(network, len(dataset.classes), size, dropout=config.dropout)
     prepare(config.seed)
     # Built for any size where the batches of progressive training change theirs.
-    model = build_logits(replace(spec, image_size=None if config.progressive else size))
+    model = build_logits(
+        replace(spec, image_size=None if config.progressive else size), stochastic_depth=config.stochastic_depth
+    )
     load_backbone(model, network, source)
     progress.line(f"{dataset.name}: {len(dataset.classes)} classes, {len(dataset.splits['train'])} pictures to train on")
     training, held_out = read_splits_for_training(dataset, geometry, progress, request.strict, MEMORY_LIMIT)

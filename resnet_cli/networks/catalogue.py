@@ -72,7 +72,8 @@ class Network:
 _IMAGENET_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 _STAGES = (64, 128, 256, 512)
 _TYPICAL_CIFAR_DEPTHS = {1: (20, 32, 44, 56, 110, 1202), 2: (20, 29, 56, 110, 164, 1001)}
-_CIFAR_NAME = re.compile(r"(resnet|plain)(\d+)(v2)?")
+# No leading zero, or resnet050 would be a CIFAR network by the name of the ImageNet one.
+_CIFAR_NAME = re.compile(r"(resnet|plain)([1-9][0-9]{0,3})(v2)?")
 
 
 def _imagenet(depth: int, version: int = 1, plain: bool = False) -> Network:

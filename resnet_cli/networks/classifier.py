@@ -60,11 +60,21 @@ def add_head(spec: ClassifierSpec, features: Any) -> Any:
     return layers.Dense(spec.classes, dtype="float32", name="logits")(features)
 
 
-def build_logits(spec: ClassifierSpec, fused: bool = True) -> keras.Model:
-    """The whole network from uint8 pixels (N, H, W, 3) to logits (N, classes): what is trained."""
+def build_logits(spec: ClassifierSpec, fused: bool = True, stochastic_depth: float = 0.0) -> keras.Model:
+    """The whole network from uint8 pixels (N, H, W, 3) to logits (N, classes): what is trained.
+
+    Args:
+        spec: what to build.
+        fused: build with the fast batch-norm of `batch_norm.py`.
+        stochastic_depth: how often training leaves out the last block, 0..1; see `build_backbone`. It is no part of the spec:
+            weights, runs and exports are the same with and without.
+
+    Raises:
+        ResnetError: stochastic depth in a plain network.
+    """
     size = spec.image_size
     pixels = keras.Input((size, size, 3), dtype="uint8", name="image")
-    backbone = build_backbone(spec.network, size, fused)
+    backbone = build_backbone(spec.network, size, fused, stochastic_depth)
     features = layers.GlobalAveragePooling2D(name="avg_pool")(backbone(preprocess(spec.network.preprocessing, pixels)))
     return keras.Model(pixels, add_head(spec, features), name=f"{spec.network.name}_logits")
 

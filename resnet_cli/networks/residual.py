@@ -16,13 +16,24 @@ from keras import layers, ops
 from resnet_cli.errors import ResnetError
 from resnet_cli.networks.batch_norm import batch_norm
 from resnet_cli.networks.catalogue import Network
+from resnet_cli.networks.stochastic_depth import StochasticDepth
 
 Tensor = Any
 
 
 @dataclass(frozen=True)
+class _Place:
+    """One block of a network: its stage (from 0), stride, name, and how often training leaves its branch out."""
+
+    stage: int
+    stride: int
+    name: str
+    drop_rate: float
+
+
+@dataclass(frozen=True)
 class _Parts:
-    """The three parts that every block is made of, named and configured alike."""
+    """The parts that every block is made of, named and configured alike."""
 
     network: Network
     fused: bool
@@ -45,6 +56,11 @@ class _Parts:
     def norm(self, x: Tensor, name: str) -> Tensor:
         return batch_norm(f"{name}_bn", self.fused)(x)
 
+    def add(self, shortcut: Tensor, branch: Tensor, place: _Place, name: str) -> Tensor:
+        if place.drop_rate:
+            branch = StochasticDepth(place.drop_rate, f"{place.name}_drop")(branch)
+        return layers.Add(name=f"{place.name}_{name}")([shortcut, branch])
+
     def relu(self, x: Tensor, name: str) -> Tensor:
         return layers.Activation("relu", name=f"{name}_relu")(x)
 
@@ -52,45 +68,57 @@ class _Parts:
         return self.relu(self.norm(self.conv(x, filters, size, name, stride), name), name)
 
 
-def build_backbone(network: Network, image_size: int | None = None, fused: bool = False) -> keras.Model:
+def build_backbone(
+    network: Network, image_size: int | None = None, fused: bool = False, stochastic_depth: float = 0.0
+) -> keras.Model:
     """Build the convolutional part, from preprocessed pixels to the feature map before global pooling.
 
     Args:
         network: what to build; see `Network`.
         image_size: input side in pixels, or None for any.
         fused: build with the fast batch-norm of `batch_norm.py` (for training on TensorFlow).
+        stochastic_depth: how often training leaves out the last block, 0..1, 1 excluded; earlier blocks less often, falling
+            linearly to nothing at the input (Huang et al. 2016, equation 4; their 0.5 suits deep networks).
 
     Returns:
         A model of float input (N, H, W, 3) and output (N, H / reduction, W / reduction, outputs[-1]), sides rounded up.
 
     Raises:
-        ResnetError: the image size is too small for the stem and stages.
+        ResnetError: stochastic depth in a plain network.
     """
-    if image_size is not None and image_size < network.reduction:
+    if stochastic_depth and network.shortcut == "none":
         raise ResnetError(
-            f"--image-size {image_size} is too small for {network.name}, which halves its input down to 1/{network.reduction}",
-            f"use at least {network.reduction} pixels",
+            f"--stochastic-depth contradicts {network.name}, a plain network: nothing leads past a block that is left out"
         )
     parts = _Parts(network, fused)
+    block = _block_v2 if network.version == 2 else _block_v1
     inputs = keras.Input((image_size, image_size, 3), name="pixels")
     x = _stem(parts, inputs)
+    for place in _places(network, stochastic_depth):
+        x = block(parts, x, place)
+    if network.version == 2:
+        x = parts.relu(parts.norm(x, "post"), "post")
+    with room_for(network):
+        return keras.Model(inputs, x, name=network.name)
+
+
+def _places(network: Network, stochastic_depth: float) -> Iterator[_Place]:
+    """The blocks from the input on."""
     last_stage = len(network.blocks) - 1
+    before = 0
     for stage, blocks in enumerate(network.blocks):
         for index in range(blocks):
             strides = index == 0 and stage > 0
             if network.stride_block == "last":
                 strides = index == blocks - 1 and stage < last_stage
-            block = _block_v2 if network.version == 2 else _block_v1
-            x = block(parts, x, stage, 2 if strides else 1, f"conv{stage + 2}_block{index + 1}")
-    if network.version == 2:
-        x = parts.relu(parts.norm(x, "post"), "post")
-    with _room_for(network):
-        return keras.Model(inputs, x, name=network.name)
+            drop_rate = stochastic_depth * (before + index + 1) / sum(network.blocks)
+            yield _Place(stage, 2 if strides else 1, f"conv{stage + 2}_block{index + 1}", drop_rate)
+        before += blocks
 
 
 @contextmanager
-def _room_for(network: Network) -> Iterator[None]:
-    """Keras walks a new model's graph by recursion, a few levels a layer: 200 layers and more pass Python's usual limit."""
+def room_for(network: Network) -> Iterator[None]:
+    """Room to make a model of this graph: Keras walks it by recursion, which passes Python's usual limit at 200 layers."""
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(limit + 10 * network.depth)
     try:
@@ -124,10 +152,11 @@ def _stem(parts: _Parts, x: Tensor) -> Tensor:
     return layers.MaxPooling2D(3, strides=2, name="pool1_pool")(x)
 
 
-def _block_v1(parts: _Parts, x: Tensor, stage: int, stride: int, name: str) -> Tensor:
+def _block_v1(parts: _Parts, x: Tensor, place: _Place) -> Tensor:
     """Post-activation: conv-BN-ReLU, ReLU after the addition (He et al. 2015, figures 2 and 5)."""
     network = parts.network
-    filters, outputs = network.filters[stage], network.outputs[stage]
+    stride, name = place.stride, place.name
+    filters, outputs = network.filters[place.stage], network.outputs[place.stage]
     shortcut = _shortcut(parts, x, outputs, stride, name)
     if network.block == "basic":
         y = parts.conv_norm_relu(x, filters, 3, f"{name}_1", stride)
@@ -138,14 +167,15 @@ def _block_v1(parts: _Parts, x: Tensor, stage: int, stride: int, name: str) -> T
         y = parts.conv_norm_relu(y, filters, 3, f"{name}_2", 1 if early else stride)
         y = parts.norm(parts.conv(y, outputs, 1, f"{name}_3"), f"{name}_3")
     if shortcut is not None:
-        y = layers.Add(name=f"{name}_add")([shortcut, y])
+        y = parts.add(shortcut, y, place, "add")
     return layers.Activation("relu", name=f"{name}_out")(y)
 
 
-def _block_v2(parts: _Parts, x: Tensor, stage: int, stride: int, name: str) -> Tensor:
+def _block_v2(parts: _Parts, x: Tensor, place: _Place) -> Tensor:
     """Pre-activation: BN-ReLU-conv, nothing after the addition (He et al. 2016, figure 1b)."""
     network = parts.network
-    filters, outputs = network.filters[stage], network.outputs[stage]
+    stride, name = place.stride, place.name
+    filters, outputs = network.filters[place.stage], network.outputs[place.stage]
     preact = parts.relu(parts.norm(x, f"{name}_preact"), f"{name}_preact")
     shortcut = _shortcut(parts, x, outputs, stride, name, preact)
     if network.block == "basic":
@@ -155,7 +185,7 @@ def _block_v2(parts: _Parts, x: Tensor, stage: int, stride: int, name: str) -> T
         y = parts.conv_norm_relu(preact, filters, 1, f"{name}_1")
         y = parts.conv_norm_relu(y, filters, 3, f"{name}_2", stride)
         y = parts.conv(y, outputs, 1, f"{name}_3", role="end")
-    return y if shortcut is None else layers.Add(name=f"{name}_out")([shortcut, y])
+    return y if shortcut is None else parts.add(shortcut, y, place, "out")
 
 
 def _shortcut(parts: _Parts, x: Tensor, outputs: int, stride: int, name: str, preact: Tensor = None) -> Tensor | None:

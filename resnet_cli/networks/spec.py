@@ -20,6 +20,9 @@ class ClassifierSpec:
         image_size: input side, pixels; None builds for any size.
         hidden: units of a ReLU layer between pooling and the classes; 0 for none. The tutorials' head is 2048.
         dropout: share of pooled features dropped in training, 0..1.
+
+    Raises:
+        ResnetError: fewer than two classes, or an image size too small for the stem and stages.
     """
 
     network: Network
@@ -27,6 +30,17 @@ class ClassifierSpec:
     image_size: int | None
     hidden: int = 0
     dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.classes < 2:
+            raise ResnetError(f"a classifier needs at least two classes, not {self.classes}")
+        smallest, name = self.network.reduction, self.network.name
+        if self.image_size is not None and self.image_size < smallest:
+            # Here and not in the builder, which trains a network for any size: it must be said before the training.
+            raise ResnetError(
+                f"--image-size {self.image_size} is too small for {name}, which halves its input down to 1/{smallest}",
+                f"use at least {smallest} pixels",
+            )
 
     def to_record(self) -> dict[str, Any]:
         """The plain words that `run.json` keeps."""

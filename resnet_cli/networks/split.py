@@ -8,6 +8,7 @@ from keras import layers
 
 from resnet_cli.networks.catalogue import Network
 from resnet_cli.networks.classifier import preprocess, set_pixel_mean
+from resnet_cli.networks.residual import room_for
 from resnet_cli.networks.weights import PIXEL_MEAN
 
 
@@ -28,7 +29,8 @@ def feature_model(model: keras.Model) -> keras.Model:
 def prefix_model(model: keras.Model, network: Network) -> keras.Model:
     """uint8 pictures to two outputs: pooled features (N, D), and the boundary's feature map (N, h, w, c)."""
     backbone = model.get_layer(network.name)
-    inner = keras.Model(backbone.input, [backbone.output, backbone.get_layer(boundary_layer(network)).output])
+    with room_for(network):
+        inner = keras.Model(backbone.input, [backbone.output, backbone.get_layer(boundary_layer(network)).output])
     pixels = keras.Input(model.input.shape[1:], dtype="uint8", name="image")
     last, boundary = inner(preprocess(network.preprocessing, pixels))
     prefix = keras.Model(pixels, [layers.GlobalAveragePooling2D(name="avg_pool")(last), boundary], name="prefix")
@@ -41,7 +43,8 @@ def tail_model(model: keras.Model, network: Network) -> keras.Model:
     """The boundary's feature map (N, h, w, c) to logits (N, classes), through the same layers as the whole network."""
     backbone = model.get_layer(network.name)
     boundary = backbone.get_layer(boundary_layer(network)).output
-    stage = keras.Model(boundary, backbone.output, name="last_stage")
+    with room_for(network):
+        stage = keras.Model(boundary, backbone.output, name="last_stage")
     inputs = keras.Input(boundary.shape[1:], name="boundary")
     x = model.get_layer("avg_pool")(stage(inputs))
     for name in ("hidden", "dropout", "logits"):
