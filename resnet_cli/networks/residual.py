@@ -118,7 +118,7 @@ def _places(network: Network, stochastic_depth: float) -> Iterator[_Place]:
 
 @contextmanager
 def room_for(network: Network) -> Iterator[None]:
-    """Room to make a model of this graph: Keras walks it by recursion, which passes Python's usual limit at 200 layers."""
+    """Room to make a model of this graph: Keras walks it by recursion, past Python's usual limit in the deepest."""
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(limit + 10 * network.depth)
     try:
