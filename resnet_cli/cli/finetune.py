@@ -7,10 +7,24 @@ from typing import Annotated, Literal
 import typer
 
 from resnet_cli.cli import console
-from resnet_cli.cli.options import ClassWeights, DatasetFolder, Dropout, ForceRun, Json, Quiet, Resume, RunOutput, Seed, Strict
+from resnet_cli.cli.cache import dataset_folder
+from resnet_cli.cli.options import (
+    ClassWeights,
+    DatasetFolder,
+    Dropout,
+    ForceRun,
+    Json,
+    Quiet,
+    Resume,
+    RunOutput,
+    Seed,
+    Strict,
+    Tensorboard,
+)
 from resnet_cli.cli.quiet import tensorflow_import
 from resnet_cli.cli.result import print_result
 from resnet_cli.learning.config import FinetuneConfig
+from resnet_cli.learning.tensorboard import require_tensorboard
 
 D = FinetuneConfig()
 
@@ -37,10 +51,15 @@ def finetune(
     force: ForceRun = False,
     resume: Resume = False,
     strict: Strict = False,
+    tensorboard: Tensorboard = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Turn a folder of photos into a classifier, from a pretrained network."""
+    if tensorboard:
+        require_tensorboard()
+    reporter = console.Reporter(quiet or json)
+    folder = dataset_folder(dataset, reporter)
     with tensorflow_import():
         from resnet_cli.cli.finetune_job import FinetuneRequest, run_finetune
 
@@ -56,10 +75,8 @@ def finetune(
         val_split=val_split,
         seed=seed,
     )
-    request = FinetuneRequest(
-        dataset, arch, weights, image_size, resize, output, force, resume, strict, shlex.join(["resnet", *sys.argv[1:]])
-    )
-    reporter = console.Reporter(quiet or json)
+    command = shlex.join(["resnet", *sys.argv[1:]])
+    request = FinetuneRequest(folder, arch, weights, image_size, resize, output, force, resume, strict, command, tensorboard)
     reporter.listen()
     result = run_finetune(request, config, reporter)
     if json:

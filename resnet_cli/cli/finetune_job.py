@@ -41,6 +41,7 @@ class FinetuneRequest:
     resume: bool
     strict: bool
     command: str
+    tensorboard: bool = False
 
 
 def run_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Progress) -> dict[str, Any]:
@@ -64,7 +65,9 @@ def run_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pro
     model = build_logits(spec)
     load_backbone(model, network, source)
     begin_run(folder, request.resume, chosen)
-    result = transfer(model, Material(spec, geometry, training, held_out, folder), config, progress, request.resume)
+    result = transfer(
+        model, Material(spec, geometry, training, held_out, folder, request.tensorboard), config, progress, request.resume
+    )
     readable = replace(dataset, splits={**dataset.splits, "train": training.samples, "val": held_out.samples})
     measured = write_trained(folder, model, spec, readable, geometry, progress)
     summary = _summary(folder, network, source, time.perf_counter() - began, dataset, result, measured)

@@ -8,10 +8,24 @@ from typing import Annotated, Literal
 import typer
 
 from resnet_cli.cli import console
-from resnet_cli.cli.options import ClassWeights, DatasetFolder, Dropout, ForceRun, Json, Quiet, Resume, RunOutput, Seed, Strict
+from resnet_cli.cli.cache import dataset_folder
+from resnet_cli.cli.options import (
+    ClassWeights,
+    DatasetFolder,
+    Dropout,
+    ForceRun,
+    Json,
+    Quiet,
+    Resume,
+    RunOutput,
+    Seed,
+    Strict,
+    Tensorboard,
+)
 from resnet_cli.cli.quiet import tensorflow_import
 from resnet_cli.cli.result import print_result
 from resnet_cli.learning.config import Optimizer, Schedule, TrainConfig
+from resnet_cli.learning.tensorboard import require_tensorboard
 from resnet_cli.networks.catalogue import Shortcut
 
 D = TrainConfig()
@@ -56,20 +70,22 @@ def train(
     force: ForceRun = False,
     resume: Resume = False,
     strict: Strict = False,
+    tensorboard: Tensorboard = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a network of the residual papers on a folder of pictures, from scratch or from weights."""
     given = locals()
     config = TrainConfig(**{field.name: given[field.name] for field in fields(TrainConfig) if field.name in given})
+    if tensorboard:
+        require_tensorboard()
+    reporter = console.Reporter(quiet or json)
+    folder = dataset_folder(dataset, reporter)
     with tensorflow_import():
         from resnet_cli.cli.train_job import TrainRequest, run_training
-
-    reporter = console.Reporter(quiet or json)
     reporter.listen()
-    request = TrainRequest(
-        dataset, arch, shortcut, image_size, weights, output, force, resume, strict, shlex.join(["resnet", *sys.argv[1:]])
-    )
+    command = shlex.join(["resnet", *sys.argv[1:]])
+    request = TrainRequest(folder, arch, shortcut, image_size, weights, output, force, resume, strict, command, tensorboard)
     result = run_training(request, config, reporter)
     if json:
         console.print_json(result)

@@ -42,6 +42,7 @@ class TrainRequest:
     resume: bool
     strict: bool
     command: str
+    tensorboard: bool = False
 
 
 def run_training(request: TrainRequest, config: TrainConfig, progress: Progress) -> dict[str, Any]:
@@ -72,7 +73,9 @@ def run_training(request: TrainRequest, config: TrainConfig, progress: Progress)
     small_geometry = replace(geometry, size=max(_STEP, size * 3 // 4 // _STEP * _STEP))
     small = replace(stream, geometry=small_geometry) if config.progressive else None
     batches = EvaluationBatches(held_out, spec.classes, 128)
-    result = train(model, stream, batches, config, Stage("train", folder, request.resume), progress, small)
+    result = train(
+        model, stream, batches, config, Stage("train", folder, request.resume, tensorboard=request.tensorboard), progress, small
+    )
     readable = replace(dataset, splits={**dataset.splits, "train": training.samples, "val": held_out.samples})
     measured = write_trained(folder, model, spec, readable, geometry, progress)
     summary = result_record(folder, network.name, source.kind, time.perf_counter() - began, result, measured)

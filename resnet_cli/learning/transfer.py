@@ -49,6 +49,7 @@ class Material:
         training: pictures of any shape.
         held_out: squares that select what to keep.
         folder: the run.
+        tensorboard: write TensorBoard's event files.
     """
 
     spec: ClassifierSpec
@@ -56,6 +57,7 @@ class Material:
     training: Pictures
     held_out: Pictures
     folder: Path
+    tensorboard: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def transfer(
     engine = engine_for(prefix_model(model, network) if with_boundary else feature_model(model))
     training = _through(engine, material, views, config.seed, with_boundary, progress)
     held_out = _through(engine, material, 0, config.seed, with_boundary, progress)
-    stage = Stage("head", material.folder, resume, announce=False)
+    stage = Stage("head", material.folder, resume, announce=False, tensorboard=material.tensorboard)
     head = _train_head(model, training[0], held_out[0], material, config, stage, progress)
     progress.line(f"head  held-out accuracy {head.best.val_accuracy:.1%}  training accuracy {head.best.accuracy:.1%}")
     tail = None
@@ -111,7 +113,7 @@ def transfer(
     if config.unfreeze != "none":
         before = {name: keras.ops.convert_to_numpy(value) for name, value in named_variables(model).items()}
         freeze_batch_norm(model)
-        stage = Stage("tail", material.folder, resume)
+        stage = Stage("tail", material.folder, resume, tensorboard=material.tensorboard)
         if with_boundary:
             tail = _train_tail(model, training[1], held_out[1], material, config, stage, progress)
         else:
