@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from resnet_cli.cli import console
+from resnet_cli.cli.cache import dataset_folder
 from resnet_cli.cli.options import DatasetFolder, Json, Quiet
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ def check(
     """
     from resnet_cli.data.inspect import inspect_dataset
 
-    found = inspect_dataset(dataset, console.Reporter(quiet or json))
+    reporter = console.Reporter(quiet or json)
+    found = inspect_dataset(dataset_folder(dataset, reporter), reporter)
     if json:
         console.print_json(_document(found))
     else:

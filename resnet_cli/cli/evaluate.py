@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resnet_cli.cli import console
+from resnet_cli.cli.cache import dataset_folder
 from resnet_cli.cli.options import Json, Quiet, RunFolder, Strict
 from resnet_cli.data import scoring
 from resnet_cli.errors import ResnetError
@@ -18,7 +19,9 @@ _WIDEST = 12  # classes that a confusion table has room for on a terminal
 
 
 def evaluate(
-    dataset: Annotated[Path | None, typer.Argument(help="Folder to score.  [default: what the run held out]")] = None,
+    dataset: Annotated[
+        Path | None, typer.Argument(help="Folder to score; or cifar10, cifar100.  [default: what the run held out]")
+    ] = None,
     run: RunFolder = None,
     min_accuracy: Annotated[float | None, typer.Option(min=0, max=1, help="Exit 3 if top-1 is lower, 0..1.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the CSV files.  [default: the run]")] = None,
@@ -30,9 +33,10 @@ def evaluate(
     from resnet_cli.cli.measuring import measure_run, write_measured
     from resnet_cli.inference.geometry import run_geometry
 
+    reporter = console.Reporter(quiet or json)
     loaded = load_run(run)
-    scored = scoring.held_out(loaded) if dataset is None else scoring.folder(loaded, dataset)
-    measured = measure_run(loaded.openvino, run_geometry(loaded), scored, console.Reporter(quiet or json))
+    scored = scoring.held_out(loaded) if dataset is None else scoring.folder(loaded, dataset_folder(dataset, reporter))
+    measured = measure_run(loaded.openvino, run_geometry(loaded), scored, reporter)
     evaluation, left_out = measured.figures, measured.rows.left_out
     if left_out and strict:
         raise ResnetError(left_out[0].reason, "without --strict it is left out")

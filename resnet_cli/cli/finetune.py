@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from resnet_cli.cli import console
+from resnet_cli.cli.cache import dataset_folder
 from resnet_cli.cli.options import (
     ClassWeights,
     DatasetFolder,
@@ -19,10 +20,12 @@ from resnet_cli.cli.options import (
     RunOutput,
     Seed,
     Strict,
+    Tensorboard,
 )
 from resnet_cli.cli.quiet import tensorflow_import
 from resnet_cli.cli.result import print_result, print_search
 from resnet_cli.learning.config import FinetuneConfig
+from resnet_cli.learning.tensorboard import require_tensorboard
 
 D = FinetuneConfig()
 
@@ -50,12 +53,17 @@ def finetune(
     force: ForceRun = False,
     resume: Resume = False,
     strict: Strict = False,
+    tensorboard: Tensorboard = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Turn a folder of photos into a classifier, from a pretrained network."""
     if lr_find and unfreeze == "none":
         raise typer.BadParameter("--lr-find tests the second stage's rate, and --unfreeze none has no second stage")
+    if tensorboard:
+        require_tensorboard()
+    reporter = console.Reporter(quiet or json)
+    folder = dataset_folder(dataset, reporter)
     with tensorflow_import():
         from resnet_cli.cli.finetune_job import FinetuneRequest, run_finetune
 
@@ -72,8 +80,9 @@ def finetune(
         seed=seed,
     )
     command = shlex.join(["resnet", *sys.argv[1:]])
-    request = FinetuneRequest(dataset, arch, weights, image_size, resize, output, force, resume, strict, lr_find, command)
-    reporter = console.Reporter(quiet or json)
+    request = FinetuneRequest(
+        folder, arch, weights, image_size, resize, output, force, resume, strict, lr_find, tensorboard, command
+    )
     reporter.listen()
     result = run_finetune(request, config, reporter)
     if json:

@@ -45,6 +45,7 @@ class FinetuneRequest:
     resume: bool
     strict: bool
     lr_find: str | None
+    tensorboard: bool
     command: str
 
 
@@ -82,7 +83,7 @@ def run_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pro
         write_search(folder, search)
         return None if only_search else usable_rate(search, progress)
 
-    material = Material(spec, geometry, training, held_out, folder)
+    material = Material(spec, geometry, training, held_out, folder, request.tensorboard)
     result = transfer(model, material, config, progress, request.resume, choose_rate if request.lr_find else None)
     if only_search:
         drop_checkpoint(folder)

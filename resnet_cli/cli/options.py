@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
-DatasetFolder = Annotated[Path, typer.Argument(help="Folder with one folder of pictures per class.")]
+DATASET_HELP = "Folder with one folder of pictures per class; or cifar10, cifar100."
+DatasetFolder = Annotated[Path, typer.Argument(help=DATASET_HELP)]
 RunFolder = Annotated[Path | None, typer.Option("--run", help="Run folder.  [default: the newest]")]
 RunOutput = Annotated[Path | None, typer.Option("--output", help="Run folder.  [default: runs/<dataset>-<arch>]")]
 ForceRun = Annotated[bool, typer.Option("--force", help="Replace the run in --output.")]
@@ -13,6 +14,7 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupte
 Strict = Annotated[bool, typer.Option("--strict", help="A damaged picture is an error.")]
 ClassWeights = Annotated[bool, typer.Option(help="Make every class count alike.")]
 Dropout = Annotated[float, typer.Option(min=0, max=0.9, help="Share of pooled features dropped.")]
+Tensorboard = Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard's event files too.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]

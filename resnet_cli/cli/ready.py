@@ -4,13 +4,12 @@ In: `--run` or nothing. Out: an OpenVINO file, its classes and geometry. A ready
 user's cache; only that imports TensorFlow.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from resnet_cli.cli.cache import cache_folder
 from resnet_cli.cli.quiet import tensorflow_import
 from resnet_cli.data.decode import Geometry
-from resnet_cli.errors import ResnetError
 from resnet_cli.inference.geometry import run_geometry
 from resnet_cli.networks.pretrained import ImagenetClassifier, bundled_run, cached_imagenet_classifier
 from resnet_cli.progress import Progress
@@ -44,7 +43,7 @@ def classifier_for(folder: Path | None, progress: Progress) -> Ready:
 
 
 def _imagenet(files: ImagenetClassifier) -> Ready:
-    model = _cache() / f"{files.network.name}-imagenet.xml"
+    model = cache_folder() / f"{files.network.name}-imagenet.xml"
     names = model.with_suffix(".txt")
     if not model.exists() or not names.exists():
         with tensorflow_import():
@@ -58,7 +57,7 @@ def _imagenet(files: ImagenetClassifier) -> Ready:
 
 
 def _bundled(run: Run) -> Path:
-    model = _cache() / f"bundled-{run.record['weights_sha256'][:16]}.xml"
+    model = cache_folder() / f"bundled-{run.record['weights_sha256'][:16]}.xml"
     if not model.exists():
         with tensorflow_import():
             from resnet_cli.engines.openvino import convert, save
@@ -66,13 +65,3 @@ def _bundled(run: Run) -> Path:
             from resnet_cli.networks.spec import spec_from_record
         save(convert(read_classifier(run.weights, spec_from_record(run.record))), model)
     return model
-
-
-def _cache() -> Path:
-    """The user's cache folder of this program ($XDG_CACHE_HOME, or ~/.cache)."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "resnet-cli"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ResnetError(f"cannot write to the cache {folder}: {error.strerror}", "set XDG_CACHE_HOME") from error
-    return folder

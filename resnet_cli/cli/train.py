@@ -9,11 +9,13 @@ from typing import Annotated, Any, Literal
 import typer
 
 from resnet_cli.cli import console
-from resnet_cli.cli.options import ForceRun, Json, LrFind, Quiet, Resume, RunOutput, Strict
+from resnet_cli.cli.cache import dataset_folder
+from resnet_cli.cli.options import DATASET_HELP, ForceRun, Json, LrFind, Quiet, Resume, RunOutput, Strict, Tensorboard
 from resnet_cli.cli.quiet import tensorflow_import
 from resnet_cli.cli.result import print_result, print_search
 from resnet_cli.learning.config import Optimizer, Schedule, TrainConfig
 from resnet_cli.learning.recipes import Recipe, make_config, parse_drops, parse_duration, source_of
+from resnet_cli.learning.tensorboard import require_tensorboard
 from resnet_cli.networks.catalogue import Shortcut, find_network
 
 _PANEL = "Recipe (what is not given, the recipe says)"
@@ -24,7 +26,7 @@ def _option(text: str, least: float | None = None, most: float | None = None) ->
 
 
 def train(
-    dataset: Annotated[Path | None, typer.Argument(help="Folder with one folder of pictures per class.")] = None,
+    dataset: Annotated[Path | None, typer.Argument(help=DATASET_HELP)] = None,
     arch: Annotated[str, typer.Option(help="Network; `resnet models` lists them.")] = "resnet20",
     shortcut: Annotated[Shortcut | None, typer.Option(help="Shortcut option A, B or C of the 2015 paper.")] = None,
     image_size: Annotated[int | None, typer.Option(min=8, help="Input side in pixels.  [default: the network's]")] = None,
@@ -61,6 +63,7 @@ def train(
     flip: Annotated[bool | None, _option("Mirror every second picture.")] = None,
     rotate: Annotated[float | None, _option("Largest rotation, degrees.", 0, 180)] = None,
     shift: Annotated[float | None, _option("Largest shift, share of the side.", 0, 0.5)] = None,
+    sharpness: Annotated[float | None, _option("Blur or sharpen by up to 1 + this.", 0)] = None,
     cutout: Annotated[float | None, _option("Side of a grey square, share of the side.", 0, 1)] = None,
     mixup: Annotated[float | None, _option("Beta parameter of mixup, 0 for none.", 0)] = None,
     val_split: Annotated[float | None, _option("Share held out where there is no val folder.", 0, 0.9)] = None,
@@ -69,6 +72,7 @@ def train(
     force: ForceRun = False,
     resume: Resume = False,
     strict: Strict = False,
+    tensorboard: Tensorboard = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -87,14 +91,17 @@ def train(
     if time_limit and epochs:
         raise typer.BadParameter("--time-limit chooses the epochs: leave --epochs out")
     limit = parse_duration(time_limit) if time_limit else None
+    if tensorboard:
+        require_tensorboard()
+    reporter = console.Reporter(quiet or json)
+    folder = dataset_folder(dataset, reporter)
     with tensorflow_import():
         from resnet_cli.cli.train_job import TrainRequest, run_training, search_rate
 
-    reporter = console.Reporter(quiet or json)
     reporter.listen()
     command = shlex.join(["resnet", *sys.argv[1:]])
     request = TrainRequest(
-        dataset, arch, shortcut, image_size, weights, recipe, limit, lr_find, output, force, resume, strict, command
+        folder, arch, shortcut, image_size, weights, recipe, limit, lr_find, output, force, resume, strict, tensorboard, command
     )
     only_search = lr_find == "plot"
     result = search_rate(request, config, reporter) if only_search else run_training(request, config, reporter)

@@ -50,6 +50,7 @@ class TrainRequest:
     force: bool
     resume: bool
     strict: bool
+    tensorboard: bool
     command: str
 
 
@@ -104,7 +105,7 @@ def run_training(request: TrainRequest, config: TrainConfig, progress: Progress)
         begin_run(folder, _chosen(request, config, setup))
         if search is not None:
             write_search(folder, search)
-    stage = Stage("train", folder, request.resume)
+    stage = Stage("train", folder, request.resume, tensorboard=request.tensorboard)
     result = train(setup.model, setup.stream, setup.held_out, config, stage, progress, setup.small)
     training, held_out = setup.pictures
     readable = replace(dataset, splits={**dataset.splits, "train": training.samples, "val": held_out.samples})
@@ -181,4 +182,6 @@ def _as_it_began(folder: Path, request: TrainRequest, config: TrainConfig) -> Tr
 
 
 def _augmentation(config: TrainConfig) -> Augmentation:
-    return Augmentation(config.crop, config.scale, config.flip, config.rotate, config.shift, config.cutout, config.mixup)
+    return Augmentation(
+        config.crop, config.scale, config.flip, config.rotate, config.shift, config.sharpness, config.cutout, config.mixup
+    )

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageEnhance
 
 from resnet_cli.data.decode import Geometry, Pixels, to_square
 
@@ -28,6 +28,8 @@ class Augmentation:
         flip: mirror every second picture.
         rotate: largest rotation, degrees.
         shift: largest shift, share of the side.
+        sharpness: pictures are blurred or sharpened by a factor between 1 / (1 + this) and 1 + this (Cubuk et al. 2020):
+            programs that scale pictures differ in it.
         cutout: side of the grey square, share of the side (DeVries and Taylor 2017).
         mixup: parameter of the Beta distribution (Zhang et al. 2018); applied to batches, 0 for none.
     """
@@ -37,6 +39,7 @@ class Augmentation:
     flip: bool = True
     rotate: float = 0.0
     shift: float = 0.0
+    sharpness: float = 0.0
     cutout: float = 0.0
     mixup: float = 0.0
 
@@ -69,6 +72,8 @@ def augment(picture: Pixels, geometry: Geometry, how: Augmentation, random: np.r
         view = view[:, ::-1]
     if how.rotate or how.shift:
         view = _rotate_and_shift(view, how.rotate, how.shift, random)
+    if how.sharpness:
+        view = _sharpen_or_blur(view, how.sharpness, random)
     if how.cutout:
         view = _cutout(view, round(how.cutout * size), random)
     return view
@@ -135,6 +140,11 @@ def _with_edges(view: Pixels, margin: int) -> Pixels:
     wide[inside, :margin], wide[inside, margin + size :] = view[:, :1], view[:, -1:]
     wide[:margin], wide[margin + size :] = wide[margin], wide[margin + size - 1]
     return wide
+
+
+def _sharpen_or_blur(view: Pixels, most: float, random: np.random.Generator) -> Pixels:
+    factor = math.exp(random.uniform(-1, 1) * math.log1p(most))
+    return np.asarray(ImageEnhance.Sharpness(Image.fromarray(view)).enhance(factor))
 
 
 def _cutout(view: Pixels, side: int, random: np.random.Generator) -> Pixels:

@@ -1,6 +1,6 @@
 """The callback that watches `fit`: records epochs, keeps the best weights, saves checkpoints, stops when asked or lost.
 
-In: Keras' calls. Out: metrics.jsonl and checkpoint/ in the run's folder.
+In: Keras' calls. Out: metrics.jsonl, checkpoint/ and, if asked for, tensorboard/ in the run's folder.
 """
 
 import math
@@ -16,6 +16,7 @@ from resnet_cli.history import EpochRecord, read_history
 from resnet_cli.learning.checkpoints import save_checkpoint, write_whole
 from resnet_cli.learning.config import TrainConfig
 from resnet_cli.learning.schedules import plateau_scale
+from resnet_cli.learning.tensorboard import EventFile
 from resnet_cli.networks.weights import named_variables
 from resnet_cli.progress import Progress
 from resnet_cli.runs import write_text
@@ -43,6 +44,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         done: int,
         progress: Progress,
         announce: bool,
+        tensorboard: bool,
     ) -> None:
         super().__init__()
         self._stage, self._config, self._progress, self._announce = stage, config, progress, announce
@@ -53,6 +55,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self._best_file = self._checkpoints / "best.npz"
         self._swapped = False
         self.history = self._history_until(done // self._per_epoch)
+        self._events = EventFile(folder / "tensorboard" / stage, self.history) if tensorboard else None
 
     @property
     def best_epoch(self) -> int:
@@ -118,6 +121,8 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
             scale = plateau_scale([each.val_loss for each in self.history], self._config.plateau)
             self.model.optimizer.scale.assign(scale)
         write_text(self._metrics_file, self._metrics_file.read_text() + record.to_line())
+        if self._events is not None:
+            self._events.append(record)
         save_checkpoint(self._checkpoints, self.model, self._step)
         if self._announce:
             self._progress.line(

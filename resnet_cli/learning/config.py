@@ -33,7 +33,7 @@ class TrainConfig:
         patience: epochs without a better validation accuracy before training stops; 0 never stops early.
         class_weights: weigh classes by 1 / their count.
         pixel_mean: scale pixels to 0..1 and subtract the training pictures' mean, pixel by pixel.
-        crop, scale, flip, rotate, shift, cutout, mixup: see `data.augment.Augmentation`.
+        crop, scale, flip, rotate, shift, sharpness, cutout, mixup: see `data.augment.Augmentation`.
         val_split: share held out where the folder has no validation pictures, 0..1.
         seed: of everything random.
         depth_decay: rate at the input as a share of the rate at the head; 1 trains all layers alike.
@@ -63,6 +63,7 @@ class TrainConfig:
     flip: bool = True
     rotate: float = 0.0
     shift: float = 0.0
+    sharpness: float = 0.0
     cutout: float = 0.0
     mixup: float = 0.0
     val_split: float = 0.1

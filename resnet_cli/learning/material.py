@@ -21,6 +21,7 @@ class Material:
         training: pictures of any shape.
         held_out: squares that select what to keep.
         folder: the run.
+        tensorboard: write event files as well.
     """
 
     spec: ClassifierSpec
@@ -28,3 +29,4 @@ class Material:
     training: Pictures
     held_out: Pictures
     folder: Path
+    tensorboard: bool = False

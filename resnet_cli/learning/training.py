@@ -49,12 +49,14 @@ class Stage:
         folder: the run; metrics.jsonl and checkpoint/<name>/ are kept there.
         resume: go on from the newest checkpoint, if there is one.
         announce: report a line an epoch.
+        tensorboard: write TensorBoard's event files into tensorboard/<name>/.
     """
 
     name: str
     folder: Path
     resume: bool = False
     announce: bool = True
+    tensorboard: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def train(
     model.optimizer.build(model.trainable_variables)
     checkpoints = stage.folder / "checkpoint" / stage.name
     done = load_checkpoint(checkpoints, model) if stage.resume and has_checkpoint(checkpoints) else 0
-    recorder = Recorder(stage.name, stage.folder, config, stream, done, progress, stage.announce)
+    recorder = Recorder(stage.name, stage.folder, config, stream, done, progress, stage.announce, stage.tensorboard)
     weights = balanced_weights(stream.labels, stream.classes) if config.class_weights else None
     for segment in _segments(config, per_epoch, done, stream, small):
         if recorder.stopped_early:

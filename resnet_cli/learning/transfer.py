@@ -78,7 +78,7 @@ def transfer(
     engine = engine_for(prefix_model(model, network) if with_boundary else feature_model(model))
     training = _through(engine, material, views, config.seed, with_boundary, progress)
     held_out = _through(engine, material, 0, config.seed, with_boundary, progress)
-    stage = Stage("head", material.folder, resume, announce=False)
+    stage = Stage("head", material.folder, resume, announce=False, tensorboard=material.tensorboard)
     head = train_head(model, training[0], held_out[0], material, config, stage, progress)
     progress.line(f"head  held-out accuracy {head.best.val_accuracy:.1%}  training accuracy {head.best.accuracy:.1%}")
     words = (f"{engine.name} {engine.precision}", views)
@@ -94,7 +94,7 @@ def transfer(
         if rate is None:
             return TransferResult(head, None, "head", *words)
         recipe = replace(recipe, learning_rate=rate)
-    stage = Stage("tail", material.folder, resume)
+    stage = Stage("tail", material.folder, resume, tensorboard=material.tensorboard)
     tail = train(second.model, second.stream, second.held_out, recipe, stage, progress)
     if tail.best.val_accuracy >= head.best.val_accuracy:
         return TransferResult(head, tail, "tail", *words)

@@ -6,17 +6,13 @@ there by hand. The one connection that is ever opened is to the host of the file
 
 import hashlib
 import os
-import socket
 import tempfile
-import threading
-import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
-from resnet_cli.errors import Interrupted, ResnetError
+from resnet_cli.downloads import answers, watch
+from resnet_cli.errors import ResnetError
 from resnet_cli.progress import Progress
 
 _BASE = "https://storage.googleapis.com/tensorflow/keras-applications/resnet/"
@@ -30,8 +26,6 @@ _MD5 = {
     "resnet101v2": ("6343647c601c52e1368623803854d971", "c0ed64b8031c3730f411d2eb4eea35b5"),
     "resnet152v2": ("a49b44d1979771252814e80f8ec446f9", "ed17cf2e0169df9d443503ef94b23b33"),
 }
-_PATIENCE = 3.0  # seconds for finding the host and its answer, together
-_STALLED = 30.0  # seconds without a byte after which a download is given up
 
 
 @dataclass(frozen=True)
@@ -99,7 +93,7 @@ def obtain(file: PublishedFile, network: str, progress: Progress) -> Path:
     if is_cached(file):
         return file.path
     host = urlsplit(file.url).hostname
-    reason = _download(file, progress) if _answers(file.url) else f"{host} cannot be reached"
+    reason = _download(file, progress) if answers(file.url) else f"{host} cannot be reached"
     if reason:
         raise ResnetError(
             f"the ImageNet weights of {network} are missing: {file.name} is not in {file.path.parent}, and {reason}",
@@ -112,27 +106,6 @@ def digest(path: Path, algorithm: str) -> str:
     """Hash of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
-
-
-def _answers(url: str) -> bool:
-    """Whether the host, or the proxy on the way to it, takes a connection. Looking a name up can hang, so a thread does it."""
-    target = urlsplit(url)
-    proxy = getproxies().get(target.scheme)
-    if proxy and not proxy_bypass(target.hostname or ""):
-        target = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-    address = (target.hostname or "", target.port or (443 if target.scheme == "https" else 80))
-    answered, done = threading.Event(), threading.Event()
-
-    def connect() -> None:
-        try:
-            with suppress(OSError), socket.create_connection(address, timeout=_PATIENCE):
-                answered.set()
-        finally:
-            done.set()
-
-    threading.Thread(target=connect, daemon=True).start()
-    done.wait(_PATIENCE)
-    return answered.is_set()
 
 
 def _download(file: PublishedFile, progress: Progress) -> str:
@@ -153,35 +126,9 @@ def _download(file: PublishedFile, progress: Progress) -> str:
 def _fetch(file: PublishedFile, folder: Path, progress: Progress) -> str:
     import keras
 
-    failures: list[str] = []
-
-    def work() -> None:
+    def download() -> None:
         # Keras' own bar goes to stdout, which belongs to results; the setting is this thread's alone.
         keras.config.disable_interactive_logging()
-        try:
-            keras.utils.get_file(file.name, file.url, cache_subdir=str(folder), file_hash=file.md5)
-        except Exception as error:  # get_file raises bare exceptions
-            failures.append(f"its download failed: {error}")
+        keras.utils.get_file(file.name, file.url, cache_subdir=str(folder), file_hash=file.md5)
 
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    return _watch(thread, folder, progress) or "".join(failures)
-
-
-def _watch(thread: threading.Thread, folder: Path, progress: Progress) -> str:
-    """Show how a download grows until it ends; "" then, or that it stopped growing."""
-    task, megabytes, size, grew = progress.start("downloading, MB", None), 0, 0, time.monotonic()
-    try:
-        while thread.is_alive():
-            thread.join(0.2)
-            before, size = size, sum(part.stat().st_size for part in folder.iterdir())
-            grew = time.monotonic() if size != before else grew
-            task.advance(size // 10**6 - megabytes)
-            megabytes = size // 10**6
-            if time.monotonic() - grew > _STALLED:
-                return f"its download stood still for {_STALLED:.0f} seconds"
-            if progress.stop_signal():
-                raise Interrupted(progress.stop_signal(), "the download begins anew next time")
-        return ""
-    finally:
-        task.finish()
+    return watch(download, lambda: sum(part.stat().st_size for part in folder.iterdir()), progress)

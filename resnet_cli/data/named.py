@@ -1,0 +1,206 @@
+"""Data sets that are asked for by name: fetched through `keras.datasets`, laid out as folders of PNG files (light to import).
+
+In: a name. Out: root/{train,test}/<class>/NNNNN.png, NNNNN being the picture's place in its published split, from 1. The one
+connection that is ever opened is to the host of the archive.
+"""
+
+import os
+import shutil
+import tempfile
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from resnet_cli.downloads import answers, watch
+from resnet_cli.errors import Interrupted, ResnetError
+from resnet_cli.progress import Progress, Task
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Splits = dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]]
+
+# The names that the meta files of the archives give, in the order of the labels.
+_CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
+_CIFAR100 = """
+    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
+    caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant
+    flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree
+    motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate
+    poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider
+    squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle
+    wardrobe whale willow_tree wolf woman worm
+"""
+
+_ABANDONED = 24 * 3600  # seconds after which a half-written layout belongs to no living process
+_TOLD = 500  # pictures between two looks at the bar and at the signals
+
+
+@dataclass(frozen=True)
+class NamedDataset:
+    """A data set of `keras.datasets`.
+
+    Attributes:
+        name: of the module there.
+        url: of its archive.
+        size: of the archive, in bytes.
+        target: what Keras calls its files: <target>_archive, and the folder <target> that it extracts to.
+        classes: the published names, in the order of the labels.
+    """
+
+    name: str
+    url: str
+    size: int
+    target: str
+    classes: tuple[str, ...]
+
+    @property
+    def archive(self) -> Path:
+        return _keras_datasets() / f"{self.target}_archive"
+
+    @property
+    def extracted(self) -> Path:
+        return _keras_datasets() / self.target
+
+
+# Krizhevsky, "Learning multiple layers of features from tiny images", 2009.
+NAMED = {
+    "cifar10": NamedDataset(
+        "cifar10",
+        "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+        170_498_071,
+        "cifar-10-batches-py-target",
+        tuple(_CIFAR10.split()),
+    ),
+    "cifar100": NamedDataset(
+        "cifar100",
+        "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+        169_001_437,
+        "cifar-100-python-target",
+        tuple(_CIFAR100.split()),
+    ),
+}
+
+
+def require_source(data: NamedDataset) -> None:
+    """Make sure that the archive is in Keras' cache or its host takes a connection. Without a network this takes 3 seconds.
+
+    Raises:
+        ResnetError: neither; the hint says how to bring the archive there.
+    """
+    if data.archive.is_file() or answers(data.url):
+        return
+    raise ResnetError(
+        f"{data.name} is neither a folder here nor on this machine yet, and {urlsplit(data.url).hostname} cannot be reached",
+        f"connect to the internet, or download {data.url} on a machine with a network and copy it to {data.archive}",
+    )
+
+
+def load_splits(data: NamedDataset, progress: Progress) -> "Splits":
+    """Pictures (N, 32, 32, 3) of 0..255 and labels (N, 1) of "train" and "test"; Keras downloads the archive if need be.
+
+    Keras checks the hash of the archive, and keeps it in its own cache; what was not there before is not left half-written.
+
+    Raises:
+        ResnetError: the archive cannot be had, is not the published one, or there is no room for it.
+        Interrupted: a signal asked to stop during the download.
+    """
+    import keras
+
+    loaded: list[Any] = []
+    was_there = {path for path in (data.archive, data.extracted) if path.exists()}
+
+    def load() -> None:
+        # Keras' own bar goes to stdout, which belongs to results; the setting is this thread's alone.
+        keras.config.disable_interactive_logging()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the archives were pickled by Python 2, which numpy remarks upon
+            loaded.extend(getattr(keras.datasets, data.name).load_data())
+
+    if data.archive not in was_there:
+        progress.line(f"{data.name} is no folder here: downloading {data.url}")
+    try:
+        failure = watch(load, lambda: _bytes(data.archive), progress, data.size)
+        if failure:
+            raise ResnetError(
+                f"{data.name} cannot be fetched: {failure}",
+                f"try again, or download {data.url} and copy it to {data.archive}",
+            )
+    finally:
+        # Keras extracts the archive at every call, and the archive alone is worth its room.
+        if data.extracted not in was_there:
+            shutil.rmtree(data.extracted, ignore_errors=True)
+        if not loaded and data.archive not in was_there:
+            data.archive.unlink(missing_ok=True)
+    return dict(zip(("train", "test"), loaded, strict=True))
+
+
+def lay_out(data: NamedDataset, splits: "Splits", folder: Path, progress: Progress) -> None:
+    """Write pictures as PNG files into class folders: `folder` appears when all of them are written, or not at all.
+
+    Raises:
+        ResnetError: the disk is full, or the folder cannot be written.
+        Interrupted: a signal asked to stop.
+    """
+    task = progress.start(f"laying out {data.name}", sum(len(labels) for _, labels in splits.values()))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _clear_abandoned(folder)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent, ignore_cleanup_errors=True) as partial:
+            whole = Path(partial, folder.name)
+            for split, (pictures, labels) in splits.items():
+                _write(whole / split, data.classes, pictures, labels.ravel(), progress, task)
+            if not folder.is_dir():  # another process may have been quicker
+                whole.rename(folder)
+    except OSError as error:
+        raise ResnetError(
+            f"cannot write {folder}: {error.strerror or error}", "300 MB are needed; set XDG_CACHE_HOME to a folder with room"
+        ) from error
+    finally:
+        task.finish()
+    progress.line(f"{data.name} is laid out in {folder}")
+
+
+def _write(
+    folder: Path,
+    classes: tuple[str, ...],
+    pictures: "NDArray[np.uint8]",
+    labels: "NDArray[np.uint8]",
+    progress: Progress,
+    task: Task,
+) -> None:
+    from PIL import Image
+
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+    for number, (picture, label) in enumerate(zip(pictures, labels, strict=True), 1):
+        Image.fromarray(picture).save(folder / classes[label] / f"{number:05d}.png")
+        if number % _TOLD == 0 or number == len(labels):
+            task.advance((number - 1) % _TOLD + 1)
+            if progress.stop_signal():
+                raise Interrupted(progress.stop_signal(), "the pictures are laid out anew next time")
+
+
+def _clear_abandoned(folder: Path) -> None:
+    """Remove what a process that was killed has left; a living one's is younger."""
+    for partial in folder.parent.glob(f".{folder.name}-*"):
+        if time.time() - partial.stat().st_mtime > _ABANDONED:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # not there yet, or taken away again
+        return 0
+
+
+def _keras_datasets() -> Path:
+    """Keras' folder of data sets: $KERAS_HOME/datasets, usually ~/.keras/datasets; /tmp/.keras where it cannot write there."""
+    home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
+    above = next(path for path in (home, *home.parents) if path.exists())
+    return (home if os.access(above, os.W_OK) else Path(tempfile.gettempdir(), ".keras")) / "datasets"
