@@ -40,7 +40,8 @@ class RateSearch:
         rates: learning rate of each step, growing; with `depth_decay` it is the head's.
         losses: training loss of each step's batch, before the step, nats.
         smoothed: their average, see `smooth`.
-        suggested: peak rate for a training, see `suggest`; None where no rate of the range teaches this network anything.
+        suggested: peak rate for a training, see `suggest`; None where the loss falls no further than by chance, as it may where
+            the head has learned nearly all there is on features alone.
     """
 
     rates: tuple[float, ...]
