@@ -1,0 +1,67 @@
+"""The curve of a learning-rate range test, as a picture and as a table.
+
+In: rates and losses. Out: a PNG, and a CSV beside it.
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+from resnet_cli.runs import write_bytes, write_text
+
+
+class RateCurve(Protocol):
+    """A range test as `learning.rate_finder` gives it."""
+
+    @property
+    def rates(self) -> Sequence[float]: ...
+
+    @property
+    def losses(self) -> Sequence[float]: ...
+
+    @property
+    def smoothed(self) -> Sequence[float]: ...
+
+    @property
+    def suggested(self) -> float | None: ...
+
+
+def write_rate_curve(curve: RateCurve, picture: Path, title: str) -> None:
+    """Draw loss against rate, single batches and their average, with the suggestion marked; list the same figures.
+
+    Args:
+        curve: what to show.
+        picture: PNG to write; the table is `picture` with the ending .csv: rate, loss, smoothed.
+        title: of the figure.
+
+    Raises:
+        ResnetError: the disk is full, or the folder cannot be written.
+    """
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    axes.semilogx(curve.rates, curve.losses, ".", color="tab:gray", alpha=0.6, label="single batches")
+    axes.semilogx(curve.rates, curve.smoothed, color="tab:blue", label="smoothed")
+    if curve.suggested is not None:
+        axes.axvline(curve.suggested, color="tab:orange", linestyle="--", label=f"suggested: {curve.suggested:g}")
+    # What diverged may lie anywhere above; to scale, nothing would be seen of the rest.
+    low, high = min(curve.losses), max(curve.smoothed)
+    room = 0.1 * (high - low) or 0.1
+    axes.set_ylim(low - room, high + room)
+    axes.set(xlabel="learning rate", ylabel="cross-entropy, nats", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=120)
+    plt.close(figure)
+    write_bytes(picture, buffer.getbuffer())
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["rate", "loss", "smoothed"])
+    writer.writerows(zip(curve.rates, curve.losses, curve.smoothed, strict=True))
+    write_text(picture.with_suffix(".csv"), text.getvalue())
