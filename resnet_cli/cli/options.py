@@ -1,12 +1,22 @@
 """Options that mean the same in every command (light)."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 DatasetFolder = Annotated[Path, typer.Argument(help="Folder with one folder of pictures per class.")]
 RunFolder = Annotated[Path | None, typer.Option("--run", help="Run folder.  [default: the newest]")]
+RunFolders = Annotated[
+    list[Path] | None, typer.Option("--run", help="Run folder; several answer together, averaged.  [default: the newest]")
+]
+# Words, not numbers: older versions of click cannot choose among numbers.
+Views = Annotated[
+    Literal["1", "2", "10"],
+    typer.Option(
+        help="Views of a picture that are averaged: 2 adds its mirror image; 10 are corners and centre, both mirrored."
+    ),
+]
 RunOutput = Annotated[Path | None, typer.Option("--output", help="Run folder.  [default: runs/<dataset>-<arch>]")]
 ForceRun = Annotated[bool, typer.Option("--force", help="Replace the run in --output.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
