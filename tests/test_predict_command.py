@@ -15,7 +15,7 @@ from conftest import Finetuned, MakeDataset, MakePicture, RunCli
 from resnet_cli.data.decode import Geometry, decode_square
 from resnet_cli.engines.openvino import OpenVinoEngine
 from resnet_cli.engines.portable import read_classifier
-from resnet_cli.inference.classify import classify
+from resnet_cli.inference.classify import Member, classify
 from resnet_cli.networks.spec import spec_from_record
 from resnet_cli.runs import load_run
 
@@ -126,8 +126,8 @@ def test_one_picture_or_many_at_a_time_is_the_same(finetuned_run: Finetuned, alb
     paths = [make_picture(album.parent / "more" / f"{number:02d}.png", seed=number) for number in range(21)]
     run = load_run(finetuned_run.folder)
     geometry = Geometry(32, "crop", 1.0)
-    one = list(classify(paths, geometry, OpenVinoEngine(run.openvino, "one", exact=True), batch=1))
-    many = list(classify(paths, geometry, OpenVinoEngine(run.openvino, "many", exact=True), batch=8))
+    one = list(classify(paths, [Member(OpenVinoEngine(run.openvino, "one", exact=True), geometry)], batch=1))
+    many = list(classify(paths, [Member(OpenVinoEngine(run.openvino, "many", exact=True), geometry)], batch=8))
     assert [row.path for row in one] == [row.path for row in many] == paths
     for row, other in zip(one, many, strict=True):
         assert row.probabilities is not None and other.probabilities is not None

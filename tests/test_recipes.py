@@ -16,8 +16,8 @@ from resnet_cli.data.scan import Sample
 from resnet_cli.engines.openvino import OpenVinoEngine
 from resnet_cli.engines.portable import read_classifier
 from resnet_cli.errors import ResnetError
-from resnet_cli.inference.geometry import run_geometry
 from resnet_cli.history import read_history
+from resnet_cli.inference.geometry import run_geometry
 from resnet_cli.learning.config import TrainConfig
 from resnet_cli.learning.pace import Pace, fit_to_limit
 from resnet_cli.learning.recipes import make_config, parse_drops, parse_duration

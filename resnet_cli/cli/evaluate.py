@@ -1,5 +1,6 @@
-"""`resnet evaluate`: the held-out figures of a run, or of any folder."""
+"""`resnet evaluate`: the figures of a run, or of several together, on held-out pictures or on any folder."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,13 +8,16 @@ import typer
 
 from resnet_cli.cli import console
 from resnet_cli.cli.cache import dataset_folder
-from resnet_cli.cli.options import Json, Quiet, RunFolder, Strict
+from resnet_cli.cli.options import Json, Quiet, RunFolders, Strict, Views
 from resnet_cli.data import scoring
 from resnet_cli.errors import ResnetError
-from resnet_cli.runs import load_run
+from resnet_cli.inference.ensemble import load_runs
+from resnet_cli.runs import choose_run_folder
 
 if TYPE_CHECKING:
+    from resnet_cli.cli.measuring import Measured
     from resnet_cli.inference.measure import Evaluation
+    from resnet_cli.runs import Run
 
 _WIDEST = 12  # classes that a confusion table has room for on a terminal
 
@@ -22,40 +26,60 @@ def evaluate(
     dataset: Annotated[
         Path | None, typer.Argument(help="Folder to score; or cifar10, cifar100.  [default: what the run held out]")
     ] = None,
-    run: RunFolder = None,
+    run: RunFolders = None,
+    views: Views = "1",
     min_accuracy: Annotated[float | None, typer.Option(min=0, max=1, help="Exit 3 if top-1 is lower, 0..1.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder of the CSV files.  [default: the run]")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of the CSV files.  [default: the run, or runs/ensemble for several]")
+    ] = None,
     strict: Strict = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure a classifier: top-1, top-5, per class, confusion; writes predictions.csv and confusion.csv."""
-    from resnet_cli.cli.measuring import measure_run, write_measured
-    from resnet_cli.inference.geometry import run_geometry
+    """Measure a classifier: top-1, top-5, per class, confusion; writes predictions.csv and confusion.csv.
+
+    Several `--run` answer together: probabilities are averaged, classes are matched by name, and no picture is scored that one
+    of the runs was trained on. `--views 10` crops from a short side of image size / 0.875; a network for small pictures that
+    was trained on padded crops, as the papers do on CIFAR, gets crops of the picture padded as in training.
+    """
+    from resnet_cli.cli.measuring import measure_together
+    from resnet_cli.cli.ready import run_classifier
 
     reporter = console.Reporter(quiet or json)
-    loaded = load_run(run)
-    scored = scoring.held_out(loaded) if dataset is None else scoring.folder(loaded, dataset_folder(dataset, reporter))
-    measured = measure_run(loaded.openvino, run_geometry(loaded), scored, reporter)
+    runs = load_runs(run or ())
+    scored = scoring.held_out(runs) if dataset is None else scoring.folder(runs, dataset_folder(dataset, reporter))
+    target = output or (runs[0].folder if len(runs) == 1 else choose_run_folder("ensemble"))
+    measured = measure_together(list(map(run_classifier, runs)), scored, int(views), reporter)
     evaluation, left_out = measured.figures, measured.rows.left_out
     if left_out and strict:
         raise ResnetError(left_out[0].reason, "without --strict it is left out")
     notes = [*scored.notes, *(f"left out: {each.reason}" for each in left_out)]
-    target = output or loaded.folder
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ResnetError(f"cannot write to {target}: {error.strerror}", "choose another --output") from error
-    write_measured(target, measured, loaded.record, loaded.folder / "curves.png", notes)
+    _write_files(target, measured, runs, notes)
     if json:
-        names = {"run": str(loaded.folder), "dataset": scored.name, "split": scored.split}
+        folders = [str(each.folder) for each in runs]
+        names = {"run": folders[0], "runs": folders, "views": int(views), "dataset": scored.name, "split": scored.split}
         console.print_json({**names, **evaluation.to_json(), "notes": notes})
     else:
-        _print_tables(evaluation, f"{scored.name}, {scored.split}", notes)
+        together = f", {len(runs)} runs together" if len(runs) > 1 else ""
+        crops = f", {views} views" if views != "1" else ""
+        _print_tables(evaluation, f"{scored.name}, {scored.split}{together}{crops}", notes)
         console.out.print(f"report: {console.escape(str(target / 'report.html'))}; worst pictures first: predictions.csv")
     if min_accuracy is not None and evaluation.top1 < min_accuracy:
         console.print_error(f"top-1 accuracy {evaluation.top1:.4f} is below --min-accuracy {min_accuracy:g}", "")
         raise typer.Exit(3)
+
+
+def _write_files(target: Path, measured: "Measured", runs: "Sequence[Run]", notes: list[str]) -> None:
+    from resnet_cli.cli.measuring import write_ensemble, write_measured
+
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResnetError(f"cannot write to {target}: {error.strerror}", "choose another --output") from error
+    if len(runs) == 1:
+        write_measured(target, measured, runs[0].record, runs[0].folder / "curves.png", notes)
+    else:
+        write_ensemble(target, measured, runs, notes)
 
 
 def _print_tables(evaluation: "Evaluation", title: str, notes: list[str]) -> None:

@@ -81,7 +81,7 @@ def run_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pro
     def choose_rate(search: RateSearch) -> float | None:
         searches.append(search)
         write_search(folder, search)
-        return None if only_search else usable_rate(search, progress)
+        return None if only_search else usable_rate(search, config.learning_rate, progress)
 
     material = Material(spec, geometry, training, held_out, folder, request.tensorboard)
     result = transfer(model, material, config, progress, request.resume, choose_rate if request.lr_find else None)

@@ -1,53 +1,54 @@
-"""Measure a finished classifier and write what it came to: shared by `finetune`, `train` and `evaluate` (heavy).
+"""Measure finished classifiers and write what they came to: shared by `finetune`, `train` and `evaluate` (heavy).
 
-In: a run's OpenVINO file and the pictures to score. Out: figures; predictions.csv, confusion.csv and report.html.
+In: runs' OpenVINO files and the pictures to score. Out: figures; predictions.csv, confusion.csv and report.html.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from resnet_cli.cli.ready import Ready, load_members
 from resnet_cli.data.decode import Geometry
 from resnet_cli.data.scan import Dataset
 from resnet_cli.data.scoring import Scored
-from resnet_cli.engines.openvino import OpenVinoEngine
 from resnet_cli.inference.classify import classify
 from resnet_cli.inference.evaluate import Rows, collect, shared_classes, write_confusion, write_predictions
 from resnet_cli.inference.measure import Evaluation, losses, measure
 from resnet_cli.progress import Progress
 from resnet_cli.reports.page import Mistake, Report, write_report
+from resnet_cli.runs import Run
 
 _SHOWN = 24  # mistakes in the report
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Predictions of scored pictures, and the figures that they make."""
+    """Predictions of scored pictures, and the figures that they make; `views` of each picture were averaged."""
 
     scored: Scored
     rows: Rows
     figures: Evaluation
+    views: int = 1
 
 
-def measure_run(model: Path, geometry: Geometry, scored: Scored, progress: Progress) -> Measured:
-    """Score pictures through the file that `predict` loads."""
-    engine = OpenVinoEngine(model, "many")
+def measure_together(classifiers: Sequence[Ready], scored: Scored, views: int, progress: Progress) -> Measured:
+    """Score pictures through the files that `predict` loads, probabilities averaged over the classifiers and the views."""
+    members = load_members(classifiers, "many")
     task = progress.start(f"measuring {scored.split}", len(scored.samples))
-    results = classify((sample.path for sample in scored.samples), geometry, engine)
+    results = classify((sample.path for sample in scored.samples), members, views)
     rows = shared_classes(collect(results, scored.samples, task), scored.columns)
     task.finish()
-    return Measured(scored, rows, measure(rows.probabilities, rows.labels, scored.classes))
+    return Measured(scored, rows, measure(rows.probabilities, rows.labels, scored.classes), views)
 
 
 def measure_splits(folder: Path, dataset: Dataset, geometry: Geometry, progress: Progress) -> dict[str, Measured]:
     """Figures of the held-out splits of a run that is about to be finished: "val", and "test" where there is one."""
+    classifier = Ready(folder / "model.xml", dataset.classes, geometry)
     columns = tuple(range(len(dataset.classes)))
     return {
-        split: measure_run(
-            folder / "model.xml",
-            geometry,
-            Scored(dataset.name, split, dataset.classes, columns, dataset.splits[split], ()),
-            progress,
+        split: measure_together(
+            [classifier], Scored(dataset.name, split, dataset.classes, columns, dataset.splits[split], ()), 1, progress
         )
         for split in ("val", "test")
         if split in dataset.splits
@@ -55,7 +56,7 @@ def measure_splits(folder: Path, dataset: Dataset, geometry: Geometry, progress:
 
 
 def write_measured(folder: Path, measured: Measured, record: dict[str, Any], curves: Path, notes: list[str]) -> None:
-    """Write predictions.csv, confusion.csv and report.html.
+    """Write predictions.csv, confusion.csv and report.html of one run.
 
     Args:
         folder: where to.
@@ -64,20 +65,41 @@ def write_measured(folder: Path, measured: Measured, record: dict[str, Any], cur
         curves: the run's curves.png; may be absent.
         notes: what the reader must know.
     """
-    scored, rows = measured.scored, measured.rows
-    write_predictions(folder / "predictions.csv", rows, scored.classes)
-    write_confusion(folder / "confusion.csv", measured.figures)
-    weights = record["weights"]
     facts = [
-        ("network", f"{record['network']['name']}, {record['image_size']} pixels"),
-        ("weights", weights["source"] + (f": {weights['fallback']}" if weights["fallback"] else "")),
-        ("data", f"{record['data']['path']} ({scored.split})"),
+        ("network", _network(record)),
+        ("weights", _weights(record)),
+        ("data", f"{record['data']['path']} ({measured.scored.split})"),
         ("command", record["command"]),
         ("versions", ", ".join(f"{name} {version}" for name, version in record["versions"].items())),
     ]
+    _write(folder, measured, facts, curves, notes)
+
+
+def write_ensemble(folder: Path, measured: Measured, runs: Sequence[Run], notes: list[str]) -> None:
+    """Write predictions.csv, confusion.csv and report.html of several runs that answered together."""
+    facts = [
+        (str(run.folder), f"{_network(run.record)}; weights {_weights(run.record)}; trained on {run.data}") for run in runs
+    ]
+    _write(folder, measured, facts, None, notes)
+
+
+def _write(folder: Path, measured: Measured, facts: list[tuple[str, str]], curves: Path | None, notes: list[str]) -> None:
+    scored, rows = measured.scored, measured.rows
+    write_predictions(folder / "predictions.csv", rows, scored.classes)
+    write_confusion(folder / "confusion.csv", measured.figures)
+    facts = [*facts, ("views averaged", str(measured.views))]
     title = f"{scored.name}: {scored.split}"
     report = Report(title, facts, measured.figures.to_json(), _mistakes(scored, rows), curves, notes)
     write_report(folder / "report.html", report)
+
+
+def _network(record: dict[str, Any]) -> str:
+    return f"{record['network']['name']}, {record['image_size']} pixels"
+
+
+def _weights(record: dict[str, Any]) -> str:
+    weights = record["weights"]
+    return f"{weights['source']}: {weights['fallback']}" if weights["fallback"] else str(weights["source"])
 
 
 def _mistakes(scored: Scored, rows: Rows) -> list[Mistake]:

@@ -8,6 +8,16 @@ import typer
 DATASET_HELP = "Folder with one folder of pictures per class; or cifar10, cifar100."
 DatasetFolder = Annotated[Path, typer.Argument(help=DATASET_HELP)]
 RunFolder = Annotated[Path | None, typer.Option("--run", help="Run folder.  [default: the newest]")]
+RunFolders = Annotated[
+    list[Path] | None, typer.Option("--run", help="Run folder; several answer together, averaged.  [default: the newest]")
+]
+# Words, not numbers: older versions of click cannot choose among numbers.
+Views = Annotated[
+    Literal["1", "2", "10"],
+    typer.Option(
+        help="Views of a picture that are averaged: 2 adds its mirror image; 10 are corners and centre, both mirrored."
+    ),
+]
 RunOutput = Annotated[Path | None, typer.Option("--output", help="Run folder.  [default: runs/<dataset>-<arch>]")]
 ForceRun = Annotated[bool, typer.Option("--force", help="Replace the run in --output.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]

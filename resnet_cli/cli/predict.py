@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resnet_cli.cli import console
-from resnet_cli.cli.options import Json, RunFolder
+from resnet_cli.cli.options import Json, RunFolders, Views
 from resnet_cli.data.inputs import picture_paths
 
 if TYPE_CHECKING:
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 def predict(
     pictures: Annotated[list[str], typer.Argument(help="Files, folders, patterns, or - for paths on stdin.")],
-    run: RunFolder = None,
+    run: RunFolders = None,
+    views: Views = "1",
     top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 5,
     json: Json = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print the result as CSV.")] = False,
@@ -27,15 +28,14 @@ def predict(
     """Say what pictures show. Without any run: the ImageNet classes, or the bundled network's own 200."""
     if json and csv:
         raise typer.BadParameter("--json and --csv exclude each other")
-    from resnet_cli.cli.ready import classifier_for
-    from resnet_cli.engines.openvino import OpenVinoEngine
+    from resnet_cli.cli.ready import classifiers_for, load_members
     from resnet_cli.inference.predict import predict as predict_pictures
 
-    ready = classifier_for(run, console.Reporter(quiet))
+    classifiers = classifiers_for(run or (), console.Reporter(quiet))
     single = len(pictures) == 1 and pictures[0] != "-" and Path(pictures[0]).is_file()
-    engine = OpenVinoEngine(ready.model, "one" if single else "many")
+    members = load_members(classifiers, "one" if single else "many")
     paths = picture_paths(pictures, sys.stdin)
-    results = predict_pictures(paths, ready.geometry, engine, ready.classes, top, 1 if single else 16)
+    results = predict_pictures(paths, members, classifiers[0].classes, top, int(views), 1 if single else 16)
     show = _show_json if json else _show_csv if csv else _show_text
     if show(results):
         raise typer.Exit(1)

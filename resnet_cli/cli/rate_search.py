@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from resnet_cli.errors import ResnetError
 from resnet_cli.learning.rate_finder import RateSearch
 from resnet_cli.progress import Progress
 from resnet_cli.reports.rate_curve import write_rate_curve
@@ -11,24 +10,18 @@ from resnet_cli.reports.rate_curve import write_rate_curve
 _PLOT = "rate.png"
 
 
-def usable_rate(search: RateSearch, progress: Progress) -> float:
-    """The suggested rate, told to the user.
-
-    Raises:
-        ResnetError: the test suggests none.
-    """
+def usable_rate(search: RateSearch, usual: float, progress: Progress) -> float:
+    """The suggested rate, or the usual one where the test suggests none; told to the user."""
     if search.suggested is None:
-        raise ResnetError(
-            "the range test suggests no learning rate: the loss fell nowhere clearly",
-            "`--lr-find plot` draws it; name a rate with --learning-rate",
-        )
+        progress.line(f"the range test suggests nothing: no rate lowers the loss clearly; --learning-rate {usual:g} stays")
+        return usual
     progress.line(f"the range test suggests --learning-rate {search.suggested:g}")
     return search.suggested
 
 
 def write_search(folder: Path, search: RateSearch) -> None:
     """Write rate.png and rate.csv."""
-    write_rate_curve(folder / _PLOT, search.rates, search.losses, search.smoothed, search.suggested)
+    write_rate_curve(search, folder / _PLOT, folder.name)
 
 
 def search_record(folder: Path, search: RateSearch) -> dict[str, Any]:

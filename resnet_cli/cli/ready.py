@@ -1,19 +1,23 @@
-"""Which classifier answers: a run's, or without any run a ready-made one.
+"""Which classifiers answer: a run's, those of several runs together, or without any run a ready-made one.
 
-In: `--run` or nothing. Out: an OpenVINO file, its classes and geometry. A ready-made network is converted once, into the
+In: `--run`s or nothing. Out: OpenVINO files, their classes and geometries. A ready-made network is converted once, into the
 user's cache; only that imports TensorFlow.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from resnet_cli.cli.cache import cache_folder
 from resnet_cli.cli.quiet import tensorflow_import
 from resnet_cli.data.decode import Geometry
+from resnet_cli.engines.openvino import OpenVinoEngine, Purpose
+from resnet_cli.inference.classify import Member
+from resnet_cli.inference.ensemble import load_runs
 from resnet_cli.inference.geometry import run_geometry
 from resnet_cli.networks.pretrained import ImagenetClassifier, bundled_run, cached_imagenet_classifier
 from resnet_cli.progress import Progress
-from resnet_cli.runs import RUNS, Run, load_run
+from resnet_cli.runs import RUNS, Run
 
 
 @dataclass(frozen=True)
@@ -25,21 +29,39 @@ class Ready:
     geometry: Geometry
 
 
-def classifier_for(folder: Path | None, progress: Progress) -> Ready:
-    """The classifier of a run; without `folder` of the newest; without any run a ready-made one, and it says so."""
-    if folder is not None or any(RUNS.glob("*/run.json")):
-        run = load_run(folder)
-        return Ready(run.openvino, run.classes, run_geometry(run))
+def classifiers_for(folders: Sequence[Path], progress: Progress) -> tuple[Ready, ...]:
+    """The classifiers of runs; without `folders` of the newest; without any run a ready-made one, and it says so."""
+    if folders or any(RUNS.glob("*/run.json")):
+        return tuple(map(run_classifier, load_runs(folders)))
     imagenet = cached_imagenet_classifier()
     if imagenet is not None:
         progress.line(f"no run here: {imagenet.network.name} answers with the 1000 ImageNet classes")
-        return _imagenet(imagenet)
+        return (_imagenet(imagenet),)
     run = bundled_run()
     progress.line(
         f"no run here: the bundled {run.record['network']['name']} answers with its own {len(run.classes)} classes;"
         " `resnet finetune FOLDER` makes a classifier of yours"
     )
-    return Ready(_bundled(run), run.classes, run_geometry(run))
+    return (Ready(_bundled(run), run.classes, run_geometry(run)),)
+
+
+def run_classifier(run: Run) -> Ready:
+    """The classifier of a run."""
+    return Ready(run.openvino, run.classes, run_geometry(run))
+
+
+def load_members(classifiers: Sequence[Ready], purpose: Purpose) -> tuple[Member, ...]:
+    """Load classifiers that answer together; their common order of classes is the first one's."""
+    return tuple(
+        Member(OpenVinoEngine(each.model, purpose), each.geometry, _columns(each.classes, classifiers[0].classes))
+        for each in classifiers
+    )
+
+
+def _columns(own: tuple[str, ...], common: tuple[str, ...]) -> tuple[int, ...] | None:
+    """Where a classifier with classes in the order `own` has each of the common ones; None where the orders are the same."""
+    place = {name: index for index, name in enumerate(own)}
+    return None if own == common else tuple(place[name] for name in common)
 
 
 def _imagenet(files: ImagenetClassifier) -> Ready:

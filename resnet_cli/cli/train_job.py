@@ -96,7 +96,7 @@ def run_training(request: TrainRequest, config: TrainConfig, progress: Progress)
     else:
         search = find_rate(setup.model, setup.stream, config, progress) if request.lr_find else None
         if search is not None:
-            config = replace(config, learning_rate=usable_rate(search, progress))
+            config = replace(config, learning_rate=usable_rate(search, config.learning_rate, progress))
         if request.limit:
             pace = measure_pace(setup.model, setup.stream, setup.held_out, config, progress, setup.small)
             left = request.limit - (time.perf_counter() - began)

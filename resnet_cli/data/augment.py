@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
-from resnet_cli.data.decode import Geometry, Pixels, to_square
+from resnet_cli.data.decode import Geometry, Pixels, pad_width, to_square
 
 _BILINEAR = Image.Resampling.BILINEAR
 
@@ -67,7 +67,7 @@ def augment(picture: Pixels, geometry: Geometry, how: Augmentation, random: np.r
     else:
         view = picture if picture.shape == (size, size, 3) else to_square(Image.fromarray(picture), geometry)
         if how.crop == "pad":
-            view = _pad_and_crop(view, max(1, size // 8), random)
+            view = _pad_and_crop(view, pad_width(size), random)
     if how.flip and random.random() < 0.5:
         view = view[:, ::-1]
     if how.rotate or how.shift:

@@ -35,11 +35,18 @@ class Geometry:
         size: side of the square input, pixels.
         resize: crop = short side to size / fraction, then the centre; pad = whole picture on grey; squash = stretched.
         fraction: share of the short side that a crop keeps, 0..1.
+        border: pixels of black around the square that training cropped from, 0 for none; matters to ten crops alone.
     """
 
     size: int
     resize: Resize = "crop"
     fraction: float = 0.875
+    border: int = 0
+
+
+def pad_width(size: int) -> int:
+    """Pixels of black around a square in which the training crop "pad" moves: 4 of 32 (He et al. 2015, section 4.2)."""
+    return max(1, size // 8)
 
 
 @dataclass(frozen=True)
@@ -73,16 +80,22 @@ def decode_square(path: Path, geometry: Geometry) -> Pixels:
     return to_square(_open(path, enough), geometry)
 
 
-def to_square(picture: Image.Image, geometry: Geometry) -> Pixels:
-    """Bring an RGB picture of any shape to uint8 (size, size, 3)."""
+def to_square(picture: Image.Image, geometry: Geometry, place: tuple[float, float] = (0.5, 0.5)) -> Pixels:
+    """Bring an RGB picture of any shape to uint8 (size, size, 3).
+
+    Args:
+        picture: RGB.
+        geometry: how.
+        place: (x, y) of a crop: 0 is flush with the left or top edge, 1 with the right or bottom one.
+    """
     size = geometry.size
     if geometry.resize == "squash":
         return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR))
     if geometry.resize == "pad":
         return _padded(picture, size)
-    # One resampling of the centre square instead of a resize and a crop: the same picture, less work.
+    # One resampling of the square that is kept instead of a resize and a crop: the same picture, less work.
     side = min(picture.size) * size / round(size / geometry.fraction)
-    left, top = (picture.width - side) / 2, (picture.height - side) / 2
+    left, top = (picture.width - side) * place[0], (picture.height - side) * place[1]
     box = (left, top, left + side, top + side)
     if side == size and left.is_integer() and top.is_integer():
         return np.asarray(picture.crop(box))

@@ -1,24 +1,39 @@
-"""Pictures in, probabilities out: what predict, evaluate and the checks of exports are made of.
+"""Pictures in, probabilities out: what predict and evaluate are made of.
 
-In: paths, an engine and a geometry. Out: a probability vector, or an error, per picture, in input order. Memory does not grow
-with the number of pictures: a few batches are decoded ahead of the engine, no more.
+In: paths, and one or more classifiers. Out: a probability vector, or an error, per picture, in input order. Memory does not
+grow with the number of pictures: a few batches are decoded ahead of the engines, no more.
 """
 
 import itertools
-from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_cli.data.decode import Geometry, Pixels, decode_square
+from resnet_cli.data.decode import Geometry
 from resnet_cli.data.pictures import map_in_order
+from resnet_cli.data.views import decode_views
 from resnet_cli.engines.base import Engine
 from resnet_cli.errors import ResnetError
 
 BATCH = 16
+
+
+@dataclass(frozen=True)
+class Member:
+    """One of the classifiers that answer together.
+
+    Attributes:
+        engine: gives probabilities.
+        geometry: how pictures reach its input.
+        columns: its index of each class in the common order; None where its own order is the common one.
+    """
+
+    engine: Engine
+    geometry: Geometry
+    columns: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -30,48 +45,55 @@ class Classified:
     error: str | None = None
 
 
-def classify(paths: Iterable[Path], geometry: Geometry, engine: Engine, batch: int = BATCH) -> Iterator[Classified]:
+@dataclass(frozen=True)
+class _Decoded:
+    """A picture's views, uint8 (views, size, size, 3), by geometry; or the reason why there are none."""
+
+    path: Path
+    views: dict[Geometry, NDArray[np.uint8]] = field(default_factory=dict)
+    error: str | None = None
+
+
+def classify(paths: Iterable[Path], members: Sequence[Member], views: int = 1, batch: int = BATCH) -> Iterator[Classified]:
     """Classify pictures; one that cannot be read is an error of its own and disturbs no other.
+
+    Probabilities are the mean over the views of a picture and over the members, as the papers score ensembles and crops
+    (Krizhevsky et al. 2012, section 4.1). A picture is decoded once for every geometry that members differ in.
 
     Args:
         paths: picture files.
-        geometry: how they reach the input size.
-        engine: gives probabilities.
-        batch: pictures a forward pass.
+        members: the classifiers, one or more, all of the same classes.
+        views: of each picture: 1, 2 or 10, see `data.views.decode_views`.
+        batch: views a forward pass; one picture's views stay together.
     """
+    geometries = tuple({member.geometry: None for member in members})
+    pictures = max(1, batch // views)
 
-    def attempt(path: Path) -> tuple[Path, Pixels | ResnetError]:
+    def attempt(path: Path) -> _Decoded:
         try:
-            return path, decode_square(path, geometry)
+            return _Decoded(path, {geometry: decode_views(path, geometry, views) for geometry in geometries})
         except ResnetError as error:
-            return path, error
+            return _Decoded(path, error=error.message)
 
-    groups: deque[list[tuple[Path, Pixels | ResnetError]]] = deque()
-
-    def batches() -> Iterator[NDArray[np.uint8]]:
-        decoded = map_in_order(attempt, paths, ahead=4 * batch)
-        while group := list(itertools.islice(decoded, batch)):
-            groups.append(group)
-            readable = [pixels for _, pixels in group if not isinstance(pixels, ResnetError)]
-            if readable:
-                yield np.stack(readable)
-
-    for probabilities, *_ in engine.run_many(batches()):
-        yield from _failed(groups)
-        yield from _rows(groups.popleft(), probabilities)
-    yield from _failed(groups)
+    decoded = map_in_order(attempt, paths, ahead=4 * pictures)
+    # Every engine draws from the same groups and runs ahead of the results by its own few requests, no further.
+    groups, *streams = itertools.tee(iter(lambda: list(itertools.islice(decoded, pictures)), []), 1 + len(members))
+    answers = zip(*(_answers(member, stream, views) for member, stream in zip(members, streams, strict=True)), strict=True)
+    for group in groups:
+        rows = iter(np.mean(next(answers), axis=0) if _readable(group) else ())
+        for each in group:
+            yield Classified(each.path, None if each.error is not None else next(rows), each.error)
 
 
-def _failed(groups: deque[list[tuple[Path, Pixels | ResnetError]]]) -> Iterator[Classified]:
-    """Groups at the front without a single readable picture: no engine saw them."""
-    while groups and all(isinstance(pixels, ResnetError) for _, pixels in groups[0]):
-        yield from _rows(groups.popleft(), np.empty((0, 0), np.float32))
+def _answers(member: Member, groups: Iterable[list[_Decoded]], views: int) -> Iterator[NDArray[np.float32]]:
+    """Probabilities (pictures, classes) of the readable pictures of each group that has any, in the common order of classes."""
+    batches = (
+        np.concatenate([each.views[member.geometry] for each in readable]) for group in groups if (readable := _readable(group))
+    )
+    for probabilities, *_ in member.engine.run_many(batches):
+        mean = probabilities.reshape(-1, views, probabilities.shape[1]).mean(1)
+        yield mean if member.columns is None else mean[:, list(member.columns)]
 
 
-def _rows(group: list[tuple[Path, Pixels | ResnetError]], probabilities: NDArray[np.float32]) -> Iterator[Classified]:
-    results = iter(probabilities)
-    for path, pixels in group:
-        if isinstance(pixels, ResnetError):
-            yield Classified(path, None, pixels.message)
-        else:
-            yield Classified(path, next(results))
+def _readable(group: list[_Decoded]) -> list[_Decoded]:
+    return [each for each in group if each.error is None]

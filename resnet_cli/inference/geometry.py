@@ -3,7 +3,7 @@
 In: a run. Out: a `Geometry`.
 """
 
-from resnet_cli.data.decode import Geometry
+from resnet_cli.data.decode import Geometry, pad_width
 from resnet_cli.errors import ResnetError
 from resnet_cli.runs import Run
 
@@ -15,7 +15,9 @@ def run_geometry(run: Run) -> Geometry:
         ResnetError: run.json lacks it.
     """
     try:
-        words = run.record["input"]
-        return Geometry(int(run.record["image_size"]), words["resize"], float(words["fraction"]))
-    except (KeyError, TypeError, ValueError) as error:
+        words, size = run.record["input"], int(run.record["image_size"])
+        fraction = float(words["fraction"])
+        padded = fraction == 1 and run.record.get("config", {}).get("crop") == "pad"
+        return Geometry(size, words["resize"], fraction, pad_width(size) if padded else 0)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ResnetError(f"{run.folder / 'run.json'} does not describe the input: {error}", "the run is damaged") from error

@@ -1,6 +1,6 @@
 """Answer with the most probable classes of pictures, through OpenVINO alone: TensorFlow is never imported here.
 
-In: paths and a run's OpenVINO file. Out: a `Prediction` per picture, in input order.
+In: paths and classifiers. Out: a `Prediction` per picture, in input order.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,9 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from resnet_cli.data.decode import Geometry
-from resnet_cli.engines.base import Engine
-from resnet_cli.inference.classify import classify
+from resnet_cli.inference.classify import Member, classify
 
 
 @dataclass(frozen=True)
@@ -24,19 +22,19 @@ class Prediction:
 
 
 def predict(
-    paths: Iterable[Path], geometry: Geometry, engine: Engine, names: Sequence[str], top: int, batch: int
+    paths: Iterable[Path], members: Sequence[Member], names: Sequence[str], top: int, views: int, batch: int
 ) -> Iterator[Prediction]:
     """Predict pictures.
 
     Args:
         paths: picture files.
-        geometry: of the classifier's input.
-        engine: gives probabilities.
-        names: class names in the classifier's order.
+        members: the classifiers that answer together.
+        names: class names in their common order.
         top: how many classes to name.
-        batch: pictures a forward pass.
+        views: of each picture: 1, 2 or 10.
+        batch: views a forward pass.
     """
-    for result in classify(paths, geometry, engine, batch):
+    for result in classify(paths, members, views, batch):
         if result.probabilities is None:
             yield Prediction(result.path, result.error, ())
             continue

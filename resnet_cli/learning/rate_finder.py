@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from resnet_cli.errors import Interrupted, ResnetError
 from resnet_cli.learning.config import TrainConfig
 from resnet_cli.learning.schedules import make_optimizer
-from resnet_cli.learning.training import Stream, balanced_weights
+from resnet_cli.learning.snapshot import untouched
+from resnet_cli.learning.training import Stream, balanced_weights, loss_of
 from resnet_cli.progress import Progress, Task
 
 STEPS = 100
@@ -69,16 +70,12 @@ def find_rate(model: keras.Model, stream: Stream, config: TrainConfig, progress:
     rates = np.geomspace(*BOUNDS[config.optimizer], STEPS).astype(np.float32)
     trial.compile(
         optimizer=make_optimizer(replace(config, ema=0.0), rates, trial.trainable_variables),
-        loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=config.label_smoothing),
+        loss=loss_of(config),
     )
-    before = [keras.ops.convert_to_numpy(variable) for variable in model.variables]
     task = progress.start("learning rate", STEPS)
-    try:
+    with untouched(model):
         losses = _try_rates(trial, stream, config, progress, task)
-    finally:
-        task.finish()
-        for variable, value in zip(model.variables, before, strict=True):
-            variable.assign(value)
+    task.finish()
     if not losses:
         raise ResnetError(
             f"the loss is no number even at the learning rate {rates[0]:g}",

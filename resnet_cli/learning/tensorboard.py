@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from resnet_cli.errors import ResnetError
 
 if TYPE_CHECKING:
-    from resnet_cli.learning.callbacks import EpochRecord
+    from resnet_cli.history import EpochRecord
 
 _FIGURES = ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "images_per_second")
 
