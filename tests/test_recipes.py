@@ -135,7 +135,7 @@ def test_the_limit_is_filled_with_whole_epochs() -> None:
 
 def test_a_training_within_a_time_limit_anneals_to_the_end(run_cli: RunCli, tiny_dataset: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
-    options = ["--arch", "resnet8", "--batch-size", "8", "--time-limit", "20s", "--output"]
+    options = ["--arch", "resnet8", "--batch-size", "8", "--time-limit", "10s", "--output"]
     result = run_cli("train", tiny_dataset, *options, output)
     assert result.exit_code == 0, result.stderr
     history = read_history(output / "metrics.jsonl")

@@ -34,7 +34,7 @@ def train(
     recipe: Annotated[Recipe, typer.Option(help="fast (ours), paper (He et al. 2015), keras (its CIFAR example).")] = "fast",
     show: Annotated[bool, typer.Option("--show", help="Print the recipe with all changes, and stop.")] = False,
     time_limit: Annotated[
-        str | None, typer.Option(help="Such as 30m: fits epochs and schedule to the clock instead of --epochs.")
+        str | None, typer.Option(help="Such as 30m: as many epochs as training can do in it, the schedule fitted.")
     ] = None,
     lr_find: LrFind = None,
     epochs: Annotated[int | None, _option("Passes over the pictures; the schedule follows.", 1)] = None,

@@ -99,8 +99,7 @@ def run_training(request: TrainRequest, config: TrainConfig, progress: Progress)
             config = replace(config, learning_rate=usable_rate(search, config.learning_rate, progress))
         if request.limit:
             pace = measure_pace(setup.model, setup.stream, setup.held_out, config, progress, setup.small)
-            left = request.limit - (time.perf_counter() - began)
-            config = fit_to_limit(config, left, pace, setup.stream.steps_per_epoch)
+            config = fit_to_limit(config, request.limit, pace, setup.stream.steps_per_epoch)
             progress.line(f"{config.epochs} epochs fit into the time limit")
         begin_run(folder, _chosen(request, config, setup))
         if search is not None:

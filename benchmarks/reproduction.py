@@ -1,0 +1,115 @@
+"""The findings of the residual papers, again: trains what is missing, then prints the tables and draws the curves.
+
+    python benchmarks/reproduction.py CIFAR10 [--group degradation ...] [--epochs 16] [--seeds 0 1 2] [--report]
+
+CIFAR10 is a folder with train/<class> and test/<class>. Every network is a run of `resnet train` under --runs; the script may
+be stopped at any time and goes on where it stopped. Curves and final figures are those of the test folder (--val-split 0), as in
+the papers: no epoch is chosen by it, the tables give the last one.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One network of a group, and what is typed for it."""
+
+    name: str
+    options: str
+    epochs: int = 0  # 0: those of --epochs
+
+
+_FAST = "--recipe fast"
+_PAPER = "--recipe paper"
+GROUPS = {
+    # He et al. 2015, section 4.2 and figure 6: plain networks get worse with depth, residual ones better.
+    "degradation": [Experiment(arch, f"--arch {arch} {_PAPER}") for arch in ("plain20", "resnet20", "plain56", "resnet56")],
+    # Section 3.3, options A (the network's own), B and C.
+    "shortcuts": [
+        Experiment("resnet20", f"--arch resnet20 {_PAPER}"),
+        Experiment("resnet20-b", f"--arch resnet20 --shortcut B {_PAPER}"),
+        Experiment("resnet20-c", f"--arch resnet20 --shortcut C {_PAPER}"),
+    ],
+    # He et al. 2016: post-activation against pre-activation.
+    "preactivation": [Experiment(arch, f"--arch {arch} {_PAPER}") for arch in ("resnet56", "resnet56v2")],
+    # Best accuracy in an hour of two cores.
+    "best": [
+        Experiment("resnet20-fast", f"--arch resnet20 {_FAST}", 55),
+        Experiment("resnet18-compact-fast", f"--arch resnet18-compact --image-size 32 {_FAST}", 24),
+    ],
+    # What the bundled weights are worth at the same number of epochs.
+    "transfer": [
+        Experiment("compact-scratch", f"--arch resnet18-compact --image-size 32 {_FAST}", 5),
+        Experiment("compact-bundled", f"--arch resnet18-compact --image-size 32 {_FAST} --weights bundled", 5),
+    ],
+}
+
+
+def main() -> None:
+    """Train what is missing of the groups, then report them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--group", nargs="+", choices=GROUPS, default=list(GROUPS))
+    parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--runs", type=Path, default=Path("runs/reproduction"))
+    parser.add_argument("--figures", type=Path, default=Path("docs/reproduction"))
+    parser.add_argument("--report", action="store_true", help="train nothing, report what is there")
+    options = parser.parse_args()
+    if not options.report:
+        for seed in options.seeds:  # all networks once before any again
+            for group in options.group:
+                for experiment in GROUPS[group]:
+                    _train(experiment, options.data, _folder(experiment, options, seed), seed, options.epochs)
+    options.figures.mkdir(parents=True, exist_ok=True)
+    for group in options.group:
+        folders = [_folder(each, options, seed) for each in GROUPS[group] for seed in options.seeds]
+        done = [folder for folder in folders if (folder / "run.json").exists()]
+        if done:
+            _report(group, done, options.figures)
+
+
+def _folder(experiment: Experiment, options: argparse.Namespace, seed: int) -> Path:
+    runs: Path = options.runs
+    return runs / f"{experiment.name}-{experiment.epochs or options.epochs}-{seed}"
+
+
+def _train(experiment: Experiment, data: Path, folder: Path, seed: int, epochs: int) -> None:
+    if (folder / "run.json").exists():
+        return
+    resume = ["--resume"] if (folder / "checkpoint").exists() else []
+    fixed = ["--epochs", str(experiment.epochs or epochs), "--val-split", "0", "--seed", str(seed), "--output", str(folder)]
+    command = ["train", str(data), *experiment.options.split(), *fixed, *resume]
+    print("resnet", *command, file=sys.stderr, flush=True)
+    subprocess.run([_resnet(), *command], check=True, stdout=subprocess.DEVNULL)
+
+
+def _report(group: str, folders: list[Path], figures: Path) -> None:
+    command = [_resnet(), "compare", *map(str, folders), "--json", "--output", str(figures / f"{group}.png")]
+    document = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    print(f"\n### {group}\n\n| network | parameters | seeds | epochs | training error | test error | images/s | minutes |")
+    print("|---|---|---|---|---|---|---|---|")
+    for row in document["rows"]:
+        train, test = (_percent(row[kind]["final"]) for kind in ("train_error", "held_out_error"))
+        facts = [row["label"], f"{row['parameters']:,}", len(row["seeds"]), max(row["epochs"]), train, test]
+        print("|", *(f"{fact} |" for fact in [*facts, f"{row['images_per_second']:.0f}", f"{row['seconds'] / 60:.0f}"]))
+    for note in document["notes"]:
+        print(f"\n{note}")
+
+
+def _percent(error: dict[str, float | None]) -> str:
+    mean, spread = error["mean"], error["sd"]
+    return f"{100 * (mean or 0):.2f} %" + (f" ± {100 * spread:.2f}" if spread is not None else "")
+
+
+def _resnet() -> str:
+    return str(Path(sys.executable).with_name("resnet"))
+
+
+if __name__ == "__main__":
+    main()
