@@ -3,8 +3,8 @@
     python benchmarks/reproduction.py CIFAR10 [--group degradation ...] [--epochs 16] [--seeds 0 1 2] [--report]
 
 CIFAR10 is a folder with train/<class> and test/<class>. Every network is a run of `resnet train` under --runs; the script may
-be stopped at any time and goes on where it stopped. Curves and final figures are those of the test folder (--val-split 0), as in
-the papers: no epoch is chosen by it, the tables give the last one.
+be stopped at any time and goes on where it stopped. Curves and final figures are those of the test folder (--val-split 0), as
+in the papers: no epoch is chosen by it, the tables give the last one.
 """
 
 import argparse
