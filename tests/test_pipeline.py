@@ -17,7 +17,7 @@ from resnet_cli.errors import ResnetError
 from resnet_cli.progress import Silent
 
 GEOMETRY = Geometry(24)
-EVERYTHING = Augmentation("resized", 0.3, True, rotate=20, shift=0.1, cutout=0.3, mixup=0.2)
+EVERYTHING = Augmentation("resized", 0.3, True, rotate=20, shift=0.1, sharpness=1.0, cutout=0.3, mixup=0.2)
 NOTHING = Augmentation("none", flip=False)
 
 
@@ -231,6 +231,19 @@ def test_a_rotation_turns_by_its_angle_at_most() -> None:
         down, right = np.gradient(view[32:64, 32:64])
         angles.append(np.degrees(np.arctan2(down.mean(), right.mean())))
     assert 25 < max(angles) < 31 and -31 < min(angles) < -25
+
+
+def test_sharpness_blurs_and_sharpens_by_its_factor_at_most_and_keeps_the_brightness() -> None:
+    """Measured on a weak edge, where nothing is clipped: contrast across it, against the picture's own."""
+    edge = np.full((24, 24, 3), 100, np.uint8)
+    edge[:, 12:] = 140
+    contrasts = []
+    for view in views(replace(NOTHING, sharpness=1.0), edge):
+        contrasts.append((float(view[12, 12, 0]) - float(view[12, 11, 0])) / 40)
+        assert abs(float(view.mean()) - 120) < 1
+    # Pillow's smoothing kernel (1 1 1, 1 5 1, 1 1 1) / 13 leaves 7 / 13 of the step: 1 - factor times what it takes away.
+    taken = 1 - 7 / 13
+    assert 1 - 0.5 * taken - 0.03 < min(contrasts) < 1 - 0.3 * taken and 1 + 0.6 * taken < max(contrasts) < 1 + taken + 0.03
 
 
 def test_cutout_greys_one_square_and_leaves_the_rest() -> None:
