@@ -23,7 +23,7 @@ def decode_views(path: Path, geometry: Geometry, views: int) -> NDArray[np.uint8
     10-crop testing" of He et al. 2015, section 3.4) of the picture with its short side scaled to size / fraction. Where the
     single view is the whole square (fraction 1, pad, squash) there is no room for crops, and training decides: if it cropped
     from a black border (CIFAR, section 4.2) so do the views; otherwise they crop from the picture scaled to size / 0.875.
-    Measured: the bundled network, trained on random parts, gains ten points of top-1 by scaling and would lose six by a border.
+    A network that was trained on random parts gains by scaling and would lose by a border that it never saw.
 
     Args:
         path: a picture file.
