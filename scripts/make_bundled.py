@@ -2,13 +2,14 @@
 
     python scripts/make_bundled.py runs/tiny-imagenet-32-resnet18-compact --image-size 40
 
-The network answers at --image-size, which may be larger than that of training: random crops magnify what a network sees (Touvron
-et al. 2019, "Fixing the train-test resolution discrepancy"). Its figures are measured anew at that size, from the fp16 weights, on
-the pictures that the run held out.
+The network answers at --image-size, which may be larger than that of training: random crops magnify what a network sees
+(Touvron et al. 2019, "Fixing the train-test resolution discrepancy"). Its figures are measured anew at that size, from the fp16
+weights, on the pictures that the run held out.
 """
 
 import argparse
 import json
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -55,7 +56,7 @@ def main() -> None:
     record["data"] = {"name": run.record["data"]["name"], "path": "", "counts": run.record["data"]["counts"]}
     (_TARGET / "run.json").write_text(json.dumps(record, indent=2) + "\n")
     val = record["results"]["val"]
-    print(f"{options.image_size} pixels: top-1 {val['top1']:.4f} {val['top1_interval']}, top-5 {val['top5']:.4f}")
+    sys.stdout.write(f"{options.image_size} pixels: top-1 {val['top1']:.4f}, top-5 {val['top5']:.4f}\n")
 
 
 def _figures(run: Run, weights: Path, image_size: int) -> dict[str, Any]:
