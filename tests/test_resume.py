@@ -133,7 +133,8 @@ def test_fine_tuning_stopped_in_its_second_stage_goes_on_from_there(make_dataset
     config = FinetuneConfig(views=2, epochs=3, batch_size=4)
 
     def finetune(name: str, progress: Silent, resume: bool = False) -> dict[str, Any]:
-        request = FinetuneRequest(data, "resnet8", "none", "32", "crop", tmp_path / name, False, resume, False, "resnet")
+        folder = tmp_path / name
+        request = FinetuneRequest(data, "resnet8", "none", "32", "crop", folder, False, resume, False, None, False, "resnet")
         return run_finetune(request, config, progress)
 
     whole = finetune("whole", Silent())
@@ -152,7 +153,9 @@ def test_fine_tuning_stopped_while_features_are_computed_can_be_resumed_as_the_h
     make_dataset: MakeDataset, tmp_path: Path
 ) -> None:
     data = make_dataset(tmp_path / "pets", ("cat", "dog"), count=10)
-    request = FinetuneRequest(data, "resnet8", "none", "32", "crop", tmp_path / "run", False, False, False, "resnet")
+    request = FinetuneRequest(
+        data, "resnet8", "none", "32", "crop", tmp_path / "run", False, False, False, None, False, "resnet"
+    )
     config = FinetuneConfig(views=4, epochs=1, unfreeze="none")
     with pytest.raises(Interrupted) as stopped:
         run_finetune(request, config, StopAfter(1, title="features"))

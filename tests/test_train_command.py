@@ -61,8 +61,9 @@ def test_weight_decay_shrinks_kernels_and_nothing_else(optimizer: str) -> None:
     made.apply([keras.ops.zeros(variable.shape) for variable in variables])
     assert {variable.name for variable in variables} == {"kernel", "bias", "gamma", "beta"}
     # Nothing pulls but the decay. sgd: the gradient lambda * w, once more times the momentum (Nesterov); adam: a step of the
-    # rate's size whatever the gradient; adamw: rate * lambda.
-    shrunk = {"sgd": 1 - 0.1 * 0.01 * 1.9, "adam": 1 - 0.1, "adamw": 1 - 0.1 * 0.01}[optimizer]
+    # rate's size but for its epsilon of 1e-7, beside a second moment of a thousandth; adamw: rate * lambda.
+    adam = 0.1 * 0.01 / (0.01 + 1e-7 / np.sqrt(0.001))
+    shrunk = 1 - {"sgd": 0.1 * 0.01 * 1.9, "adam": adam, "adamw": 0.1 * 0.01}[optimizer]
     for variable in variables:
         expected = shrunk if variable.name == "kernel" else 1.0
         np.testing.assert_allclose(keras.ops.convert_to_numpy(variable), expected, rtol=1e-5, err_msg=variable.path)

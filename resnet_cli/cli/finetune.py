@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from dataclasses import fields
 from typing import Annotated, Literal
 
 import typer
@@ -23,6 +24,7 @@ from resnet_cli.cli.options import (
     Tensorboard,
 )
 from resnet_cli.cli.quiet import tensorflow_import
+from resnet_cli.cli.requests import FinetuneRequest
 from resnet_cli.cli.result import print_result, print_search
 from resnet_cli.learning.config import FinetuneConfig
 from resnet_cli.learning.tensorboard import require_tensorboard
@@ -58,6 +60,7 @@ def finetune(
     quiet: Quiet = False,
 ) -> None:
     """Turn a folder of photos into a classifier, from a pretrained network."""
+    typed = locals()
     if lr_find and unfreeze == "none":
         raise typer.BadParameter("--lr-find tests the second stage's rate, and --unfreeze none has no second stage")
     if tensorboard:
@@ -65,20 +68,9 @@ def finetune(
     reporter = console.Reporter(quiet or json)
     folder = dataset_folder(dataset, reporter)
     with tensorflow_import():
-        from resnet_cli.cli.finetune_job import FinetuneRequest, run_finetune
+        from resnet_cli.cli.finetune_job import run_finetune
 
-    config = FinetuneConfig(
-        unfreeze=unfreeze,
-        hidden=hidden,
-        dropout=dropout,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        views=views,
-        class_weights=class_weights,
-        val_split=val_split,
-        seed=seed,
-    )
+    config = FinetuneConfig(**{field.name: typed[field.name] for field in fields(FinetuneConfig)})
     command = shlex.join(["resnet", *sys.argv[1:]])
     request = FinetuneRequest(
         folder, arch, weights, image_size, resize, output, force, resume, strict, lr_find, tensorboard, command

@@ -1,7 +1,7 @@
 """The heavy half of `resnet finetune`: composes scan, split, backbone, transfer, measuring and the run directory."""
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,9 @@ from resnet_cli.cli.beginning import begin_run, place_of_run, require_same
 from resnet_cli.cli.measuring import Measured, write_measured
 from resnet_cli.cli.rate_search import search_record, usable_rate, write_search
 from resnet_cli.cli.records import fingerprint, result_record, run_record
+from resnet_cli.cli.requests import FinetuneRequest
 from resnet_cli.cli.run_ends import read_splits_for_training, write_trained
-from resnet_cli.data.decode import Geometry, Resize
+from resnet_cli.data.decode import Geometry
 from resnet_cli.data.pictures import MEMORY_LIMIT
 from resnet_cli.data.scan import Dataset, scan_dataset
 from resnet_cli.data.sizes import suitable_size
@@ -29,24 +30,6 @@ from resnet_cli.networks.pretrained import WeightsSource, choose_backbone
 from resnet_cli.networks.spec import ClassifierSpec
 from resnet_cli.progress import Progress
 from resnet_cli.runs import drop_checkpoint, finish_run
-
-
-@dataclass(frozen=True)
-class FinetuneRequest:
-    """What the command line asks for beside how to train."""
-
-    dataset: Path
-    arch: str
-    weights: str
-    image_size: str
-    resize: Resize
-    output: Path | None
-    force: bool
-    resume: bool
-    strict: bool
-    lr_find: str | None
-    tensorboard: bool
-    command: str
 
 
 def run_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Progress) -> dict[str, Any]:

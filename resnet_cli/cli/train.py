@@ -2,72 +2,63 @@
 
 import shlex
 import sys
-from dataclasses import asdict, fields
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from dataclasses import asdict, replace
+from typing import Any
 
 import typer
 
 from resnet_cli.cli import console
+from resnet_cli.cli import recipe_options as o
 from resnet_cli.cli.cache import dataset_folder
-from resnet_cli.cli.options import DATASET_HELP, ForceRun, Json, LrFind, Quiet, Resume, RunOutput, Strict, Tensorboard
+from resnet_cli.cli.options import ForceRun, Json, LrFind, Quiet, Resume, RunOutput, Strict, Tensorboard
 from resnet_cli.cli.quiet import tensorflow_import
+from resnet_cli.cli.requests import TrainRequest
 from resnet_cli.cli.result import print_result, print_search
-from resnet_cli.learning.config import Optimizer, Schedule, TrainConfig
-from resnet_cli.learning.recipes import Recipe, make_config, parse_drops, parse_duration, source_of
+from resnet_cli.learning.config import TrainConfig
+from resnet_cli.learning.recipes import Recipe, make_config, parse_duration, source_of
 from resnet_cli.learning.tensorboard import require_tensorboard
-from resnet_cli.networks.catalogue import Shortcut, find_network
-
-_PANEL = "Recipe (what is not given, the recipe says)"
-
-
-def _option(text: str, least: float | None = None, most: float | None = None) -> Any:
-    return typer.Option(help=text, min=least, max=most, rich_help_panel=_PANEL, show_default=False)
+from resnet_cli.networks.catalogue import find_network
 
 
 def train(
-    dataset: Annotated[Path | None, typer.Argument(help=DATASET_HELP)] = None,
-    arch: Annotated[str, typer.Option(help="Network; `resnet models` lists them.")] = "resnet20",
-    shortcut: Annotated[Shortcut | None, typer.Option(help="Shortcut option A, B or C of the 2015 paper.")] = None,
-    image_size: Annotated[int | None, typer.Option(min=8, help="Input side in pixels.  [default: the network's]")] = None,
-    weights: Annotated[str, typer.Option(help="none, imagenet, bundled, a run or a weights file to start from.")] = "none",
-    recipe: Annotated[Recipe, typer.Option(help="fast (ours), paper (He et al. 2015), keras (its CIFAR example).")] = "fast",
-    show: Annotated[bool, typer.Option("--show", help="Print the recipe with all changes, and stop.")] = False,
-    time_limit: Annotated[
-        str | None, typer.Option(help="Such as 30m: as many epochs as training can do in it, the schedule fitted.")
-    ] = None,
+    dataset: o.Dataset = None,
+    arch: o.Arch = "resnet20",
+    shortcut: o.ShortcutOption = None,
+    image_size: o.ImageSize = None,
+    weights: o.Weights = "none",
+    recipe: o.RecipeName = "fast",
+    show: o.Show = False,
+    time_limit: o.TimeLimit = None,
     lr_find: LrFind = None,
-    epochs: Annotated[int | None, _option("Passes over the pictures; the schedule follows.", 1)] = None,
-    batch_size: Annotated[int | None, _option("Pictures a step.", 1)] = None,
-    optimizer: Annotated[Optimizer | None, _option("Optimiser.")] = None,
-    learning_rate: Annotated[float | None, _option("Peak learning rate.", 0)] = None,
-    schedule: Annotated[Schedule | None, _option("How the rate falls.")] = None,
-    warmup: Annotated[float | None, _option("Share of the steps in which the rate climbs.", 0, 1)] = None,
-    drops: Annotated[str | None, _option("Of --schedule steps: 0.5:0.1 = from half of the steps on a tenth.")] = None,
-    plateau: Annotated[float | None, _option("Factor on the rate when the validation loss stays, 0 for none.", 0, 1)] = None,
-    momentum: Annotated[float | None, _option("Momentum of sgd.", 0, 0.9999)] = None,
-    nesterov: Annotated[bool | None, _option("Nesterov's momentum.")] = None,
-    weight_decay: Annotated[float | None, _option("L2 penalty, not on batch-norm and biases.", 0)] = None,
-    label_smoothing: Annotated[float | None, _option("Share of the target spread over all classes.", 0, 0.9)] = None,
-    dropout: Annotated[float | None, _option("Share of pooled features dropped.", 0, 0.9)] = None,
-    stochastic_depth: Annotated[float | None, _option("Share of pictures that skip the last block.", 0, 0.9)] = None,
-    ema: Annotated[float | None, _option("Share of the steps over which weights are averaged.", 0, 0.5)] = None,
-    progressive: Annotated[bool | None, _option("Smaller pictures in the first half.")] = None,
-    patience: Annotated[int | None, _option("Stop after so many epochs without gain, 0 never.", 0)] = None,
-    class_weights: Annotated[bool | None, _option("Make every class count alike.")] = None,
-    pixel_mean: Annotated[bool | None, _option("Subtract the training pictures' mean, pixel by pixel.")] = None,
-    crop: Annotated[
-        Literal["resized", "pad", "none"] | None, _option("Random crop of a part, or of the padded picture.")
-    ] = None,
-    scale: Annotated[float | None, _option("Smallest area of a resized crop.", 0.01, 1)] = None,
-    flip: Annotated[bool | None, _option("Mirror every second picture.")] = None,
-    rotate: Annotated[float | None, _option("Largest rotation, degrees.", 0, 180)] = None,
-    shift: Annotated[float | None, _option("Largest shift, share of the side.", 0, 0.5)] = None,
-    sharpness: Annotated[float | None, _option("Blur or sharpen by up to 1 + this.", 0)] = None,
-    cutout: Annotated[float | None, _option("Side of a grey square, share of the side.", 0, 1)] = None,
-    mixup: Annotated[float | None, _option("Beta parameter of mixup, 0 for none.", 0)] = None,
-    val_split: Annotated[float | None, _option("Share held out where there is no val folder.", 0, 0.9)] = None,
-    seed: Annotated[int | None, _option("Of everything random.", 0)] = None,
+    epochs: o.Epochs = None,
+    batch_size: o.BatchSize = None,
+    optimizer: o.OptimizerName = None,
+    learning_rate: o.LearningRate = None,
+    schedule: o.ScheduleName = None,
+    warmup: o.Warmup = None,
+    drops: o.Drops = None,
+    plateau: o.Plateau = None,
+    momentum: o.Momentum = None,
+    nesterov: o.Nesterov = None,
+    weight_decay: o.WeightDecay = None,
+    label_smoothing: o.LabelSmoothing = None,
+    dropout: o.Dropout = None,
+    stochastic_depth: o.StochasticDepth = None,
+    ema: o.Ema = None,
+    progressive: o.Progressive = None,
+    patience: o.Patience = None,
+    class_weights: o.ClassWeights = None,
+    pixel_mean: o.PixelMean = None,
+    crop: o.Crop = None,
+    scale: o.Scale = None,
+    flip: o.Flip = None,
+    rotate: o.Rotate = None,
+    shift: o.Shift = None,
+    sharpness: o.Sharpness = None,
+    cutout: o.Cutout = None,
+    mixup: o.Mixup = None,
+    val_split: o.ValSplit = None,
+    seed: o.Seed = None,
     output: RunOutput = None,
     force: ForceRun = False,
     resume: Resume = False,
@@ -77,33 +68,35 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a network of the residual papers on a folder of pictures, from scratch or from weights."""
-    typed = locals()
-    given = {field.name: typed[field.name] for field in fields(TrainConfig) if typed.get(field.name) is not None}
-    if drops is not None:
-        given["drops"] = parse_drops(drops)
-    network = find_network(arch, shortcut)
-    config = make_config(recipe, network.depth, given)
+    given = o.recipe_changes(locals())
+    config = make_config(recipe, find_network(arch, shortcut).depth, given)
     if show:
-        _show(recipe, config, given, json)
-        return
+        return _show(recipe, config, given, json)
     if dataset is None:
         raise typer.BadParameter("name a folder of pictures (or --show the recipe)", param_hint="DATASET")
-    if time_limit and epochs:
+    limit = _limit(time_limit, epochs)
+    choices = (arch, shortcut, image_size, weights, recipe, limit, lr_find, output, force, resume, strict, tensorboard)
+    return _run(TrainRequest(dataset, *choices, shlex.join(["resnet", *sys.argv[1:]])), config, quiet, json)
+
+
+def _limit(time_limit: str | None, epochs: int | None) -> float | None:
+    if time_limit is None:
+        return None
+    if epochs is not None:
         raise typer.BadParameter("--time-limit chooses the epochs: leave --epochs out")
-    limit = parse_duration(time_limit) if time_limit else None
-    if tensorboard:
+    return parse_duration(time_limit)
+
+
+def _run(request: TrainRequest, config: TrainConfig, quiet: bool, json: bool) -> None:
+    if request.tensorboard:
         require_tensorboard()
     reporter = console.Reporter(quiet or json)
-    folder = dataset_folder(dataset, reporter)
+    request = replace(request, dataset=dataset_folder(request.dataset, reporter))
     with tensorflow_import():
-        from resnet_cli.cli.train_job import TrainRequest, run_training, search_rate
+        from resnet_cli.cli.train_job import run_training, search_rate
 
     reporter.listen()
-    command = shlex.join(["resnet", *sys.argv[1:]])
-    request = TrainRequest(
-        folder, arch, shortcut, image_size, weights, recipe, limit, lr_find, output, force, resume, strict, tensorboard, command
-    )
-    only_search = lr_find == "plot"
+    only_search = request.lr_find == "plot"
     result = search_rate(request, config, reporter) if only_search else run_training(request, config, reporter)
     if json:
         console.print_json(result)

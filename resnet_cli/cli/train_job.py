@@ -11,6 +11,7 @@ from resnet_cli.cli.beginning import begin_run, begun_with, place_of_run, requir
 from resnet_cli.cli.measuring import write_measured
 from resnet_cli.cli.rate_search import search_record, usable_rate, write_search
 from resnet_cli.cli.records import fingerprint, result_record, run_record
+from resnet_cli.cli.requests import TrainRequest
 from resnet_cli.cli.run_ends import read_splits_for_training, write_trained
 from resnet_cli.data.augment import Augmentation
 from resnet_cli.data.batches import EvaluationBatches, TrainStream
@@ -23,7 +24,7 @@ from resnet_cli.learning.pace import fit_to_limit, measure_pace
 from resnet_cli.learning.precision import prepare
 from resnet_cli.learning.rate_finder import find_rate
 from resnet_cli.learning.training import Stage, train
-from resnet_cli.networks.catalogue import Shortcut, find_network
+from resnet_cli.networks.catalogue import find_network
 from resnet_cli.networks.classifier import build_logits, set_pixel_mean
 from resnet_cli.networks.loading import load_backbone
 from resnet_cli.networks.pretrained import WeightsSource, choose_backbone
@@ -32,26 +33,6 @@ from resnet_cli.progress import Progress
 from resnet_cli.runs import finish_run, make_run_folder
 
 _STEP = 8  # pixels: smaller pictures of progressive training stay divisible by what the stages halve
-
-
-@dataclass(frozen=True)
-class TrainRequest:
-    """What the command line asks for beside the recipe; `limit` in seconds."""
-
-    dataset: Path
-    arch: str
-    shortcut: Shortcut | None
-    image_size: int | None
-    weights: str
-    recipe: str
-    limit: float | None
-    lr_find: str | None
-    output: Path | None
-    force: bool
-    resume: bool
-    strict: bool
-    tensorboard: bool
-    command: str
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,71 @@
+"""The options of `train`, one name each, so that the command's signature is a list (light)."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from resnet_cli.cli.options import DATASET_HELP
+from resnet_cli.learning.config import Optimizer, Schedule, TrainConfig
+from resnet_cli.learning.recipes import Recipe, parse_drops
+from resnet_cli.networks.catalogue import Shortcut
+
+_PANEL = "Recipe (what is not given, the recipe says)"
+
+
+def _option(text: str, least: float | None = None, most: float | None = None) -> Any:
+    return typer.Option(help=text, min=least, max=most, rich_help_panel=_PANEL, show_default=False)
+
+
+Dataset = Annotated[Path | None, typer.Argument(help=DATASET_HELP)]
+Arch = Annotated[str, typer.Option(help="Network; `resnet models` lists them.")]
+ShortcutOption = Annotated[Shortcut | None, typer.Option(help="Shortcut option A, B or C of the 2015 paper.")]
+ImageSize = Annotated[int | None, typer.Option(min=8, help="Input side in pixels.  [default: the network's]")]
+Weights = Annotated[str, typer.Option(help="none, imagenet, bundled, a run or a weights file to start from.")]
+RecipeName = Annotated[Recipe, typer.Option(help="fast (ours), paper (He et al. 2015), keras (its CIFAR example).")]
+Show = Annotated[bool, typer.Option("--show", help="Print the recipe with all changes, and stop.")]
+TimeLimit = Annotated[str | None, typer.Option(help="Such as 30m: as many epochs as fit, the schedule with them.")]
+Epochs = Annotated[int | None, _option("Passes over the pictures; the schedule follows.", 1)]
+BatchSize = Annotated[int | None, _option("Pictures a step.", 1)]
+OptimizerName = Annotated[Optimizer | None, _option("Optimiser.")]
+LearningRate = Annotated[float | None, _option("Peak learning rate.", 0)]
+ScheduleName = Annotated[Schedule | None, _option("How the rate falls.")]
+Warmup = Annotated[float | None, _option("Share of the steps in which the rate climbs.", 0, 1)]
+Drops = Annotated[str | None, _option("Of --schedule steps: 0.5:0.1 = from half of the steps on a tenth.")]
+Plateau = Annotated[float | None, _option("Factor on the rate when the validation loss stays, 0 for none.", 0, 1)]
+Momentum = Annotated[float | None, _option("Momentum of sgd.", 0, 0.9999)]
+Nesterov = Annotated[bool | None, _option("Nesterov's momentum.")]
+WeightDecay = Annotated[float | None, _option("L2 penalty, not on batch-norm and biases.", 0)]
+LabelSmoothing = Annotated[float | None, _option("Share of the target spread over all classes.", 0, 0.9)]
+Dropout = Annotated[float | None, _option("Share of pooled features dropped.", 0, 0.9)]
+StochasticDepth = Annotated[float | None, _option("Share of pictures that skip the last block.", 0, 0.9)]
+Ema = Annotated[float | None, _option("Share of the steps over which weights are averaged.", 0, 0.5)]
+Progressive = Annotated[bool | None, _option("Smaller pictures in the first half.")]
+Patience = Annotated[int | None, _option("Stop after so many epochs without gain, 0 never.", 0)]
+ClassWeights = Annotated[bool | None, _option("Make every class count alike.")]
+PixelMean = Annotated[bool | None, _option("Subtract the training pictures' mean, pixel by pixel.")]
+Crop = Annotated[Literal["resized", "pad", "none"] | None, _option("Random crop of a part, or of the padded picture.")]
+Scale = Annotated[float | None, _option("Smallest area of a resized crop.", 0.01, 1)]
+Flip = Annotated[bool | None, _option("Mirror every second picture.")]
+Rotate = Annotated[float | None, _option("Largest rotation, degrees.", 0, 180)]
+Shift = Annotated[float | None, _option("Largest shift, share of the side.", 0, 0.5)]
+Sharpness = Annotated[float | None, _option("Blur or sharpen by up to 1 + this.", 0)]
+Cutout = Annotated[float | None, _option("Side of a grey square, share of the side.", 0, 1)]
+Mixup = Annotated[float | None, _option("Beta parameter of mixup, 0 for none.", 0)]
+ValSplit = Annotated[float | None, _option("Share held out where there is no val folder.", 0, 0.9)]
+Seed = Annotated[int | None, _option("Of everything random.", 0)]
+
+
+def recipe_changes(typed: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a `TrainConfig` that were typed.
+
+    Args:
+        typed: arguments of the command by name; None where the recipe decides.
+
+    Raises:
+        ResnetError: --drops cannot be read.
+    """
+    given = {field.name: typed[field.name] for field in fields(TrainConfig) if typed.get(field.name) is not None}
+    return given | ({"drops": parse_drops(given["drops"])} if "drops" in given else {})
