@@ -9,11 +9,13 @@ from resnet_cli.engines.base import Engine
 from resnet_cli.engines.keras_engine import KerasEngine
 from resnet_cli.engines.openvino import OpenVinoEngine, convert
 from resnet_cli.errors import ResnetError
+from resnet_cli.networks.devices import has_gpu
 
 
 def engine_for(model: keras.Model) -> Engine:
     """The fastest engine that this machine has for many pictures through a Keras model."""
-    if keras.distribution.list_devices("gpu"):
+    # OpenVINO converts what TensorFlow traces: on another backend Keras runs itself.
+    if has_gpu() or keras.backend.backend() != "tensorflow":
         return KerasEngine(model)
     try:
         return OpenVinoEngine(convert(model), "many")

@@ -3,15 +3,30 @@
 In: a trained logits network. Out: model.weights.h5 (float32), model.xml and model.bin (fp16), built of Keras' own layers.
 """
 
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import keras
 
 from resnet_cli.engines.openvino import convert, save
+from resnet_cli.errors import ResnetError
 from resnet_cli.networks.classifier import build_classifier
 from resnet_cli.networks.spec import ClassifierSpec
 from resnet_cli.networks.weights import copy_weights, load_weights, save_weights
+
+_CONVERT = """
+import json, sys
+from pathlib import Path
+from resnet_cli.engines.openvino import convert, save
+from resnet_cli.engines.portable import read_classifier
+from resnet_cli.networks.spec import spec_from_record
+folder = Path(sys.argv[1])
+save(convert(read_classifier(folder / "model.weights.h5", spec_from_record(json.loads(sys.argv[2])))), folder / "model.xml")
+"""
 
 
 def write_classifier(folder: Path, trained: keras.Model, spec: ClassifierSpec) -> keras.Model:
@@ -23,7 +38,10 @@ def write_classifier(folder: Path, trained: keras.Model, spec: ClassifierSpec) -
     classifier = _in_float32(spec)
     copy_weights(trained, classifier)
     save_weights(classifier, folder / "model.weights.h5")
-    save(convert(classifier), folder / "model.xml")
+    if keras.backend.backend() == "tensorflow":
+        save(convert(classifier), folder / "model.xml")
+    else:
+        _convert_elsewhere(folder, spec)
     return classifier
 
 
@@ -32,6 +50,18 @@ def read_classifier(weights: Path, spec: ClassifierSpec) -> keras.Model:
     classifier = _in_float32(spec)
     load_weights(classifier, weights)
     return classifier
+
+
+def _convert_elsewhere(folder: Path, spec: ClassifierSpec) -> None:
+    """Write model.xml in a process on TensorFlow: OpenVINO cannot convert a Keras model of another backend."""
+    record = {**spec.to_record(), "classes": list(range(spec.classes))}
+    command = [sys.executable, "-c", _CONVERT, str(folder), json.dumps(record)]
+    done = subprocess.run(
+        command, env={**os.environ, "KERAS_BACKEND": "tensorflow"}, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        reason = done.stderr.strip().splitlines()[-1:] or ["no reason given"]
+        raise ResnetError(f"cannot convert the network for OpenVINO: {reason[0]}", "TensorFlow must be installed beside jax")
 
 
 def _in_float32(spec: ClassifierSpec) -> keras.Model:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import keras
 
+from resnet_cli.networks.devices import has_gpu
+
 
 def prepare(seed: int) -> str:
     """Seed everything, make operations repeatable, and turn on the fastest safe precision.
@@ -23,7 +25,7 @@ def prepare(seed: int) -> str:
         import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()
-    if keras.distribution.list_devices("gpu"):
+    if has_gpu():
         keras.mixed_precision.set_dtype_policy("mixed_bfloat16")
         return "mixed_bfloat16"
     if not tensorflow or not _cpu_has_bf16():
