@@ -108,6 +108,16 @@ def test_a_resumed_training_draws_what_it_would_have_drawn(policy: str, tmp_path
     assert len(set(losses[0])) == 3 and np.isfinite(losses[0]).all()
 
 
+def test_1202_layers_take_a_step() -> None:
+    # The depth that Huang et al. trained; eagerly, for tracing its graph takes longer than a step.
+    model = build_logits(ClassifierSpec(find_network("resnet1202"), 3, 8), stochastic_depth=0.5)
+    model.compile(keras.optimizers.SGD(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True), run_eagerly=True)
+    before = keras.ops.convert_to_numpy(named_variables(model)["conv1_conv/kernel"])
+    raw, labels = pictures(2)
+    assert np.isfinite(model.train_on_batch(raw[:, :8, :8], labels))
+    assert not np.array_equal(keras.ops.convert_to_numpy(named_variables(model)["conv1_conv/kernel"]), before)
+
+
 @pytest.mark.parametrize(("name", "shortcut"), [("plain8", None), ("resnet8", "none")])
 def test_a_plain_network_has_nothing_to_skip(name: str, shortcut: str | None) -> None:
     with pytest.raises(ResnetError, match=f"--stochastic-depth contradicts {name}"):
