@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 
 from resnet_cli.cli.quiet import tensorflow_import
-from resnet_cli.data.named import NAMED, lay_out, load_splits, require_source
 from resnet_cli.errors import ResnetError
 from resnet_cli.progress import Progress
 
@@ -31,6 +30,8 @@ def dataset_folder(asked: Path, progress: Progress) -> Path:
         ResnetError: it cannot be fetched, or there is no room for it.
         Interrupted: a signal asked to stop.
     """
+    from resnet_cli.data.named import NAMED, lay_out, load_splits, require_source
+
     data = NAMED.get(str(asked))
     if data is None or asked.is_dir():
         return asked

@@ -4,15 +4,16 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from resnet_cli.cli import console
-from resnet_cli.cli.compared_rows import Errors, Row, Spread, make_rows, notes_on
-from resnet_cli.cli.compared_runs import group_by_seed, read_runs
 from resnet_cli.cli.options import Json
 from resnet_cli.errors import ResnetError
+
+if TYPE_CHECKING:
+    from resnet_cli.cli.compared_rows import Errors, Row, Spread
 
 _CAPTION = (
     "Errors in %: best = the lowest of all epochs, final = after the last. Training error is measured while learning, on"
@@ -31,6 +32,8 @@ def compare(
     json: Json = False,
 ) -> None:
     """Compare runs: a table of errors, speed and size, and one figure of their curves; runs of other seeds share a row."""
+    from resnet_cli.cli.compared_rows import make_rows, notes_on
+    from resnet_cli.cli.compared_runs import group_by_seed, read_runs
     from resnet_cli.reports.comparison import Curve, check_picture, draw_comparison
 
     check_picture(output)
@@ -57,7 +60,7 @@ def compare(
     console.out.print(f"figure: {console.escape(str(output))}")
 
 
-def _print_table(rows: Sequence[Row], title: str, held_out: str) -> None:
+def _print_table(rows: "Sequence[Row]", title: str, held_out: str) -> None:
     several = any(len(row.runs) > 1 for row in rows)
     tested = any(row.test_error for row in rows)
     # Up to ten columns in eighty characters: no lines between them, and ± below its mean.
@@ -90,11 +93,11 @@ def _print_table(rows: Sequence[Row], title: str, held_out: str) -> None:
     console.out.print(table)
 
 
-def _cells(errors: Errors) -> tuple[str, str]:
+def _cells(errors: "Errors") -> tuple[str, str]:
     return _cell(errors.best), _cell(errors.final)
 
 
-def _cell(spread: Spread | None) -> str:
+def _cell(spread: "Spread | None") -> str:
     if spread is None:
         return "-"
     return f"{100 * spread.mean:.2f}" + (f"\n± {100 * spread.sd:.2f}" if spread.sd is not None else "")
