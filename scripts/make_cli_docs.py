@@ -1,6 +1,6 @@
 """Write docs/cli.md from the program itself: every command, argument and option, with its default and its help.
 
-In: the Typer app and scripts/cli.template.md, which holds what no signature says (exit codes, JSON). Out: docs/cli.md.
+In: the commands and scripts/cli.template.md, which holds what no signature says (exit codes, JSON). Out: docs/cli.md.
 It reads the commands' signatures and not Typer's help text, so that the page does not change with Typer's version.
 """
 
@@ -14,9 +14,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from typer.models import ArgumentInfo, CommandInfo, OptionInfo
+from typer.models import ArgumentInfo, OptionInfo
 
-from resnet_cli.cli.app import app
+from resnet_cli.cli.late import SUMMARIES, command_function
 
 ROOT = Path(__file__).parents[1]
 TEMPLATE = ROOT / "scripts" / "cli.template.md"
@@ -41,13 +41,8 @@ class Parameter:
 
 def page() -> str:
     """The whole of docs/cli.md."""
-    commands = "\n\n".join(_section(info) for info in app.registered_commands if not info.hidden)
+    commands = "\n\n".join(map(_section, SUMMARIES))
     return TEMPLATE.read_text(encoding="utf-8").replace(PLACE, commands)
-
-
-def command_name(info: CommandInfo) -> str:
-    """What the user types."""
-    return info.name or _function(info).__name__.replace("_", "-")
 
 
 def parameters(function: Callable[..., Any]) -> Iterator[Parameter]:
@@ -64,21 +59,15 @@ def parameters(function: Callable[..., Any]) -> Iterator[Parameter]:
         yield _parameter(name, annotation, info, default)
 
 
-def _function(info: CommandInfo) -> Callable[..., Any]:
-    if info.callback is None:
-        raise ValueError("a command without a function")
-    return info.callback
-
-
-def _section(info: CommandInfo) -> str:
-    function = _function(info)
+def _section(command: str) -> str:
+    function = command_function(command)
     found = list(parameters(function))
-    usage = ["resnet", command_name(info)]
+    usage = ["resnet", command]
     for argument in (each for each in found if each.is_argument):
         word = argument.spelling + ("..." if argument.many else "")
         usage.append(word if argument.required else f"[{word}]")
     usage.append("[OPTIONS]")
-    lines = [f"### resnet {command_name(info)}", "", inspect.cleandoc(info.help or function.__doc__ or ""), ""]
+    lines = [f"### resnet {command}", "", inspect.cleandoc(function.__doc__ or ""), ""]
     lines += ["```", " ".join(usage), "```", ""]
     lines += _table("argument", [each for each in found if each.is_argument])
     lines += _table("option", [each for each in found if not each.is_argument])

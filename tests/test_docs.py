@@ -1,6 +1,7 @@
 """The documents say what the program does: the page of the command line, every example, every link."""
 
 import importlib.util
+import inspect
 import re
 import shlex
 from pathlib import Path
@@ -8,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from resnet_cli.cli.app import app
+from resnet_cli.cli.late import SUMMARIES, command_function
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -29,9 +30,9 @@ generator = load_generator()
 def options_by_command() -> dict[str, set[str]]:
     """Every spelling of every option, by command."""
     found = {}
-    for info in app.registered_commands:
-        spellings = " ".join(each.spelling for each in generator.parameters(info.callback) if not each.is_argument)
-        found[generator.command_name(info)] = {*re.findall(r"-[-\w]+", spellings), "--help"}
+    for name in SUMMARIES:
+        spellings = " ".join(each.spelling for each in generator.parameters(command_function(name)) if not each.is_argument)
+        found[name] = {*re.findall(r"-[-\w]+", spellings), "--help"}
     return found
 
 
@@ -52,11 +53,16 @@ def test_the_page_of_the_command_line_is_what_the_program_says() -> None:
     assert written == generator.page(), "docs/cli.md is out of date: run `python scripts/make_cli_docs.py`"
 
 
+@pytest.mark.parametrize("name", SUMMARIES)
+def test_the_list_of_commands_shows_the_first_paragraph_of_each_ones_help(name: str) -> None:
+    assert inspect.cleandoc(command_function(name).__doc__ or "").split("\n\n")[0] == SUMMARIES[name]
+
+
 def test_every_option_has_a_help_text() -> None:
     silent = [
-        f"{generator.command_name(info)} {each.spelling}"
-        for info in app.registered_commands
-        for each in generator.parameters(info.callback)
+        f"{name} {each.spelling}"
+        for name in SUMMARIES
+        for each in generator.parameters(command_function(name))
         if not each.help
     ]
     assert silent == []

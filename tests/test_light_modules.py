@@ -58,7 +58,8 @@ print(json.dumps(found))
 
 ANSWER = """
 import contextlib, io
-from resnet_cli.cli.app import app, main
+from resnet_cli.cli.app import main
+from resnet_cli.cli.late import SUMMARIES
 
 def answer(*arguments):
     sys.argv = ["resnet", *arguments]
@@ -69,7 +70,6 @@ def answer(*arguments):
             return stop.code or 0
     return 0
 
-names = [info.name or info.callback.__name__.replace("_", "-") for info in app.registered_commands]
 found = {}
 """
 
@@ -83,7 +83,7 @@ found = {}
 )
 def test_every_command_answers_without_heavy_packages(arguments: list[str], code: int) -> None:
     script = f"""{ANSWER}
-for name in [None, *names]:
+for name in [None, *SUMMARIES]:
     given = ([name] if name else []) + {arguments!r}
     found[" ".join(given)] = [answer(*given), *heavy()]
 print(json.dumps(found))

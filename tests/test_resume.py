@@ -201,7 +201,7 @@ def interrupted(make_dataset: MakeDataset, tmp_path: Path, run_cli: RunCli, monk
     data = make_dataset(tmp_path / "pets", ("cat", "dog"), count=10)
     monkeypatch.chdir(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("resnet_cli.cli.console.Reporter.stop_signal", lambda self: signal.SIGINT)
+        patch.setattr("resnet_cli.cli.reporter.Reporter.stop_signal", lambda self: signal.SIGINT)
         result = run_cli("train", data, *QUICK, "--epochs", 2)
     assert (result.exit_code, result.stdout) == (130, "")
     return data

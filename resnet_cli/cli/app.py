@@ -8,32 +8,20 @@ import typer
 
 from resnet_cli import __version__
 from resnet_cli.cli import console
-from resnet_cli.cli.check import check
-from resnet_cli.cli.compare import compare
-from resnet_cli.cli.evaluate import evaluate
-from resnet_cli.cli.export import export
-from resnet_cli.cli.finetune import finetune
-from resnet_cli.cli.models import models
-from resnet_cli.cli.predict import predict
-from resnet_cli.cli.train import train
+from resnet_cli.cli.late import SUMMARIES, LateCommands
 from resnet_cli.errors import ResnetError
 
 app = typer.Typer(
     name="resnet",
+    cls=LateCommands,
     help="A folder of photos in, a trained, measured, portable residual-network classifier out.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
     rich_markup_mode="rich",
 )
-app.command()(finetune)
-app.command()(train)
-app.command()(evaluate)
-app.command()(predict)
-app.command()(export)
-app.command()(compare)
-app.command()(check)
-app.command()(models)
+for _name, _summary in SUMMARIES.items():
+    app.command(_name, help=_summary)(lambda: None)
 
 
 def _version(value: bool) -> None:

@@ -11,6 +11,7 @@ from rich.table import Table
 from resnet_cli.cli import console
 from resnet_cli.cli.cache import dataset_folder
 from resnet_cli.cli.options import DatasetFolder, Json, Quiet
+from resnet_cli.cli.reporter import Reporter
 
 if TYPE_CHECKING:
     from resnet_cli.data.inspect import Inspection, Problem
@@ -58,7 +59,7 @@ def check(
     """
     from resnet_cli.data.inspect import inspect_dataset
 
-    reporter = console.Reporter(quiet or json)
+    reporter = Reporter(quiet or json)
     found = inspect_dataset(dataset_folder(dataset, reporter), reporter)
     if json:
         console.print_json(_document(found))

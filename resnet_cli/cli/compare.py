@@ -31,7 +31,7 @@ def compare(
     ] = Path("compare.png"),
     json: Json = False,
 ) -> None:
-    """Compare runs: a table of errors, speed and size, and one figure of their curves; runs of other seeds share a row."""
+    """Compare runs in a table and one figure of error curves; runs of other seeds share a row."""
     from resnet_cli.cli.compared_rows import make_rows, notes_on
     from resnet_cli.cli.compared_runs import group_by_seed, read_runs
     from resnet_cli.reports.comparison import Curve, check_picture, draw_comparison

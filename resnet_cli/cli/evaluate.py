@@ -9,6 +9,7 @@ import typer
 from resnet_cli.cli import console
 from resnet_cli.cli.cache import dataset_folder
 from resnet_cli.cli.options import Json, Quiet, RunFolders, Strict, Views
+from resnet_cli.cli.reporter import Reporter
 from resnet_cli.data import scoring
 from resnet_cli.errors import ResnetError
 from resnet_cli.inference.ensemble import load_runs
@@ -45,7 +46,7 @@ def evaluate(
     from resnet_cli.cli.measuring import measure_together
     from resnet_cli.cli.ready import run_classifier
 
-    reporter = console.Reporter(quiet or json)
+    reporter = Reporter(quiet or json)
     runs = load_runs(run or ())
     scored = scoring.held_out(runs) if dataset is None else scoring.folder(runs, dataset_folder(dataset, reporter))
     target = output or (runs[0].folder if len(runs) == 1 else choose_run_folder("ensemble"))

@@ -12,6 +12,7 @@ import typer
 from resnet_cli.cli import console
 from resnet_cli.cli.options import Json, RunFolder
 from resnet_cli.cli.quiet import tensorflow_import, without_chatter
+from resnet_cli.cli.reporter import Reporter
 from resnet_cli.inference.formats import LABELS, FormatName, find_format
 from resnet_cli.runs import load_run
 
@@ -37,7 +38,7 @@ def export(
         from resnet_cli.inference.export import export as export_run
         from resnet_cli.inference.geometry import run_geometry
 
-    console.Reporter(quiet or json).line(f"exporting {loaded.folder} as {format}, then checking what was written")
+    Reporter(quiet or json).line(f"exporting {loaded.folder} as {format}, then checking what was written")
     signal.signal(signal.SIGTERM, _stop)
     with without_chatter():
         exported = export_run(loaded, format, output, force)

@@ -24,6 +24,7 @@ from resnet_cli.cli.options import (
     Tensorboard,
 )
 from resnet_cli.cli.quiet import tensorflow_import
+from resnet_cli.cli.reporter import Reporter
 from resnet_cli.cli.requests import FinetuneRequest
 from resnet_cli.cli.result import print_result, print_search
 from resnet_cli.learning.config import FinetuneConfig
@@ -65,7 +66,7 @@ def finetune(
         raise typer.BadParameter("--lr-find tests the second stage's rate, and --unfreeze none has no second stage")
     if tensorboard:
         require_tensorboard()
-    reporter = console.Reporter(quiet or json)
+    reporter = Reporter(quiet or json)
     folder = dataset_folder(dataset, reporter)
     with tensorflow_import():
         from resnet_cli.cli.finetune_job import run_finetune

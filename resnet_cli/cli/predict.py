@@ -10,6 +10,7 @@ import typer
 
 from resnet_cli.cli import console
 from resnet_cli.cli.options import Json, RunFolders, Views
+from resnet_cli.cli.reporter import Reporter
 from resnet_cli.data.inputs import picture_paths
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def predict(
     from resnet_cli.cli.ready import classifiers_for, load_members
     from resnet_cli.inference.predict import predict as predict_pictures
 
-    classifiers = classifiers_for(run or (), console.Reporter(quiet))
+    classifiers = classifiers_for(run or (), Reporter(quiet))
     single = len(pictures) == 1 and pictures[0] != "-" and Path(pictures[0]).is_file()
     members = load_members(classifiers, "one" if single else "many")
     paths = picture_paths(pictures, sys.stdin)

@@ -12,6 +12,7 @@ from resnet_cli.cli import recipe_options as o
 from resnet_cli.cli.cache import dataset_folder
 from resnet_cli.cli.options import ForceRun, Json, LrFind, Quiet, Resume, RunOutput, Strict, Tensorboard
 from resnet_cli.cli.quiet import tensorflow_import
+from resnet_cli.cli.reporter import Reporter
 from resnet_cli.cli.requests import TrainRequest
 from resnet_cli.cli.result import print_result, print_search
 from resnet_cli.learning.config import TrainConfig
@@ -90,7 +91,7 @@ def _limit(time_limit: str | None, epochs: int | None) -> float | None:
 def _run(request: TrainRequest, config: TrainConfig, quiet: bool, json: bool) -> None:
     if request.tensorboard:
         require_tensorboard()
-    reporter = console.Reporter(quiet or json)
+    reporter = Reporter(quiet or json)
     request = replace(request, dataset=dataset_folder(request.dataset, reporter))
     with tensorflow_import():
         from resnet_cli.cli.train_job import run_training, search_rate
