@@ -45,7 +45,9 @@ def finetune(
     epochs: Annotated[int, typer.Option(min=0, help="Passes of the second stage, 0 chooses.")] = D.epochs,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures a step.")] = D.batch_size,
     learning_rate: Annotated[float, typer.Option(min=0, help="Peak rate of the second stage.")] = D.learning_rate,
-    views: Annotated[int, typer.Option(min=0, help="Augmented views of a picture, 0 chooses.")] = D.views,
+    views: Annotated[
+        int, typer.Option(min=0, help="Augmented views of a picture; 1 = the picture as it is, 0 chooses.")
+    ] = D.views,
     lr_find: LrFind = None,
     class_weights: ClassWeights = D.class_weights,
     val_split: Annotated[
@@ -57,6 +59,10 @@ def finetune(
     resume: Resume = False,
     strict: Strict = False,
     tensorboard: Tensorboard = False,
+    cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keep features for later runs, and use kept ones.")] = True,
+    cache_limit: Annotated[
+        float | None, typer.Option(min=0, help="GB of disk for activations.  [default: half of what is free]")
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -73,9 +79,8 @@ def finetune(
 
     config = FinetuneConfig(**{field.name: typed[field.name] for field in fields(FinetuneConfig)})
     command = shlex.join(["resnet", *sys.argv[1:]])
-    request = FinetuneRequest(
-        folder, arch, weights, image_size, resize, output, force, resume, strict, lr_find, tensorboard, command
-    )
+    where = (folder, arch, weights, image_size, resize, output, force, resume, strict, lr_find)
+    request = FinetuneRequest(*where, tensorboard, cache, cache_limit, command)
     reporter.listen()
     result = run_finetune(request, config, reporter)
     if json:

@@ -32,7 +32,7 @@ class TrainRequest:
 
 @dataclass(frozen=True)
 class FinetuneRequest:
-    """What the command line asks for beside how to train."""
+    """What the command line asks for beside how to train; `cache_limit` in GB."""
 
     dataset: Path
     arch: str
@@ -45,4 +45,6 @@ class FinetuneRequest:
     strict: bool
     lr_find: str | None
     tensorboard: bool
+    cache: bool
+    cache_limit: float | None
     command: str

@@ -82,7 +82,8 @@ class FinetuneConfig:
         epochs: passes of the second stage over the pictures, 0 chooses by their number; the first stage takes what it needs.
         batch_size: pictures a step.
         learning_rate: peak rate of the second stage.
-        views: augmented views of each training picture that features are computed for; 0 chooses by the number of pictures.
+        views: augmented views of each training picture that go through the frozen layers; 1 = the picture as prediction sees
+            it, 0 chooses by the number of pictures.
         class_weights: weigh classes by 1 / their count.
         val_split: share held out where the folder has no validation pictures; None = 0.2, or 0.1 beside a test folder.
         seed: of everything random.

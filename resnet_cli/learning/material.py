@@ -21,6 +21,8 @@ class Material:
         training: pictures of any shape.
         held_out: squares that select what to keep.
         folder: the run.
+        features: folder that keeps features for later runs; None for none.
+        cache_limit: bytes that stored activations may take; None = half of the free disk.
         tensorboard: write event files as well.
     """
 
@@ -29,4 +31,6 @@ class Material:
     training: Pictures
     held_out: Pictures
     folder: Path
+    features: Path | None = None
+    cache_limit: int | None = None
     tensorboard: bool = False

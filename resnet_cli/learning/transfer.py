@@ -3,26 +3,39 @@
 In: a pretrained network with an untrained head, and pictures. Out: the same network, trained, and what each stage came to.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import keras
 import numpy as np
 
+from resnet_cli.data.pictures import Pictures
 from resnet_cli.engines.base import Engine
 from resnet_cli.engines.choose import engine_for
 from resnet_cli.learning.config import FinetuneConfig
+from resnet_cli.learning.feature_cache import FeatureCache
+from resnet_cli.learning.frozen import (
+    features_and_boundary,
+    features_folder,
+    features_of,
+    room_on_disk,
+    rows_of,
+    views_that_fit,
+)
 from resnet_cli.learning.head import train_head
-from resnet_cli.learning.material import AUGMENTATION, Material
+from resnet_cli.learning.material import Material
 from resnet_cli.learning.rate_finder import RateSearch, find_rate
-from resnet_cli.learning.stored import Stored, compute, squares_of, views_of
-from resnet_cli.learning.tail import tail_on_pixels, tail_on_stored, views_that_fit
+from resnet_cli.learning.stored import Stored
+from resnet_cli.learning.tail import Tail, tail_on_engine, tail_on_pixels, tail_on_stored
 from resnet_cli.learning.training import Stage, TrainResult, train
-from resnet_cli.networks.split import feature_model, freeze_batch_norm, prefix_model
+from resnet_cli.networks.split import boundary_model, feature_model, freeze_batch_norm, prefix_model
 from resnet_cli.networks.weights import named_variables
 from resnet_cli.progress import Progress
 
 _FORWARD_PASSES = 12_000  # views are chosen so that about this many pictures go through the frozen part
+
+_FEATURES_KEPT = 2_000_000_000  # bytes of features for later runs
 
 ChooseRate = Callable[[RateSearch], float | None]
 
@@ -50,6 +63,17 @@ class TransferResult:
         return self.tail if self.tail is not None and self.kept == "tail" else self.head
 
 
+@dataclass(frozen=True)
+class _Frozen:
+    """What the frozen part gave: stored features, and activations at the boundary where they are stored, for training and
+    held-out pictures."""
+
+    engine: Engine
+    views: int
+    features: tuple[Stored, Stored]
+    boundary: tuple[Stored, Stored] | None
+
+
 def transfer(
     model: keras.Model,
     material: Material,
@@ -70,24 +94,16 @@ def transfer(
         resume: go on with an interrupted second stage.
         choose_rate: gets a range test's result and gives the second stage's rate, or None to leave that stage out.
     """
-    network = material.spec.network
-    views = config.views or int(np.clip(round(_FORWARD_PASSES / len(material.training)), 2, 12))
-    fitting = views_that_fit(model, material)
-    with_boundary = config.unfreeze == "last" and fitting >= min(2, views)
-    views = min(views, fitting) if with_boundary else views
-    engine = engine_for(prefix_model(model, network) if with_boundary else feature_model(model))
-    training = _through(engine, material, views, config.seed, with_boundary, progress)
-    held_out = _through(engine, material, 0, config.seed, with_boundary, progress)
+    frozen = _run_frozen(model, material, config, progress)
     stage = Stage("head", material.folder, resume, announce=False, tensorboard=material.tensorboard)
-    head = train_head(model, training[0], held_out[0], material, config, stage, progress)
+    head = train_head(model, *frozen.features, material, config, stage, progress)
     progress.line(f"head  held-out accuracy {head.best.val_accuracy:.1%}  training accuracy {head.best.accuracy:.1%}")
-    words = (f"{engine.name} {engine.precision}", views)
+    words = (f"{frozen.engine.name} {frozen.engine.precision}", frozen.views)
     if config.unfreeze == "none":
         return TransferResult(head, None, "head", *words)
     before = {name: keras.ops.convert_to_numpy(value) for name, value in named_variables(model).items()}
     freeze_batch_norm(model)
-    stored = (training[1], held_out[1]) if with_boundary else None
-    second = tail_on_stored(model, *stored, material, config) if stored else tail_on_pixels(model, material, config)
+    second = _second_stage(model, frozen, material, config)
     recipe = second.recipe
     if choose_rate is not None:
         rate = choose_rate(find_rate(second.model, second.stream, recipe, progress))
@@ -103,15 +119,38 @@ def transfer(
     return TransferResult(head, tail, "head", *words)
 
 
-def _through(
-    engine: Engine, material: Material, views: int, seed: int, with_boundary: bool, progress: Progress
-) -> tuple[Stored, ...]:
-    """Pooled features, and activations at the boundary, of training views or (views = 0) of the held-out pictures."""
-    cache = material.folder / "checkpoint" / "cache"
-    cache.mkdir(parents=True, exist_ok=True)
-    kind = "training" if views else "held-out"
-    pictures = material.training if views else material.held_out
-    source = views_of(pictures, material.geometry, AUGMENTATION, views, seed) if views else squares_of(pictures)
-    names = ("features", "boundary") if with_boundary else ("features",)
-    files = tuple(cache / f"{kind}-{name}.f16" for name in names)
-    return compute(engine, source, max(views, 1) * len(pictures), files, progress, f"features of {kind} pictures")
+def _run_frozen(model: keras.Model, material: Material, config: FinetuneConfig, progress: Progress) -> _Frozen:
+    """Run every view through the frozen part once; the boundary's activations are kept where there is room for them."""
+    network, folder = material.spec.network, material.folder / "checkpoint" / "activations"
+    folder.mkdir(parents=True, exist_ok=True)
+    prefix = prefix_model(model, network)
+    shapes = [tuple(output.shape[1:]) for output in prefix.outputs]
+    room = room_on_disk(folder, material.cache_limit)
+    views = config.views or int(np.clip(round(_FORWARD_PASSES / len(material.training)), 2, 12))
+    stored = False
+    if config.unfreeze == "last":
+        fitting = views_that_fit(room, sum(map(math.prod, shapes)), len(material.training), len(material.held_out))
+        stored = fitting >= min(2, views)
+        views = min(views, fitting) if stored else views
+        if not stored:
+            progress.line(f"{room / 1e9:.1f} GB may be used, too little for the activations: each epoch computes them again")
+    engine = engine_for(prefix if stored else feature_model(model))
+    cache = FeatureCache(features_folder(material, model, engine), shapes[0][0], min(room, _FEATURES_KEPT))
+
+    def through(title: str, pictures: Pictures, seen: int) -> tuple[Stored, ...]:
+        rows = rows_of(title, pictures, material.geometry, seen, config.seed)
+        if stored:
+            return features_and_boundary(engine, rows, folder, shapes, cache, progress)
+        return (features_of(engine, rows, folder, shapes[0][0], cache, progress),)
+
+    training, held_out = through("training", material.training, views), through("held-out", material.held_out, 1)
+    boundary = (training[1], held_out[1]) if stored else None
+    return _Frozen(engine, views, (training[0], held_out[0]), boundary)
+
+
+def _second_stage(model: keras.Model, frozen: _Frozen, material: Material, config: FinetuneConfig) -> Tail:
+    if config.unfreeze == "all":
+        return tail_on_pixels(model, material, config)
+    if frozen.boundary:
+        return tail_on_stored(model, *frozen.boundary, material, config)
+    return tail_on_engine(model, engine_for(boundary_model(model, material.spec.network)), material, config)

@@ -26,13 +26,24 @@ def feature_model(model: keras.Model) -> keras.Model:
     return keras.Model(model.input, model.get_layer("avg_pool").output, name="features")
 
 
+def boundary_model(model: keras.Model, network: Network) -> keras.Model:
+    """uint8 pictures to the boundary's feature map (N, h, w, c), as `tail_model` takes it."""
+    prefix = prefix_model(model, network)
+    return keras.Model(prefix.input, prefix.outputs[1], name="boundary")
+
+
 def prefix_model(model: keras.Model, network: Network) -> keras.Model:
-    """uint8 pictures to two outputs: pooled features (N, D), and the boundary's feature map (N, h, w, c)."""
+    """uint8 pictures to two outputs: pooled features (N, D), and the boundary's feature map (N, h, w, c).
+
+    Where the last stage begins with strided 1x1 convolutions it reads every second row and column alone, and no other is given.
+    """
     backbone = model.get_layer(network.name)
     with room_for(network):
         inner = keras.Model(backbone.input, [backbone.output, backbone.get_layer(boundary_layer(network)).output])
     pixels = keras.Input(model.input.shape[1:], dtype="uint8", name="image")
     last, boundary = inner(preprocess(network.preprocessing, pixels))
+    if _reads_every_second(network):
+        boundary = boundary[:, ::2, ::2]
     prefix = keras.Model(pixels, [layers.GlobalAveragePooling2D(name="avg_pool")(last), boundary], name="prefix")
     if network.preprocessing == "pixel-mean":
         set_pixel_mean(prefix, model.get_layer(PIXEL_MEAN).adapt_mean)
@@ -43,21 +54,27 @@ def tail_model(model: keras.Model, network: Network) -> keras.Model:
     """The boundary's feature map (N, h, w, c) to logits (N, classes), through the same layers as the whole network."""
     backbone = model.get_layer(network.name)
     boundary = backbone.get_layer(boundary_layer(network)).output
+    height, width, channels = boundary.shape[1:]
     with room_for(network):
         stage = keras.Model(boundary, backbone.output, name="last_stage")
-    inputs = keras.Input(boundary.shape[1:], name="boundary")
-    x = model.get_layer("avg_pool")(stage(inputs))
+    if _reads_every_second(network):
+        inputs = keras.Input((-(-height // 2), -(-width // 2), channels), name="boundary")
+        # What stands in the rows and columns between is never read.
+        x = layers.UpSampling2D(2)(inputs)[:, :height, :width]
+    else:
+        x = inputs = keras.Input((height, width, channels), name="boundary")
+    x = model.get_layer("avg_pool")(stage(x))
     for name in ("hidden", "dropout", "logits"):
         if any(layer.name == name for layer in model.layers):
             x = model.get_layer(name)(x)
     return keras.Model(inputs, x, name="tail")
 
 
-def freeze_below_last_stage(model: keras.Model, network: Network) -> None:
-    """Leave only the last stage and the head trainable, in a network that is trained whole."""
-    last = f"conv{len(network.blocks) + 1}_"
-    for layer in model.get_layer(network.name).layers:
-        layer.trainable = layer.trainable and layer.name.startswith((last, "post_"))
+def _reads_every_second(network: Network) -> bool:
+    """Bottlenecks of the 2015 paper and of keras.applications' V1: first convolution and projection are 1x1 with stride 2."""
+    projected = network.shortcut in ("B", "C")
+    first = network.version == 1 and network.block == "bottleneck" and network.stride_in == "1x1"
+    return first and projected and network.stride_block == "first"
 
 
 def freeze_batch_norm(model: keras.Model) -> None:

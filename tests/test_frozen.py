@@ -1,0 +1,169 @@
+"""What is frozen is computed once: features are kept from run to run, activations for one run; parts agree with the whole."""
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from conftest import MakeDataset, MakePicture, RunCli
+from numpy.typing import NDArray
+
+from resnet_cli.data.decode import Geometry, decode_square
+from resnet_cli.engines.keras_engine import KerasEngine
+from resnet_cli.learning.feature_cache import KEY, FeatureCache
+from resnet_cli.networks.catalogue import find_network
+from resnet_cli.networks.classifier import build_logits
+from resnet_cli.networks.loading import load_backbone
+from resnet_cli.networks.pretrained import choose_backbone
+from resnet_cli.networks.spec import ClassifierSpec
+from resnet_cli.networks.split import prefix_model, tail_model
+from resnet_cli.progress import Silent
+
+HEAD = ["--weights", "bundled", "--image-size", "32", "--views", "2", "--unfreeze", "none", "--val-split", "0.25", "--json"]
+LIMIT = 10**9
+WIDTH = 256  # features of the bundled network
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's cache of features, empty."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "resnet-cli" / "features"
+
+
+def rows_in(folder: Path) -> int:
+    """Rows of all files together, by their size: 32 bytes before the keys and the hash of 32 after the rows."""
+    return sum((path.stat().st_size - 64) // (KEY + 2 * WIDTH) for path in folder.glob("*/*.rows"))
+
+
+def result_of(run_cli: RunCli, *words: object) -> dict[str, Any]:
+    result = run_cli("finetune", *words)
+    assert result.exit_code == 0, result.stderr
+    document: dict[str, Any] = json.loads(result.stdout)
+    return {name: document[name] for name in ("val", "kept", "head_top1", "epochs")}
+
+
+def test_a_second_run_with_another_head_computes_no_features(
+    tiny_dataset: Path, run_cli: RunCli, kept: Path, tmp_path: Path
+) -> None:
+    first = result_of(run_cli, tiny_dataset, *HEAD, "--output", tmp_path / "first")
+    assert rows_in(kept) == 27 * 2 + 9
+    files = {path: path.read_bytes() for path in kept.rglob("*.rows")}
+    result_of(run_cli, tiny_dataset, *HEAD, "--hidden", "16", "--output", tmp_path / "hidden")
+    assert {path: path.read_bytes() for path in kept.rglob("*.rows")} == files
+    for option in ([], ["--no-cache"]):
+        again = result_of(run_cli, tiny_dataset, *HEAD, *option, "--output", tmp_path / f"again{len(option)}")
+        assert again == first
+
+
+def test_a_new_picture_alone_is_computed(
+    tiny_dataset: Path, run_cli: RunCli, make_picture: MakePicture, kept: Path, tmp_path: Path
+) -> None:
+    result_of(run_cli, tiny_dataset, *HEAD, "--output", tmp_path / "first")
+    before = rows_in(kept)
+    make_picture(tiny_dataset / "apple" / "new.png", seed=99)
+    result_of(run_cli, tiny_dataset, *HEAD, "--output", tmp_path / "second")
+    # The new split may move some pictures between training and held out; most stay.
+    assert 0 < rows_in(kept) - before < before / 2
+    merged = result_of(run_cli, tiny_dataset, *HEAD, "--output", tmp_path / "merged")
+    assert merged == result_of(run_cli, tiny_dataset, *HEAD, "--no-cache", "--output", tmp_path / "anew")
+
+
+def test_other_weights_and_sizes_do_not_share_features_and_no_cache_keeps_none(
+    tiny_dataset: Path, run_cli: RunCli, kept: Path, tmp_path: Path
+) -> None:
+    result_of(run_cli, tiny_dataset, *HEAD, "--no-cache", "--output", tmp_path / "none")
+    assert not kept.exists()
+    result_of(run_cli, tiny_dataset, *HEAD, "--output", tmp_path / "first")
+    result_of(run_cli, tiny_dataset, *HEAD, "--image-size", "40", "--output", tmp_path / "size")
+    result_of(
+        run_cli, tiny_dataset, *HEAD, "--arch", "resnet18-compact", "--weights", "none", "--output", tmp_path / "untrained"
+    )
+    assert len(list(kept.iterdir())) == 3
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "empty"])
+def test_a_damaged_file_is_noticed_and_its_rows_are_computed_again(
+    damage: str, tiny_dataset: Path, run_cli: RunCli, kept: Path, tmp_path: Path
+) -> None:
+    first = result_of(run_cli, tiny_dataset, *HEAD, "--output", tmp_path / "first")
+    for path in kept.rglob("*.rows"):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes({"cut": content[: len(content) // 2], "changed": content, "empty": b""}[damage])
+    assert result_of(run_cli, tiny_dataset, *HEAD, "--output", tmp_path / "again") == first
+    assert rows_in(kept) == 27 * 2 + 9
+
+
+def test_a_run_that_is_interrupted_keeps_no_half_of_its_features(
+    make_dataset: MakeDataset, run_cli: RunCli, kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_dataset(tmp_path / "many", count=30)
+    monkeypatch.setattr("resnet_cli.cli.reporter.Reporter.stop_signal", lambda self: signal.SIGTERM)
+    result = run_cli("finetune", data, *HEAD, "--output", tmp_path / "run")
+    assert result.exit_code == 143
+    assert rows_in(kept) == 0
+
+
+def test_without_room_the_last_stage_is_trained_on_activations_computed_as_needed(
+    tiny_dataset: Path, run_cli: RunCli, kept: Path, tmp_path: Path
+) -> None:
+    last = [*HEAD, "--unfreeze", "last", "--epochs", "2"]
+    stored = result_of(run_cli, tiny_dataset, *last, "--output", tmp_path / "stored")
+    result = run_cli("finetune", tiny_dataset, *last, "--cache-limit", "0", "--output", tmp_path / "live")
+    live = json.loads(result.stdout)
+    assert result.exit_code == 0
+    assert live["head_top1"] == stored["head_top1"]
+    records = [json.loads(line) for line in (tmp_path / "live" / "metrics.jsonl").read_text().splitlines()]
+    losses = [record["loss"] for record in records if record["stage"] == "tail"]
+    assert len(losses) == 2 and np.isfinite(losses).all()
+    assert not (tmp_path / "live" / "checkpoint").exists()
+
+
+def squares(paths: list[Path], size: int) -> NDArray[np.uint8]:
+    return np.stack([decode_square(path, Geometry(size)) for path in paths])
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "size"),
+    [("resnet18-compact", "bundled", 64), ("resnet50", "none", 96), ("resnet50v2", "none", 64), ("resnet20", "none", 33)],
+)
+def test_parts_and_whole_agree_on_real_pictures(name: str, weights: str, size: int, sample_data: Path) -> None:
+    network, source = choose_backbone(name, weights, Silent())
+    keras.utils.set_random_seed(0)
+    model = build_logits(ClassifierSpec(network, 5, size))
+    load_backbone(model, network, source)
+    for layer in model.get_layer(name).layers:
+        if layer.name.endswith("_3_bn"):  # untrained bottlenecks would leave the range of fp16
+            layer.gamma.assign(0.3 * layer.gamma)
+    pictures = squares(sorted(sample_data.glob("*/*0.jpg"))[:6], size)
+    _, boundary = KerasEngine(prefix_model(model, network)).run(pictures)
+    tail = tail_model(model, network)
+    assert boundary.shape[1:] == tail.input.shape[1:]
+    parts = keras.ops.softmax(tail(boundary.astype(np.float16).astype(np.float32)))
+    whole = keras.ops.softmax(model(pictures, training=False))
+    assert np.abs(keras.ops.convert_to_numpy(parts) - keras.ops.convert_to_numpy(whole)).max() < 1e-3
+
+
+def test_a_last_stage_that_strides_at_once_needs_a_quarter_of_the_boundary() -> None:
+    # keras.applications' V1 reads every second row and column of conv4's output alone; V2 halved it before.
+    for name, side in (("resnet50", 4), ("resnet50v2", 4)):
+        network = find_network(name)
+        model = build_logits(ClassifierSpec(network, 2, 128))
+        assert prefix_model(model, network).outputs[1].shape[1:] == (side, side, 1024)
+
+
+def test_the_oldest_features_make_room(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.f16"
+    rows.write_bytes(np.arange(8, dtype=np.float16).tobytes())
+    size = 64 + 2 * KEY + 16
+    for number in range(3):
+        cache = FeatureCache(tmp_path / "kept" / str(number), 4, 2 * size)
+        cache.add([bytes([number]) * KEY, bytes([number, 9] * (KEY // 2))], rows)
+    assert sorted(path.parent.name for path in (tmp_path / "kept").rglob("*.rows")) == ["1", "2"]
+    last = FeatureCache(tmp_path / "kept" / "2", 4, LIMIT)
+    assert last.missing([bytes([2]) * KEY, bytes(KEY)]) == [1]
+    np.testing.assert_array_equal(last.read([bytes([2]) * KEY]), [[0, 1, 2, 3]])
