@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from bulk import HERE, Answered, Folders, answer, lay_out_twice, limit, report
-from common import RANDOM, RESNET, in_turns, pictures_by_class, positive, print_notes, random_run, workplace
+from common import RANDOM, RESNET, in_turns, pictures_by_class, positive, print_notes, random_run, run, workplace
 
 _TORCH = "torch + timm, bf16"
 
@@ -35,14 +35,16 @@ def main() -> None:
         parser.error(f"--int8 {options.int8} holds no OpenVINO model")
     with workplace() as place:
         cache = place / "cache"
+        if options.torch_python:
+            run([options.torch_python, "-c", "import timm"], cache)  # sooner than after an hour
         folders = lay_out_twice(options.folder, place, options.pictures)
-        run = random_run(place / "run", options.folder)
-        models = {"resnet predict": run} | ({"resnet predict, int8": options.int8} if options.int8 else {})
+        classifier = random_run(place / "run", options.folder)
+        models = {"resnet predict": classifier} | ({"resnet predict, int8": options.int8} if options.int8 else {})
         contenders: dict[str, Callable[[], Answered]] = {}
         for name, folder in models.items():
             contenders[name] = partial(_ours, folder, folders, cache)
             contenders[f"raw OpenVINO of {name}"] = partial(limit, next(folder.glob("*.xml")), folders, cache)
-        keras = [sys.executable, HERE / "bulk_keras.py", "predict", run / "model.keras"]
+        keras = [sys.executable, HERE / "bulk_keras.py", "predict", classifier / "model.keras"]
         contenders["Keras predict, fp32"] = lambda: answer(lambda folder: [*keras, folder], folders, cache)
         if options.torch_python:
             torch = [options.torch_python, HERE / "bulk_torch.py", str(len(pictures_by_class(options.folder)))]
@@ -53,8 +55,8 @@ def main() -> None:
     print_notes(options.repeats, RANDOM, versions=versions)
 
 
-def _ours(run: Path, folders: Folders, cache: Path) -> Answered:
-    result = answer(lambda folder: [RESNET, "predict", folder, "--csv", "--top", "1", "--run", run], folders, cache)
+def _ours(classifier: Path, folders: Folders, cache: Path) -> Answered:
+    result = answer(lambda folder: [RESNET, "predict", folder, "--csv", "--top", "1", "--run", classifier], folders, cache)
     lines = len(result.process.output.splitlines())
     if lines != folders.count + 1:
         raise SystemExit(f"resnet predict wrote {lines} lines for {folders.count} pictures")

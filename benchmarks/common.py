@@ -87,9 +87,12 @@ def run(command: Sequence[str | Path], cache: Path, given: str = "") -> Process:
         stdin.write(given)
         stdin.seek(0)
         began = time.perf_counter()
-        process = subprocess.Popen(
-            words, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, env=environment, text=True, errors="replace"
-        )
+        try:
+            process = subprocess.Popen(
+                words, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, env=environment, text=True, errors="replace"
+            )
+        except OSError as error:
+            raise SystemExit(f"{words[0]} cannot be run: {error.strerror}") from None
         try:
             log = tuple((time.perf_counter() - began, line) for line in process.stderr or ())
             _, status, usage = os.wait4(process.pid, 0)
