@@ -1,21 +1,34 @@
 """One picture, cold: `resnet predict` against the Keras script that the tutorials show, in turns, whole processes.
 
-    python benchmarks/cold_predict.py [--rounds 5]
+    python benchmarks/cold_predict.py [--repeats 5]
 
-Both load a ResNet50 of two classes at 224 pixels with random weights (only time and memory are measured) and predict the same
-picture. Prints medians of wall time and peak memory, and the ratios round by round.
+Both load a ResNet50 of two classes at 224 pixels with random weights and predict the same picture. Prints wall time and peak
+memory, the ratios round by round, and what `python -X importtime` says of our command: the packages that take longest, and that
+no package of training is among them.
 """
 
 import argparse
-import os
-import statistics
+import re
 import subprocess
 import sys
-import tempfile
-import time
-from pathlib import Path
+from collections import Counter
+from functools import partial
 
-_PICTURE = next((Path(__file__).parents[1] / "sample_data" / "cars_vs_trucks" / "cars").glob("*.jpg"))
+from common import (
+    RANDOM,
+    RESNET,
+    SAMPLE_DATA,
+    in_turns,
+    positive,
+    print_notes,
+    print_table,
+    random_run,
+    ratio,
+    run,
+    spread,
+    workplace,
+)
+
 _KERAS_SCRIPT = """
 import sys
 import keras
@@ -26,53 +39,45 @@ model = keras.models.load_model(sys.argv[1])
 picture = Image.open(sys.argv[2]).convert("RGB").resize((224, 224))
 print(model.predict(np.asarray(picture)[None], verbose=0))
 """
-_MAKE_RUN = """
-import sys
-from pathlib import Path
-import keras
-from resnet_cli.engines.portable import write_classifier
-from resnet_cli.networks.catalogue import find_network
-from resnet_cli.networks.classifier import build_logits
-from resnet_cli.networks.spec import ClassifierSpec
-from resnet_cli.runs import finish_run
-
-folder = Path(sys.argv[1])
-spec = ClassifierSpec(find_network("resnet50"), 2, 224)
-classifier = write_classifier(folder, build_logits(spec), spec)
-classifier.save(folder / "model.keras")
-finish_run(folder, {"classes": ["cars", "trucks"], **spec.to_record(), "input": {"resize": "crop", "fraction": 0.875}})
-"""
+_OURS, _THEIRS = "`resnet predict`", "a Keras script"
+_UNWANTED = ("tensorflow", "keras", "matplotlib", "sklearn")
+_SHOWN = 8  # packages
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
-    with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([sys.executable, "-c", _MAKE_RUN, folder], check=True, stderr=subprocess.DEVNULL)
-        resnet = str(Path(sys.executable).with_name("resnet"))
-        ours = [resnet, "predict", str(_PICTURE), "--run", folder]
-        theirs = [sys.executable, "-c", _KERAS_SCRIPT, f"{folder}/model.keras", str(_PICTURE)]
-        rows = [(_measured(ours), _measured(theirs)) for _ in range(rounds + 1)][1:]  # the first round warms the disk cache
-    for name, column in (("resnet predict", 0), ("Keras script", 1)):
-        seconds = statistics.median(row[column][0] for row in rows)
-        megabytes = statistics.median(row[column][1] for row in rows)
-        print(f"{name:15} {seconds:6.2f} s  {megabytes:6.0f} MB")
-    faster = sorted(theirs[0] / ours[0] for ours, theirs in rows)
-    smaller = statistics.median(theirs[1] / ours[1] for ours, theirs in rows)
-    spread = f"{faster[0]:.1f} to {faster[-1]:.1f}"
-    print(f"ratio           {statistics.median(faster):.1f} times faster ({spread}), {smaller:.1f} times less memory")
+    parser.add_argument("--repeats", type=positive, default=5)
+    repeats = parser.parse_args().repeats
+    picture = next((SAMPLE_DATA / "cars").glob("*.jpg"))
+    with workplace() as place:
+        folder = random_run(place / "run", SAMPLE_DATA)
+        ours = [RESNET, "predict", picture, "--run", folder]
+        theirs = [sys.executable, "-c", _KERAS_SCRIPT, folder / "model.keras", picture]
+        commands = {name: partial(run, words, place / "cache") for name, words in ((_OURS, ours), (_THEIRS, theirs))}
+        results = in_turns(commands, repeats, warm_up=True)
+        imported = _imported([sys.executable, "-X", "importtime", *map(str, ours)])
+    seconds = {name: [each.seconds for each in rounds] for name, rounds in results.items()}
+    memory = {name: [each.megabytes for each in rounds] for name, rounds in results.items()}
+    rows = [[name, spread(seconds[name], ".2f"), spread(memory[name], ".0f")] for name in results]
+    rows.append(["ratio", ratio(seconds[_THEIRS], seconds[_OURS]), ratio(memory[_THEIRS], memory[_OURS])])
+    print_table(["", "seconds", "peak memory, MB"], rows)
+    heaviest = ", ".join(f"{name} {took / 1000:.0f} ms" for name, took in imported.most_common(_SHOWN))
+    print(f"\nImported by {_OURS} (`python -X importtime`, {imported.total() / 1000:.0f} ms in all): {heaviest}.")
+    print(f"Not imported: {', '.join(_UNWANTED)}.")
+    print_notes(repeats, RANDOM)
 
 
-def _measured(command: list[str]) -> tuple[float, float]:
-    """Wall seconds and peak resident megabytes of a process."""
-    began = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"{' '.join(command[:2])} failed")
-    return time.perf_counter() - began, usage.ru_maxrss / 1024
+def _imported(command: list[str]) -> Counter[str]:
+    """Microseconds that a process spends in the modules of each package, those of other packages that they import left out."""
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    packages: Counter[str] = Counter()
+    for own, name in re.findall(r"^import time: +(\d+) \| +\d+ \| +(\S+)", done.stderr, re.MULTILINE):
+        packages[name.partition(".")[0]] += int(own)
+    unwanted = [name for name in _UNWANTED if name in packages]
+    if unwanted:
+        raise SystemExit(f"resnet predict imports {', '.join(unwanted)}")
+    return packages
 
 
 if __name__ == "__main__":

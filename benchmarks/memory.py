@@ -1,62 +1,80 @@
 """Peak memory over the number of pictures: it must not grow with them.
 
-    python benchmarks/memory.py [--small 1000] [--large 10000] [--side 32]
+    python benchmarks/memory.py [FOLDER] [--small 1000] [--large 20000]
 
-Draws folders of random JPEG files, then runs finetune, evaluate and predict on each as whole processes and prints their peak
-resident memory and the ratio.
+Copies the pictures of FOLDER (the sample data where none is named; a folder of photos per class) as often as it takes, each
+copy with another last byte, so that no two files are the same; then runs `finetune` (the bundled network, one epoch of the last
+stage), `evaluate` and `predict` (a ResNet50 at 224 pixels with random weights) on both sets as whole processes. Prints their
+peak resident memory and the ratio. Needs disk for the copies, and for what `finetune` stores of them.
 """
 
 import argparse
-import os
-import subprocess
+import itertools
 import sys
-import tempfile
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
+from common import (
+    RANDOM,
+    RESNET,
+    SAMPLE_DATA,
+    Process,
+    drawn_by_share,
+    fresh,
+    positive,
+    print_notes,
+    print_table,
+    random_run,
+    run,
+    workplace,
+)
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", type=int, default=1000)
-    parser.add_argument("--large", type=int, default=10000)
-    parser.add_argument("--side", type=int, default=32, help="of the pictures, in pixels")
+    parser.add_argument("folder", type=Path, nargs="?", default=SAMPLE_DATA)
+    parser.add_argument("--small", type=positive, default=1000)
+    parser.add_argument("--large", type=positive, default=20000)
     options = parser.parse_args()
     counts = (options.small, options.large)
-    with tempfile.TemporaryDirectory() as place:
-        peaks = [_peaks(Path(place) / str(count), count, options.side) for count in counts]
-    print(f"| command | {counts[0]} pictures, MB | {counts[1]} pictures, MB | ratio |\n|---|---|---|---|")
-    for name in peaks[0]:
-        small, large = (peak[name] for peak in peaks)
-        print(f"| {name} | {small:.0f} | {large:.0f} | {large / small:.2f} |")
+    with workplace() as place:
+        classifier = random_run(place / "run", options.folder)
+        measured = []
+        for count in counts:
+            with fresh(place) as turn:  # the copies of one set are gone before those of the next are made
+                _copy(options.folder, turn / "data", count)
+                measured.append(_processes(turn, classifier, count))
+    print_table(
+        ["command", *(f"{count} pictures, MB" for count in counts), "ratio", *(f"{count} pictures, s" for count in counts)],
+        [
+            [name, *(f"{each[name].megabytes:.0f}" for each in measured)]
+            + [f"{measured[1][name].megabytes / measured[0][name].megabytes:.2f}"]
+            + [f"{each[name].seconds:.0f}" for each in measured]
+            for name in measured[0]
+        ],
+    )
+    print_notes(1, f"evaluate and predict: {RANDOM}")
 
 
-def _peaks(root: Path, count: int, side: int) -> dict[str, float]:
-    random = np.random.default_rng(0)
-    for label, name in enumerate(("dark", "light")):
-        folder = root / "data" / name
-        folder.mkdir(parents=True)
-        for number in range(count // 2):
-            pixels = random.integers(label * 60, 195 + label * 60, (8, 8, 3), dtype=np.uint8)
-            Image.fromarray(pixels).resize((side, side)).save(folder / f"{number}.jpg")
-    data, run = str(root / "data"), str(root / "run")
-    finetune = ["finetune", data, "--weights", "bundled", "--views", "2", "--epochs", "1", "--output", run]
-    return {
-        "finetune": _peak(finetune),
-        "evaluate": _peak(["evaluate", "--run", run]),
-        "predict": _peak(["predict", data, "--run", run, "--csv"]),
+def _processes(turn: Path, classifier: Path, count: int) -> dict[str, Process]:
+    data = turn / "data"
+    commands = {
+        "finetune": ["--weights", "bundled", "--views", "2", "--epochs", "1", "--output", turn / "finetuned"],
+        "evaluate": ["--run", classifier, "--output", turn / "scored"],
+        "predict": ["--run", classifier, "--csv"],
     }
+    results = {}
+    for name, words in commands.items():
+        print(f"{count} pictures: {name}", file=sys.stderr, flush=True)
+        results[name] = run([RESNET, name, data, *words], turn / "cache")
+    return results
 
 
-def _peak(arguments: list[str]) -> float:
-    resnet = str(Path(sys.executable).with_name("resnet"))
-    process = subprocess.Popen([resnet, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"resnet {arguments[0]} failed")
-    return usage.ru_maxrss / 1024
+def _copy(folder: Path, target: Path, count: int) -> None:
+    """`count` files, no two the same: decoders stop at a picture's own end and read nothing of what comes after it."""
+    for number, (name, path) in zip(range(count), itertools.cycle(drawn_by_share(folder)), strict=False):
+        (target / name).mkdir(parents=True, exist_ok=True)
+        (target / name / f"{number:06}{path.suffix.lower()}").write_bytes(path.read_bytes() + number.to_bytes(4, "big"))
 
 
 if __name__ == "__main__":

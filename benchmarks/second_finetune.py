@@ -1,0 +1,64 @@
+"""Another head for the same pictures: the second `resnet finetune --unfreeze none` of a folder against the first.
+
+    python benchmarks/second_finetune.py FOLDER [--pictures N] [--repeats 3]
+
+FOLDER has a folder of photos per class; --pictures takes fewer, every class by its share. A ResNet50 at 224 pixels with random
+weights. Each round begins with an empty cache: the first command has the program's defaults, the second `--hidden 2048
+--dropout 0.3`, and features are the same for both. The cost of the second head itself shows in the third command, which has the
+second one's options and an empty cache.
+"""
+
+import argparse
+from pathlib import Path
+
+from common import (
+    RANDOM,
+    RESNET,
+    Process,
+    fresh,
+    in_turns,
+    lay_out,
+    positive,
+    print_notes,
+    print_table,
+    random_run,
+    ratio,
+    run,
+    spread,
+    workplace,
+)
+
+_FIRST, _SECOND, _ALONE = "first", "second, other head", "the other head, empty cache"
+_OTHER = ["--hidden", "2048", "--dropout", "0.3"]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--pictures", type=positive, help="default: all")
+    parser.add_argument("--repeats", type=positive, default=3)
+    options = parser.parse_args()
+    with workplace() as place:
+        data = place / "pictures"
+        count = lay_out(options.folder, data, options.pictures)
+        weights = random_run(place / "run", data)
+        rounds = in_turns({"three commands": lambda: _round(data, weights, place)}, options.repeats)["three commands"]
+    seconds = {name: [each[name].seconds for each in rounds] for name in rounds[0]}
+    rows = [[name, spread(seconds[name], ".1f"), ratio(seconds[_FIRST], seconds[name])] for name in seconds]
+    print_table([f"{count} pictures", "seconds", "times faster than the first"], rows)
+    print_notes(options.repeats, RANDOM)
+
+
+def _round(data: Path, weights: Path, place: Path) -> dict[str, Process]:
+    with fresh(place) as turn:
+        command = [RESNET, "finetune", data, "--weights", weights, "--unfreeze", "none", "--output"]
+        return {
+            _FIRST: run([*command, turn / "first"], turn / "cache"),
+            _SECOND: run([*command, turn / "second", *_OTHER], turn / "cache"),
+            _ALONE: run([*command, turn / "alone", *_OTHER], turn / "empty"),
+        }
+
+
+if __name__ == "__main__":
+    main()
