@@ -58,6 +58,14 @@ def _make_dataset(root: Path, classes: tuple[str, ...] = ("apple", "berry", "che
     return root
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests leave the user's cache alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def exact_keras() -> None:
     """Commands turn TensorFlow's bf16 rewriting on for the whole process; what tests compare with computes in float32."""

@@ -75,13 +75,14 @@ def transfer(
     fitting = views_that_fit(model, material)
     with_boundary = config.unfreeze == "last" and fitting >= min(2, views)
     views = min(views, fitting) if with_boundary else views
-    engine = engine_for(prefix_model(model, network) if with_boundary else feature_model(model))
+    engine = engine_for(prefix_model(model, network) if with_boundary else feature_model(model), config.engine)
+    words = (f"{engine.name} {engine.precision}", views)
+    progress.line(f"frozen layers, engine: {words[0]}")
     training = _through(engine, material, views, config.seed, with_boundary, progress)
     held_out = _through(engine, material, 0, config.seed, with_boundary, progress)
     stage = Stage("head", material.folder, resume, announce=False, tensorboard=material.tensorboard)
     head = train_head(model, training[0], held_out[0], material, config, stage, progress)
     progress.line(f"head  held-out accuracy {head.best.val_accuracy:.1%}  training accuracy {head.best.accuracy:.1%}")
-    words = (f"{engine.name} {engine.precision}", views)
     if config.unfreeze == "none":
         return TransferResult(head, None, "head", *words)
     before = {name: keras.ops.convert_to_numpy(value) for name, value in named_variables(model).items()}
