@@ -12,6 +12,7 @@ import json
 import sys
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def _figures(run: Run, weights: Path, image_size: int) -> dict[str, Any]:
         model = Path(folder) / "model.xml"
         save(convert(read_classifier(weights, spec)), model)
         geometry = replace(run_geometry(run), size=image_size)
-        ready = Ready(model, run.classes, geometry)
+        ready = Ready(model, run.classes, geometry, partial(read_classifier, weights, spec))
         figures = measure_together([ready], held_out((run,)), 1, Silent()).figures.to_json()
     return {name: figures[name] for name in ("count", "top1", "top1_interval", "top5", "loss")}
 

@@ -8,9 +8,10 @@ import typer
 
 from resnet_cli.cli import console
 from resnet_cli.cli.cache import dataset_folder
-from resnet_cli.cli.options import Json, Quiet, RunFolders, Strict, Views
+from resnet_cli.cli.options import Engine, Json, Quiet, RunFolders, Strict, Views
 from resnet_cli.cli.reporter import Reporter
 from resnet_cli.data import scoring
+from resnet_cli.engines.choice import settled
 from resnet_cli.errors import ResnetError
 from resnet_cli.inference.ensemble import load_runs
 from resnet_cli.runs import choose_run_folder
@@ -29,6 +30,7 @@ def evaluate(
     ] = None,
     run: RunFolders = None,
     views: Views = "1",
+    engine: Engine = "auto",
     min_accuracy: Annotated[float | None, typer.Option(min=0, max=1, help="Exit 3 if top-1 is lower, 0..1.")] = None,
     output: Annotated[
         Path | None, typer.Option(help="Folder of the CSV files.  [default: the run, or runs/ensemble for several]")
@@ -47,10 +49,11 @@ def evaluate(
     from resnet_cli.cli.ready import run_classifier
 
     reporter = Reporter(quiet or json)
+    engine = settled(engine, reporter)
     runs = load_runs(run or ())
     scored = scoring.held_out(runs) if dataset is None else scoring.folder(runs, dataset_folder(dataset, reporter))
     target = output or (runs[0].folder if len(runs) == 1 else choose_run_folder("ensemble"))
-    measured = measure_together(list(map(run_classifier, runs)), scored, int(views), reporter)
+    measured = measure_together(list(map(run_classifier, runs)), scored, int(views), reporter, engine)
     evaluation, left_out = measured.figures, measured.rows.left_out
     if left_out and strict:
         raise ResnetError(left_out[0].reason, "without --strict it is left out")
@@ -59,7 +62,7 @@ def evaluate(
     if json:
         folders = [str(each.folder) for each in runs]
         names = {"run": folders[0], "runs": folders, "views": int(views), "dataset": scored.name, "split": scored.split}
-        console.print_json({**names, **evaluation.to_json(), "notes": notes})
+        console.print_json({**names, **evaluation.to_json(), "engine": measured.engine, "notes": notes})
     else:
         together = f", {len(runs)} runs together" if len(runs) > 1 else ""
         crops = f", {views} views" if views != "1" else ""

@@ -13,6 +13,7 @@ from resnet_cli.cli.options import (
     ClassWeights,
     DatasetFolder,
     Dropout,
+    Engine,
     ForceRun,
     Json,
     LrFind,
@@ -54,6 +55,7 @@ def finetune(
         float | None, typer.Option(min=0, max=0.9, help="Share held out.  [default: 0.2, or 0.1 beside a test folder]")
     ] = D.val_split,
     seed: Seed = D.seed,
+    engine: Engine = D.engine,
     output: RunOutput = None,
     force: ForceRun = False,
     resume: Resume = False,

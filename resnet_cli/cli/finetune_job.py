@@ -17,6 +17,7 @@ from resnet_cli.data.pictures import MEMORY_LIMIT
 from resnet_cli.data.scan import Dataset, scan_dataset
 from resnet_cli.data.sizes import suitable_size
 from resnet_cli.data.split import hold_out
+from resnet_cli.engines.choose import settled_for_keras
 from resnet_cli.errors import ResnetError
 from resnet_cli.learning.config import FinetuneConfig
 from resnet_cli.learning.diagnose import few_pictures, odd_accuracies
@@ -36,6 +37,7 @@ from resnet_cli.runs import drop_checkpoint, finish_run
 def run_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Progress) -> dict[str, Any]:
     """Fine-tune and write a run; returns the JSON contract of `finetune`, or that of `--lr-find plot`."""
     began = time.perf_counter()
+    config = replace(config, engine=settled_for_keras(config.engine, progress))
     scanned = scan_dataset(request.dataset)
     share = config.val_split if config.val_split is not None else (0.1 if "test" in scanned.splits else 0.2)
     dataset = hold_out(scanned, share, config.seed)
@@ -75,7 +77,7 @@ def run_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pro
         drop_checkpoint(folder)
         return search_record(folder, searches[0])
     readable = replace(dataset, splits={**dataset.splits, "train": training.samples, "val": held_out.samples})
-    measured = write_trained(folder, model, spec, readable, geometry, progress)
+    measured = write_trained(folder, model, spec, readable, geometry, progress, config.engine)
     summary = _summary(folder, network, source, time.perf_counter() - began, dataset, result, measured)
     record = run_record(request.command, {**asdict(config), "val_split": share}, dataset, spec, geometry, source)
     write_measured(folder, list(measured.values())[-1], record, folder / "curves.png", summary["warnings"])

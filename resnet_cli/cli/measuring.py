@@ -5,16 +5,19 @@ In: runs' OpenVINO files and the pictures to score. Out: figures; predictions.cs
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from resnet_cli.cli.ready import Ready, load_members
+from resnet_cli.cli.ready import Ready, load_members, read_weights
 from resnet_cli.data.decode import Geometry
 from resnet_cli.data.scan import Dataset
 from resnet_cli.data.scoring import Scored
+from resnet_cli.engines.choice import EngineName
 from resnet_cli.inference.classify import classify
 from resnet_cli.inference.evaluate import Rows, collect, shared_classes, write_confusion, write_predictions
 from resnet_cli.inference.measure import Evaluation, losses, measure
+from resnet_cli.networks.spec import ClassifierSpec
 from resnet_cli.progress import Progress
 from resnet_cli.reports.page import Mistake, Report, write_report
 from resnet_cli.runs import Run
@@ -24,31 +27,42 @@ _SHOWN = 24  # mistakes in the report
 
 @dataclass(frozen=True)
 class Measured:
-    """Predictions of scored pictures, and the figures that they make; `views` of each picture were averaged."""
+    """Predictions of scored pictures, and the figures that they make; `views` of each picture were averaged.
+
+    `engine` says what computed them, and in what precision.
+    """
 
     scored: Scored
     rows: Rows
     figures: Evaluation
+    engine: str
     views: int = 1
 
 
-def measure_together(classifiers: Sequence[Ready], scored: Scored, views: int, progress: Progress) -> Measured:
+def measure_together(
+    classifiers: Sequence[Ready], scored: Scored, views: int, progress: Progress, engine: EngineName = "auto"
+) -> Measured:
     """Score pictures through the files that `predict` loads, probabilities averaged over the classifiers and the views."""
-    members = load_members(classifiers, "many")
+    members = load_members(classifiers, "many", engine, progress)
+    words = ", ".join(sorted({f"{member.engine.name} {member.engine.precision}" for member in members}))
+    progress.line(f"measuring {scored.split}, engine: {words}")
     task = progress.start(f"measuring {scored.split}", len(scored.samples))
     results = classify((sample.path for sample in scored.samples), members, views)
     rows = shared_classes(collect(results, scored.samples, task), scored.columns)
     task.finish()
-    return Measured(scored, rows, measure(rows.probabilities, rows.labels, scored.classes), views)
+    return Measured(scored, rows, measure(rows.probabilities, rows.labels, scored.classes), words, views)
 
 
-def measure_splits(folder: Path, dataset: Dataset, geometry: Geometry, progress: Progress) -> dict[str, Measured]:
+def measure_splits(
+    folder: Path, spec: ClassifierSpec, dataset: Dataset, geometry: Geometry, progress: Progress, engine: EngineName
+) -> dict[str, Measured]:
     """Figures of the held-out splits of a run that is about to be finished: "val", and "test" where there is one."""
-    classifier = Ready(folder / "model.xml", dataset.classes, geometry)
+    rebuild = partial(read_weights, folder / "model.weights.h5", spec)
+    classifier = Ready(folder / "model.xml", dataset.classes, geometry, rebuild)
     columns = tuple(range(len(dataset.classes)))
     return {
         split: measure_together(
-            [classifier], Scored(dataset.name, split, dataset.classes, columns, dataset.splits[split], ()), 1, progress
+            [classifier], Scored(dataset.name, split, dataset.classes, columns, dataset.splits[split], ()), 1, progress, engine
         )
         for split in ("val", "test")
         if split in dataset.splits
@@ -87,7 +101,7 @@ def _write(folder: Path, measured: Measured, facts: list[tuple[str, str]], curve
     scored, rows = measured.scored, measured.rows
     write_predictions(folder / "predictions.csv", rows, scored.classes)
     write_confusion(folder / "confusion.csv", measured.figures)
-    facts = [*facts, ("views averaged", str(measured.views))]
+    facts = [*facts, ("engine", measured.engine), ("views averaged", str(measured.views))]
     title = f"{scored.name}: {scored.split}"
     report = Report(title, facts, measured.figures.to_json(), _mistakes(scored, rows), curves, notes)
     write_report(folder / "report.html", report)

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from resnet_cli.engines.choice import EngineName
+
 DATASET_HELP = "Folder with one folder of pictures per class; or cifar10, cifar100."
 DatasetFolder = Annotated[Path, typer.Argument(help=DATASET_HELP)]
 RunFolder = Annotated[Path | None, typer.Option("--run", help="Run folder.  [default: the newest]")]
@@ -26,6 +28,10 @@ ClassWeights = Annotated[bool, typer.Option(help="Make every class count alike."
 Dropout = Annotated[float, typer.Option(min=0, max=0.9, help="Share of pooled features dropped.")]
 Tensorboard = Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard's event files too.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
+Engine = Annotated[
+    EngineName,
+    typer.Option(help="What runs networks forward; auto is OpenVINO, and Keras where that is missing or a GPU trains."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 LrFind = Annotated[

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resnet_cli.cli import console
-from resnet_cli.cli.options import Json, RunFolders, Views
+from resnet_cli.cli.options import Engine, Json, RunFolders, Views
 from resnet_cli.cli.reporter import Reporter
 from resnet_cli.data.inputs import picture_paths
 
@@ -21,6 +21,7 @@ def predict(
     pictures: Annotated[list[str], typer.Argument(help="Files, folders, patterns, or - for paths on stdin.")],
     run: RunFolders = None,
     views: Views = "1",
+    engine: Engine = "auto",
     top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 5,
     json: Json = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print the result as CSV.")] = False,
@@ -30,13 +31,16 @@ def predict(
     if json and csv:
         raise typer.BadParameter("--json and --csv exclude each other")
     from resnet_cli.cli.ready import classifiers_for, load_members
+    from resnet_cli.engines.choice import settled
     from resnet_cli.inference.predict import predict as predict_pictures
 
-    classifiers = classifiers_for(run or (), Reporter(quiet))
+    reporter = Reporter(quiet)
+    engine = settled(engine, reporter)
+    classifiers = classifiers_for(run or (), engine, reporter)
     single = len(pictures) == 1 and pictures[0] != "-" and Path(pictures[0]).is_file()
-    members = load_members(classifiers, "one" if single else "many")
+    members = load_members(classifiers, "one" if single else "many", engine, reporter)
     paths = picture_paths(pictures, sys.stdin)
-    results = predict_pictures(paths, members, classifiers[0].classes, top, int(views), 1 if single else 16)
+    results = predict_pictures(paths, members, classifiers[0].classes, top, int(views))
     show = _show_json if json else _show_csv if csv else _show_text
     if show(results):
         raise typer.Exit(1)

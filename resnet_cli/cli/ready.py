@@ -1,61 +1,114 @@
 """Which classifiers answer: a run's, those of several runs together, or without any run a ready-made one.
 
-In: `--run`s or nothing. Out: OpenVINO files, their classes and geometries. A ready-made network is converted once, into the
-user's cache; only that imports TensorFlow.
+In: `--run`s or nothing, and the engine that was asked for. Out: classifiers, loaded into their engines. A ready-made network
+is converted once, into the user's cache; only that, and Keras as the engine, import TensorFlow.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from resnet_cli.cli.cache import cache_folder
 from resnet_cli.cli.quiet import tensorflow_import
 from resnet_cli.data.decode import Geometry
+from resnet_cli.engines.base import Engine
+from resnet_cli.engines.choice import EngineName
 from resnet_cli.engines.openvino import OpenVinoEngine, Purpose
+from resnet_cli.errors import ResnetError
 from resnet_cli.inference.classify import Member
 from resnet_cli.inference.ensemble import load_runs
 from resnet_cli.inference.geometry import run_geometry
 from resnet_cli.networks.pretrained import ImagenetClassifier, bundled_run, cached_imagenet_classifier
+from resnet_cli.networks.spec import ClassifierSpec, spec_from_record
 from resnet_cli.progress import Progress
-from resnet_cli.runs import RUNS, Run
+from resnet_cli.runs import RUNS, Run, write_text
 
 
 @dataclass(frozen=True)
 class Ready:
-    """A classifier that OpenVINO can load."""
+    """A classifier that can be loaded.
+
+    Attributes:
+        model: its OpenVINO file; where it was trained without OpenVINO there is none.
+        classes: in the order of its probabilities.
+        geometry: how pictures reach its input.
+        rebuild: makes the same classifier of Keras' layers, uint8 pictures to probabilities; imports Keras.
+    """
 
     model: Path
     classes: tuple[str, ...]
     geometry: Geometry
+    rebuild: Callable[[], Any]
 
 
-def classifiers_for(folders: Sequence[Path], progress: Progress) -> tuple[Ready, ...]:
+def classifiers_for(folders: Sequence[Path], engine: EngineName, progress: Progress) -> tuple[Ready, ...]:
     """The classifiers of runs; without `folders` of the newest; without any run a ready-made one, and it says so."""
     if folders or any(RUNS.glob("*/run.json")):
         return tuple(map(run_classifier, load_runs(folders)))
     imagenet = cached_imagenet_classifier()
     if imagenet is not None:
         progress.line(f"no run here: {imagenet.network.name} answers with the 1000 ImageNet classes")
-        return (_imagenet(imagenet),)
+        return (_imagenet(imagenet, engine),)
     run = bundled_run()
     progress.line(
         f"no run here: the bundled {run.record['network']['name']} answers with its own {len(run.classes)} classes;"
         " `resnet finetune FOLDER` makes a classifier of yours"
     )
-    return (Ready(_bundled(run), run.classes, run_geometry(run)),)
+    return (_bundled(run, engine),)
 
 
 def run_classifier(run: Run) -> Ready:
     """The classifier of a run."""
-    return Ready(run.openvino, run.classes, run_geometry(run))
+    return Ready(run.openvino, run.classes, run_geometry(run), partial(_read, run))
 
 
-def load_members(classifiers: Sequence[Ready], purpose: Purpose) -> tuple[Member, ...]:
-    """Load classifiers that answer together; their common order of classes is the first one's."""
+def read_weights(weights: Path, spec: ClassifierSpec) -> Any:
+    """Rebuild a classifier of Keras' layers; only this imports Keras."""
+    with tensorflow_import():
+        from resnet_cli.engines.portable import read_classifier
+    return read_classifier(weights, spec)
+
+
+def load_members(classifiers: Sequence[Ready], purpose: Purpose, engine: EngineName, progress: Progress) -> tuple[Member, ...]:
+    """Load classifiers that answer together; their common order of classes is the first one's.
+
+    Args:
+        classifiers: one or more, of the same classes.
+        purpose: "one" picture soon, or "many" pictures per second.
+        engine: as `engines.choice.settled` gave it.
+        progress: is told where a run can be answered by Keras alone.
+
+    Raises:
+        ResnetError: a file is missing or damaged.
+    """
     return tuple(
-        Member(OpenVinoEngine(each.model, purpose), each.geometry, _columns(each.classes, classifiers[0].classes))
+        Member(_load(each, purpose, engine, progress), each.geometry, _columns(each.classes, classifiers[0].classes))
         for each in classifiers
     )
+
+
+def _load(ready: Ready, purpose: Purpose, engine: EngineName, progress: Progress) -> Engine:
+    if engine != "keras" and not ready.model.exists():
+        if engine == "openvino":
+            raise ResnetError(f"there is no {ready.model} for --engine openvino", "--engine keras answers from the weights")
+        progress.line(f"there is no {ready.model}, so Keras answers from the weights, which is slower")
+        engine = "keras"
+    if engine != "keras":
+        return OpenVinoEngine(ready.model, purpose, cache=_compiled_models())
+    classifier = ready.rebuild()
+    from resnet_cli.engines.keras_engine import KerasEngine
+
+    return KerasEngine(classifier, exact=True)
+
+
+def _compiled_models() -> Path | None:
+    """Where compiled models are kept; nowhere on a machine whose cache cannot be written."""
+    try:
+        return cache_folder() / "compiled"
+    except ResnetError:
+        return None
 
 
 def _columns(own: tuple[str, ...], common: tuple[str, ...]) -> tuple[int, ...] | None:
@@ -64,26 +117,37 @@ def _columns(own: tuple[str, ...], common: tuple[str, ...]) -> tuple[int, ...] |
     return None if own == common else tuple(place[name] for name in common)
 
 
-def _imagenet(files: ImagenetClassifier) -> Ready:
+def _read(run: Run) -> Any:
+    return read_weights(run.weights, spec_from_record(run.record))
+
+
+def _imagenet(files: ImagenetClassifier, engine: EngineName) -> Ready:
     model = cache_folder() / f"{files.network.name}-imagenet.xml"
     names = model.with_suffix(".txt")
-    if not model.exists() or not names.exists():
-        with tensorflow_import():
-            from resnet_cli.engines.openvino import convert, save
-            from resnet_cli.networks.loading import load_imagenet_classifier
-        network, classes = load_imagenet_classifier(files)
-        save(convert(network), model)
-        names.write_text("\n".join(classes))
+    if not names.exists() or (engine != "keras" and not model.exists()):
+        network, classes = _read_imagenet(files)
+        if engine != "keras":
+            _convert(network, model)
+        write_text(names, "\n".join(classes))
     size = files.network.image_size
-    return Ready(model, tuple(names.read_text().split("\n")), Geometry(size, fraction=files.network.crop_fraction))
+    geometry = Geometry(size, fraction=files.network.crop_fraction)
+    return Ready(model, tuple(names.read_text().split("\n")), geometry, lambda: _read_imagenet(files)[0])
 
 
-def _bundled(run: Run) -> Path:
+def _read_imagenet(files: ImagenetClassifier) -> tuple[Any, tuple[str, ...]]:
+    with tensorflow_import():
+        from resnet_cli.networks.loading import load_imagenet_classifier
+    return load_imagenet_classifier(files)
+
+
+def _bundled(run: Run, engine: EngineName) -> Ready:
     model = cache_folder() / f"bundled-{run.record['weights_sha256'][:16]}.xml"
-    if not model.exists():
-        with tensorflow_import():
-            from resnet_cli.engines.openvino import convert, save
-            from resnet_cli.engines.portable import read_classifier
-            from resnet_cli.networks.spec import spec_from_record
-        save(convert(read_classifier(run.weights, spec_from_record(run.record))), model)
-    return model
+    if engine != "keras" and not model.exists():
+        _convert(_read(run), model)
+    return Ready(model, run.classes, run_geometry(run), partial(_read, run))
+
+
+def _convert(classifier: Any, model: Path) -> None:
+    from resnet_cli.engines.openvino import convert, save
+
+    save(convert(classifier), model)

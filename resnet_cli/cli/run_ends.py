@@ -12,6 +12,7 @@ from resnet_cli.cli.records import left_out_lines, split_rows
 from resnet_cli.data.decode import Geometry
 from resnet_cli.data.pictures import Pictures, read_pictures, reader_for_prediction, reader_for_training
 from resnet_cli.data.scan import Dataset
+from resnet_cli.engines.choice import EngineName
 from resnet_cli.engines.portable import write_classifier
 from resnet_cli.errors import ResnetError
 from resnet_cli.history import write_metrics_csv
@@ -57,7 +58,13 @@ def read_splits_for_training(
 
 
 def write_trained(
-    folder: Path, model: keras.Model, spec: ClassifierSpec, dataset: Dataset, geometry: Geometry, progress: Progress
+    folder: Path,
+    model: keras.Model,
+    spec: ClassifierSpec,
+    dataset: Dataset,
+    geometry: Geometry,
+    progress: Progress,
+    engine: EngineName,
 ) -> dict[str, Measured]:
     """Write a trained network, its curves and splits, and measure it on what was held out.
 
@@ -68,6 +75,7 @@ def write_trained(
         dataset: its splits hold the readable pictures.
         geometry: how pictures reach the input size.
         progress: where to report.
+        engine: what measures.
 
     Returns:
         Figures of "val", and of "test" where there is one.
@@ -76,4 +84,4 @@ def write_trained(
     write_metrics_csv(folder)
     draw_curves(folder / "metrics.jsonl", folder / "curves.png", f"{dataset.name}-{spec.network.name}")
     write_splits(folder, split_rows(dataset))
-    return measure_splits(folder, dataset, geometry, progress)
+    return measure_splits(folder, spec, dataset, geometry, progress, engine)

@@ -19,6 +19,7 @@ from resnet_cli.data.decode import Geometry
 from resnet_cli.data.pictures import MEMORY_LIMIT, Pictures, mean_picture
 from resnet_cli.data.scan import Dataset, scan_dataset
 from resnet_cli.data.split import hold_out
+from resnet_cli.engines.choice import settled
 from resnet_cli.learning.config import TrainConfig
 from resnet_cli.learning.pace import fit_to_limit, measure_pace
 from resnet_cli.learning.precision import prepare
@@ -71,6 +72,7 @@ def run_training(request: TrainRequest, config: TrainConfig, progress: Progress)
     folder = place_of_run(_name(request, dataset), request.output, request.force, request.resume)
     if request.resume:
         config = _as_it_began(folder, request, config)
+    engine = settled("auto", progress)
     setup = _set_up(request, config, dataset, progress)
     if request.resume:
         require_same(folder, _chosen(request, config, setup))
@@ -89,13 +91,14 @@ def run_training(request: TrainRequest, config: TrainConfig, progress: Progress)
     result = train(setup.model, setup.stream, setup.held_out, config, stage, progress, setup.small)
     training, held_out = setup.pictures
     readable = replace(dataset, splits={**dataset.splits, "train": training.samples, "val": held_out.samples})
-    measured = write_trained(folder, setup.model, setup.spec, readable, setup.geometry, progress)
+    measured = write_trained(folder, setup.model, setup.spec, readable, setup.geometry, progress, engine)
     seconds = time.perf_counter() - began
     summary = result_record(folder, setup.spec.network.name, setup.source.kind, seconds, result, measured)
     configuration = {"recipe": request.recipe, **asdict(config)}
     record = run_record(request.command, configuration, dataset, setup.spec, setup.geometry, setup.source)
-    write_measured(folder, list(measured.values())[-1], record, folder / "curves.png", [])
-    finish_run(folder, {**record, "results": summary})
+    headline = list(measured.values())[-1]
+    write_measured(folder, headline, record, folder / "curves.png", [])
+    finish_run(folder, {**record, "engine": headline.engine, "results": summary})
     return summary
 
 

@@ -1,4 +1,4 @@
-"""Which engine runs a frozen network: OpenVINO on CPUs, Keras on GPUs or where OpenVINO is absent.
+"""Which engine runs a frozen network that Keras holds: OpenVINO on CPUs, Keras on GPUs or where OpenVINO cannot be used.
 
 In: a Keras model. Out: an `Engine`.
 """
@@ -6,18 +6,35 @@ In: a Keras model. Out: an `Engine`.
 import keras
 
 from resnet_cli.engines.base import Engine
+from resnet_cli.engines.choice import EngineName, settled
 from resnet_cli.engines.keras_engine import KerasEngine
 from resnet_cli.engines.openvino import OpenVinoEngine, convert
 from resnet_cli.errors import ResnetError
 from resnet_cli.networks.devices import has_gpu
+from resnet_cli.progress import Progress
 
 
-def engine_for(model: keras.Model) -> Engine:
-    """The fastest engine that this machine has for many pictures through a Keras model."""
-    # OpenVINO converts what TensorFlow traces: on another backend Keras runs itself.
-    if has_gpu() or keras.backend.backend() != "tensorflow":
+def settled_for_keras(wish: EngineName, progress: Progress) -> EngineName:
+    """As `settled`, for networks that Keras holds.
+
+    Raises:
+        ResnetError: OpenVINO was asked for, and cannot be used or cannot convert what Keras' backend holds.
+    """
+    if wish == "openvino" and not _convertible():
+        raise ResnetError(
+            f"--engine openvino cannot convert a network that Keras holds on {keras.backend.backend()}",
+            "--engine keras, or KERAS_BACKEND=tensorflow",
+        )
+    return settled(wish, progress)
+
+
+def engine_for(model: keras.Model, wish: EngineName) -> Engine:
+    """The engine that was asked for; "auto" is the fastest that this machine has for many pictures."""
+    if wish == "keras" or (wish == "auto" and (has_gpu() or not _convertible())):
         return KerasEngine(model)
-    try:
-        return OpenVinoEngine(convert(model), "many")
-    except ResnetError:
-        return KerasEngine(model)
+    return OpenVinoEngine(convert(model), "many")
+
+
+def _convertible() -> bool:
+    # OpenVINO converts what TensorFlow traces.
+    return bool(keras.backend.backend() == "tensorflow")

@@ -10,15 +10,31 @@ import numpy as np
 
 from resnet_cli.engines.base import Images, Outputs
 
+_SHORT = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+_REWRITING = "auto_mixed_precision_onednn_bfloat16"
+
 
 class KerasEngine:
     """A Keras model run forward, on whatever device Keras uses."""
 
     name = "keras"
 
-    def __init__(self, model: keras.Model) -> None:
+    def __init__(self, model: keras.Model, exact: bool = False) -> None:
+        """Take a model as it is.
+
+        Args:
+            model: uint8 pictures to one or more outputs.
+            exact: multiply in the model's own precision, whatever training turned on in this process.
+        """
         self._model = model
-        self.precision = str(keras.mixed_precision.dtype_policy().compute_dtype)
+        rewritten = False
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            if exact:
+                tf.config.optimizer.set_experimental_options({_REWRITING: False})
+            rewritten = tf.config.optimizer.get_experimental_options().get(_REWRITING, False)
+        self.precision = "bf16" if rewritten else _SHORT[model.compute_dtype]
 
     def run(self, images: Images) -> tuple[Outputs, ...]:
         """See `Engine.run`."""

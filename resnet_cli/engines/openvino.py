@@ -14,24 +14,37 @@ from typing import Any, Literal
 import numpy as np
 
 from resnet_cli.engines.base import Images, Outputs
+from resnet_cli.engines.compiled import cache_options
 from resnet_cli.errors import ResnetError
 
 Purpose = Literal["one", "many"]
+
+OLDEST = "2026.0"  # the version that pyproject.toml asks for
 
 
 def import_openvino() -> Any:
     """The openvino module, with its telemetry replaced by OpenVINO's own stub.
 
     Raises:
-        ResnetError: OpenVINO is not installed.
+        ResnetError: OpenVINO is not installed, broken or too old.
     """
     if "openvino" not in sys.modules:
         sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    mend = f"pip install -U 'openvino>={OLDEST}'"
     try:
         import openvino
+    except ModuleNotFoundError as error:
+        raise ResnetError("OpenVINO is not installed", mend) from error
     except ImportError as error:
-        raise ResnetError("OpenVINO is not installed", "pip install 'openvino>=2026.0'") from error
+        raise ResnetError(f"OpenVINO cannot be imported ({error})", mend) from error
+    found = openvino.__version__.split("-")[0]
+    if _numbers(found) < _numbers(OLDEST):
+        raise ResnetError(f"OpenVINO {found} is too old: {OLDEST} is the first that will do", mend)
     return openvino
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in version.split(".") if part.isdecimal()]
 
 
 def convert(keras_model: Any) -> Any:
@@ -71,22 +84,20 @@ class OpenVinoEngine:
 
     name = "openvino"
 
-    def __init__(self, model: Any, purpose: Purpose, exact: bool = False) -> None:
+    def __init__(self, model: Any, purpose: Purpose, exact: bool = False, cache: Path | None = None) -> None:
         """Compile a model for the CPU.
 
         Args:
             model: an OpenVINO model, or the path of its model.xml.
             purpose: "one" picture soon, or "many" pictures per second.
             exact: multiply in float32 even where the CPU has bf16.
+            cache: folder of compiled models, for a model that is given by its path.
         """
         openvino = import_openvino()
         hints: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY" if purpose == "one" else "THROUGHPUT"}
         if exact:
             hints["EXECUTION_MODE_HINT"] = "ACCURACY"
-        try:
-            self._compiled = openvino.Core().compile_model(model, "CPU", hints)
-        except RuntimeError as error:
-            raise ResnetError(f"OpenVINO cannot load {model}: {str(error).splitlines()[0]}", "the run is damaged") from error
+        self._compiled = _compile(openvino.Core(), model, hints, cache_options(model, cache) if cache else {})
         kind = str(self._compiled.get_property("INFERENCE_PRECISION_HINT"))
         self.precision = "bf16" if "bfloat16" in kind else "f16" if "float16" in kind else "f32"
         self._names = range(len(self._compiled.outputs))
@@ -97,8 +108,8 @@ class OpenVinoEngine:
         return tuple(np.asarray(results[place], dtype=np.float32) for place in self._names)
 
     def run_many(self, batches: Iterable[Images]) -> Iterator[tuple[Outputs, ...]]:
-        """See `Engine.run_many`: as many requests in flight as OpenVINO thinks best."""
-        depth = int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        """See `Engine.run_many`: as many requests at work as OpenVINO thinks best, and as many waiting for their turn."""
+        depth = 2 * int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         idle = [self._compiled.create_infer_request() for _ in range(depth)]
         busy: deque[Any] = deque()
         for images in batches:
@@ -116,3 +127,15 @@ class OpenVinoEngine:
         outputs = tuple(np.array(request.get_output_tensor(place).data, dtype=np.float32) for place in self._names)
         idle.append(request)
         return outputs
+
+
+def _compile(core: Any, model: Any, hints: dict[str, Any], cache: dict[str, str]) -> Any:
+    try:
+        return core.compile_model(model, "CPU", hints | cache)
+    except RuntimeError as error:
+        if cache:
+            # Whatever is wrong with the cache (its disk is full or read-only), the model itself may be fine.
+            return _compile(core, model, hints, {})
+        # The first lines name places in OpenVINO's own source.
+        reason = str(error).strip().splitlines()[-1]
+        raise ResnetError(f"OpenVINO cannot load {model}: {reason}", "the run is damaged") from error

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import keras
 
-from resnet_cli.engines.openvino import convert, save
+from resnet_cli.engines.openvino import convert, import_openvino, save
 from resnet_cli.errors import ResnetError
 from resnet_cli.networks.classifier import build_classifier
 from resnet_cli.networks.spec import ClassifierSpec
@@ -32,12 +32,19 @@ save(convert(read_classifier(folder / "model.weights.h5", spec_from_record(json.
 def write_classifier(folder: Path, trained: keras.Model, spec: ClassifierSpec) -> keras.Model:
     """Write both files and return the classifier, uint8 pictures to probabilities.
 
+    Where OpenVINO cannot be used there is no model.xml: Keras answers from the weights.
+
     Raises:
         ResnetError: the folder cannot be written.
     """
     classifier = _in_float32(spec)
     copy_weights(trained, classifier)
     save_weights(classifier, folder / "model.weights.h5")
+    try:
+        import_openvino()
+    except ResnetError:
+        # Whoever trained was told when the training began, and a finished training is not thrown away for it.
+        return classifier
     if keras.backend.backend() == "tensorflow":
         save(convert(classifier), folder / "model.xml")
     else:

@@ -18,7 +18,10 @@ from resnet_cli.data.views import decode_views
 from resnet_cli.engines.base import Engine
 from resnet_cli.errors import ResnetError
 
-BATCH = 16
+# Pixels a forward pass: 8 pictures of 224 x 224, or 64 small ones. Measured on two cores: more of the large ones gain nothing
+# and let cores wait for the last batch; 8 of the small ones instead of 64 cost a fifth more time (ResNet-20 at 32 x 32).
+_PIXELS = 8 * 224 * 224
+_MOST = 64
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,9 @@ class _Decoded:
     error: str | None = None
 
 
-def classify(paths: Iterable[Path], members: Sequence[Member], views: int = 1, batch: int = BATCH) -> Iterator[Classified]:
+def classify(
+    paths: Iterable[Path], members: Sequence[Member], views: int = 1, batch: int | None = None
+) -> Iterator[Classified]:
     """Classify pictures; one that cannot be read is an error of its own and disturbs no other.
 
     Probabilities are the mean over the views of a picture and over the members, as the papers score ensembles and crops
@@ -64,8 +69,10 @@ def classify(paths: Iterable[Path], members: Sequence[Member], views: int = 1, b
         paths: picture files.
         members: the classifiers, one or more, all of the same classes.
         views: of each picture: 1, 2 or 10, see `data.views.decode_views`.
-        batch: views a forward pass; one picture's views stay together.
+        batch: views a forward pass, None chooses by the input size; one picture's views stay together.
     """
+    if batch is None:
+        batch = min(_MOST, max(1, _PIXELS // max(member.geometry.size for member in members) ** 2))
     geometries = tuple({member.geometry: None for member in members})
     pictures = max(1, batch // views)
 

@@ -1,4 +1,4 @@
-"""Answer with the most probable classes of pictures, through OpenVINO alone: TensorFlow is never imported here.
+"""Answer with the most probable classes of pictures, through engines that are loaded: nothing heavy is imported here.
 
 In: paths and classifiers. Out: a `Prediction` per picture, in input order.
 """
@@ -22,7 +22,7 @@ class Prediction:
 
 
 def predict(
-    paths: Iterable[Path], members: Sequence[Member], names: Sequence[str], top: int, views: int, batch: int
+    paths: Iterable[Path], members: Sequence[Member], names: Sequence[str], top: int, views: int
 ) -> Iterator[Prediction]:
     """Predict pictures.
 
@@ -32,9 +32,8 @@ def predict(
         names: class names in their common order.
         top: how many classes to name.
         views: of each picture: 1, 2 or 10.
-        batch: views a forward pass.
     """
-    for result in classify(paths, members, views, batch):
+    for result in classify(paths, members, views):
         if result.probabilities is None:
             yield Prediction(result.path, result.error, ())
             continue

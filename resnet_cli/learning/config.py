@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from resnet_cli.engines.choice import EngineName
+
 Optimizer = Literal["sgd", "adam", "adamw"]
 Schedule = Literal["cosine", "one-cycle", "steps", "constant"]
 
@@ -87,6 +89,7 @@ class FinetuneConfig:
         class_weights: weigh classes by 1 / their count.
         val_split: share held out where the folder has no validation pictures; None = 0.2, or 0.1 beside a test folder.
         seed: of everything random.
+        engine: what runs frozen layers and measures: auto, openvino or keras.
     """
 
     unfreeze: Literal["none", "last", "all"] = "last"
@@ -99,3 +102,4 @@ class FinetuneConfig:
     class_weights: bool = False
     val_split: float | None = None
     seed: int = 0
+    engine: EngineName = "auto"

@@ -95,10 +95,10 @@ def transfer(
         choose_rate: gets a range test's result and gives the second stage's rate, or None to leave that stage out.
     """
     frozen = _run_frozen(model, material, config, progress)
+    words = (f"{frozen.engine.name} {frozen.engine.precision}", frozen.views)
     stage = Stage("head", material.folder, resume, announce=False, tensorboard=material.tensorboard)
     head = train_head(model, *frozen.features, material, config, stage, progress)
     progress.line(f"head  held-out accuracy {head.best.val_accuracy:.1%}  training accuracy {head.best.accuracy:.1%}")
-    words = (f"{frozen.engine.name} {frozen.engine.precision}", frozen.views)
     if config.unfreeze == "none":
         return TransferResult(head, None, "head", *words)
     before = {name: keras.ops.convert_to_numpy(value) for name, value in named_variables(model).items()}
@@ -134,7 +134,8 @@ def _run_frozen(model: keras.Model, material: Material, config: FinetuneConfig, 
         views = min(views, fitting) if stored else views
         if not stored:
             progress.line(f"{room / 1e9:.1f} GB may be used, too little for the activations: each epoch computes them again")
-    engine = engine_for(prefix if stored else feature_model(model))
+    engine = engine_for(prefix if stored else feature_model(model), config.engine)
+    progress.line(f"frozen layers, engine: {engine.name} {engine.precision}")
     cache = FeatureCache(features_folder(material, model, engine), shapes[0][0], min(room, _FEATURES_KEPT))
 
     def through(title: str, pictures: Pictures, seen: int) -> tuple[Stored, ...]:
@@ -153,4 +154,4 @@ def _second_stage(model: keras.Model, frozen: _Frozen, material: Material, confi
         return tail_on_pixels(model, material, config)
     if frozen.boundary:
         return tail_on_stored(model, *frozen.boundary, material, config)
-    return tail_on_engine(model, engine_for(boundary_model(model, material.spec.network)), material, config)
+    return tail_on_engine(model, engine_for(boundary_model(model, material.spec.network), config.engine), material, config)
