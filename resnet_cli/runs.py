@@ -19,14 +19,20 @@ from resnet_cli.errors import ResnetError
 
 FORMAT = 1
 RUNS = Path("runs")
+EXPORT_RECORD = "export.json"  # of an OpenVINO export: the record of its run, and where that run is
 
 
 @dataclass(frozen=True)
 class Run:
-    """A complete run: its folder and the contents of run.json."""
+    """A complete run, or an OpenVINO export of one: its folder and the contents of run.json or export.json."""
 
     folder: Path
     record: dict[str, Any]
+
+    @property
+    def path(self) -> Path:
+        """The file that the record was read from."""
+        return self.folder / (EXPORT_RECORD if "export" in self.record else "run.json")
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -38,7 +44,15 @@ class Run:
         try:
             return Path(self.record["data"]["path"])
         except (KeyError, TypeError):
-            raise ResnetError(f"{self.folder / 'run.json'} is damaged: it names no data set", "train the run anew") from None
+            raise ResnetError(f"{self.path} is damaged: it names no data set", "train the run anew") from None
+
+    @property
+    def splits(self) -> Path:
+        """splits.csv; an export has none of its own, its run does."""
+        try:
+            return Path(self.record["export"]["run"] if "export" in self.record else self.folder) / "splits.csv"
+        except (KeyError, TypeError):
+            raise ResnetError(f"{self.path} is damaged: it names no run", "export the run anew") from None
 
     @property
     def weights(self) -> Path:
@@ -133,10 +147,24 @@ def load_run(folder: Path | None = None) -> Run:
     if not folder.is_dir():
         raise ResnetError(f"there is no run folder {folder}", "`ls runs` shows the runs of this folder")
     path = folder / "run.json"
+    if not path.exists():
+        if (folder / EXPORT_RECORD).exists():
+            raise ResnetError(f"{folder} is an export, not a run", "name the run that it was made from with --run")
+        raise ResnetError(f"the run {folder} is not complete: it has no run.json", "finish it with --resume")
+    run = Run(folder, read_record(path))
+    if not run.weights.exists():
+        raise ResnetError(f"the run {folder} is not complete: it has no {run.weights.name}")
+    return run
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read run.json, or an export's record.
+
+    Raises:
+        ResnetError: it is damaged, or a newer version wrote it.
+    """
     try:
         record = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise ResnetError(f"the run {folder} is not complete: it has no run.json", "finish it with --resume") from None
     except (OSError, ValueError) as error:
         raise ResnetError(f"{path} cannot be read: {error}") from error
     if not isinstance(record, dict) or not isinstance(record.get("format"), int):
@@ -147,10 +175,7 @@ def load_run(folder: Path | None = None) -> Run:
         )
     if not record.get("classes"):
         raise ResnetError(f"{path} is damaged: it names no classes", "train the run anew")
-    run = Run(folder, record)
-    if not run.weights.exists():
-        raise ResnetError(f"the run {folder} is not complete: it has no {run.weights.name}")
-    return run
+    return record
 
 
 def newest_run() -> Path:
@@ -172,12 +197,12 @@ def write_splits(folder: Path, rows: Iterable[SplitRow]) -> None:
 
 def read_splits(run: Run) -> list[SplitRow]:
     """The pictures of a run with the split that each was in."""
-    path = run.folder / "splits.csv"
     try:
-        with path.open(newline="") as file:
+        with run.splits.open(newline="") as file:
             return [SplitRow(row["path"], row["class"], row["split"]) for row in csv.DictReader(file)]
     except (OSError, KeyError) as error:
-        raise ResnetError(f"{path} cannot be read: {error}") from error
+        hint = f"{run.folder} was exported from that run, which alone knows its pictures" if "export" in run.record else ""
+        raise ResnetError(f"{run.splits} cannot be read: {error}", hint) from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -5,7 +5,7 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -14,46 +14,93 @@ from resnet_cli.cli.options import Json, RunFolder
 from resnet_cli.cli.quiet import tensorflow_import, without_chatter
 from resnet_cli.cli.reporter import Reporter
 from resnet_cli.inference.formats import LABELS, FormatName, find_format
+from resnet_cli.inference.quantizers import MAX_DROP, QUANTIZERS, find_quantizer
 from resnet_cli.runs import load_run
 
 if TYPE_CHECKING:
     from resnet_cli.data.decode import Geometry
     from resnet_cli.inference.export import Exported
+    from resnet_cli.inference.quantize import Quantized
+    from resnet_cli.inference.side_by_side import Side
+
+_LOSES = f"loses more than {100 * MAX_DROP:g} point of held-out top-1"
 
 
 def export(
     format: Annotated[FormatName, typer.Option(help="What to write.")],
     run: RunFolder = None,
-    output: Annotated[Path | None, typer.Option(help="Folder to write.  [default: export/<format> in the run]")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the export in --output.")] = False,
+    quantize: Annotated[
+        Literal["int8"] | None,
+        typer.Option(
+            help=f"8-bit weights and activations, calibrated on training pictures; refused if it {_LOSES}."
+            f"  ({', '.join(QUANTIZERS)})"
+        ),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder to write.  [default: export/<format>[-int8] in the run]")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help=f"Replace the export in --output; keep an int8 model even if it {_LOSES}.")
+    ] = False,
     json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
-    """Write a classifier for other programs, preprocessing inside, and check it on held-out pictures."""
+    """Write a classifier for other programs, preprocessing inside, and check it on held-out pictures.
+
+    `predict` and `evaluate` take what `--format openvino` wrote as a --run.
+    """
+    if quantize and format not in QUANTIZERS:
+        raise typer.BadParameter(f"--quantize {quantize} goes with --format {', '.join(QUANTIZERS)}, not with {format}")
     loaded = load_run(run)
-    find_format(format)
+    (find_quantizer if quantize else find_format)(format)
     # The converters read TensorFlow's graphs, whichever backend trained the run, and a GPU would be taken for nothing.
     os.environ.update(KERAS_BACKEND="tensorflow", CUDA_VISIBLE_DEVICES="-1")
     with tensorflow_import():
         from resnet_cli.inference.export import export as export_run
         from resnet_cli.inference.geometry import run_geometry
+        from resnet_cli.inference.quantize import export_int8
 
-    Reporter(quiet or json).line(f"exporting {loaded.folder} as {format}, then checking what was written")
+    what = f"{format} in {quantize}" if quantize else format
+    Reporter(quiet or json).line(f"exporting {loaded.folder} as {what}, then checking what was written")
     signal.signal(signal.SIGTERM, _stop)
     with without_chatter():
-        exported = export_run(loaded, format, output, force)
-    parity = exported.parity
+        quantized = export_int8(loaded, format, output, force) if quantize else None
+        exported = quantized.exported if quantized else export_run(loaded, format, output, force)
     if json:
-        compared = {
+        console.print_json(_document(format, exported, quantized))
+        return
+    _print_result(exported, run_geometry(loaded), len(loaded.classes), "the float export" if quantized else "the run")
+    if quantized:
+        _print_sides(quantized)
+
+
+def _document(format: str, exported: "Exported", quantized: "Quantized | None") -> dict[str, Any]:
+    parity = exported.parity
+    document = {
+        "format": format,
+        "path": str(exported.folder),
+        "model": str(exported.model),
+        "bytes": exported.bytes,
+        "parity": {
             "pictures": parity.pictures,
             "top1_agreement": parity.top1_agreement,
             "max_probability_difference": parity.max_probability_difference,
             "source": parity.source,
-        }
-        files = {"path": str(exported.folder), "model": str(exported.model), "bytes": exported.bytes}
-        console.print_json({"format": format, **files, "parity": compared})
-    else:
-        _print_result(exported, run_geometry(loaded), len(loaded.classes))
+        },
+    }
+    if quantized is None:
+        return document
+
+    def side(each: "Side") -> dict[str, Any]:
+        top1 = each.correct / quantized.count
+        return {"top1": top1, "correct": each.correct, "bytes": each.bytes, "pictures_per_second": round(each.speed, 1)}
+
+    int8 = {
+        "calibration_pictures": quantized.calibration,
+        "split": quantized.split,
+        "count": quantized.count,
+        "before": side(quantized.before),
+        "after": side(quantized.after),
+    }
+    return {**document, "int8": int8}
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -61,7 +108,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
-def _print_result(exported: "Exported", geometry: "Geometry", classes: int) -> None:
+def _print_result(exported: "Exported", geometry: "Geometry", classes: int, other: str) -> None:
     parity, size = exported.parity, geometry.size
     fitted = {
         "crop": f"short side to {round(size / geometry.fraction)}, then the centre",
@@ -72,6 +119,20 @@ def _print_result(exported: "Exported", geometry: "Geometry", classes: int) -> N
     console.out.print(f"input          RGB pixels 0 to 255, uint8, N x {size} x {size} x 3 ({fitted[geometry.resize]})")
     console.out.print(f"output         probabilities, N x {classes}, in the order of {LABELS}")
     console.out.print(
-        f"checked        on {parity.pictures} {parity.source}: probabilities differ by at most"
+        f"checked        on {parity.pictures} {parity.source}: probabilities differ from those of {other} by at most"
         f" {parity.max_probability_difference:.1e}, the best class agrees on {parity.top1_agreement:.1%}"
     )
+
+
+def _print_sides(quantized: "Quantized") -> None:
+    before, after, count = quantized.before, quantized.after, quantized.count
+    table = console.Table(
+        "", "top-1", "correct", "size", "pictures/s", title=f"{count} {quantized.split} pictures, in its own runtime"
+    )
+    for name, side in (("float", before), ("int8", after)):
+        top1, size = f"{side.correct / count:.1%}", f"{side.bytes / 1e6:.1f} MB"
+        table.add_row(name, top1, f"{side.correct} of {count}", size, f"{side.speed:.0f}")
+    console.out.print(table)
+    console.out.print(f"calibrated on {quantized.calibration} training pictures; speed in batches of 16, in turns")
+    if quantized.drop > MAX_DROP:
+        console.out.print(f"[yellow]note:[/] int8 {_LOSES}: kept because of --force")

@@ -108,7 +108,9 @@ def _write(folder: Path, measured: Measured, facts: list[tuple[str, str]], curve
 
 
 def _network(record: dict[str, Any]) -> str:
-    return f"{record['network']['name']}, {record['image_size']} pixels"
+    exported = record.get("export")
+    form = f", exported as {exported['format']} in {exported['precision']}" if exported else ""
+    return f"{record['network']['name']}, {record['image_size']} pixels{form}"
 
 
 def _weights(record: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """Several runs that answer together: the same classes, in whatever order (light: the standard library only).
 
-In: run folders. Out: the runs. Their probabilities are averaged in `classify`.
+In: folders of runs, or of their OpenVINO exports. Out: the runs. Their probabilities are averaged in `classify`.
 """
 
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from resnet_cli.data.scoring import some
 from resnet_cli.errors import ResnetError
+from resnet_cli.inference.export_folder import load_classifier
 from resnet_cli.runs import Run, load_run
 
 
@@ -17,7 +18,7 @@ def load_runs(folders: Sequence[Path]) -> tuple[Run, ...]:
     Raises:
         ResnetError: a run cannot be opened or is named twice, or two of them know different classes.
     """
-    runs = tuple(map(load_run, folders)) or (load_run(),)
+    runs = tuple(map(load_classifier, folders)) or (load_run(),)
     for number, run in enumerate(runs):
         if any(run.folder.resolve() == other.folder.resolve() for other in runs[:number]):
             raise ResnetError(f"the run {run.folder} is named twice", "every --run counts once; leave one out")

@@ -3,8 +3,6 @@
 In: a run. Out: a folder with the model and labels.txt, complete or absent.
 """
 
-import contextlib
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +12,8 @@ import keras
 
 from resnet_cli.engines.portable import read_classifier
 from resnet_cli.errors import ResnetError
-from resnet_cli.inference.formats import LABELS, OUTPUT, FormatName, find_format, is_export
+from resnet_cli.inference.export_folder import check_free, describe, new_folder
+from resnet_cli.inference.formats import OUTPUT, FormatName, find_format
 from resnet_cli.inference.geometry import run_geometry
 from resnet_cli.inference.parity import Parity, Sample, compare, keras_answer, sample_pictures
 from resnet_cli.networks.spec import spec_from_record
@@ -53,28 +52,37 @@ def export(run: Run, name: FormatName, output: Path | None = None, force: bool =
     """
     find_format(name)
     folder = output or run.folder / "export" / name
-    _check_free(folder, force)
+    check_free(folder, force)
     classifier = read_classifier(run.weights, spec_from_record(run.record))
     sample = sample_pictures(run, run_geometry(run))
-    with _new_folder(folder) as partial:
-        parity = _write_and_compare(name, classifier, partial, sample)
-        (partial / LABELS).write_text("".join(f"{each}\n" for each in run.classes), "utf-8", errors="surrogateescape")
-        size = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
+    with new_folder(folder) as partial:
+        parity = write_and_compare(name, with_named_output(classifier), partial, sample)
+        size = describe(partial, run, name, "float")
     return Exported(folder, folder / find_format(name).files[0], size, parity)
 
 
-def _write_and_compare(name: FormatName, classifier: keras.Model, folder: Path, sample: Sample) -> Parity:
-    """A difference within the tolerance leaves the class alone wherever the best two are twice the tolerance apart."""
+def with_named_output(classifier: keras.Model) -> keras.Model:
+    """The same classifier with its output named, which is what the formats write."""
+    return keras.Model(classifier.input, {OUTPUT: classifier.output}, name=classifier.name)
+
+
+def write_and_compare(name: FormatName, model: keras.Model, folder: Path, sample: Sample) -> Parity:
+    """Write a model and load it again: a difference within the tolerance leaves the class alone wherever the best two are twice
+    the tolerance apart.
+
+    Args:
+        name: the format.
+        model: uint8 pictures to its one named output.
+        folder: an existing one.
+        sample: pictures to compare on.
+
+    Raises:
+        ResnetError: it cannot be written, or answers differently.
+    """
     form = find_format(name)
-    try:
-        form.write(keras.Model(classifier.input, {OUTPUT: classifier.output}, name=classifier.name), folder)
-        parity = compare(keras_answer(classifier), form.load(folder / form.files[0]), sample)
-    except (ResnetError, OSError):
-        raise
-    except Exception as error:
-        # Four converters and five runtimes have no error in common.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ResnetError(f"the export as {name} failed: {reason}", "is the disk full?") from error
+    with converting(name):
+        form.write(model, folder)
+        parity = compare(keras_answer(model), form.load(folder / form.files[0]), sample)
     # Turned round, so that no number at all (NaN) fails as well.
     if not parity.max_probability_difference <= form.tolerance:
         raise ResnetError(
@@ -85,38 +93,13 @@ def _write_and_compare(name: FormatName, classifier: keras.Model, folder: Path, 
     return parity
 
 
-def _check_free(folder: Path, force: bool) -> None:
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    if not force:
-        raise ResnetError(f"{folder} exists already", "choose another --output, or add --force to replace it")
-    if not is_export(folder):
-        raise ResnetError(f"{folder} holds more than an export, so --force does not replace it", "choose another --output")
-
-
 @contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` to write into; it takes that place when all went well and vanishes otherwise."""
-    folder = folder.resolve()
-    partial, old = (folder.with_name(f".{folder.name}.{word}") for word in ("partial", "old"))
-    made = [parent for parent in folder.parents if not parent.exists()]
+def converting(name: str) -> Iterator[None]:
+    """Make one sentence of whatever goes wrong inside: converters and runtimes have no error in common."""
     try:
-        # What an earlier export left that was killed outright.
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        yield partial
-        if folder.exists():
-            folder.rename(old)
-        partial.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    except BaseException as error:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        shutil.rmtree(partial, ignore_errors=True)
-        for parent in made:
-            with contextlib.suppress(OSError):
-                parent.rmdir()
-        if isinstance(error, OSError):
-            reason = error.strerror or str(error)
-            raise ResnetError(f"cannot write to {folder}: {reason}", "choose another --output") from error
+        yield
+    except (ResnetError, OSError):
         raise
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ResnetError(f"the export as {name} failed: {reason}", "is the disk full?") from error

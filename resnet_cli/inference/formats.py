@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from resnet_cli.errors import ResnetError
+from resnet_cli.runs import EXPORT_RECORD
 
 if TYPE_CHECKING:
     from resnet_cli.engines.base import Images, Outputs
@@ -21,6 +22,7 @@ Answer = Callable[["Images"], "Outputs"]
 
 OUTPUT = "probabilities"
 LABELS = "labels.txt"  # a class a line, in the order of the probabilities
+_BESIDE = {LABELS, EXPORT_RECORD, "predictions.csv", "confusion.csv", "report.html"}  # the last three are evaluate's
 # Understood by every runtime of the last years; a newer one would add nothing to a residual network.
 _OPSET = 15
 
@@ -52,15 +54,24 @@ def find_format(name: FormatName) -> Format:
         ResnetError: a package that it needs is not installed.
     """
     found = FORMATS[name]
-    missing = [package for package in found.needs if find_spec(package) is None]
-    if missing:
-        raise ResnetError(f"--format {name} needs {' and '.join(missing)}", "pip install 'resnet-cli[export]'")
+    require_packages(f"--format {name}", found.needs)
     return found
+
+
+def require_packages(option: str, needs: tuple[str, ...]) -> None:
+    """Say which packages an option lacks.
+
+    Raises:
+        ResnetError: one of them is not installed.
+    """
+    missing = [package for package in needs if find_spec(package) is None]
+    if missing:
+        raise ResnetError(f"{option} needs {' and '.join(missing)}", "pip install 'resnet-cli[export]'")
 
 
 def is_export(folder: Path) -> bool:
     """Whether a folder holds an export and nothing else: --force replaces no other folder."""
-    known = {LABELS, *(name for each in FORMATS.values() for name in each.files)}
+    known = {*_BESIDE, *(name for each in FORMATS.values() for name in each.files)}
     present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     return LABELS in present and present <= known
 

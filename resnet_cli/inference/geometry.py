@@ -12,7 +12,7 @@ def run_geometry(run: Run) -> Geometry:
     """How pictures reach the input size of this run's classifier.
 
     Raises:
-        ResnetError: run.json lacks it.
+        ResnetError: its record lacks it.
     """
     try:
         words, size = run.record["input"], int(run.record["image_size"])
@@ -20,4 +20,4 @@ def run_geometry(run: Run) -> Geometry:
         padded = fraction == 1 and run.record.get("config", {}).get("crop") == "pad"
         return Geometry(size, words["resize"], fraction, pad_width(size) if padded else 0)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ResnetError(f"{run.folder / 'run.json'} does not describe the input: {error}", "the run is damaged") from error
+        raise ResnetError(f"{run.path} does not describe the input: {error}", "the run is damaged") from error

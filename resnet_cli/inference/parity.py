@@ -14,7 +14,7 @@ import numpy as np
 from resnet_cli.data.decode import Geometry, Pixels, decode_square
 from resnet_cli.engines.base import Images
 from resnet_cli.errors import ResnetError
-from resnet_cli.inference.formats import Answer
+from resnet_cli.inference.formats import OUTPUT, Answer
 from resnet_cli.runs import Run, read_splits
 
 PICTURES = 32
@@ -83,8 +83,8 @@ def compare(reference: Answer, exported: Answer, sample: Sample) -> Parity:
 
 
 def keras_answer(classifier: keras.Model) -> Answer:
-    """The reference: Keras itself, in float32, one operation after the other, with nothing rewritten."""
-    return lambda images: keras.ops.convert_to_numpy(classifier(images, training=False))
+    """The reference: Keras itself, in float32, one operation after the other, with nothing rewritten; its output is named."""
+    return lambda images: keras.ops.convert_to_numpy(classifier(images, training=False)[OUTPUT])
 
 
 def _batches(images: Images) -> Iterator[Images]:

@@ -1,0 +1,209 @@
+"""int8: every format's own tool makes a smaller model that takes and returns the same, measured before it is kept."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Finetuned, MakeRun, RunCli
+from numpy.typing import NDArray
+from test_export import ANSWER
+
+from resnet_cli.data.decode import decode_square
+from resnet_cli.engines.openvino import convert, save
+from resnet_cli.inference import quantizers
+from resnet_cli.inference.geometry import run_geometry
+from resnet_cli.runs import load_run, read_splits
+
+FORMATS = ("openvino", "onnx", "tflite")
+
+
+def types_openvino(path: Path) -> list[str]:
+    import openvino
+
+    operations = openvino.Core().read_model(path).get_ops()
+    return [each.get_element_type().get_type_name() for each in operations if each.get_type_name() == "Constant"]
+
+
+def types_onnx(path: Path) -> list[str]:
+    import onnx
+
+    return [onnx.TensorProto.DataType.Name(each.data_type).lower() for each in onnx.load(path).graph.initializer]
+
+
+def types_tflite(path: Path) -> list[str]:
+    from ai_edge_litert.interpreter import Interpreter
+
+    return [np.dtype(each["dtype"]).name for each in Interpreter(str(path)).get_tensor_details()]
+
+
+TYPES: dict[str, Callable[[Path], list[str]]] = {"openvino": types_openvino, "onnx": types_onnx, "tflite": types_tflite}
+
+
+def held_out(run: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Pictures that a run held out, and their classes."""
+    loaded = load_run(run)
+    rows = [row for row in read_splits(loaded) if row.split == "val"]
+    pixels = [decode_square(loaded.data / row.path, run_geometry(loaded)) for row in rows]
+    return np.stack(pixels), np.array([loaded.classes.index(row.label) for row in rows])
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_int8_export_is_smaller_takes_and_returns_the_same_and_is_measured(
+    name: str, finetuned_run: Finetuned, run_cli: RunCli, tmp_path: Path
+) -> None:
+    # Forced: on 42 pictures one more mistake is a drop of more than a point.
+    options = ("--format", name, "--quantize", "int8", "--run", finetuned_run.folder, "--output", tmp_path / "out", "--force")
+    result = run_cli("export", *options, "--json")
+    assert (result.exit_code, result.stderr) == (0, "")
+    document = json.loads(result.stdout)
+    pictures, labels = held_out(finetuned_run.folder)
+    got = ANSWER[name](Path(document["model"]), pictures)
+    assert got.dtype == np.float32 and got.shape == (42, 7)
+    np.testing.assert_allclose(got.sum(1), 1, atol=0.02)
+    figures, parity = document["int8"], document["parity"]
+    before, after = figures["before"], figures["after"]
+    assert (figures["calibration_pictures"], figures["split"], figures["count"]) == (42, "val", 42)
+    assert before["correct"] == pytest.approx(42 * finetuned_run.result["val"]["top1"], abs=1)
+    assert after["correct"] == pytest.approx((got.argmax(1) == labels).sum(), abs=1)
+    assert after["top1"] == pytest.approx(after["correct"] / 42)
+    assert (parity["pictures"], parity["source"]) == (42, "held-out pictures")
+    # Two of the seven classes look alike: which of them is named is a coin toss, but no probability is far off.
+    exact = ANSWER["openvino"](finetuned_run.folder / "model.xml", pictures)
+    assert parity["top1_agreement"] == pytest.approx((got.argmax(1) == exact.argmax(1)).mean(), abs=0.05)
+    assert np.abs(got - exact).mean() < 0.04
+    # OpenVINO's float weights take 2 bytes, the others' 4.
+    assert after["bytes"] < (0.65 if name == "openvino" else 0.35) * before["bytes"]
+    assert document["bytes"] == sum(path.stat().st_size for path in (tmp_path / "out").iterdir())
+    assert min(before["pictures_per_second"], after["pictures_per_second"]) > 0
+    assert sum(kind in ("i8", "int8") for kind in TYPES[name](Path(document["model"]))) >= 20  # convolutions of 18 layers
+
+
+def test_predict_and_evaluate_take_an_openvino_export_wherever_it_is(
+    finetuned_run: Finetuned, run_cli: RunCli, tmp_path: Path
+) -> None:
+    run = shutil.copytree(finetuned_run.folder, tmp_path / "run")
+    result = run_cli("export", "--format", "openvino", "--quantize", "int8", "--run", run, "--force")
+    folder = run / "export" / "openvino-int8"
+    assert result.exit_code == 0, result.stderr
+    assert str(folder / "model.xml") in result.stdout and "calibrated on 42 training pictures" in result.stdout
+    document = json.loads(run_cli("evaluate", "--run", folder, "--json").stdout)
+    assert (document["run"], document["split"], document["count"]) == (str(folder), "val", 42)
+    assert f"{round(42 * document['top1'])} of 42" in result.stdout.replace("  ", " ")
+    assert "exported as openvino in int8" in (folder / "report.html").read_text()
+    together = json.loads(run_cli("evaluate", "--run", run, "--run", folder, "--output", tmp_path / "both", "--json").stdout)
+    assert together["runs"] == [str(run), str(folder)]
+    # What evaluate wrote beside the model does not keep it from being replaced.
+    assert run_cli("export", "--format", "openvino", "--run", run, "--output", folder, "--force").exit_code == 0
+    assert not (folder / "report.html").exists()
+    moved = folder.rename(tmp_path / "moved")
+    shutil.rmtree(run)
+    pictures, _ = held_out(finetuned_run.folder)
+    first = next(row.path for row in read_splits(load_run(finetuned_run.folder)) if row.split == "val")
+    (row,) = json.loads(run_cli("predict", finetuned_run.data / first, "--run", moved, "--json").stdout)
+    best = row["predictions"][0]
+    expected = ANSWER["openvino"](moved / "model.xml", pictures[:1])[0]
+    assert (moved / "labels.txt").read_text().splitlines().index(best["class"]) == expected.argmax()
+    assert best["probability"] == pytest.approx(expected.max(), abs=0.02)
+    for arguments in ((), (finetuned_run.data,)):
+        refused = run_cli("evaluate", *arguments, "--run", moved)
+        assert (refused.exit_code, refused.stdout) == (1, "")
+        assert refused.stderr == (
+            f"error: {run / 'splits.csv'} cannot be read: [Errno 2] No such file or directory: '{run / 'splits.csv'}'\n"
+            f"hint: {moved} was exported from that run, which alone knows its pictures\n"
+        )
+    assert f"error: {moved} is an export, not a run" in run_cli("export", "--format", "onnx", "--run", moved).stderr
+
+
+def test_what_loses_more_than_a_point_is_refused_unless_forced(
+    finetuned_run: Finetuned, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def worse(model: Any, exact: Path, pictures: Any, path: Path) -> None:
+        """The classifier with its classes in another order."""
+        import keras
+
+        save(convert(keras.Model(model.input, keras.ops.roll(model.output["probabilities"], 1, axis=1))), path)
+
+    monkeypatch.setitem(quantizers.QUANTIZERS, "openvino", replace(quantizers.QUANTIZERS["openvino"], write=worse))
+    options = (
+        "--format",
+        "openvino",
+        "--quantize",
+        "int8",
+        "--run",
+        finetuned_run.folder,
+        "--output",
+        tmp_path / "new" / "out",
+    )
+    refused = run_cli("export", *options, "--quiet")
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    error, hint = refused.stderr.splitlines()
+    assert error.startswith("error: int8 loses ") and " points of held-out top-1, more than 1: it has " in error
+    assert " of 42 val pictures right, the float export " in error
+    assert hint.endswith("keep it all the same with --force (one picture of 42 is 2.4 points)")
+    assert list(tmp_path.iterdir()) == []
+    kept = run_cli("export", *options, "--force")
+    assert kept.exit_code == 0
+    assert "note: int8 loses more than 1 point of held-out top-1: kept because of --force" in kept.stdout
+    assert sorted(path.name for path in (tmp_path / "new" / "out").iterdir()) == [
+        "export.json",
+        "labels.txt",
+        "model.bin",
+        "model.xml",
+    ]
+
+
+# --- wrong use ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["savedmodel", "keras"])
+def test_a_format_without_int8_is_a_usage_error_that_names_those_with_it(name: str, run_cli: RunCli) -> None:
+    result = run_cli("export", "--format", name, "--quantize", "int8")
+    assert result.exit_code == 2
+    assert f"--quantize int8 goes with --format openvino, onnx, tflite, not with {name}" in result.stderr
+
+
+@pytest.mark.parametrize(("name", "package"), [("openvino", "nncf"), ("onnx", "onnxruntime")])
+def test_a_missing_tool_is_named_with_the_command_that_installs_it(
+    name: str, package: str, finetuned_run: Finetuned, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    result = run_cli("export", "--format", name, "--quantize", "int8", "--run", finetuned_run.folder)
+    assert result.exit_code == 1
+    error, hint = result.stderr.splitlines()
+    assert error.startswith(f"error: --format {name} ") and error.endswith(f"needs {package}")
+    assert hint == "hint: pip install 'resnet-cli[export]'"
+
+
+def test_without_the_pictures_there_is_no_int8(make_run: MakeRun, sample_data: Path, run_cli: RunCli, tmp_path: Path) -> None:
+    data = shutil.copytree(sample_data, tmp_path / "data")
+    folder = make_run(tmp_path / "run", data, arch="resnet8")
+    trained = [row for row in read_splits(load_run(folder)) if row.split == "train"]
+    for row in trained:
+        (data / row.path).unlink()
+    options = ("--format", "openvino", "--quantize", "int8", "--run", folder)
+    result = run_cli("export", *options, "--quiet")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"error: none of the 60 training pictures of {data} can be read\n")
+    shutil.rmtree(data)
+    result = run_cli("export", *options, "--quiet")
+    assert "20 of 20 held-out pictures are no longer there" in result.stderr.splitlines()[0]
+    assert result.stderr.splitlines()[1].startswith("hint: put the data set back: int8 is measured on")
+    assert not (folder / "export").exists()
+
+
+def test_an_export_for_another_program_is_no_run(finetuned_run: Finetuned, run_cli: RunCli, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").touch()
+    (tmp_path / "labels.txt").touch()
+    picture = next(finetuned_run.data.rglob("*.png"))
+    result = run_cli("predict", picture, "--run", tmp_path)
+    assert result.exit_code == 1
+    assert result.stderr == (
+        f"error: {tmp_path} is an export without export.json\n"
+        "hint: name a run with --run, or what `resnet export --format openvino` wrote\n"
+    )
