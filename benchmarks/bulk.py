@@ -70,7 +70,7 @@ def report(results: Mapping[str, Sequence[Answered]], limits: Mapping[str, str],
     for name, rounds in results.items():
         rates = spread([each.rate for each in rounds], ".1f")
         if name in limits.values():
-            rows.append([f"{name}, {rounds[0].process.result['precision']}", rates, "", ""])
+            rows.append([f"{name} ({rounds[0].process.result['precision']})", rates, "", ""])
             continue
         seconds = spread([each.process.seconds for each in rounds], ".1f")
         rows.append([name, rates, seconds, spread([each.process.megabytes for each in rounds], ".0f")])
