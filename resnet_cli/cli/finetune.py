@@ -43,7 +43,7 @@ def finetune(
     dropout: Dropout = D.dropout,
     image_size: Annotated[str, typer.Option(help="Input side in pixels; auto follows network and pictures.")] = "auto",
     resize: Annotated[Literal["crop", "pad", "squash"], typer.Option(help="How a picture becomes a square.")] = "crop",
-    epochs: Annotated[int, typer.Option(min=0, help="Passes of the second stage, 0 chooses.")] = D.epochs,
+    epochs: Annotated[int, typer.Option(min=0, help="Passes of the second stage, or of a head alone; 0 chooses.")] = D.epochs,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures a step.")] = D.batch_size,
     learning_rate: Annotated[float, typer.Option(min=0, help="Peak rate of the second stage.")] = D.learning_rate,
     views: Annotated[

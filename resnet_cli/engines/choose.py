@@ -3,12 +3,15 @@
 In: a Keras model. Out: an `Engine`.
 """
 
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+
 import keras
 
-from resnet_cli.engines.base import Engine
+from resnet_cli.engines.base import Engine, Images, Outputs
 from resnet_cli.engines.choice import EngineName, settled
 from resnet_cli.engines.keras_engine import KerasEngine
-from resnet_cli.engines.openvino import OpenVinoEngine, convert
+from resnet_cli.engines.openvino import OpenVinoEngine, convert, usual_precision
 from resnet_cli.errors import ResnetError
 from resnet_cli.networks.devices import has_gpu
 from resnet_cli.progress import Progress
@@ -32,7 +35,29 @@ def engine_for(model: keras.Model, wish: EngineName) -> Engine:
     """The engine that was asked for; "auto" is the fastest that this machine has for many pictures."""
     if wish == "keras" or (wish == "auto" and (has_gpu() or not _convertible())):
         return KerasEngine(model)
-    return OpenVinoEngine(convert(model), "many")
+    return _LateOpenVino(model)
+
+
+class _LateOpenVino:
+    """OpenVINO for a Keras model that is converted when the first picture comes: where all is kept from before, none does."""
+
+    name = "openvino"
+
+    def __init__(self, model: keras.Model) -> None:
+        self._model = model
+        self.precision = usual_precision()
+
+    def run(self, images: Images) -> tuple[Outputs, ...]:
+        """See `Engine.run`."""
+        return self._engine.run(images)
+
+    def run_many(self, batches: Iterable[Images]) -> Iterator[tuple[Outputs, ...]]:
+        """See `Engine.run_many`."""
+        return self._engine.run_many(batches)
+
+    @cached_property
+    def _engine(self) -> OpenVinoEngine:
+        return OpenVinoEngine(convert(self._model), "many")
 
 
 def _convertible() -> bool:

@@ -43,6 +43,15 @@ def import_openvino() -> Any:
     return openvino
 
 
+def usual_precision() -> str:
+    """What this machine's CPU multiplies in where nothing else is asked for: "bf16", "f16" or "f32"."""
+    return _short(import_openvino().Core().get_property("CPU", "INFERENCE_PRECISION_HINT"))
+
+
+def _short(kind: Any) -> str:
+    return "bf16" if "bfloat16" in str(kind) else "f16" if "float16" in str(kind) else "f32"
+
+
 def _numbers(version: str) -> list[int]:
     return [int(part) for part in version.split(".") if part.isdecimal()]
 
@@ -98,8 +107,7 @@ class OpenVinoEngine:
         if exact:
             hints["EXECUTION_MODE_HINT"] = "ACCURACY"
         self._compiled = _compile(openvino.Core(), model, hints, cache_options(model, cache) if cache else {})
-        kind = str(self._compiled.get_property("INFERENCE_PRECISION_HINT"))
-        self.precision = "bf16" if "bfloat16" in kind else "f16" if "float16" in kind else "f32"
+        self.precision = _short(self._compiled.get_property("INFERENCE_PRECISION_HINT"))
         self._names = range(len(self._compiled.outputs))
 
     def run(self, images: Images) -> tuple[Outputs, ...]:

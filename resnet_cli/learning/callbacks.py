@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
 
 from resnet_cli.errors import Interrupted, ResnetError
 from resnet_cli.history import EpochRecord, read_history
@@ -20,6 +21,8 @@ from resnet_cli.learning.tensorboard import EventFile
 from resnet_cli.networks.weights import named_variables
 from resnet_cli.progress import Progress
 from resnet_cli.runs import write_text
+
+_SECONDS = 20  # between checkpoints, where epochs are shorter: they are written in a tenth to a whole second
 
 
 class Paced(Protocol):
@@ -54,6 +57,8 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self._metrics_file = folder / "metrics.jsonl"
         self._best_file = self._checkpoints / "best.npz"
         self._swapped = False
+        self._best_values: dict[str, NDArray[np.float32]] = {}
+        self._best_saved, self._saved_at = 0, -math.inf
         self.history = self._history_until(done // self._per_epoch)
         self._events = EventFile(folder / "tensorboard" / stage, self.history) if tensorboard else None
 
@@ -88,7 +93,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self._task.advance(1, {"loss": loss, "accuracy": float((logs or {}).get("accuracy", 0.0))})
         # After the last step of an epoch it is measured first: a checkpoint between two epochs stands for their records too.
         if self._step % self._per_epoch and self._progress.stop_signal():
-            save_checkpoint(self._checkpoints, self.model, self._step)
+            self._save()
             self._stop()
 
     def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
@@ -113,8 +118,9 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self._task.finish()
         self.history.append(record)
         if self.best_epoch == record.epoch:
-            values = {name: keras.ops.convert_to_numpy(value) for name, value in named_variables(self.model).items()}
-            write_whole(self._best_file, values)
+            variables = named_variables(self.model)
+            # Copies: what a backend on the CPU gives is the variable's own memory.
+            self._best_values = {name: np.array(keras.ops.convert_to_numpy(value)) for name, value in variables.items()}
         if self._swapped:
             self._swap_averages()
         if self._config.plateau:
@@ -123,7 +129,8 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         write_text(self._metrics_file, self._metrics_file.read_text() + record.to_line())
         if self._events is not None:
             self._events.append(record)
-        save_checkpoint(self._checkpoints, self.model, self._step)
+        if self._config.ema or time.perf_counter() - self._saved_at >= _SECONDS or self._progress.stop_signal():
+            self._save()
         if self._announce:
             self._progress.line(
                 f"{self._stage} {record.epoch}/{self._config.epochs}  loss {record.loss:.3f}  accuracy {record.accuracy:.1%}"
@@ -136,9 +143,20 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
 
     def restore_best(self, model: keras.Model) -> None:
         """Put the best epoch's weights into the model."""
-        with np.load(self._best_file, allow_pickle=False) as best:
-            for name, variable in named_variables(model).items():
-                variable.assign(best[name])
+        best = self._best_values
+        if not best:  # no epoch of this process was better
+            with np.load(self._best_file, allow_pickle=False) as archive:
+                best = dict(archive)
+        for name, variable in named_variables(model).items():
+            variable.assign(best[name])
+
+    def _save(self) -> None:
+        """Write the best weights, where they changed, and a checkpoint: together they stand for the records so far."""
+        if self._best_values and self._best_saved != self.best_epoch:
+            write_whole(self._best_file, self._best_values)
+            self._best_saved = self.best_epoch
+        save_checkpoint(self._checkpoints, self.model, self._step)
+        self._saved_at = time.perf_counter()
 
     def _stop(self) -> None:
         raise Interrupted(self._progress.stop_signal(), "type the same command with --resume to go on where it stopped")

@@ -82,6 +82,7 @@ class FinetuneConfig:
         hidden: units of a ReLU layer in the head, 0 for none; the tutorials' head has 2048.
         dropout: share of pooled features dropped in training, 0..1.
         epochs: passes of the second stage over the pictures, 0 chooses by their number; the first stage takes what it needs.
+            With unfreeze none, passes of the head over all views.
         batch_size: pictures a step.
         learning_rate: peak rate of the second stage.
         views: augmented views of each training picture that go through the frozen layers; 1 = the picture as prediction sees

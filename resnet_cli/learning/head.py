@@ -35,8 +35,9 @@ def train_head(
     inputs = keras.Input(features.shape)
     scaled = keras.layers.Normalization(mean=mean, variance=spread**2)(inputs)
     head = keras.Model(inputs, add_head(material.spec, scaled))
+    asked = config.epochs if config.unfreeze == "none" else 0
     recipe = TrainConfig(
-        epochs=int(np.clip(round(_STEPS / stream.steps_per_epoch), 6, 40)),
+        epochs=asked or int(np.clip(round(_STEPS / stream.steps_per_epoch), 6, 40)),
         optimizer="adamw",
         learning_rate=3e-3,
         schedule="one-cycle",
