@@ -27,6 +27,12 @@ HINT = "type the same command with --resume to go on where it stopped"
 QUICK = ["--arch", "resnet8", "--batch-size", "8", "--learning-rate", "0.02"]
 
 
+@pytest.fixture(autouse=True)
+def a_checkpoint_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Epochs of these tests are shorter than the time between checkpoints."""
+    monkeypatch.setattr("resnet_cli.learning.callbacks.CHECKPOINT_SECONDS", 0)
+
+
 def histories(folder: Path) -> list[tuple[int, float, float]]:
     return [(record.epoch, record.val_loss, record.val_accuracy) for record in read_history(folder / "metrics.jsonl")]
 
@@ -154,7 +160,7 @@ def test_fine_tuning_stopped_while_features_are_computed_can_be_resumed_as_the_h
 ) -> None:
     data = make_dataset(tmp_path / "pets", ("cat", "dog"), count=10)
     request = FinetuneRequest(
-        data, "resnet8", "none", "32", "crop", tmp_path / "run", False, False, False, None, False, "resnet"
+        data, "resnet8", "none", "32", "crop", tmp_path / "run", False, False, False, None, False, True, None, "resnet"
     )
     config = FinetuneConfig(views=4, epochs=1, unfreeze="none")
     with pytest.raises(Interrupted) as stopped:

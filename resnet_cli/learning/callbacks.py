@@ -22,7 +22,7 @@ from resnet_cli.networks.weights import named_variables
 from resnet_cli.progress import Progress
 from resnet_cli.runs import write_text
 
-_SECONDS = 20  # between checkpoints, where epochs are shorter: they are written in a tenth to a whole second
+CHECKPOINT_SECONDS = 20  # between checkpoints, where epochs are shorter: they are written in a tenth to a whole second
 
 
 class Paced(Protocol):
@@ -129,7 +129,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         write_text(self._metrics_file, self._metrics_file.read_text() + record.to_line())
         if self._events is not None:
             self._events.append(record)
-        if self._config.ema or time.perf_counter() - self._saved_at >= _SECONDS or self._progress.stop_signal():
+        if self._config.ema or time.perf_counter() - self._saved_at >= CHECKPOINT_SECONDS or self._progress.stop_signal():
             self._save()
         if self._announce:
             self._progress.line(
