@@ -140,7 +140,9 @@ def test_fine_tuning_stopped_in_its_second_stage_goes_on_from_there(make_dataset
 
     def finetune(name: str, progress: Silent, resume: bool = False) -> dict[str, Any]:
         folder = tmp_path / name
-        request = FinetuneRequest(data, "resnet8", "none", "32", "crop", folder, False, resume, False, None, False, "resnet")
+        request = FinetuneRequest(
+            data, "resnet8", "none", "32", "crop", folder, False, resume, False, None, False, True, None, "resnet"
+        )
         return run_finetune(request, config, progress)
 
     whole = finetune("whole", Silent())
