@@ -82,8 +82,8 @@ def test_predict_and_evaluate_answer_alike_with_either_engine(
 ) -> None:
     folder = finetuned_run.folder
     pictures = sorted((finetuned_run.data / "cherry").glob("*.png"))
-    by_keras = predicted(run_cli, *pictures, "--run", folder, "--engine", "keras")
-    by_openvino = predicted(run_cli, *pictures, "--run", folder, "--engine", "openvino")
+    by_keras = predicted(run_cli, *pictures, "--run", folder, "--top", 7, "--engine", "keras")
+    by_openvino = predicted(run_cli, *pictures, "--run", folder, "--top", 7, "--engine", "openvino")
     for one, other in zip(by_keras, by_openvino, strict=True):
         assert next(iter(one)) == next(iter(other))
         # fp16 weights, and bf16 where the CPU has it

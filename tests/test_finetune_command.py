@@ -221,7 +221,7 @@ def test_a_test_folder_gives_the_headline_and_chooses_nothing(
     for number in range(3):
         make_picture(root / "testing" / "dog" / f"{11 + number:03d}.png", seed=50 + number, label=0)
     run = tmp_path / "run"
-    result = run_cli("finetune", root, *QUICK[:-1], "--quiet", "--unfreeze", "none", "--output", run)
+    result = run_cli("finetune", root, *QUICK[:-1], "--quiet", "--unfreeze", "none", "--epochs", "40", "--output", run)
     assert result.exit_code == 0, result.stderr
     assert "test accuracy 70.0%" in result.stdout and "10 pictures" in result.stdout
     assert "validation accuracy 100.0% (6 pictures)" in result.stdout

@@ -115,9 +115,14 @@ def test_the_answer_is_what_keras_says_of_the_same_pixels(finetuned_run: Finetun
     pixels = np.stack([decode_square(path, Geometry(32, "crop", 1.0)) for path in paths])
     expected = np.asarray(classifier.predict_on_batch(pixels))
     rows = predicted(run_cli, finetuned_run, *paths, "--top", 7)
+    clear = 0
     for row, probabilities in zip(rows, expected, strict=True):
-        # In bf16 probabilities move by up to a few hundredths; what must not move is the answer.
-        assert row["predictions"][0]["class"] == run.classes[probabilities.argmax()]
+        # In bf16 probabilities move by up to a few hundredths; what must not move is an answer that is clearer than that.
+        second, first = np.sort(probabilities)[-2:]
+        if first - second > 0.1:
+            clear += 1
+            assert row["predictions"][0]["class"] == run.classes[probabilities.argmax()]
+    assert clear > len(paths) / 2
     exact = OpenVinoEngine(run.openvino, "many", exact=True).run(pixels)[0]
     np.testing.assert_allclose(exact, expected, atol=5e-3)
 

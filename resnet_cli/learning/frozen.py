@@ -163,17 +163,23 @@ def _compute(engine: Engine, rows: Rows, some: Sequence[int], files: tuple[Path,
     """
     task = progress.start(f"features of {rows.title} pictures", len(some))
     partial = [file.with_suffix(".partial") for file in files]
-    with _storing(files[0].parent):
-        with ExitStack() as stack:
-            opened = [stack.enter_context(path.open("wb")) for path in partial]
-            for outputs in engine.run_many(_batched(rows.squares(some))):
-                if progress.stop_signal():
-                    raise Interrupted(progress.stop_signal(), "type the same command with --resume; nothing was trained yet")
-                for file, output in zip(opened, outputs, strict=True):
-                    file.write(np.clip(output, -_LARGEST, _LARGEST).astype(np.float16).tobytes())
-                task.advance(len(outputs[0]))
-        for path, final in zip(partial, files, strict=True):
-            path.replace(final)
+    try:
+        with _storing(files[0].parent):
+            with ExitStack() as stack:
+                opened = [stack.enter_context(path.open("wb")) for path in partial]
+                for outputs in engine.run_many(_batched(rows.squares(some))):
+                    if progress.stop_signal():
+                        raise Interrupted(
+                            progress.stop_signal(), "type the same command with --resume; nothing was trained yet"
+                        )
+                    for file, output in zip(opened, outputs, strict=True):
+                        file.write(np.clip(output, -_LARGEST, _LARGEST).astype(np.float16).tobytes())
+                    task.advance(len(outputs[0]))
+            for path, final in zip(partial, files, strict=True):
+                path.replace(final)
+    finally:
+        for path in partial:
+            path.unlink(missing_ok=True)
     task.finish()
 
 
