@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -150,8 +149,10 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def print_notes(repeats: int, *notes: str, versions: Mapping[str, str] | None = None) -> None:
     """How often was measured, on what, with which versions."""
     often = "Measured once." if repeats == 1 else f"Median (extremes) of {repeats} rounds in turns; ratios within a round."
+    from resnet_cli.cli.records import versions as ours  # not before what measures memory is done
+
     print("\n" + " ".join([often, *notes]))
-    print(f"\n{machine()}; " + ", ".join(f"{name} {number}" for name, number in (_versions() | dict(versions or {})).items()))
+    print(f"\n{machine()}; " + ", ".join(f"{name} {number}" for name, number in (ours() | dict(versions or {})).items()))
 
 
 def machine() -> str:
@@ -163,16 +164,6 @@ def machine() -> str:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1024**3
     halves = [flag for flag in ("avx512_bf16", "amx_bf16", "amx_int8", "avx512_vnni") if flag in facts.get("flags", "").split()]
     return ", ".join([name, f"{cores} cores", *halves, f"{memory:.0f} GiB of memory"])
-
-
-def _versions() -> dict[str, str]:
-    found = {"Python": platform.python_version()}
-    for name in ("keras", "tensorflow", "openvino", "numpy", "pillow"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "absent"
-    return found
 
 
 @contextmanager

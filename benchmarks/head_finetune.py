@@ -40,16 +40,7 @@ from common import (
 _EPOCHS = 10
 _TUTORIAL = "tutorial script, 10 epochs"
 _OURS = {
-    "`resnet finetune`, one view, the tutorial's head": [
-        "--views",
-        "1",
-        "--hidden",
-        "2048",
-        "--dropout",
-        "0",
-        "--epochs",
-        "10",
-    ],
+    "`resnet finetune`, the tutorial's head": ["--views", "1", "--hidden", "2048", "--dropout", "0", "--epochs", "10"],
     "`resnet finetune`, defaults": [],
 }
 

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -70,9 +71,9 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def exact_keras() -> None:
     """Commands turn TensorFlow's bf16 rewriting on for the whole process; what tests compare with computes in float32."""
     if "tensorflow" in sys.modules:
-        import tensorflow as tf
+        from resnet_cli.engines.rewriting import set_rewriting
 
-        tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": False})
+        set_rewriting(False)
 
 
 @pytest.fixture(scope="session")
@@ -121,6 +122,25 @@ def run_cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     yield run
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A machine without a network: no name is found. Yields the names that were asked for."""
+    asked: list[str] = []
+
+    def unknown(host: str, *rest: object, **options: object) -> None:
+        asked.append(host)
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    without_proxy(monkeypatch)
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    return asked
+
+
+def without_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import json
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from resnet_cli.data.decode import Geometry, decode_square
 from resnet_cli.engines.keras_engine import KerasEngine
 from resnet_cli.learning.feature_cache import KEY, FeatureCache
+from resnet_cli.learning.frozen import room_on_disk
 from resnet_cli.networks.catalogue import find_network
 from resnet_cli.networks.classifier import build_logits
 from resnet_cli.networks.loading import load_backbone
@@ -85,6 +87,14 @@ def test_other_weights_and_sizes_do_not_share_features_and_no_cache_keeps_none(
     assert len(list(kept.iterdir())) == 3
 
 
+def test_a_cache_that_cannot_be_written_costs_time_and_nothing_else(
+    tiny_dataset: Path, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert result_of(run_cli, tiny_dataset, *HEAD, "--output", tmp_path / "run")["val"]["count"] == 9
+
+
 @pytest.mark.parametrize("damage", ["cut", "changed", "empty"])
 def test_a_damaged_file_is_noticed_and_its_rows_are_computed_again(
     damage: str, tiny_dataset: Path, run_cli: RunCli, kept: Path, tmp_path: Path
@@ -121,6 +131,18 @@ def test_without_room_the_last_stage_is_trained_on_activations_computed_as_neede
     losses = [record["loss"] for record in records if record["stage"] == "tail"]
     assert len(losses) == 2 and np.isfinite(losses).all()
     assert not (tmp_path / "live" / "checkpoint").exists()
+
+
+def test_what_an_interrupted_run_stored_counts_as_room_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = 1_000_000
+
+    def usage(folder: Path) -> SimpleNamespace:
+        return SimpleNamespace(free=free - sum(path.stat().st_size for path in folder.iterdir()))
+
+    monkeypatch.setattr("resnet_cli.learning.frozen.shutil.disk_usage", usage)
+    before = [room_on_disk(tmp_path, limit) for limit in (None, 2 * free)]
+    (tmp_path / "training-boundary.f16").write_bytes(bytes(450_000))
+    assert [room_on_disk(tmp_path, limit) for limit in (None, 2 * free)] == before == [500_000, 900_000]
 
 
 def squares(paths: list[Path], size: int) -> NDArray[np.uint8]:

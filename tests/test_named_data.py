@@ -8,7 +8,6 @@ import io
 import json
 import os
 import pickle
-import socket
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -92,21 +91,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     return tmp_path
-
-
-@pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A machine without a network: no name is found. Yields the names that were asked for."""
-    asked: list[str] = []
-
-    def unknown(host: str, *rest: object, **options: object) -> None:
-        asked.append(host)
-        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
-
-    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    return asked
 
 
 def publish(path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from conftest import without_proxy
 
 from resnet_cli.errors import Interrupted, ResnetError
 from resnet_cli.networks import imagenet_files, pretrained
@@ -79,25 +80,6 @@ def keras_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("KERAS_HOME", str(home))
     (home / "models").mkdir(parents=True)
     return home
-
-
-@pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A machine without a network: no name is found. Yields the names that were asked for."""
-    asked: list[str] = []
-
-    def unknown(host: str, *rest: object, **options: object) -> None:
-        asked.append(host)
-        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
-
-    without_proxy(monkeypatch)
-    monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    return asked
-
-
-def without_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="module")

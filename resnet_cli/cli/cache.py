@@ -21,6 +21,14 @@ def cache_folder() -> Path:
     return folder
 
 
+def kept_in_cache(name: str) -> Path | None:
+    """Where something is kept for later commands; nowhere on a machine whose cache cannot be written."""
+    try:
+        return cache_folder() / name
+    except ResnetError:
+        return None
+
+
 def dataset_folder(asked: Path, progress: Progress) -> Path:
     """The folder of a data set: as it was given, or in the cache where it is a known name and no folder here.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_cli.cli.beginning import begin_run, place_of_run, require_same
-from resnet_cli.cli.cache import cache_folder
+from resnet_cli.cli.cache import kept_in_cache
 from resnet_cli.cli.measuring import Measured, write_measured
 from resnet_cli.cli.rate_search import search_record, usable_rate, write_search
 from resnet_cli.cli.records import fingerprint, result_record, run_record
@@ -69,7 +69,7 @@ def run_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pro
         write_search(folder, search)
         return None if only_search else usable_rate(search, config.learning_rate, progress)
 
-    kept = cache_folder() / "features" if request.cache else None
+    kept = kept_in_cache("features") if request.cache else None
     room = None if request.cache_limit is None else int(request.cache_limit * 1e9)
     material = Material(spec, geometry, training, held_out, folder, kept, room, request.tensorboard)
     result = transfer(model, material, config, progress, request.resume, choose_rate if request.lr_find else None)

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from resnet_cli.cli.cache import cache_folder
+from resnet_cli.cli.cache import cache_folder, kept_in_cache
 from resnet_cli.cli.quiet import tensorflow_import
 from resnet_cli.data.decode import Geometry
 from resnet_cli.engines.base import Engine
@@ -96,19 +96,11 @@ def _load(ready: Ready, purpose: Purpose, engine: EngineName, progress: Progress
         progress.line(f"there is no {ready.model}, so Keras answers from the weights, which is slower")
         engine = "keras"
     if engine != "keras":
-        return OpenVinoEngine(ready.model, purpose, cache=_compiled_models())
+        return OpenVinoEngine(ready.model, purpose, cache=kept_in_cache("compiled"))
     classifier = ready.rebuild()
     from resnet_cli.engines.keras_engine import KerasEngine
 
     return KerasEngine(classifier, exact=True)
-
-
-def _compiled_models() -> Path | None:
-    """Where compiled models are kept; nowhere on a machine whose cache cannot be written."""
-    try:
-        return cache_folder() / "compiled"
-    except ResnetError:
-        return None
 
 
 def _columns(own: tuple[str, ...], common: tuple[str, ...]) -> tuple[int, ...] | None:

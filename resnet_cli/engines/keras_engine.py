@@ -11,7 +11,6 @@ import numpy as np
 from resnet_cli.engines.base import Images, Outputs
 
 _SHORT = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
-_REWRITING = "auto_mixed_precision_onednn_bfloat16"
 
 
 class KerasEngine:
@@ -29,11 +28,11 @@ class KerasEngine:
         self._model = model
         rewritten = False
         if keras.backend.backend() == "tensorflow":
-            import tensorflow as tf
+            from resnet_cli.engines.rewriting import rewrites, set_rewriting
 
             if exact:
-                tf.config.optimizer.set_experimental_options({_REWRITING: False})
-            rewritten = tf.config.optimizer.get_experimental_options().get(_REWRITING, False)
+                set_rewriting(False)
+            rewritten = rewrites()
         self.precision = "bf16" if rewritten else _SHORT[model.compute_dtype]
 
     def run(self, images: Images) -> tuple[Outputs, ...]:

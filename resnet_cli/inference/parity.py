@@ -6,15 +6,15 @@ In: a run and the answers of both. Out: a `Parity`: how many pictures, how often
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import keras
 import numpy as np
 
-from resnet_cli.data.decode import Geometry, Pixels, decode_square
+from resnet_cli.data.decode import Geometry
 from resnet_cli.engines.base import Images
 from resnet_cli.errors import ResnetError
 from resnet_cli.inference.formats import OUTPUT, Answer
+from resnet_cli.inference.sampling import some_pictures
 from resnet_cli.runs import Run, read_splits
 
 PICTURES = 32
@@ -49,18 +49,9 @@ class Sample:
 def sample_pictures(run: Run, geometry: Geometry) -> Sample:
     """Up to 32 of the pictures that the run held out, the same every time; random patterns if none is there any more."""
     try:
-        rows = [row for row in read_splits(run) if row.split != "train"]
+        found = some_pictures(run, [row for row in read_splits(run) if row.split != "train"], geometry, PICTURES)
     except ResnetError:
-        rows = []
-    found: list[Pixels] = []
-    # Rows are sorted by class: shuffled, so that the first few are of all of them, and the same ones every time.
-    for index in np.random.default_rng(0).permutation(len(rows)):
-        try:
-            found.append(decode_square(run.data / rows[index].path, geometry))
-        except ResnetError:
-            continue
-        if len(found) == PICTURES:
-            break
+        found = []
     if found:
         return Sample(np.stack(found), "held-out pictures")
     return Sample(_patterns(geometry.size), "random patterns (none of the held-out pictures is there any more)")
@@ -104,13 +95,14 @@ def _full_precision() -> Iterator[None]:
     """TensorFlow multiplies in float32 inside: neither TF32 on GPUs nor the bf16 that training may have turned on."""
     import tensorflow as tf
 
-    rewriting: dict[str, Any] = tf.config.optimizer.get_experimental_options()
+    from resnet_cli.engines.rewriting import rewrites, set_rewriting
+
+    before = rewrites()
     tf32 = tf.config.experimental.tensor_float_32_execution_enabled()
-    tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": False})
+    set_rewriting(False)
     tf.config.experimental.enable_tensor_float_32_execution(False)
     try:
         yield
     finally:
-        before = rewriting.get("auto_mixed_precision_onednn_bfloat16", False)
-        tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": before})
+        set_rewriting(before)
         tf.config.experimental.enable_tensor_float_32_execution(tf32)

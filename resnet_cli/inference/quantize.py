@@ -6,14 +6,12 @@ In: a run whose pictures are there. Out: a folder with the model and labels.txt,
 
 import shutil
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from resnet_cli.data import scoring
 from resnet_cli.data.decode import Geometry
-from resnet_cli.data.scan import Sample
 from resnet_cli.engines.base import Images
 from resnet_cli.engines.portable import read_classifier
 from resnet_cli.errors import ResnetError
@@ -23,7 +21,8 @@ from resnet_cli.inference.formats import FormatName, find_format
 from resnet_cli.inference.geometry import run_geometry
 from resnet_cli.inference.parity import sample_pictures
 from resnet_cli.inference.quantizers import MAX_DROP, find_quantizer
-from resnet_cli.inference.side_by_side import BATCH, Side, answer_both, decode_all, speeds_of
+from resnet_cli.inference.sampling import some_pictures
+from resnet_cli.inference.side_by_side import BATCH, Side, answer_both, speeds_of
 from resnet_cli.networks.spec import spec_from_record
 from resnet_cli.runs import Run, read_splits
 
@@ -104,9 +103,7 @@ def _held_out(run: Run) -> scoring.Scored:
 def _calibration_pictures(run: Run, geometry: Geometry) -> Images:
     """Up to 300 of the pictures that the run was trained on, of all classes, the same ones every time."""
     rows = [row for row in read_splits(run) if row.split == "train"]
-    order = np.random.default_rng(0).permutation(len(rows))
-    decoded = decode_all((Sample(run.data / rows[index].path, 0) for index in order), geometry)
-    found = [pixels for pixels, _ in islice(decoded, CALIBRATION)]
+    found = some_pictures(run, rows, geometry, CALIBRATION)
     if not found:
         raise ResnetError(
             f"none of the {len(rows)} training pictures of {run.data} can be read",

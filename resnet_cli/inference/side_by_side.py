@@ -4,19 +4,19 @@ In: what answers, and held-out pictures. Out: how many each has right, how far t
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
 
-from resnet_cli.data.decode import Geometry, Pixels, decode_square
-from resnet_cli.data.pictures import map_in_order
+from resnet_cli.data.decode import Geometry
 from resnet_cli.data.scan import Sample
 from resnet_cli.engines.base import Images, Outputs
 from resnet_cli.errors import ResnetError
 from resnet_cli.inference.formats import Answer
 from resnet_cli.inference.parity import Parity
+from resnet_cli.inference.sampling import decode_all
 
 BATCH = 16
 MEASURED = 2000  # pictures: one point of top-1 is then 20 of them; all 50,000 of ImageNet would take an hour
@@ -68,18 +68,6 @@ def answer_both(answers: tuple[Answer, Answer], samples: Sequence[Sample], geome
     agree, apart = float((guesses[0] == guesses[1]).mean()), float(np.abs(before - after).max())
     correct = int((guesses[0] == labels).sum()), int((guesses[1] == labels).sum())
     return Both(correct, Parity(len(labels), "held-out pictures", agree, apart))
-
-
-def decode_all(samples: Iterable[Sample], geometry: Geometry) -> Iterator[tuple[Pixels, int]]:
-    """Pixels and class of those that can be read, in order, decoded ahead on threads."""
-
-    def attempt(sample: Sample) -> tuple[Pixels, int] | None:
-        try:
-            return decode_square(sample.path, geometry), sample.label
-        except ResnetError:
-            return None
-
-    return (found for found in map_in_order(attempt, samples) if found is not None)
 
 
 def speeds_of(answers: tuple[Answer, Answer], images: Images) -> tuple[float, float]:

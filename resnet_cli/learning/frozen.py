@@ -23,6 +23,7 @@ from resnet_cli.errors import Interrupted, ResnetError
 from resnet_cli.learning.feature_cache import KEY, FeatureCache
 from resnet_cli.learning.material import AUGMENTATION, Material
 from resnet_cli.learning.stored import Stored
+from resnet_cli.networks.imagenet_files import digest
 from resnet_cli.networks.weights import named_variables
 from resnet_cli.progress import Progress
 
@@ -42,7 +43,7 @@ class Rows:
         geometry: input size.
         views: augmented views of a picture; 1 = as prediction sees it.
         seed: of the views.
-        identities: SHA-256 of each picture's file.
+        identities: SHA-256 of each picture's file, hexadecimal.
     """
 
     title: str
@@ -50,7 +51,7 @@ class Rows:
     geometry: Geometry
     views: int
     seed: int
-    identities: tuple[bytes, ...]
+    identities: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.pictures) * self.views
@@ -58,7 +59,7 @@ class Rows:
     def keys(self) -> list[bytes]:
         """What tells the rows apart, whatever their order: the picture's content and how it is seen."""
         seen = ["square"] if self.views == 1 else [f"{self.seed} {view}" for view in range(self.views)]
-        return [hashlib.sha256(each + how.encode()).digest()[:KEY] for each in self.identities for how in seen]
+        return [hashlib.sha256(f"{each} {how}".encode()).digest()[:KEY] for each in self.identities for how in seen]
 
     def squares(self, rows: Sequence[int]) -> Iterator[Pixels]:
         """uint8 (size, size, 3) of some rows, given in order; all views of a picture together, so that it is decoded once."""
@@ -72,7 +73,7 @@ class Rows:
             return [decode_square(self.pictures.samples[index].path, self.geometry)]
         picture = self.pictures[index]
         # Drawn from the content, so that a picture looks the same whatever else is in the folder.
-        number = int.from_bytes(self.identities[index][:7])
+        number = int(self.identities[index][:14], 16)
         draw = (generator(self.seed, row % self.views, number, _VIEW) for row in rows)
         return [augment(picture, self.geometry, AUGMENTATION, random) for random in draw]
 
@@ -80,12 +81,15 @@ class Rows:
 def rows_of(title: str, pictures: Pictures, geometry: Geometry, views: int, seed: int) -> Rows:
     """Name every picture by the content of its file."""
     paths = [sample.path for sample in pictures.samples]
-    return Rows(title, pictures, geometry, views, seed, tuple(map_in_order(_digest, paths)))
+    return Rows(title, pictures, geometry, views, seed, tuple(map_in_order(lambda path: digest(path, "sha256"), paths)))
 
 
 def room_on_disk(folder: Path, limit: int | None) -> int:
-    """Bytes that stored activations may take: the limit, or half of the free disk; never more than nine tenths of it."""
-    free = shutil.disk_usage(folder).free
+    """Bytes that stored activations may take: the limit, or half of the free disk; never more than nine tenths of it.
+
+    What an interrupted run left in the folder counts as free: resumed, it decides as it did at first.
+    """
+    free = shutil.disk_usage(folder).free + sum(path.stat().st_size for path in folder.iterdir())
     return free // 2 if limit is None else min(limit, free * 9 // 10)
 
 
@@ -98,11 +102,12 @@ def features_folder(material: Material, model: keras.Model, engine: Engine) -> P
     """Where features of this backbone, geometry and engine are kept from run to run."""
     if material.features is None:
         return None
-    digest = hashlib.sha256(f"{material.geometry} {AUGMENTATION} {engine.name} {engine.precision}".encode())
-    digest.update(str(material.spec.network).encode())
-    for name, variable in sorted(named_variables(model.get_layer(material.spec.network.name)).items()):
-        digest.update(name.encode() + keras.ops.convert_to_numpy(variable).tobytes())
-    return material.features / digest.hexdigest()[:16]
+    network = material.spec.network
+    what = hashlib.sha256(f"{material.geometry} {AUGMENTATION} {engine.name} {engine.precision}".encode())
+    what.update(str(network).encode())
+    for name, variable in sorted(named_variables(model.get_layer(network.name)).items()):
+        what.update(name.encode() + keras.ops.convert_to_numpy(variable).tobytes())
+    return material.features / what.hexdigest()[:16]
 
 
 def features_of(engine: Engine, rows: Rows, folder: Path, width: int, cache: FeatureCache, progress: Progress) -> Stored:
@@ -163,39 +168,32 @@ def _compute(engine: Engine, rows: Rows, some: Sequence[int], files: tuple[Path,
     """
     task = progress.start(f"features of {rows.title} pictures", len(some))
     partial = [file.with_suffix(".partial") for file in files]
-    try:
-        with _storing(files[0].parent):
-            with ExitStack() as stack:
-                opened = [stack.enter_context(path.open("wb")) for path in partial]
-                for outputs in engine.run_many(_batched(rows.squares(some))):
-                    if progress.stop_signal():
-                        raise Interrupted(
-                            progress.stop_signal(), "type the same command with --resume; nothing was trained yet"
-                        )
-                    for file, output in zip(opened, outputs, strict=True):
-                        file.write(np.clip(output, -_LARGEST, _LARGEST).astype(np.float16).tobytes())
-                    task.advance(len(outputs[0]))
-            for path, final in zip(partial, files, strict=True):
-                path.replace(final)
-    finally:
-        for path in partial:
-            path.unlink(missing_ok=True)
+    with _storing(files[0].parent, partial):
+        with ExitStack() as stack:
+            opened = [stack.enter_context(path.open("wb")) for path in partial]
+            for outputs in engine.run_many(_batched(rows.squares(some))):
+                if progress.stop_signal():
+                    raise Interrupted(progress.stop_signal(), "type the same command with --resume; nothing was trained yet")
+                for file, output in zip(opened, outputs, strict=True):
+                    file.write(np.clip(output, -_LARGEST, _LARGEST).astype(np.float16).tobytes())
+                task.advance(len(outputs[0]))
+        for path, final in zip(partial, files, strict=True):
+            path.replace(final)
     task.finish()
 
 
 @contextmanager
-def _storing(folder: Path) -> Iterator[None]:
+def _storing(folder: Path, partial: Sequence[Path] = ()) -> Iterator[None]:
+    """Name the folder where the disk is full; of partial files nothing is left, whatever happens."""
     try:
         yield
     except OSError as error:
         raise ResnetError(f"cannot store activations in {folder}: {error.strerror}", "free some disk") from error
+    finally:
+        for path in partial:
+            path.unlink(missing_ok=True)
 
 
 def _batched(squares: Iterator[Pixels]) -> Iterator[NDArray[np.uint8]]:
     while batch := list(itertools.islice(squares, _BATCH)):
         yield np.stack(batch)
-
-
-def _digest(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()

@@ -30,7 +30,9 @@ def prepare(seed: int) -> str:
         return "mixed_bfloat16"
     if not tensorflow or not _cpu_has_bf16():
         return "float32"
-    tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": True})
+    from resnet_cli.engines.rewriting import set_rewriting
+
+    set_rewriting(True)
     return "bfloat16"
 
 

@@ -123,18 +123,20 @@ def _run_frozen(model: keras.Model, material: Material, config: FinetuneConfig, 
     """Run every view through the frozen part once; the boundary's activations are kept where there is room for them."""
     network, folder = material.spec.network, material.folder / "checkpoint" / "activations"
     folder.mkdir(parents=True, exist_ok=True)
-    prefix = prefix_model(model, network)
-    shapes = [tuple(output.shape[1:]) for output in prefix.outputs]
+    frozen, shapes = feature_model(model), [model.get_layer("avg_pool").output.shape[1:]]
     room = room_on_disk(folder, material.cache_limit)
     views = config.views or int(np.clip(round(_FORWARD_PASSES / len(material.training)), 2, 12))
     stored = False
     if config.unfreeze == "last":
-        fitting = views_that_fit(room, sum(map(math.prod, shapes)), len(material.training), len(material.held_out))
+        prefix = prefix_model(model, network)
+        both = [output.shape[1:] for output in prefix.outputs]
+        fitting = views_that_fit(room, sum(map(math.prod, both)), len(material.training), len(material.held_out))
         stored = fitting >= min(2, views)
-        views = min(views, fitting) if stored else views
-        if not stored:
+        if stored:
+            frozen, shapes, views = prefix, both, min(views, fitting)
+        else:
             progress.line(f"{room / 1e9:.1f} GB may be used, too little for the activations: each epoch computes them again")
-    engine = engine_for(prefix if stored else feature_model(model), config.engine)
+    engine = engine_for(frozen, config.engine)
     progress.line(f"frozen layers, engine: {engine.name} {engine.precision}")
     cache = FeatureCache(features_folder(material, model, engine), shapes[0][0], min(room, _FEATURES_KEPT))
 
