@@ -71,7 +71,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def exact_keras() -> None:
     """Commands turn TensorFlow's bf16 rewriting on for the whole process; what tests compare with computes in float32."""
     if "tensorflow" in sys.modules:
-        from resnet_cli.engines.rewriting import set_rewriting
+        from resnet_cli.networks.rewriting import set_rewriting
 
         set_rewriting(False)
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import cache
 from math import ceil, prod
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from resnet_cli.errors import ResnetError
 from resnet_cli.networks.catalogue import Network, find_network, widen
 from resnet_cli.networks.classifier import build_logits
+from resnet_cli.networks.convolution import convolution
 from resnet_cli.networks.parameters import parameter_count, usual_classes
 from resnet_cli.networks.residual import build_backbone
 from resnet_cli.networks.spec import ClassifierSpec
@@ -163,6 +165,35 @@ def test_frozen_fused_batch_norm_keeps_its_statistics() -> None:
     before = {key: np.asarray(variable) for key, variable in named_variables(fused).items()}
     np.testing.assert_allclose(np.asarray(fused(raw, training=True)), np.asarray(plain(raw, training=True)), atol=1e-5)
     assert all(np.array_equal(np.asarray(variable), before[key]) for key, variable in named_variables(fused).items())
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_the_filter_gradient_of_small_maps_is_keras_gradient(bf16: bool) -> None:
+    import tensorflow as tf
+
+    from resnet_cli.networks.rewriting import set_rewriting
+
+    random = np.random.default_rng(0)
+    images, upstream = (random.normal(size=(6, 4, 4, channels)).astype(np.float32) for channels in (3, 5))
+    fast, plain = (convolution(5, 3, 1, bias=True, name="conv", side=side) for side in (4, None))
+    assert type(plain) is keras.layers.Conv2D and type(fast) is not keras.layers.Conv2D
+    fast.build(images.shape)
+    plain.build(images.shape)
+    plain.set_weights(fast.get_weights())
+
+    def gradients(layer: keras.layers.Layer) -> list[Any]:
+        pixels = tf.constant(images)
+        with tf.GradientTape() as tape:
+            tape.watch(pixels)
+            outputs = layer(pixels)
+        return [outputs, *tape.gradient(outputs, [pixels, *layer.trainable_weights], upstream)]
+
+    set_rewriting(bf16)
+    graph = tf.function(gradients, autograph=False).get_concrete_function(fast).graph
+    assert ("Conv2DBackpropFilter" in {operation.type for operation in graph.get_operations()}) is not bf16
+    # Outside a graph nothing is rewritten: both compute in float32 here.
+    for ours, theirs in zip(gradients(fast), gradients(plain), strict=True):
+        np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), rtol=1e-4, atol=1e-4)
 
 
 # --- names, depths and sizes --------------------------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ from training_material import CLASSES, FEATURES, HeldOut, Points, network, run, 
 from resnet_cli.errors import ResnetError
 from resnet_cli.history import read_history
 from resnet_cli.learning.config import TrainConfig
-from resnet_cli.learning.schedules import depth_factors, make_optimizer, rates
+from resnet_cli.learning.optimizers import depth_factors, make_optimizer
+from resnet_cli.learning.schedules import rates
 from resnet_cli.learning.training import Stage, balanced_weights, train
 from resnet_cli.networks.catalogue import find_network
 from resnet_cli.networks.classifier import build_logits

@@ -28,7 +28,7 @@ class KerasEngine:
         self._model = model
         rewritten = False
         if keras.backend.backend() == "tensorflow":
-            from resnet_cli.engines.rewriting import rewrites, set_rewriting
+            from resnet_cli.networks.rewriting import rewrites, set_rewriting
 
             if exact:
                 set_rewriting(False)

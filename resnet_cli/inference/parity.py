@@ -95,7 +95,7 @@ def _full_precision() -> Iterator[None]:
     """TensorFlow multiplies in float32 inside: neither TF32 on GPUs nor the bf16 that training may have turned on."""
     import tensorflow as tf
 
-    from resnet_cli.engines.rewriting import rewrites, set_rewriting
+    from resnet_cli.networks.rewriting import rewrites, set_rewriting
 
     before = rewrites()
     tf32 = tf.config.experimental.tensor_float_32_execution_enabled()

@@ -11,7 +11,8 @@ import keras
 
 from resnet_cli.errors import ResnetError
 from resnet_cli.learning.config import TrainConfig
-from resnet_cli.learning.schedules import make_optimizer, rates
+from resnet_cli.learning.optimizers import make_optimizer
+from resnet_cli.learning.schedules import rates
 from resnet_cli.learning.snapshot import untouched
 from resnet_cli.learning.training import Stream, loss_of
 from resnet_cli.progress import Progress

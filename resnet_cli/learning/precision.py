@@ -1,6 +1,6 @@
 """Half precision where the machine has it, and repeatable results.
 
-One of the two files that speak to TensorFlow directly; on another backend it only sets Keras' policy and seed.
+On another backend than TensorFlow it only sets Keras' policy and seed.
 """
 
 from pathlib import Path
@@ -30,7 +30,7 @@ def prepare(seed: int) -> str:
         return "mixed_bfloat16"
     if not tensorflow or not _cpu_has_bf16():
         return "float32"
-    from resnet_cli.engines.rewriting import set_rewriting
+    from resnet_cli.networks.rewriting import set_rewriting
 
     set_rewriting(True)
     return "bfloat16"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from resnet_cli.errors import Interrupted, ResnetError
 from resnet_cli.learning.config import TrainConfig
-from resnet_cli.learning.schedules import make_optimizer
+from resnet_cli.learning.optimizers import make_optimizer
 from resnet_cli.learning.snapshot import untouched
 from resnet_cli.learning.training import Stream, balanced_weights, loss_of
 from resnet_cli.progress import Progress, Task

@@ -18,7 +18,8 @@ from resnet_cli.history import EpochRecord
 from resnet_cli.learning.callbacks import Recorder
 from resnet_cli.learning.checkpoints import has_checkpoint, load_checkpoint
 from resnet_cli.learning.config import TrainConfig
-from resnet_cli.learning.schedules import make_optimizer, rates
+from resnet_cli.learning.optimizers import make_optimizer
+from resnet_cli.learning.schedules import rates
 from resnet_cli.progress import Progress
 
 

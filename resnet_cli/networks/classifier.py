@@ -65,7 +65,7 @@ def build_logits(spec: ClassifierSpec, fused: bool = True, stochastic_depth: flo
 
     Args:
         spec: what to build.
-        fused: build with the fast batch-norm of `batch_norm.py`.
+        fused: build with the layers of `batch_norm.py` and `convolution.py` that train faster on TensorFlow.
         stochastic_depth: how often training leaves out the last block, 0..1; see `build_backbone`. It is no part of the spec:
             weights, runs and exports are the same with and without.
 

@@ -16,6 +16,7 @@ from keras import layers, ops
 from resnet_cli.errors import ResnetError
 from resnet_cli.networks.batch_norm import batch_norm
 from resnet_cli.networks.catalogue import Network
+from resnet_cli.networks.convolution import convolution
 from resnet_cli.networks.stochastic_depth import StochasticDepth
 
 Tensor = Any
@@ -43,15 +44,7 @@ class _Parts:
         if size > 1 and stride > 1:
             # Explicit padding: TensorFlow's "same" would pad a strided 3x3 on the far side only.
             x = layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x)
-        return layers.Conv2D(
-            filters,
-            size,
-            strides=stride,
-            padding="valid" if size > 1 and stride > 1 else "same",
-            use_bias=biased,
-            kernel_initializer="he_normal",
-            name=f"{name}_conv",
-        )(x)
+        return convolution(filters, size, stride, biased, f"{name}_conv", x.shape[1] if self.fused else None)(x)
 
     def norm(self, x: Tensor, name: str) -> Tensor:
         return batch_norm(f"{name}_bn", self.fused)(x)
@@ -76,7 +69,7 @@ def build_backbone(
     Args:
         network: what to build; see `Network`.
         image_size: input side in pixels, or None for any.
-        fused: build with the fast batch-norm of `batch_norm.py` (for training on TensorFlow).
+        fused: build with the layers of `batch_norm.py` and `convolution.py` that train faster on TensorFlow.
         stochastic_depth: how often training leaves out the last block, 0..1, 1 excluded; earlier blocks less often, falling
             linearly to nothing at the input (Huang et al. 2016, equation 4; their 0.5 suits deep networks).
 
