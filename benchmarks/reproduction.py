@@ -38,7 +38,7 @@ GROUPS = {
     # He et al. 2015, section 4.2 and figure 6: plain networks get worse with depth, residual ones better.
     "degradation": [Experiment(arch, f"--arch {arch} {_PAPER}") for arch in _DEPTHS],
     # The same under one cycle, which lets deep networks start gently: few epochs are enough for them.
-    "depth": [Experiment(f"{arch}-cycle", f"--arch {arch} {_CYCLE}") for arch in _DEPTHS],
+    "degradation-cycle": [Experiment(f"{arch}-cycle", f"--arch {arch} {_CYCLE}") for arch in _DEPTHS],
     # Section 3.3, options A (the network's own), B and C.
     "shortcuts": [
         Experiment("resnet20", f"--arch resnet20 {_PAPER}"),

@@ -40,7 +40,7 @@ def _fused_class() -> type[keras.layers.BatchNormalization]:
                 is_training=learn,
             )
             if learn:
-                # The kernel returns the unbiased variance; Keras and the paper keep the biased one.
+                # The kernel returns the unbiased variance; Keras keeps the biased one.
                 # (Of one channel: in bf16 the whole map would be cast to float32 to be counted.)
                 count = tf.cast(tf.size(inputs[..., 0]), tf.float32)
                 variance = variance * (count - 1.0) / count
