@@ -87,6 +87,23 @@ def test_the_decay_of_sgd_is_the_papers_l2_penalty() -> None:
     assert float(kernel.value[0]) == pytest.approx(weight, rel=1e-4)
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_steps_are_those_of_keras_own_optimizers(optimizer: str, nesterov: bool) -> None:
+    own = keras.optimizers.SGD(0.05, momentum=0.9, nesterov=nesterov) if optimizer == "sgd" else keras.optimizers.Adam(0.05)
+    config = TrainConfig(optimizer=optimizer, nesterov=nesterov, weight_decay=0.0)  # type: ignore[arg-type]
+    kernels = [keras.Variable(np.ones((7, 3)), name="kernel", dtype="float32") for _ in range(2)]
+    made = make_optimizer(config, np.full(20, 0.05, np.float32), kernels[:1])
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        gradient = random.normal(size=(7, 3)).astype(np.float32)
+        made.apply([keras.ops.convert_to_tensor(gradient)], kernels[:1])
+        own.apply([keras.ops.convert_to_tensor(gradient)], kernels[1:])
+    ours, expected = (keras.ops.convert_to_numpy(kernel) for kernel in kernels)
+    assert np.abs(expected - 1).max() > 0.1
+    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_the_rate_falls_geometrically_from_the_head_to_the_input() -> None:
     model = build_logits(ClassifierSpec(find_network("resnet8"), 3, 32))
     factors = depth_factors(model.trainable_variables, 0.01)

@@ -4,6 +4,7 @@ TensorFlow writes about oneDNN, CPU flags and absent GPU drivers to stderr while
 apply. What it writes in that time is held back, known chatter dropped, and the rest shown.
 """
 
+import gc
 import os
 import re
 import sys
@@ -31,11 +32,17 @@ def tensorflow_import() -> Iterator[None]:
     if "keras" in sys.modules:
         yield
         return
-    with without_chatter():
-        yield
-        import keras
+    # Millions of objects come to stay: looking through them again and again for garbage would take a fifth of the time.
+    gc.disable()
+    try:
+        with without_chatter():
+            yield
+            import keras
 
-        keras.distribution.list_devices()
+            keras.distribution.list_devices()
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @contextmanager

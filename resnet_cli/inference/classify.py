@@ -15,13 +15,8 @@ from numpy.typing import NDArray
 from resnet_cli.data.decode import Geometry
 from resnet_cli.data.pictures import map_in_order
 from resnet_cli.data.views import decode_views
-from resnet_cli.engines.base import Engine
+from resnet_cli.engines.base import Engine, good_batch
 from resnet_cli.errors import ResnetError
-
-# Pixels a forward pass: 8 pictures of 224 x 224, or 64 small ones. Measured on two cores: more of the large ones gain nothing
-# and let cores wait for the last batch; 8 of the small ones instead of 64 cost a fifth more time (ResNet-20 at 32 x 32).
-_PIXELS = 8 * 224 * 224
-_MOST = 64
 
 
 @dataclass(frozen=True)
@@ -72,7 +67,7 @@ def classify(
         batch: views a forward pass, None chooses by the input size; one picture's views stay together.
     """
     if batch is None:
-        batch = min(_MOST, max(1, _PIXELS // max(member.geometry.size for member in members) ** 2))
+        batch = good_batch(max(member.geometry.size for member in members))
     geometries = tuple({member.geometry: None for member in members})
     pictures = max(1, batch // views)
 

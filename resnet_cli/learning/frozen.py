@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from resnet_cli.data.augment import augment, generator
 from resnet_cli.data.decode import Geometry, Pixels, decode_square
 from resnet_cli.data.pictures import Pictures, map_in_order
-from resnet_cli.engines.base import Engine
+from resnet_cli.engines.base import Engine, good_batch
 from resnet_cli.errors import Interrupted, ResnetError
 from resnet_cli.learning.feature_cache import KEY, FeatureCache
 from resnet_cli.learning.material import AUGMENTATION, Material
@@ -28,7 +28,6 @@ from resnet_cli.networks.weights import named_variables
 from resnet_cli.progress import Progress
 
 _VIEW = 3  # purpose of the generators that draw views
-_BATCH = 32
 _LARGEST = float(np.finfo(np.float16).max)  # untrained networks of many layers go beyond it
 _MERGED = 1024  # rows that are in memory at a time
 
@@ -171,7 +170,7 @@ def _compute(engine: Engine, rows: Rows, some: Sequence[int], files: tuple[Path,
     with _storing(files[0].parent, partial):
         with ExitStack() as stack:
             opened = [stack.enter_context(path.open("wb")) for path in partial]
-            for outputs in engine.run_many(_batched(rows.squares(some))):
+            for outputs in engine.run_many(_batched(rows.squares(some), good_batch(rows.geometry.size))):
                 if progress.stop_signal():
                     raise Interrupted(progress.stop_signal(), "type the same command with --resume; nothing was trained yet")
                 for file, output in zip(opened, outputs, strict=True):
@@ -194,6 +193,6 @@ def _storing(folder: Path, partial: Sequence[Path] = ()) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def _batched(squares: Iterator[Pixels]) -> Iterator[NDArray[np.uint8]]:
-    while batch := list(itertools.islice(squares, _BATCH)):
+def _batched(squares: Iterator[Pixels], size: int) -> Iterator[NDArray[np.uint8]]:
+    while batch := list(itertools.islice(squares, size)):
         yield np.stack(batch)
