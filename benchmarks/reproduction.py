@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,13 @@ def main() -> None:
     for group in options.group:
         folders = [_folder(each, options, seed) for each in GROUPS[group] for seed in options.seeds]
         done = [folder for folder in folders if (folder / "run.json").exists()]
-        if done and group == "transfer":
+        if not done:
+            continue
+        if group == "transfer":
             _report_transfer(done)
-        elif done:
+        else:
             _report(group, done, options.figures)
-        if done and group == "best":
+        if group == "best":
             _report_views(done, options.data)
 
 
@@ -117,8 +120,7 @@ def _train(experiment: Experiment, options: argparse.Namespace, seed: int, share
 
 
 def _report(group: str, folders: list[Path], figures: Path) -> None:
-    command = [_resnet(), "compare", *map(str, folders), "--json", "--output", str(figures / f"{group}.png")]
-    document = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    document = _answer("compare", *map(str, folders), "--output", str(figures / f"{group}.png"))
     print(f"\n### {group}\n\n| network | parameters | seeds | epochs | training error | test error | images/s | minutes |")
     print("|---|---|---|---|---|---|---|---|")
     for row in document["rows"]:
@@ -133,19 +135,26 @@ def _report_transfer(folders: list[Path]) -> None:
     print("\n### transfer\n\n| run | epochs | test accuracy | 95 % interval | minutes |\n|---|---|---|---|---|")
     for folder in folders:
         results = json.loads((folder / "run.json").read_text())["results"]
-        low, high = results["test"]["top1_interval"]
-        figures = f"{results['test']['top1']:.2%} | {low:.2%} to {high:.2%} | {results['seconds'] / 60:.0f}"
-        print(f"| {folder.name} | {results['epochs']} | {figures} |")
+        print(f"| {folder.name} | {results['epochs']} | {_accuracy(results['test'])} | {results['seconds'] / 60:.0f} |")
 
 
 def _report_views(folders: list[Path], data: Path) -> None:
     print("\n| run | answers averaged over | test accuracy | 95 % interval |\n|---|---|---|---|")
     for folder in folders:
         for views, words in (("1", "the picture"), ("2", "the picture and its mirror image"), ("10", "ten crops")):
-            command = [_resnet(), "evaluate", str(data), "--run", str(folder), "--views", views, "--json"]
-            document = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-            low, high = document["top1_interval"]
-            print(f"| {folder.name} | {words} | {document['top1']:.2%} | {low:.2%} to {high:.2%} |")
+            document = _answer("evaluate", str(data), "--run", str(folder), "--views", views)
+            print(f"| {folder.name} | {words} | {_accuracy(document)} |")
+
+
+def _accuracy(figures: dict[str, Any]) -> str:
+    low, high = figures["top1_interval"]
+    return f"{figures['top1']:.2%} | {low:.2%} to {high:.2%}"
+
+
+def _answer(*words: str) -> Any:
+    """What a command of `resnet` prints with --json."""
+    done = subprocess.run([_resnet(), *words, "--json"], check=True, capture_output=True, text=True)
+    return json.loads(done.stdout)
 
 
 def _percent(error: dict[str, float | None]) -> str:

@@ -87,8 +87,7 @@ def test_the_decay_of_sgd_is_the_papers_l2_penalty() -> None:
     assert float(kernel.value[0]) == pytest.approx(weight, rel=1e-4)
 
 
-@pytest.mark.parametrize("nesterov", [False, True])
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize(("optimizer", "nesterov"), [("sgd", False), ("sgd", True), ("adam", False)])
 def test_steps_are_those_of_keras_own_optimizers(optimizer: str, nesterov: bool) -> None:
     own = keras.optimizers.SGD(0.05, momentum=0.9, nesterov=nesterov) if optimizer == "sgd" else keras.optimizers.Adam(0.05)
     config = TrainConfig(optimizer=optimizer, nesterov=nesterov, weight_decay=0.0)  # type: ignore[arg-type]

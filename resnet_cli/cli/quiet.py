@@ -32,7 +32,7 @@ def tensorflow_import() -> Iterator[None]:
     if "keras" in sys.modules:
         yield
         return
-    # Millions of objects come to stay: looking through them again and again for garbage would take a fifth of the time.
+    # What is imported comes to stay: looking through it again and again for garbage would take a sixth of the time.
     gc.disable()
     try:
         with without_chatter():

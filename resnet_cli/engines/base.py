@@ -12,15 +12,7 @@ from numpy.typing import NDArray
 Images = NDArray[np.uint8]
 Outputs = NDArray[np.float32]
 
-# Pixels a forward pass: 8 pictures of 224 x 224, or 64 small ones. Measured on two cores with OpenVINO: 32 of the large ones
-# take 7 % more time than 8 and let cores wait for the last batch; 8 of the small ones instead of 64 a fifth more (ResNet-20).
-_PIXELS = 8 * 224 * 224
-_MOST = 64
-
-
-def good_batch(side: int) -> int:
-    """Pictures a forward pass, by the side of the input in pixels."""
-    return min(_MOST, max(1, _PIXELS // side**2))
+_MOST = 64  # pictures of a forward pass
 
 
 class Engine(Protocol):
@@ -29,10 +21,12 @@ class Engine(Protocol):
     Attributes:
         name: "openvino" or "keras".
         precision: what it multiplies in, such as "bf16" or "f32".
+        pixels: of a forward pass in which large pictures take the least time each.
     """
 
     name: str
     precision: str
+    pixels: int
 
     def run(self, images: Images) -> tuple[Outputs, ...]:
         """Run one batch.
@@ -48,3 +42,8 @@ class Engine(Protocol):
     def run_many(self, batches: Iterable[Images]) -> Iterator[tuple[Outputs, ...]]:
         """Run batch after batch, several at a time where the engine can; results in order."""
         ...
+
+
+def good_batch(engine: Engine, side: int) -> int:
+    """Pictures of a forward pass that suit an engine, by the side of the input in pixels."""
+    return min(_MOST, max(1, engine.pixels // side**2))

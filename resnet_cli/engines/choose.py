@@ -42,6 +42,7 @@ class _LateOpenVino:
     """OpenVINO for a Keras model that is converted when the first picture comes: where all is kept from before, none does."""
 
     name = "openvino"
+    pixels = OpenVinoEngine.pixels
 
     def __init__(self, model: keras.Model) -> None:
         self._model = model

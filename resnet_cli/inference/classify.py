@@ -67,7 +67,7 @@ def classify(
         batch: views a forward pass, None chooses by the input size; one picture's views stay together.
     """
     if batch is None:
-        batch = good_batch(max(member.geometry.size for member in members))
+        batch = min(good_batch(member.engine, member.geometry.size) for member in members)
     geometries = tuple({member.geometry: None for member in members})
     pictures = max(1, batch // views)
 

@@ -170,7 +170,7 @@ def _compute(engine: Engine, rows: Rows, some: Sequence[int], files: tuple[Path,
     with _storing(files[0].parent, partial):
         with ExitStack() as stack:
             opened = [stack.enter_context(path.open("wb")) for path in partial]
-            for outputs in engine.run_many(_batched(rows.squares(some), good_batch(rows.geometry.size))):
+            for outputs in engine.run_many(_batched(rows.squares(some), good_batch(engine, rows.geometry.size))):
                 if progress.stop_signal():
                     raise Interrupted(progress.stop_signal(), "type the same command with --resume; nothing was trained yet")
                 for file, output in zip(opened, outputs, strict=True):
