@@ -56,8 +56,8 @@ GROUPS = {
     ],
     # What the bundled weights are worth at the same number of epochs.
     "transfer": [
-        Experiment("compact-scratch", f"{_COMPACT} --recipe fast", 5),
-        Experiment("compact-bundled", f"{_COMPACT} --weights bundled --unfreeze all --batch-size 128", 5, "finetune"),
+        Experiment("compact-scratch", f"{_COMPACT} --recipe fast", 3),
+        Experiment("compact-bundled", f"{_COMPACT} --weights bundled --unfreeze all --batch-size 128", 3, "finetune"),
     ],
 }
 

@@ -17,26 +17,32 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
-import tensorflow as tf
 
-from resnet_cli.data.augment import Augmentation
-from resnet_cli.data.batches import Batch, EvaluationBatches, TrainStream
-from resnet_cli.data.decode import Geometry
-from resnet_cli.data.pictures import MEMORY_LIMIT, read_pictures, reader_for_prediction, reader_for_training
-from resnet_cli.data.scan import scan_dataset
-from resnet_cli.learning.config import TrainConfig
-from resnet_cli.learning.precision import prepare
-from resnet_cli.learning.training import Stage, train
-from resnet_cli.networks.catalogue import find_network
-from resnet_cli.networks.classifier import build_logits
-from resnet_cli.networks.spec import ClassifierSpec
-from resnet_cli.progress import Silent, Task
+from resnet_cli.cli.quiet import tensorflow_import
+
+# This program starts TensorFlow with all that makes it fast; a script of one's own takes it as it comes.
+with nullcontext() if sys.argv[1] == "keras" else tensorflow_import():
+    import keras
+    import tensorflow as tf
+
+    from resnet_cli.data.augment import Augmentation
+    from resnet_cli.data.batches import Batch, EvaluationBatches, TrainStream
+    from resnet_cli.data.decode import Geometry
+    from resnet_cli.data.pictures import MEMORY_LIMIT, read_pictures, reader_for_prediction, reader_for_training
+    from resnet_cli.data.scan import scan_dataset
+    from resnet_cli.learning.config import TrainConfig
+    from resnet_cli.learning.precision import prepare
+    from resnet_cli.learning.training import Stage, train
+    from resnet_cli.networks.catalogue import find_network
+    from resnet_cli.networks.classifier import build_logits
+    from resnet_cli.networks.spec import ClassifierSpec
+    from resnet_cli.progress import Silent, Task
 
 RATE = 0.01  # low, so that no network loses its way in a few steps: arithmetic with what is no number takes other times
 

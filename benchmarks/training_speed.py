@@ -87,7 +87,9 @@ def _turns(name: str, steps: int, folder: str, torch: Path | None, versions: dic
         results[kind] = _contend(kind, Path(sys.executable), "training_keras.py", words)
     if torch is not None:
         ours = results["alone"]
-        words = [json.dumps(ours["network"]), setting.classes, ours["image_size"], setting.batch_size, steps]
+        # Half precision on the same CPUs as ours: where it is emulated, it would take torch seven times as long.
+        precision = ours["versions"]["precision"]
+        words = [json.dumps(ours["network"]), setting.classes, ours["image_size"], setting.batch_size, steps, precision]
         results["torch"] = _contend("torch", torch, "training_torch.py", words)
     counts = {kind: result["parameters"] for kind, result in results.items()}
     if len(set(counts.values())) > 1:

@@ -1,6 +1,6 @@
-"""A residual network of the 2015 paper trained by torch as its users do on a CPU: channels_last, bf16 autocast, SGD.
+"""A residual network of the 2015 paper trained by torch as its users do on a CPU: channels_last, SGD, bf16 where it is native.
 
-    python benchmarks/training_torch.py '{"blocks": [3, 3, 3], ...}' CLASSES IMAGE_SIZE BATCH_SIZE STEPS
+    python benchmarks/training_torch.py '{"blocks": [3, 3, 3], ...}' CLASSES IMAGE_SIZE BATCH_SIZE STEPS float32|bfloat16
 
 Started by training_speed.py with the catalogue's description of a network; needs torch alone. Trains on one batch of random
 pixels in memory and prints JSON: trainable parameters, seconds of every step, versions.
@@ -22,7 +22,8 @@ Network = dict[str, Any]
 def main() -> None:
     """Train and print."""
     network: Network = json.loads(sys.argv[1])
-    classes, size, batch_size, steps = (int(word) for word in sys.argv[2:])
+    classes, size, batch_size, steps = (int(word) for word in sys.argv[2:6])
+    half = sys.argv[6] == "bfloat16"
     torch.manual_seed(0)
     model = Residual(network, classes).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
@@ -31,7 +32,7 @@ def main() -> None:
     seconds = []
     for _ in range(steps):
         began = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
             loss = F.cross_entropy(model(images), labels)
         optimizer.zero_grad()
         loss.backward()

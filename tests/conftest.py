@@ -20,6 +20,8 @@ from PIL import Image
 os.environ["COLUMNS"] = "160"
 os.environ["NO_COLOR"] = "1"
 os.environ.pop("FORCE_COLOR", None)
+# As the program starts TensorFlow; tests that import it themselves do so before the program could.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 SAMPLE_DATA = Path(__file__).parents[1] / "sample_data" / "cars_vs_trucks"
 

@@ -1,7 +1,11 @@
-"""Starting the program costs nothing heavy: help and usage errors answer from the standard library, typer and rich alone."""
+"""Starting the program costs nothing heavy: help and usage errors answer from the standard library, typer and rich alone.
+
+TensorFlow, where it is needed, starts with what makes it fast.
+"""
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from importlib import resources
@@ -100,3 +104,20 @@ found["unknown"] = [answer("no-such-command"), *heavy()]
 print(json.dumps(found))
 """
     assert in_fresh_process(script) == {"version": [0], "unknown": [2]}
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(None, True), ("0", False)], ids=["by itself", "unless it is told not to"])
+def test_tensorflow_starts_with_onednn_on_every_cpu(asked: str | None, expected: bool) -> None:
+    script = """
+from resnet_cli.cli.quiet import tensorflow_import
+with tensorflow_import():
+    import tensorflow
+from tensorflow.python.util import _pywrap_util_port
+print(_pywrap_util_port.IsMklEnabled())
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"}
+    if asked is not None:
+        environment["TF_ENABLE_ONEDNN_OPTS"] = asked
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
+    # Its packages for macOS come without.
+    assert done.stdout.strip() == str(expected and sys.platform != "darwin")
