@@ -217,6 +217,21 @@ def test_any_other_name_opens_no_connection(home: Path, offline: list[str], run_
     assert offline == []
 
 
+@pytest.mark.parametrize("command", ["train", "finetune", "check"])
+@pytest.mark.parametrize("spelled", ["./cifar10", "cifar10/"])
+def test_a_path_is_no_name(command: str, spelled: str, home: Path, offline: list[str], run_cli: RunCli) -> None:
+    assert_one_sentence(run_cli(command, spelled), "there is no folder", str(home / "here" / "cifar10"))
+    assert offline == []
+
+
+@pytest.mark.parametrize("command", ["train", "finetune"])
+def test_a_misspelt_network_is_told_before_anything_is_fetched(
+    command: str, home: Path, offline: list[str], run_cli: RunCli
+) -> None:
+    assert_one_sentence(run_cli(command, "cifar10", "--arch", "resnet51"), "resnet51")
+    assert offline == []
+
+
 def test_a_layout_that_was_interrupted_is_not_there(
     at_hand: Path, home: Path, monkeypatch: pytest.MonkeyPatch, run_cli: RunCli
 ) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from resnet_cli.cli import console
 from resnet_cli.cli.cache import dataset_folder
-from resnet_cli.cli.options import Engine, Json, Quiet, RunFolders, Strict, Views
+from resnet_cli.cli.options import Engine, Json, Quiet, RunFolders, Strict, Views, dataset_path
 from resnet_cli.cli.reporter import Reporter
 from resnet_cli.data import scoring
 from resnet_cli.engines.choice import settled
@@ -26,7 +26,8 @@ _WIDEST = 12  # classes that a confusion table has room for on a terminal
 
 def evaluate(
     dataset: Annotated[
-        Path | None, typer.Argument(help="Folder to score; or cifar10, cifar100.  [default: what the run held out]")
+        Path | None,
+        typer.Argument(help="Folder to score; or cifar10, cifar100.  [default: what the run held out]", parser=dataset_path),
     ] = None,
     run: RunFolders = None,
     views: Views = "1",

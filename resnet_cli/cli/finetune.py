@@ -30,6 +30,7 @@ from resnet_cli.cli.requests import FinetuneRequest
 from resnet_cli.cli.result import print_result, print_search
 from resnet_cli.learning.config import FinetuneConfig
 from resnet_cli.learning.tensorboard import require_tensorboard
+from resnet_cli.networks.catalogue import find_network
 
 D = FinetuneConfig()
 
@@ -74,6 +75,8 @@ def finetune(
         raise typer.BadParameter("--lr-find tests the second stage's rate, and --unfreeze none has no second stage")
     if tensorboard:
         require_tensorboard()
+    if arch != "auto":
+        find_network(arch)  # a misspelt name is told before a data set is fetched
     reporter = Reporter(quiet or json)
     folder = dataset_folder(dataset, reporter)
     with tensorflow_import():

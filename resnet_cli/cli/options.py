@@ -7,8 +7,17 @@ import typer
 
 from resnet_cli.engines.choice import EngineName
 
+
+def dataset_path(typed: str) -> Path:
+    """What a command was given as its data set; `./cifar10` stays a folder: a name is the bare word."""
+    from resnet_cli.data.named import NAMED
+
+    path = Path(typed)
+    return path.absolute() if str(path) in NAMED and str(path) != typed else path
+
+
 DATASET_HELP = "Folder with one folder of pictures per class; or cifar10, cifar100."
-DatasetFolder = Annotated[Path, typer.Argument(help=DATASET_HELP)]
+DatasetFolder = Annotated[Path, typer.Argument(help=DATASET_HELP, parser=dataset_path)]
 RunFolder = Annotated[Path | None, typer.Option("--run", help="Run folder.  [default: the newest]")]
 RunFolders = Annotated[
     list[Path] | None, typer.Option("--run", help="Run folder; several answer together, averaged.  [default: the newest]")
