@@ -121,3 +121,17 @@ print(_pywrap_util_port.IsMklEnabled())
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
     # Its packages for macOS come without.
     assert done.stdout.strip() == str(expected and sys.platform != "darwin")
+
+
+def test_the_first_figure_on_a_machine_says_nothing_of_its_own(tmp_path: Path) -> None:
+    # Matplotlib remarks on its font cache where building that takes longer than a timer runs: here no time at all.
+    script = """
+import threading
+waiting = threading.Timer.__init__
+threading.Timer.__init__ = lambda self, interval, *others: waiting(self, 0, *others)
+import resnet_cli.reports.curves
+"""
+    environment = os.environ | {"MPLCONFIGDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+    assert list(tmp_path.glob("fontlist*.json"))
