@@ -16,8 +16,8 @@ def dataset_path(typed: str) -> Path:
     return path.absolute() if str(path) in NAMED and str(path) != typed else path
 
 
-DATASET_HELP = "Folder with one folder of pictures per class; or cifar10, cifar100."
-DatasetFolder = Annotated[Path, typer.Argument(help=DATASET_HELP, parser=dataset_path)]
+DATASET = typer.Argument(help="Folder with one folder of pictures per class; or cifar10, cifar100.", parser=dataset_path)
+DatasetFolder = Annotated[Path, DATASET]
 RunFolder = Annotated[Path | None, typer.Option("--run", help="Run folder.  [default: the newest]")]
 RunFolders = Annotated[
     list[Path] | None, typer.Option("--run", help="Run folder; several answer together, averaged.  [default: the newest]")

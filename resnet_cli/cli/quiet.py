@@ -1,7 +1,7 @@
 """Start TensorFlow as fast as the machine allows, without its chatter and without hiding real errors (light).
 
-TensorFlow turns oneDNN on by itself only where the CPU has AVX-512 or newer instructions. With AVX2 alone its convolutions are
-1.6 to 2.1 times faster too (training steps of resnet18-compact and resnet20 on two cores), so it is turned on everywhere.
+TensorFlow leaves oneDNN off where the CPU has AVX2 alone. Training steps are 1.6 to 2.1 times faster with it there too
+(resnet18-compact and resnet20, two cores), so it is turned on everywhere.
 
 TensorFlow writes about oneDNN, CPU flags and absent GPU drivers to stderr while it is imported, before any of its own settings
 apply. What it writes in that time is held back, known chatter dropped, and the rest shown.

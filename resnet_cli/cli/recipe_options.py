@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from resnet_cli.cli.options import DATASET_HELP, dataset_path
+from resnet_cli.cli.options import DATASET
 from resnet_cli.learning.config import Optimizer, Schedule, TrainConfig
 from resnet_cli.learning.recipes import Recipe, parse_drops
 from resnet_cli.networks.catalogue import Shortcut
@@ -19,7 +19,7 @@ def _option(text: str, least: float | None = None, most: float | None = None) ->
     return typer.Option(help=text, min=least, max=most, rich_help_panel=_PANEL, show_default=False)
 
 
-Dataset = Annotated[Path | None, typer.Argument(help=DATASET_HELP, parser=dataset_path)]
+Dataset = Annotated[Path | None, DATASET]
 Arch = Annotated[str, typer.Option(help="Network; `resnet models` lists them.")]
 ShortcutOption = Annotated[Shortcut | None, typer.Option(help="Shortcut option A, B or C of the 2015 paper.")]
 ImageSize = Annotated[int | None, typer.Option(min=8, help="Input side in pixels.  [default: the network's]")]
