@@ -10,7 +10,7 @@ tutorial    10 epochs of finetune_keras.py: the frozen base is run for every pic
 plain       `--views 1 --hidden 2048 --dropout 0 --epochs 10`: no augmentation, the tutorial's head, as many epochs
 defaults    our own defaults: several augmented views of every picture
 
-Ours also write a run with its report and measure it once more through OpenVINO; the tutorial is spared that.
+Ours also write a run with its report and measure it through the file that they wrote; the tutorial is spared that.
 """
 
 import argparse

@@ -139,8 +139,9 @@ def test_what_cannot_be_meant_is_a_usage_error(arguments: list[str], tiny_datase
     assert "Traceback" not in result.stderr and arguments[-1 if command == "no-such-command" else 1] in result.stderr
 
 
+@pytest.mark.parametrize("unfreeze", ["none", "last", "all"])
 def test_damaged_pictures_are_named_and_left_out_and_with_strict_an_error(
-    tiny_dataset: Path, run_cli: RunCli, tmp_path: Path
+    unfreeze: str, tiny_dataset: Path, run_cli: RunCli, tmp_path: Path
 ) -> None:
     zero, cut, text = (tiny_dataset / name for name in ("apple/003.png", "berry/004.png", "cherry/005.png"))
     zero.write_bytes(b"")
@@ -148,10 +149,11 @@ def test_damaged_pictures_are_named_and_left_out_and_with_strict_an_error(
     text.write_text("<html>404</html>")
     renamed = (tiny_dataset / "cherry" / "006.png").rename(tiny_dataset / "cherry" / "006.jpg")
     before = contents(tiny_dataset)
-    strict = run_cli("finetune", tiny_dataset, *QUICK, "--unfreeze", "none", "--strict", "--output", tmp_path / "strict")
+    quick = [*QUICK, "--unfreeze", unfreeze]
+    strict = run_cli("finetune", tiny_dataset, *quick, "--strict", "--output", tmp_path / "strict")
     assert_one_sentence(strict, str(tiny_dataset))
     assert not (tmp_path / "strict").exists()
-    result = run_cli("finetune", tiny_dataset, *QUICK, "--unfreeze", "none", "--output", tmp_path / "run")
+    result = run_cli("finetune", tiny_dataset, *quick, "--output", tmp_path / "run")
     assert result.exit_code == 0, result.stderr
     assert "left out 3 unreadable picture(s):" in result.stderr
     for path, reason in ((zero, "is empty (0 bytes)"), (cut, "is damaged"), (text, "is not a picture")):

@@ -2,6 +2,7 @@
 
 import json
 import signal
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from conftest import MakeDataset, MakePicture, RunCli
 from numpy.typing import NDArray
 
+from resnet_cli.data import decode as decoding
 from resnet_cli.data.decode import Geometry, decode_square
 from resnet_cli.engines.keras_engine import KerasEngine
 from resnet_cli.learning.feature_cache import KEY, FeatureCache
@@ -59,6 +61,30 @@ def test_a_second_run_with_another_head_computes_no_features(
     for option in ([], ["--no-cache"]):
         again = result_of(run_cli, tiny_dataset, *HEAD, *option, "--output", tmp_path / f"again{len(option)}")
         assert again == first
+
+
+def test_a_picture_is_opened_once_for_all_its_views_and_not_at_all_where_its_features_are_kept(
+    make_dataset: MakeDataset, run_cli: RunCli, kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_dataset(tmp_path / "fruit", count=48)
+    opened: Counter[str] = Counter()
+
+    def count(path: Path, short_side: int | None) -> Any:
+        opened[path.relative_to(data).as_posix()] += 1
+        return open_picture(path, short_side)
+
+    open_picture = decoding._open
+    monkeypatch.setattr(decoding, "_open", count)
+    result_of(run_cli, data, *HEAD, "--output", tmp_path / "first")
+    splits = (tmp_path / "first" / "splits.csv").read_text()
+    training = [path for path in opened if f"{path},{path.split('/')[0]},train" in splits]
+    assert len(training) == 3 * 36 and len(opened) == 3 * 48
+    # One of every class, to know that there is one.
+    assert sum(opened[path] for path in training) == len(training) + 3
+    opened.clear()
+    result_of(run_cli, data, *HEAD, "--hidden", "16", "--output", tmp_path / "hidden")
+    # 32 held-out pictures vouch for the network that was written.
+    assert opened.total() == 3 + 1 + 32
 
 
 def test_a_new_picture_alone_is_computed(

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, ClassVar
 import keras
 import numpy as np
 import pytest
-from conftest import MakeDataset, Result, RunCli
+from conftest import MakeDataset, MakeRun, Result, RunCli
 from PIL import Image
 from test_bad_input import room_for
 from training_material import StopAfter
@@ -221,6 +221,15 @@ def test_any_other_name_opens_no_connection(home: Path, offline: list[str], run_
 @pytest.mark.parametrize("spelled", ["./cifar10", "cifar10/"])
 def test_a_path_is_no_name(command: str, spelled: str, home: Path, offline: list[str], run_cli: RunCli) -> None:
     assert_one_sentence(run_cli(command, spelled), "there is no folder", str(home / "here" / "cifar10"))
+    assert offline == []
+
+
+@pytest.mark.parametrize("spelled", ["./cifar10", "cifar10/"])
+def test_what_is_evaluated_is_a_path_too(
+    spelled: str, home: Path, offline: list[str], tiny_dataset: Path, make_run: MakeRun, run_cli: RunCli
+) -> None:
+    run = make_run(home / "run", tiny_dataset)
+    assert_one_sentence(run_cli("evaluate", spelled, "--run", run), "there is no folder", str(home / "here" / "cifar10"))
     assert offline == []
 
 

@@ -9,11 +9,11 @@ from resnet_cli.cli.beginning import begin_run, place_of_run, require_same
 from resnet_cli.cli.cache import kept_in_cache
 from resnet_cli.cli.measuring import Measured, write_measured
 from resnet_cli.cli.rate_search import search_record, usable_rate, write_search
-from resnet_cli.cli.records import fingerprint, result_record, run_record
+from resnet_cli.cli.records import fingerprint, left_out_lines, result_record, run_record
 from resnet_cli.cli.requests import FinetuneRequest
-from resnet_cli.cli.run_ends import read_splits_for_training, write_trained
+from resnet_cli.cli.run_ends import read_splits_for_training, splits_to_read_later, write_trained
 from resnet_cli.data.decode import Geometry
-from resnet_cli.data.pictures import MEMORY_LIMIT
+from resnet_cli.data.pictures import MEMORY_LIMIT, Pictures
 from resnet_cli.data.scan import Dataset, scan_dataset
 from resnet_cli.data.sizes import suitable_size
 from resnet_cli.data.split import hold_out
@@ -24,7 +24,7 @@ from resnet_cli.learning.diagnose import few_pictures, odd_accuracies
 from resnet_cli.learning.material import Material
 from resnet_cli.learning.precision import prepare
 from resnet_cli.learning.rate_finder import RateSearch
-from resnet_cli.learning.transfer import TransferResult, transfer
+from resnet_cli.learning.transfer import Frozen, TransferResult, run_frozen, transfer
 from resnet_cli.networks.catalogue import Network
 from resnet_cli.networks.classifier import build_logits
 from resnet_cli.networks.loading import load_backbone
@@ -54,9 +54,7 @@ def run_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pro
         require_same(folder, chosen)
     for line in _describe(dataset, network, source, size):
         progress.line(line)
-    # Frozen layers see every picture once: only training all layers comes back to them.
-    limit = MEMORY_LIMIT if config.unfreeze == "all" else 0
-    training, held_out = read_splits_for_training(dataset, geometry, progress, request.strict, limit)
+    training, held_out = _read(request, config, dataset, geometry, progress)
     prepare(config.seed)
     model = build_logits(spec)
     load_backbone(model, network, source)
@@ -72,17 +70,35 @@ def run_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pro
     kept = kept_in_cache("features") if request.cache else None
     room = None if request.cache_limit is None else int(request.cache_limit * 1e9)
     material = Material(spec, geometry, training, held_out, folder, kept, room, request.tensorboard)
-    result = transfer(model, material, config, progress, request.resume, choose_rate if request.lr_find else None)
+    frozen = run_frozen(model, material, config, progress)
+    for line in left_out_lines(frozen.left_out):
+        progress.line(line)
+    result = transfer(model, frozen, config, progress, request.resume, choose_rate if request.lr_find else None)
     if only_search:
         drop_checkpoint(folder)
         return search_record(folder, searches[0])
-    readable = replace(dataset, splits={**dataset.splits, "train": training.samples, "val": held_out.samples})
-    measured = write_trained(folder, model, spec, readable, geometry, progress, config.engine)
-    summary = _summary(folder, network, source, time.perf_counter() - began, dataset, result, measured)
+    seen = frozen.material
+    readable = replace(dataset, splits={**dataset.splits, "train": seen.training.samples, "val": seen.held_out.samples})
+    # The features of a network whose last layers were not trained, by the engine that will measure it.
+    pooled = frozen.features[1].pieces() if result.kept == "head" and frozen.engine.name == "openvino" else None
+    measured = write_trained(folder, model, spec, readable, geometry, progress, config.engine, pooled)
+    summary = _summary(folder, network, source, time.perf_counter() - began, dataset, frozen, result, measured)
     record = run_record(request.command, {**asdict(config), "val_split": share}, dataset, spec, geometry, source)
     write_measured(folder, list(measured.values())[-1], record, folder / "curves.png", summary["warnings"])
-    finish_run(folder, {**record, "engine": result.engine, "results": summary})
+    engine = f"{frozen.engine.name} {frozen.engine.precision}"
+    finish_run(folder, {**record, "engine": engine, "results": summary})
     return summary
+
+
+def _read(
+    request: FinetuneRequest, config: FinetuneConfig, dataset: Dataset, geometry: Geometry, progress: Progress
+) -> tuple[Pictures, Pictures]:
+    """Frozen layers see every picture once, and that is when it is read; training all layers comes back to them."""
+    if config.unfreeze == "all":
+        return read_splits_for_training(dataset, geometry, progress, request.strict, MEMORY_LIMIT)
+    if request.strict:
+        return read_splits_for_training(dataset, geometry, progress, request.strict, 0)
+    return splits_to_read_later(dataset, geometry)
 
 
 def _image_size(asked: str, network: Network, dataset: Dataset) -> int:
@@ -116,6 +132,7 @@ def _summary(
     source: WeightsSource,
     seconds: float,
     dataset: Dataset,
+    frozen: Frozen,
     result: TransferResult,
     measured: dict[str, Measured],
 ) -> dict[str, Any]:
@@ -131,7 +148,7 @@ def _summary(
     extra = {
         "kept": result.kept,
         "head_top1": result.head.best.val_accuracy,
-        "views": result.views,
+        "views": frozen.views,
         "warnings": warnings,
     }
     return {**result_record(folder, network.name, source.kind, seconds, best, measured), **extra}

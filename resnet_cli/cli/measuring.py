@@ -3,7 +3,7 @@
 In: runs' OpenVINO files and the pictures to score. Out: figures; predictions.csv, confusion.csv and report.html.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,10 +13,12 @@ from resnet_cli.cli.ready import Ready, load_members, read_weights
 from resnet_cli.data.decode import Geometry
 from resnet_cli.data.scan import Dataset
 from resnet_cli.data.scoring import Scored
+from resnet_cli.engines.base import Outputs
 from resnet_cli.engines.choice import EngineName
-from resnet_cli.inference.classify import classify
+from resnet_cli.inference.classify import Classified, classify
 from resnet_cli.inference.evaluate import Rows, collect, shared_classes, write_confusion, write_predictions
 from resnet_cli.inference.measure import Evaluation, losses, measure
+from resnet_cli.inference.pooled import classify_pooled
 from resnet_cli.networks.spec import ClassifierSpec
 from resnet_cli.progress import Progress
 from resnet_cli.reports.page import Mistake, Report, write_report
@@ -40,29 +42,64 @@ class Measured:
 
 
 def measure_together(
-    classifiers: Sequence[Ready], scored: Scored, views: int, progress: Progress, engine: EngineName = "auto"
+    classifiers: Sequence[Ready],
+    scored: Scored,
+    views: int,
+    progress: Progress,
+    engine: EngineName = "auto",
+    pooled: Iterable[Outputs] | None = None,
 ) -> Measured:
-    """Score pictures through the files that `predict` loads, probabilities averaged over the classifiers and the views."""
+    """Score pictures through the files that `predict` loads, probabilities averaged over the classifiers and the views.
+
+    Args:
+        classifiers: one or more, of the same classes.
+        scored: the pictures.
+        views: of each picture.
+        progress: where to report.
+        engine: what computes.
+        pooled: what one classifier's backbone gives for each picture, in pieces of float32 (n, D), if that is known: then its
+            head alone is run, and only some pictures go through all of it.
+    """
     members = load_members(classifiers, "many", engine, progress)
     words = ", ".join(sorted({f"{member.engine.name} {member.engine.precision}" for member in members}))
+    paths = [sample.path for sample in scored.samples]
+    results: Iterable[Classified] | None = None
+    if pooled is not None and members[0].engine.name == "openvino":
+        results = classify_pooled(classifiers[0].model, pooled, paths, members[0])
+    words += ", on stored features" if results is not None else ""
     progress.line(f"measuring {scored.split}, engine: {words}")
-    task = progress.start(f"measuring {scored.split}", len(scored.samples))
-    results = classify((sample.path for sample in scored.samples), members, views)
+    task = progress.start(f"measuring {scored.split}", len(paths))
+    if results is None:
+        results = classify(paths, members, views)
     rows = shared_classes(collect(results, scored.samples, task), scored.columns)
     task.finish()
     return Measured(scored, rows, measure(rows.probabilities, rows.labels, scored.classes), words, views)
 
 
 def measure_splits(
-    folder: Path, spec: ClassifierSpec, dataset: Dataset, geometry: Geometry, progress: Progress, engine: EngineName
+    folder: Path,
+    spec: ClassifierSpec,
+    dataset: Dataset,
+    geometry: Geometry,
+    progress: Progress,
+    engine: EngineName,
+    pooled: Iterable[Outputs] | None,
 ) -> dict[str, Measured]:
-    """Figures of the held-out splits of a run that is about to be finished: "val", and "test" where there is one."""
+    """Figures of the held-out splits of a run that is about to be finished: "val", whose features may be known as `pooled`, and
+    "test" where there is one.
+    """
     rebuild = partial(read_weights, folder / "model.weights.h5", spec)
     classifier = Ready(folder / "model.xml", dataset.classes, geometry, rebuild)
     columns = tuple(range(len(dataset.classes)))
+    known = {"val": pooled}
     return {
         split: measure_together(
-            [classifier], Scored(dataset.name, split, dataset.classes, columns, dataset.splits[split], ()), 1, progress, engine
+            [classifier],
+            Scored(dataset.name, split, dataset.classes, columns, dataset.splits[split], ()),
+            1,
+            progress,
+            engine,
+            known.get(split),
         )
         for split in ("val", "test")
         if split in dataset.splits

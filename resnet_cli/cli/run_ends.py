@@ -3,6 +3,7 @@
 In: a data set with its splits; later a trained network. Out: `Pictures`; the files of a run, all but run.json, and its figures.
 """
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import keras
@@ -10,8 +11,9 @@ import keras
 from resnet_cli.cli.measuring import Measured, measure_splits
 from resnet_cli.cli.records import left_out_lines, split_rows
 from resnet_cli.data.decode import Geometry
-from resnet_cli.data.pictures import Pictures, read_pictures, reader_for_prediction, reader_for_training
-from resnet_cli.data.scan import Dataset
+from resnet_cli.data.pictures import Pictures, map_in_order, read_pictures, reader_for_prediction, reader_for_training
+from resnet_cli.data.scan import Dataset, Sample
+from resnet_cli.engines.base import Outputs
 from resnet_cli.engines.choice import EngineName
 from resnet_cli.engines.portable import write_classifier
 from resnet_cli.errors import ResnetError
@@ -49,12 +51,36 @@ def read_splits_for_training(
     for line in left_out_lines(damaged):
         progress.line(line)
     present = {sample.label for sample in training.samples}
-    for label, name in enumerate(dataset.classes):
-        if label not in present:
-            raise ResnetError(f"no picture of the class {name} in {dataset.root} can be read", "`resnet check` tells why")
-    if not len(held_out):
-        raise ResnetError(f"{dataset.root} has no readable pictures to validate with", "`resnet check` tells why")
+    _require_enough(dataset, [label in present for label in range(len(dataset.classes))], len(held_out) > 0)
     return training, held_out
+
+
+def splits_to_read_later(dataset: Dataset, geometry: Geometry) -> tuple[Pictures, Pictures]:
+    """Training pictures and validation squares at which nobody has looked, but for the first readable one of every class.
+
+    Raises:
+        ResnetError: a class, or the validation, has none.
+    """
+    training = Pictures(dataset.splits["train"], reader_for_training(geometry), None, ())
+    held_out = Pictures(dataset.splits["val"], reader_for_prediction(geometry), None, ())
+    classes: list[list[Sample]] = [[] for _ in dataset.classes]
+    for sample in training.samples:
+        classes[sample.label].append(sample)
+
+    def any_readable(samples: Sequence[Sample]) -> bool:
+        return any(training.is_readable(sample) for sample in samples)
+
+    *present, validates = map_in_order(any_readable, [*classes, held_out.samples])
+    _require_enough(dataset, present, validates)
+    return training, held_out
+
+
+def _require_enough(dataset: Dataset, present: Sequence[bool], validates: bool) -> None:
+    for name, is_there in zip(dataset.classes, present, strict=True):
+        if not is_there:
+            raise ResnetError(f"no picture of the class {name} in {dataset.root} can be read", "`resnet check` tells why")
+    if not validates:
+        raise ResnetError(f"{dataset.root} has no readable pictures to validate with", "`resnet check` tells why")
 
 
 def write_trained(
@@ -65,6 +91,7 @@ def write_trained(
     geometry: Geometry,
     progress: Progress,
     engine: EngineName,
+    pooled: Iterable[Outputs] | None = None,
 ) -> dict[str, Measured]:
     """Write a trained network, its curves and splits, and measure it on what was held out.
 
@@ -76,6 +103,7 @@ def write_trained(
         geometry: how pictures reach the input size.
         progress: where to report.
         engine: what measures.
+        pooled: features of the pictures in "val", in order, in pieces of float32 (n, D), where they are known.
 
     Returns:
         Figures of "val", and of "test" where there is one.
@@ -84,4 +112,4 @@ def write_trained(
     write_metrics_csv(folder)
     draw_curves(folder / "metrics.jsonl", folder / "curves.png", f"{dataset.name}-{spec.network.name}")
     write_splits(folder, split_rows(dataset))
-    return measure_splits(folder, spec, dataset, geometry, progress, engine)
+    return measure_splits(folder, spec, dataset, geometry, progress, engine, pooled)

@@ -5,9 +5,9 @@ In: samples. Out: `Pictures`, indexed like the samples that could be read, and t
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -53,7 +53,7 @@ class Pictures:
     """Pictures by index: from memory where they are kept there, else from their file.
 
     Attributes:
-        samples: the readable ones, in order.
+        samples: the readable ones, in order; all of them where nobody has looked yet.
         read: how a file becomes pixels.
         kept: decoded pictures, or None where the set is too large.
         left_out: files that could not be read, and why.
@@ -70,6 +70,20 @@ class Pictures:
     def __getitem__(self, index: int) -> Pixels:
         """uint8 (H, W, 3), as `read` gives it."""
         return self.kept[index] if self.kept is not None else self.read(self.samples[index].path)
+
+    def is_readable(self, sample: Sample) -> bool:
+        """Whether a file can be decoded."""
+        try:
+            self.read(sample.path)
+        except ResnetError:
+            return False
+        return True
+
+    def without(self, damaged: Collection[int]) -> "Pictures":
+        """The same less those of some indices."""
+        good = [index for index in range(len(self)) if index not in damaged]
+        kept = None if self.kept is None else [self.kept[index] for index in good]
+        return replace(self, samples=tuple(self.samples[index] for index in good), kept=kept)
 
     @property
     def labels(self) -> NDArray[np.int64]:

@@ -11,7 +11,7 @@ import keras
 from resnet_cli.engines.base import Engine, Images, Outputs
 from resnet_cli.engines.choice import EngineName, settled
 from resnet_cli.engines.keras_engine import KerasEngine
-from resnet_cli.engines.openvino import OpenVinoEngine, convert, usual_precision
+from resnet_cli.engines.openvino import OpenVinoEngine, convert, rounded, usual_precision
 from resnet_cli.errors import ResnetError
 from resnet_cli.networks.devices import has_gpu
 from resnet_cli.progress import Progress
@@ -58,7 +58,7 @@ class _LateOpenVino:
 
     @cached_property
     def _engine(self) -> OpenVinoEngine:
-        return OpenVinoEngine(convert(self._model), "many")
+        return OpenVinoEngine(rounded(convert(self._model)), "many")
 
 
 def _convertible() -> bool:

@@ -19,6 +19,7 @@ from resnet_cli.errors import ResnetError
 
 Purpose = Literal["one", "many"]
 
+_LARGEST = float(np.finfo(np.float16).max)
 OLDEST = "2026.0"  # the version that pyproject.toml asks for
 
 
@@ -71,6 +72,29 @@ def convert(keras_model: Any) -> Any:
     return openvino.Model(ordered, model.get_parameters(), keras_model.name)
 
 
+def rounded(model: Any) -> Any:
+    """The same model, its weights rounded to those that `save` writes: so a part answers as it will in the whole of a run."""
+    openvino = import_openvino()
+    for op in model.get_ops():
+        if op.get_type_name() == "Constant" and op.get_element_type() == openvino.Type.f32:
+            half = np.clip(op.data, -_LARGEST, _LARGEST).astype(np.float16)
+            weights = openvino.opset13.constant(half.astype(np.float32))
+            for reader in op.output(0).get_target_inputs():
+                reader.replace_source_output(weights.output(0))
+    return model
+
+
+def behind_pooling(path: Path) -> Any:
+    """The part of a classifier's model.xml that is its head: pooled features, float32 (N, D), to probabilities (N, classes)."""
+    openvino = import_openvino()
+    model = openvino.Core().read_model(path)
+    pooling = [op for op in model.get_ordered_ops() if op.get_type_name() == "ReduceMean"][-1].output(0)
+    features = openvino.opset13.parameter(pooling.get_partial_shape(), np.float32, "features")
+    for reader in pooling.get_target_inputs():
+        reader.replace_source_output(features.output(0))
+    return openvino.Model(model.get_results(), [features])
+
+
 def save(model: Any, path: Path) -> None:
     """Write model.xml and model.bin with fp16 weights, each under its name only when it is whole.
 
@@ -113,8 +137,8 @@ class OpenVinoEngine:
         self.precision = _short(self._compiled.get_property("INFERENCE_PRECISION_HINT"))
         self._names = range(len(self._compiled.outputs))
 
-    def run(self, images: Images) -> tuple[Outputs, ...]:
-        """See `Engine.run`."""
+    def run(self, images: Images | Outputs) -> tuple[Outputs, ...]:
+        """See `Engine.run`; a head alone takes features, float32 (N, D)."""
         results = self._compiled(images)
         return tuple(np.asarray(results[place], dtype=np.float32) for place in self._names)
 

@@ -5,8 +5,9 @@ In: an engine and pictures. Out: `Stored` rows, files complete or absent; featur
 
 import hashlib
 import itertools
+import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,14 +61,31 @@ class Rows:
         seen = ["square"] if self.views == 1 else [f"{self.seed} {view}" for view in range(self.views)]
         return [hashlib.sha256(f"{each} {how}".encode()).digest()[:KEY] for each in self.identities for how in seen]
 
-    def squares(self, rows: Sequence[int]) -> Iterator[Pixels]:
-        """uint8 (size, size, 3) of some rows, given in order; all views of a picture together, so that it is decoded once."""
+    def readable(self, rows: Iterable[int], damaged: Mapping[int, str]) -> list[int]:
+        """Those of some rows whose pictures are not damaged, which are given by their indices."""
+        return [row for row in rows if row // self.views not in damaged]
+
+    def squares(self, rows: Sequence[int], damaged: dict[int, str]) -> Iterator[Pixels]:
+        """uint8 (size, size, 3) of some rows, given in order; all views of a picture together, so that it is decoded once.
+
+        A picture that cannot be read has none; its index and the reason are put into `damaged`.
+        """
         together = itertools.groupby(rows, key=lambda row: row // self.views)
         groups = ((index, list(each)) for index, each in together)
-        return itertools.chain.from_iterable(map_in_order(self._squares_of_one, groups, ahead=16))
+        for index, squares in map_in_order(self._squares_of_one, groups, ahead=16):
+            if isinstance(squares, ResnetError):
+                damaged[index] = squares.message
+            else:
+                yield from squares
 
-    def _squares_of_one(self, group: tuple[int, list[int]]) -> list[Pixels]:
+    def _squares_of_one(self, group: tuple[int, list[int]]) -> tuple[int, list[Pixels] | ResnetError]:
         index, rows = group
+        try:
+            return index, self._views_of(index, rows)
+        except ResnetError as error:
+            return index, error
+
+    def _views_of(self, index: int, rows: Sequence[int]) -> list[Pixels]:
         if self.views == 1:
             return [decode_square(self.pictures.samples[index].path, self.geometry)]
         picture = self.pictures[index]
@@ -80,7 +98,14 @@ class Rows:
 def rows_of(title: str, pictures: Pictures, geometry: Geometry, views: int, seed: int) -> Rows:
     """Name every picture by the content of its file."""
     paths = [sample.path for sample in pictures.samples]
-    return Rows(title, pictures, geometry, views, seed, tuple(map_in_order(lambda path: digest(path, "sha256"), paths)))
+    return Rows(title, pictures, geometry, views, seed, tuple(map_in_order(_identity, paths)))
+
+
+def _identity(path: Path) -> str:
+    try:
+        return digest(path, "sha256")
+    except OSError:  # whoever decodes it will say why
+        return hashlib.sha256(os.fsencode(path)).hexdigest()
 
 
 def room_on_disk(folder: Path, limit: int | None) -> int:
@@ -109,22 +134,33 @@ def features_folder(material: Material, model: keras.Model, engine: Engine) -> P
     return material.features / what.hexdigest()[:16]
 
 
-def features_of(engine: Engine, rows: Rows, folder: Path, width: int, cache: FeatureCache, progress: Progress) -> Stored:
-    """Pooled features of all rows, float16 (rows, width): from the cache, and computed where they are not in it."""
+def features_of(
+    engine: Engine, rows: Rows, folder: Path, width: int, cache: FeatureCache, progress: Progress
+) -> tuple[Stored, dict[int, str]]:
+    """Pooled features of all readable rows, float16 (rows, width): from the cache, and computed where they are not in it.
+
+    A picture whose features are in the cache was readable; it is not opened again.
+
+    Returns:
+        The features; indices of pictures that cannot be read, and why.
+    """
     file = folder / f"{rows.title}-features.f16"
     keys = rows.keys()
     missing = cache.missing(keys)
     computed = file.with_name(f"{rows.title}-missing.f16") if len(missing) < len(keys) else file
+    damaged: dict[int, str] = {}
     if missing:
-        _compute(engine, rows, missing, (computed,), progress)
+        damaged = _compute(engine, rows, missing, (computed,), progress)
+        missing = rows.readable(missing, damaged)
         cache.add([keys[row] for row in missing], computed)
+    readable = rows.readable(range(len(rows)), damaged)
     if computed == file:
-        return Stored(file, len(rows), (width,))
+        return Stored(file, len(readable), (width,)), damaged
     new = Stored(computed, len(missing), (width,))
     place = {row: index for index, row in enumerate(missing)}
     with _storing(folder), file.open("wb") as opened:
-        for first in range(0, len(keys), _MERGED):
-            some = range(first, min(first + _MERGED, len(keys)))
+        for first in range(0, len(readable), _MERGED):
+            some = readable[first : first + _MERGED]
             is_new = np.array([row in place for row in some])
             merged = np.empty((len(some), width), np.float16)
             merged[~is_new] = cache.read(keys[row] for row in some if row not in place)
@@ -132,13 +168,13 @@ def features_of(engine: Engine, rows: Rows, folder: Path, width: int, cache: Fea
                 merged[is_new] = new.read([place[row] for row in some if row in place])
             opened.write(merged.tobytes())
     computed.unlink(missing_ok=True)
-    return Stored(file, len(rows), (width,))
+    return Stored(file, len(readable), (width,)), damaged
 
 
 def features_and_boundary(
     engine: Engine, rows: Rows, folder: Path, shapes: Sequence[tuple[int, ...]], cache: FeatureCache, progress: Progress
-) -> tuple[Stored, Stored]:
-    """Pooled features, and activations at the freeze boundary, of all rows; what an interrupted run left whole is taken.
+) -> tuple[tuple[Stored, Stored], dict[int, str]]:
+    """Pooled features and activations at the freeze boundary of all readable rows; what an interrupted run left whole is taken.
 
     Args:
         engine: gives both.
@@ -147,19 +183,28 @@ def features_and_boundary(
         shapes: of one row of each.
         cache: gets the features, which are computed anyhow.
         progress: where to report.
+
+    Returns:
+        Both; indices of pictures that cannot be read, and why.
     """
     files = tuple(folder / f"{rows.title}-{name}.f16" for name in ("features", "boundary"))
-    stored = [Stored(file, len(rows), shape) for file, shape in zip(files, shapes, strict=True)]
-    if not all(each.is_whole() for each in stored):
-        _compute(engine, rows, range(len(rows)), files, progress)
-        keys = rows.keys()
+    damaged: dict[int, str] = {}
+    if not all(Stored(file, len(rows), shape).is_whole() for file, shape in zip(files, shapes, strict=True)):
+        damaged = _compute(engine, rows, range(len(rows)), files, progress)
+        every = rows.keys()
+        keys = [every[row] for row in rows.readable(range(len(rows)), damaged)]
         if len(cache.missing(keys)) == len(keys):
             cache.add(keys, files[0])
-    return stored[0], stored[1]
+    count = len(rows) - len(damaged) * rows.views
+    features, boundary = (Stored(file, count, shape) for file, shape in zip(files, shapes, strict=True))
+    return (features, boundary), damaged
 
 
-def _compute(engine: Engine, rows: Rows, some: Sequence[int], files: tuple[Path, ...], progress: Progress) -> None:
+def _compute(engine: Engine, rows: Rows, some: Sequence[int], files: tuple[Path, ...], progress: Progress) -> dict[int, str]:
     """Run some rows through the engine; each of its outputs becomes a file of float16, under its name when it is whole.
+
+    Returns:
+        Indices of the pictures that cannot be read, which have no rows in the files, and why.
 
     Raises:
         ResnetError: the disk is full.
@@ -167,10 +212,12 @@ def _compute(engine: Engine, rows: Rows, some: Sequence[int], files: tuple[Path,
     """
     task = progress.start(f"features of {rows.title} pictures", len(some))
     partial = [file.with_suffix(".partial") for file in files]
+    damaged: dict[int, str] = {}
     with _storing(files[0].parent, partial):
         with ExitStack() as stack:
             opened = [stack.enter_context(path.open("wb")) for path in partial]
-            for outputs in engine.run_many(_batched(rows.squares(some), good_batch(engine, rows.geometry.size))):
+            batches = _batched(rows.squares(some, damaged), good_batch(engine, rows.geometry.size))
+            for outputs in engine.run_many(batches):
                 if progress.stop_signal():
                     raise Interrupted(progress.stop_signal(), "type the same command with --resume; nothing was trained yet")
                 for file, output in zip(opened, outputs, strict=True):
@@ -179,6 +226,7 @@ def _compute(engine: Engine, rows: Rows, some: Sequence[int], files: tuple[Path,
         for path, final in zip(partial, files, strict=True):
             path.replace(final)
     task.finish()
+    return damaged
 
 
 @contextmanager

@@ -48,12 +48,17 @@ class Stored:
     def _row(self) -> int:
         return 2 * math.prod(self.shape)
 
+    def pieces(self) -> Iterator[NDArray[np.float32]]:
+        """All rows, in order: float32 (up to 1024, *shape)."""
+        for first in range(0, self.count, 1024):
+            yield self.read(range(first, min(first + 1024, self.count)))
+
     def moments(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Mean and variance over the rows, in one pass: two float32 arrays (*shape)."""
         total = np.zeros(self.shape, np.float64)
         squares = np.zeros(self.shape, np.float64)
-        for first in range(0, self.count, 1024):
-            rows = self.read(range(first, min(first + 1024, self.count))).astype(np.float64)
+        for piece in self.pieces():
+            rows = piece.astype(np.float64)
             total += rows.sum(0)
             squares += (rows * rows).sum(0)
         mean = total / self.count

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from resnet_cli.data.pictures import Pictures
+from resnet_cli.data.scan import LeftOut
 from resnet_cli.engines.base import Engine
 from resnet_cli.engines.choose import engine_for
 from resnet_cli.learning.config import FinetuneConfig
@@ -48,15 +49,11 @@ class TransferResult:
         head: the first stage.
         tail: the second stage, None where nothing was unfrozen.
         kept: "head" or "tail": whose weights the network holds.
-        engine: which engine ran the frozen part, and in what precision.
-        views: augmented views of each training picture.
     """
 
     head: TrainResult
     tail: TrainResult | None
     kept: str
-    engine: str
-    views: int
 
     @property
     def best(self) -> TrainResult:
@@ -64,63 +61,79 @@ class TransferResult:
 
 
 @dataclass(frozen=True)
-class _Frozen:
-    """What the frozen part gave: stored features, and activations at the boundary where they are stored, for training and
-    held-out pictures."""
+class Frozen:
+    """What the frozen part of a network gave, once.
 
+    Attributes:
+        material: as it was given, less the pictures that turned out unreadable.
+        engine: ran the frozen part.
+        views: augmented views of each training picture.
+        features: pooled, of the training and of the held-out pictures.
+        boundary: activations at the freeze boundary, of the same; None where they are not stored.
+        left_out: the pictures that turned out unreadable, and why.
+    """
+
+    material: Material
     engine: Engine
     views: int
     features: tuple[Stored, Stored]
     boundary: tuple[Stored, Stored] | None
+    left_out: tuple[LeftOut, ...]
 
 
 def transfer(
     model: keras.Model,
-    material: Material,
+    frozen: Frozen,
     config: FinetuneConfig,
     progress: Progress,
     resume: bool = False,
     choose_rate: ChooseRate | None = None,
 ) -> TransferResult:
-    """Train a head on features that are computed once, then unfreeze as much as the configuration says.
+    """Train a head on features that were computed once, then unfreeze as much as the configuration says.
 
     The second stage's weights are kept only if their held-out accuracy is at least the first stage's.
 
     Args:
-        model: made by `build_logits`, its backbone pretrained, its head new.
-        material: pictures and where to put things.
+        model: the one that `run_frozen` got.
+        frozen: what that gave.
         config: what to unfreeze and how.
         progress: where to report.
         resume: go on with an interrupted second stage.
         choose_rate: gets a range test's result and gives the second stage's rate, or None to leave that stage out.
     """
-    frozen = _run_frozen(model, material, config, progress)
-    words = (f"{frozen.engine.name} {frozen.engine.precision}", frozen.views)
+    material = frozen.material
     stage = Stage("head", material.folder, resume, announce=False, tensorboard=material.tensorboard)
     head = train_head(model, *frozen.features, material, config, stage, progress)
     progress.line(f"head  held-out accuracy {head.best.val_accuracy:.1%}  training accuracy {head.best.accuracy:.1%}")
     if config.unfreeze == "none":
-        return TransferResult(head, None, "head", *words)
+        return TransferResult(head, None, "head")
     before = {name: keras.ops.convert_to_numpy(value) for name, value in named_variables(model).items()}
     freeze_batch_norm(model)
-    second = _second_stage(model, frozen, material, config)
+    second = _second_stage(model, frozen, config)
     recipe = second.recipe
     if choose_rate is not None:
         rate = choose_rate(find_rate(second.model, second.stream, recipe, progress))
         if rate is None:
-            return TransferResult(head, None, "head", *words)
+            return TransferResult(head, None, "head")
         recipe = replace(recipe, learning_rate=rate)
     stage = Stage("tail", material.folder, resume, tensorboard=material.tensorboard)
     tail = train(second.model, second.stream, second.held_out, recipe, stage, progress)
     if tail.best.val_accuracy >= head.best.val_accuracy:
-        return TransferResult(head, tail, "tail", *words)
+        return TransferResult(head, tail, "tail")
     for name, variable in named_variables(model).items():
         variable.assign(before[name])
-    return TransferResult(head, tail, "head", *words)
+    return TransferResult(head, tail, "head")
 
 
-def _run_frozen(model: keras.Model, material: Material, config: FinetuneConfig, progress: Progress) -> _Frozen:
-    """Run every view through the frozen part once; the boundary's activations are kept where there is room for them."""
+def run_frozen(model: keras.Model, material: Material, config: FinetuneConfig, progress: Progress) -> Frozen:
+    """Run every view through the frozen part once; the boundary's activations are kept where there is room for them.
+
+    Args:
+        model: made by `build_logits`, its backbone pretrained, its head new.
+        material: pictures, which nobody need have looked at, and where to put things.
+        config: what is frozen.
+        progress: where to report.
+    """
     network, folder = material.spec.network, material.folder / "checkpoint" / "activations"
     folder.mkdir(parents=True, exist_ok=True)
     frozen, shapes = feature_model(model), [model.get_layer("avg_pool").output.shape[1:]]
@@ -140,18 +153,27 @@ def _run_frozen(model: keras.Model, material: Material, config: FinetuneConfig, 
     progress.line(f"frozen layers, engine: {engine.name} {engine.precision}")
     cache = FeatureCache(features_folder(material, model, engine), shapes[0][0], min(room, _FEATURES_KEPT))
 
-    def through(title: str, pictures: Pictures, seen: int) -> tuple[Stored, ...]:
+    left_out: list[LeftOut] = []
+
+    def through(title: str, pictures: Pictures, seen: int) -> tuple[Pictures, Stored, Stored | None]:
         rows = rows_of(title, pictures, material.geometry, seen, config.seed)
+        boundary = None
         if stored:
-            return features_and_boundary(engine, rows, folder, shapes, cache, progress)
-        return (features_of(engine, rows, folder, shapes[0][0], cache, progress),)
+            (features, boundary), damaged = features_and_boundary(engine, rows, folder, shapes, cache, progress)
+        else:
+            features, damaged = features_of(engine, rows, folder, shapes[0][0], cache, progress)
+        left_out.extend(LeftOut(pictures.samples[index].path, reason) for index, reason in damaged.items())
+        return pictures.without(damaged), features, boundary
 
-    training, held_out = through("training", material.training, views), through("held-out", material.held_out, 1)
-    boundary = (training[1], held_out[1]) if stored else None
-    return _Frozen(engine, views, (training[0], held_out[0]), boundary)
+    training, training_features, training_boundary = through("training", material.training, views)
+    held_out, held_out_features, held_out_boundary = through("held-out", material.held_out, 1)
+    boundary = (training_boundary, held_out_boundary) if training_boundary and held_out_boundary else None
+    readable = replace(material, training=training, held_out=held_out)
+    return Frozen(readable, engine, views, (training_features, held_out_features), boundary, tuple(left_out))
 
 
-def _second_stage(model: keras.Model, frozen: _Frozen, material: Material, config: FinetuneConfig) -> Tail:
+def _second_stage(model: keras.Model, frozen: Frozen, config: FinetuneConfig) -> Tail:
+    material = frozen.material
     if config.unfreeze == "all":
         return tail_on_pixels(model, material, config)
     if frozen.boundary:
