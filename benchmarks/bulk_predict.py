@@ -4,8 +4,9 @@
 
 FOLDER has a folder of photos per class. All get links to the same pictures of it, and a ResNet50 at 224 pixels with random
 weights: `resnet predict LINKS --csv`; Keras' `model.predict` over `image_dataset_from_directory` in float32 (bulk_keras.py); a
-timm script in bf16 (bulk_torch.py), by the Python of an environment that has timm; and what OpenVINO reaches on arrays that are
-decoded already (bulk_openvino.py). Rates without start come from what the pictures past the first 16 take in addition.
+timm script (bulk_torch.py) in the precision that OpenVINO chooses here, by the Python of an environment that has timm; and what
+OpenVINO reaches on arrays that are decoded already (bulk_openvino.py). Rates without start come from what the pictures past the
+first 16 take in addition.
 --int8 is an OpenVINO export of a ResNet50 in int8, as `resnet export --format openvino --quantize int8` writes it; `resnet
 predict --run` reads it too.
 """
@@ -19,7 +20,7 @@ from pathlib import Path
 from bulk import HERE, Answered, Folders, answer, lay_out_twice, limit, report
 from common import RANDOM, RESNET, in_turns, pictures_by_class, positive, print_notes, random_run, run, workplace
 
-_TORCH = "torch + timm, bf16"
+_PRECISION = "from resnet_cli.engines.openvino import usual_precision; print(usual_precision())"
 
 
 def main() -> None:
@@ -46,12 +47,16 @@ def main() -> None:
             contenders[f"raw OpenVINO of {name}"] = partial(limit, next(folder.glob("*.xml")), folders, cache)
         keras = [sys.executable, HERE / "bulk_keras.py", "predict", classifier / "model.keras"]
         contenders["Keras predict, fp32"] = lambda: answer(lambda folder: [*keras, folder], folders, cache)
+        torch = ""
         if options.torch_python:
-            torch = [options.torch_python, HERE / "bulk_torch.py", str(len(pictures_by_class(options.folder)))]
-            contenders[_TORCH] = lambda: answer(lambda folder: [*torch, folder], folders, cache)
+            # Where bf16 is emulated it would slow torch down.
+            precision = run([sys.executable, "-c", _PRECISION], cache).output.strip()
+            torch = f"torch + timm, {precision}"
+            script = [options.torch_python, HERE / "bulk_torch.py", str(len(pictures_by_class(options.folder)))]
+            contenders[torch] = lambda: answer(lambda folder: [*script, folder, precision], folders, cache)
         results = in_turns(contenders, options.repeats)
     report(results, {name: f"raw OpenVINO of {name}" for name in models}, folders.count)
-    versions = results[_TORCH][0].process.result["versions"] if options.torch_python else {}
+    versions = results[torch][0].process.result["versions"] if torch else {}
     print_notes(options.repeats, RANDOM, versions=versions)
 
 

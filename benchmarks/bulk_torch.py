@@ -1,6 +1,6 @@
-"""torch and timm over a folder, as their users do on a CPU: bf16 autocast, channels_last, a DataLoader with workers.
+"""torch and timm over a folder, as their users do on a CPU: channels_last, a DataLoader with workers, bf16 where it is native.
 
-    python benchmarks/bulk_torch.py CLASSES FOLDER
+    python benchmarks/bulk_torch.py CLASSES FOLDER bf16|f32
 
 Started by bulk_predict.py in an environment of its own, which needs timm. timm's ResNet50 has its strides in the 3x3
 convolutions (4.1 billion multiplications a picture), Keras' in the first 1x1 (3.9 billion). Prints JSON: how many pictures were
@@ -41,11 +41,11 @@ class Pictures(Dataset[Tensor]):
 
 def main() -> None:
     """Answer and print."""
-    classes, folder = int(sys.argv[1]), Path(sys.argv[2])
+    classes, folder, half = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "bf16"
     model = timm.create_model("resnet50", pretrained=False, num_classes=classes).eval().to(memory_format=torch.channels_last)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     count = 0
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
         for images in DataLoader(Pictures(folder, model), _BATCH, num_workers=cores):
             count += len(model(images.to(memory_format=torch.channels_last)).float().softmax(1))
     versions = {"torch": torch.__version__, "timm": timm.__version__, "torch's Python": platform.python_version()}
