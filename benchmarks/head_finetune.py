@@ -22,7 +22,6 @@ from pathlib import Path
 
 from common import (
     RANDOM,
-    RESNET,
     Process,
     fresh,
     in_turns,
@@ -36,6 +35,7 @@ from common import (
     spread,
     workplace,
 )
+from heads import Trained, print_phases, train_head
 
 _EPOCHS = 10
 _TUTORIAL = "tutorial script, 10 epochs"
@@ -62,26 +62,27 @@ def main() -> None:
         weights = random_run(place / "run", data)
         tutorial = [sys.executable, Path(__file__).with_name("finetune_keras.py"), "head", data, str(epochs)]
         contenders = {name: partial(_ours, words, data, weights, place) for name, words in _OURS.items()}
-        results = in_turns({**contenders, _TUTORIAL: partial(run, tutorial, place / "cache")}, options.repeats)
-    seconds = {name: [each.seconds for each in rounds] for name, rounds in results.items()}
-    seconds[_TUTORIAL] = [_ten_epochs(each, epochs) for each in results[_TUTORIAL]]
-    megabytes = {name: [each.megabytes for each in rounds] for name, rounds in results.items()}
+        contenders[_TUTORIAL] = lambda: Trained(run(tutorial, place / "cache"), ())
+        results = in_turns(contenders, options.repeats)
+    seconds = {name: [each.process.seconds for each in rounds] for name, rounds in results.items()}
+    seconds[_TUTORIAL] = [_ten_epochs(each.process, epochs) for each in results[_TUTORIAL]]
+    megabytes = {name: [each.process.megabytes for each in rounds] for name, rounds in results.items()}
     rows = [
         [name, spread(seconds[name], ".1f"), ratio(seconds[_TUTORIAL], seconds[name]), spread(megabytes[name], ".0f")]
         for name in results
     ]
     print_table([f"{count} pictures", "seconds", "times faster", "peak MB"], rows)
+    print_phases({name: results[name] for name in _OURS})
     how = f"The tutorial: {epochs} epochs measured" + (", the others added." if epochs < _EPOCHS else ".")
-    trained = results[_TUTORIAL][0].result
+    trained = results[_TUTORIAL][0].process.result
     rate = trained["pictures"] / statistics.mean(trained["training"][1:])
     print_notes(options.repeats, RANDOM, how, f"It trains at {rate:.1f} images/s.")
 
 
-def _ours(words: Sequence[str], data: Path, weights: Path, place: Path) -> Process:
+def _ours(words: Sequence[str], data: Path, weights: Path, place: Path) -> Trained:
     """One run with an empty cache: nothing is known of the pictures."""
     with fresh(place) as turn:
-        command = [RESNET, "finetune", data, "--weights", weights, "--unfreeze", "none", "--output", turn / "out", *words]
-        return run(command, turn / "cache")
+        return train_head(data, weights, turn / "out", turn / "cache", words)
 
 
 def _ten_epochs(process: Process, epochs: int) -> float:

@@ -13,8 +13,6 @@ from pathlib import Path
 
 from common import (
     RANDOM,
-    RESNET,
-    Process,
     fresh,
     in_turns,
     lay_out,
@@ -23,10 +21,10 @@ from common import (
     print_table,
     random_run,
     ratio,
-    run,
     spread,
     workplace,
 )
+from heads import Trained, print_phases, train_head
 
 _FIRST, _SECOND, _ALONE = "first", "second, other head", "the other head, empty cache"
 _OTHER = ["--hidden", "2048", "--dropout", "0.3"]
@@ -44,19 +42,20 @@ def main() -> None:
         count = lay_out(options.folder, data, options.pictures)
         weights = random_run(place / "run", data)
         rounds = in_turns({"three commands": lambda: _round(data, weights, place)}, options.repeats)["three commands"]
-    seconds = {name: [each[name].seconds for each in rounds] for name in rounds[0]}
+    results = {name: [each[name] for each in rounds] for name in rounds[0]}
+    seconds = {name: [each.process.seconds for each in results[name]] for name in results}
     rows = [[name, spread(seconds[name], ".1f"), ratio(seconds[_FIRST], seconds[name])] for name in seconds]
     print_table([f"{count} pictures", "seconds", "times faster than the first"], rows)
+    print_phases(results)
     print_notes(options.repeats, RANDOM)
 
 
-def _round(data: Path, weights: Path, place: Path) -> dict[str, Process]:
+def _round(data: Path, weights: Path, place: Path) -> dict[str, Trained]:
     with fresh(place) as turn:
-        command = [RESNET, "finetune", data, "--weights", weights, "--unfreeze", "none", "--output"]
         return {
-            _FIRST: run([*command, turn / "first"], turn / "cache"),
-            _SECOND: run([*command, turn / "second", *_OTHER], turn / "cache"),
-            _ALONE: run([*command, turn / "alone", *_OTHER], turn / "empty"),
+            _FIRST: train_head(data, weights, turn / "first", turn / "cache", []),
+            _SECOND: train_head(data, weights, turn / "second", turn / "cache", _OTHER),
+            _ALONE: train_head(data, weights, turn / "alone", turn / "empty", _OTHER),
         }
 
 

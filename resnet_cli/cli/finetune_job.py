@@ -80,13 +80,12 @@ def run_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pro
     seen = frozen.material
     readable = replace(dataset, splits={**dataset.splits, "train": seen.training.samples, "val": seen.held_out.samples})
     # The features of a network whose last layers were not trained, by the engine that will measure it.
-    pooled = frozen.features[1].pieces() if result.kept == "head" and frozen.engine.name == "openvino" else None
+    pooled = frozen.features[1].pieces() if result.kept == "head" and frozen.engine == "openvino" else None
     measured = write_trained(folder, model, spec, readable, geometry, progress, config.engine, pooled)
     summary = _summary(folder, network, source, time.perf_counter() - began, dataset, frozen, result, measured)
     record = run_record(request.command, {**asdict(config), "val_split": share}, dataset, spec, geometry, source)
     write_measured(folder, list(measured.values())[-1], record, folder / "curves.png", summary["warnings"])
-    engine = f"{frozen.engine.name} {frozen.engine.precision}"
-    finish_run(folder, {**record, "engine": engine, "results": summary})
+    finish_run(folder, {**record, "engine": f"{frozen.engine} {frozen.precision}", "results": summary})
     return summary
 
 

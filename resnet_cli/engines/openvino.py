@@ -77,8 +77,8 @@ def rounded(model: Any) -> Any:
     openvino = import_openvino()
     for op in model.get_ops():
         if op.get_type_name() == "Constant" and op.get_element_type() == openvino.Type.f32:
-            half = np.clip(op.data, -_LARGEST, _LARGEST).astype(np.float16)
-            weights = openvino.opset13.constant(half.astype(np.float32))
+            half = openvino.opset13.constant(np.clip(op.data, -_LARGEST, _LARGEST).astype(np.float16))
+            weights = openvino.opset13.convert(half, "f32")
             for reader in op.output(0).get_target_inputs():
                 reader.replace_source_output(weights.output(0))
     return model

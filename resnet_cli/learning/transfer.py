@@ -12,7 +12,6 @@ import numpy as np
 
 from resnet_cli.data.pictures import Pictures
 from resnet_cli.data.scan import LeftOut
-from resnet_cli.engines.base import Engine
 from resnet_cli.engines.choose import engine_for
 from resnet_cli.learning.config import FinetuneConfig
 from resnet_cli.learning.feature_cache import FeatureCache
@@ -66,7 +65,8 @@ class Frozen:
 
     Attributes:
         material: as it was given, less the pictures that turned out unreadable.
-        engine: ran the frozen part.
+        engine: what ran the frozen part: "openvino" or "keras". It is gone by now, and its memory free.
+        precision: what that multiplied in, such as "bf16".
         views: augmented views of each training picture.
         features: pooled, of the training and of the held-out pictures.
         boundary: activations at the freeze boundary, of the same; None where they are not stored.
@@ -74,7 +74,8 @@ class Frozen:
     """
 
     material: Material
-    engine: Engine
+    engine: str
+    precision: str
     views: int
     features: tuple[Stored, Stored]
     boundary: tuple[Stored, Stored] | None
@@ -169,7 +170,8 @@ def run_frozen(model: keras.Model, material: Material, config: FinetuneConfig, p
     held_out, held_out_features, held_out_boundary = through("held-out", material.held_out, 1)
     boundary = (training_boundary, held_out_boundary) if training_boundary and held_out_boundary else None
     readable = replace(material, training=training, held_out=held_out)
-    return Frozen(readable, engine, views, (training_features, held_out_features), boundary, tuple(left_out))
+    features = (training_features, held_out_features)
+    return Frozen(readable, engine.name, engine.precision, views, features, boundary, tuple(left_out))
 
 
 def _second_stage(model: keras.Model, frozen: Frozen, config: FinetuneConfig) -> Tail:
