@@ -27,6 +27,7 @@ from resnet_cli.networks.classifier import build_logits
 from resnet_cli.networks.parameters import parameter_count
 from resnet_cli.networks.pretrained import WeightsSource
 from resnet_cli.networks.spec import ClassifierSpec
+from resnet_cli.reports.comparison import Curve, _limits
 from resnet_cli.runs import finish_run, write_splits
 
 # Errors by epoch, training and held out.
@@ -292,3 +293,16 @@ def test_real_trainings_of_every_kind(
         assert build_logits(spec, fused=False).count_params() == row["parameters"]
     hidden = ClassifierSpec(find_network("resnet8"), 7, 32, hidden=30)
     assert build_logits(hidden, fused=False).count_params() == parameter_count(hidden.network, 7, 30)
+
+
+@pytest.mark.parametrize(
+    ("errors", "limits"),
+    [
+        ([0.9, 0.5, 0.2, 0.1], (0, 26)),  # the paper's way: from 0 to a little above the last epochs
+        ([0.5, 0.3, 0.22, 0.2], (19.14, 28.6)),  # nothing lies below 20 %
+        ([0.9, 0.85], (83.5, 100)),
+        ([0.0], (0, 1.3)),
+    ],
+)
+def test_the_axis_shows_where_the_last_epochs_are(errors: list[float], limits: tuple[float, float]) -> None:
+    assert _limits([Curve("resnet20", [errors], [errors])]) == pytest.approx(limits)

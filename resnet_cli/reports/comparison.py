@@ -61,7 +61,7 @@ def draw_comparison(curves: Sequence[Curve], title: str, held_out: str, picture:
         colour = palette(place if len(curves) <= 10 else place / len(curves))
         _line(axes, curve.train, "--", colour, None)
         _line(axes, curve.held_out, "-", colour, literal(curve.label))
-    axes.set(xlabel="epoch", ylabel="error, %", ylim=(0, _top(curves)), title=literal(title))
+    axes.set(xlabel="epoch", ylabel="error, %", ylim=_limits(curves), title=literal(title))
     axes.grid(alpha=0.3)
     axes.legend(title=f"solid: {held_out}, dashed: training")
     save_figure(figure, picture, CREATOR)
@@ -78,7 +78,12 @@ def _line(axes: Axes, runs: Sequence[Sequence[float]], style: str, colour: tuple
         axes.fill_between(epochs, mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0)
 
 
-def _top(curves: Sequence[Curve]) -> float:
-    """The upper end of the axis, in %: the first epochs are cut off, as in the paper, so that the last can be told apart."""
-    late = [max(run[len(run) // 2 :]) for curve in curves for run in (*curve.train, *curve.held_out)]
-    return min(100.0, 130 * max(*late, 0.01))
+def _limits(curves: Sequence[Curve]) -> tuple[float, float]:
+    """Both ends of the axis, in %, so that the last epochs can be told apart.
+
+    The first epochs are cut off, as in the paper; the axis begins at 0 unless that left more than half of the figure empty.
+    """
+    runs = [run for curve in curves for run in (*curve.train, *curve.held_out)]
+    top = min(100.0, 130 * max(*(max(run[len(run) // 2 :]) for run in runs), 0.01))
+    lowest = 100 * min(map(min, runs))
+    return (0.0 if lowest < top / 2 else lowest - (top - lowest) / 10), top
