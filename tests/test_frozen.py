@@ -3,6 +3,7 @@
 import json
 import signal
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,9 +16,12 @@ from numpy.typing import NDArray
 
 from resnet_cli.data import decode as decoding
 from resnet_cli.data.decode import Geometry, decode_square
+from resnet_cli.data.pictures import Pictures, reader_for_training
+from resnet_cli.data.scan import scan_dataset
 from resnet_cli.engines.keras_engine import KerasEngine
 from resnet_cli.learning.feature_cache import KEY, FeatureCache
-from resnet_cli.learning.frozen import room_on_disk
+from resnet_cli.learning.frozen import features_and_boundary, room_on_disk
+from resnet_cli.learning.rows import rows_of
 from resnet_cli.networks.catalogue import find_network
 from resnet_cli.networks.classifier import build_logits
 from resnet_cli.networks.loading import load_backbone
@@ -157,6 +161,36 @@ def test_without_room_the_last_stage_is_trained_on_activations_computed_as_neede
     losses = [record["loss"] for record in records if record["stage"] == "tail"]
     assert len(losses) == 2 and np.isfinite(losses).all()
     assert not (tmp_path / "live" / "checkpoint").exists()
+
+
+def test_what_an_interrupted_run_stored_is_taken_though_a_picture_is_damaged(tiny_dataset: Path, tmp_path: Path) -> None:
+    (tiny_dataset / "berry" / "004.png").write_bytes(b"")
+    pictures = Pictures(scan_dataset(tiny_dataset).splits["all"], reader_for_training(Geometry(32)), None, ())
+    rows = rows_of("training", pictures, Geometry(32), 2, 0)
+    cache = FeatureCache(None, 3, LIMIT)
+    engine = Colours()
+    first = features_and_boundary(engine, rows, tmp_path, [(3,), (32, 32, 3)], cache, Silent())
+    assert engine.seen == 35 * 2 and list(first[1]) == [12 + 4]
+    assert [(each.count, each.is_whole()) for each in first[0]] == [(70, True), (70, True)]
+    assert features_and_boundary(engine, rows, tmp_path, [(3,), (32, 32, 3)], cache, Silent()) == first
+    assert engine.seen == 35 * 2
+
+
+class Colours:
+    """An engine whose features are mean colours, and its activations the pictures."""
+
+    name, precision, pixels = "colours", "f32", 8 * 32 * 32
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def run(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
+        self.seen += len(images)
+        values = images.astype(np.float32)
+        return values.mean((1, 2)), values
+
+    def run_many(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[tuple[NDArray[np.float32], ...]]:
+        return map(self.run, batches)
 
 
 def test_what_an_interrupted_run_stored_counts_as_room_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

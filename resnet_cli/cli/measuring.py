@@ -91,7 +91,6 @@ def measure_splits(
     rebuild = partial(read_weights, folder / "model.weights.h5", spec)
     classifier = Ready(folder / "model.xml", dataset.classes, geometry, rebuild)
     columns = tuple(range(len(dataset.classes)))
-    known = {"val": pooled}
     return {
         split: measure_together(
             [classifier],
@@ -99,7 +98,7 @@ def measure_splits(
             1,
             progress,
             engine,
-            known.get(split),
+            pooled if split == "val" else None,
         )
         for split in ("val", "test")
         if split in dataset.splits

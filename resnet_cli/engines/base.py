@@ -13,6 +13,7 @@ Images = NDArray[np.uint8]
 Outputs = NDArray[np.float32]
 
 _MOST = 64  # pictures of a forward pass
+_LARGEST = float(np.finfo(np.float16).max)  # activations of untrained networks of many layers go beyond it
 
 
 class Engine(Protocol):
@@ -47,3 +48,8 @@ class Engine(Protocol):
 def good_batch(engine: Engine, side: int) -> int:
     """Pictures of a forward pass that suit an engine, by the side of the input in pixels."""
     return min(_MOST, max(1, engine.pixels // side**2))
+
+
+def in_half(values: NDArray[np.float32]) -> NDArray[np.float16]:
+    """The same numbers as float16; those beyond its range become its largest."""
+    return np.clip(values, -_LARGEST, _LARGEST).astype(np.float16)

@@ -13,13 +13,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from resnet_cli.engines.base import Images, Outputs
+from resnet_cli.engines.base import Images, Outputs, in_half
 from resnet_cli.engines.compiled import cache_options
 from resnet_cli.errors import ResnetError
 
 Purpose = Literal["one", "many"]
 
-_LARGEST = float(np.finfo(np.float16).max)
 OLDEST = "2026.0"  # the version that pyproject.toml asks for
 
 
@@ -77,7 +76,7 @@ def rounded(model: Any) -> Any:
     openvino = import_openvino()
     for op in model.get_ops():
         if op.get_type_name() == "Constant" and op.get_element_type() == openvino.Type.f32:
-            half = openvino.opset13.constant(np.clip(op.data, -_LARGEST, _LARGEST).astype(np.float16))
+            half = openvino.opset13.constant(in_half(op.data))
             weights = openvino.opset13.convert(half, "f32")
             for reader in op.output(0).get_target_inputs():
                 reader.replace_source_output(weights.output(0))

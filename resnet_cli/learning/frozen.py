@@ -5,107 +5,28 @@ In: an engine and pictures. Out: `Stored` rows, files complete or absent; featur
 
 import hashlib
 import itertools
-import os
+import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_cli.data.augment import augment, generator
-from resnet_cli.data.decode import Geometry, Pixels, decode_square
-from resnet_cli.data.pictures import Pictures, map_in_order
-from resnet_cli.engines.base import Engine, good_batch
+from resnet_cli.data.decode import Pixels
+from resnet_cli.engines.base import Engine, good_batch, in_half
 from resnet_cli.errors import Interrupted, ResnetError
-from resnet_cli.learning.feature_cache import KEY, FeatureCache
+from resnet_cli.learning.feature_cache import FeatureCache
 from resnet_cli.learning.material import AUGMENTATION, Material
+from resnet_cli.learning.rows import Rows
 from resnet_cli.learning.stored import Stored
-from resnet_cli.networks.imagenet_files import digest
 from resnet_cli.networks.weights import named_variables
 from resnet_cli.progress import Progress
+from resnet_cli.runs import write_text
 
-_VIEW = 3  # purpose of the generators that draw views
-_LARGEST = float(np.finfo(np.float16).max)  # untrained networks of many layers go beyond it
 _MERGED = 1024  # rows that are in memory at a time
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Every view of every picture of a split, picture after picture.
-
-    Attributes:
-        title: of the progress bar, and of the files.
-        pictures: what is seen.
-        geometry: input size.
-        views: augmented views of a picture; 1 = as prediction sees it.
-        seed: of the views.
-        identities: SHA-256 of each picture's file, hexadecimal.
-    """
-
-    title: str
-    pictures: Pictures
-    geometry: Geometry
-    views: int
-    seed: int
-    identities: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.pictures) * self.views
-
-    def keys(self) -> list[bytes]:
-        """What tells the rows apart, whatever their order: the picture's content and how it is seen."""
-        seen = ["square"] if self.views == 1 else [f"{self.seed} {view}" for view in range(self.views)]
-        return [hashlib.sha256(f"{each} {how}".encode()).digest()[:KEY] for each in self.identities for how in seen]
-
-    def readable(self, rows: Iterable[int], damaged: Mapping[int, str]) -> list[int]:
-        """Those of some rows whose pictures are not damaged, which are given by their indices."""
-        return [row for row in rows if row // self.views not in damaged]
-
-    def squares(self, rows: Sequence[int], damaged: dict[int, str]) -> Iterator[Pixels]:
-        """uint8 (size, size, 3) of some rows, given in order; all views of a picture together, so that it is decoded once.
-
-        A picture that cannot be read has none; its index and the reason are put into `damaged`.
-        """
-        together = itertools.groupby(rows, key=lambda row: row // self.views)
-        groups = ((index, list(each)) for index, each in together)
-        for index, squares in map_in_order(self._squares_of_one, groups, ahead=16):
-            if isinstance(squares, ResnetError):
-                damaged[index] = squares.message
-            else:
-                yield from squares
-
-    def _squares_of_one(self, group: tuple[int, list[int]]) -> tuple[int, list[Pixels] | ResnetError]:
-        index, rows = group
-        try:
-            return index, self._views_of(index, rows)
-        except ResnetError as error:
-            return index, error
-
-    def _views_of(self, index: int, rows: Sequence[int]) -> list[Pixels]:
-        if self.views == 1:
-            return [decode_square(self.pictures.samples[index].path, self.geometry)]
-        picture = self.pictures[index]
-        # Drawn from the content, so that a picture looks the same whatever else is in the folder.
-        number = int(self.identities[index][:14], 16)
-        draw = (generator(self.seed, row % self.views, number, _VIEW) for row in rows)
-        return [augment(picture, self.geometry, AUGMENTATION, random) for random in draw]
-
-
-def rows_of(title: str, pictures: Pictures, geometry: Geometry, views: int, seed: int) -> Rows:
-    """Name every picture by the content of its file."""
-    paths = [sample.path for sample in pictures.samples]
-    return Rows(title, pictures, geometry, views, seed, tuple(map_in_order(_identity, paths)))
-
-
-def _identity(path: Path) -> str:
-    try:
-        return digest(path, "sha256")
-    except OSError:  # whoever decodes it will say why
-        return hashlib.sha256(os.fsencode(path)).hexdigest()
 
 
 def room_on_disk(folder: Path, limit: int | None) -> int:
@@ -188,16 +109,30 @@ def features_and_boundary(
         Both; indices of pictures that cannot be read, and why.
     """
     files = tuple(folder / f"{rows.title}-{name}.f16" for name in ("features", "boundary"))
-    damaged: dict[int, str] = {}
-    if not all(Stored(file, len(rows), shape).is_whole() for file, shape in zip(files, shapes, strict=True)):
+    note = folder / f"{rows.title}-damaged.json"
+    damaged = _noted(note)
+
+    def stored() -> list[Stored]:
+        count = len(rows) - len(damaged) * rows.views
+        return [Stored(file, count, shape) for file, shape in zip(files, shapes, strict=True)]
+
+    if not all(each.is_whole() for each in stored()):
         damaged = _compute(engine, rows, range(len(rows)), files, progress)
+        write_text(note, json.dumps(damaged))
         every = rows.keys()
         keys = [every[row] for row in rows.readable(range(len(rows)), damaged)]
         if len(cache.missing(keys)) == len(keys):
             cache.add(keys, files[0])
-    count = len(rows) - len(damaged) * rows.views
-    features, boundary = (Stored(file, count, shape) for file, shape in zip(files, shapes, strict=True))
+    features, boundary = stored()
     return (features, boundary), damaged
+
+
+def _noted(note: Path) -> dict[int, str]:
+    """The pictures that an interrupted run could not read; none where it noted none."""
+    try:
+        return {int(index): reason for index, reason in json.loads(note.read_text()).items()}
+    except (OSError, ValueError):
+        return {}
 
 
 def _compute(engine: Engine, rows: Rows, some: Sequence[int], files: tuple[Path, ...], progress: Progress) -> dict[int, str]:
@@ -221,7 +156,7 @@ def _compute(engine: Engine, rows: Rows, some: Sequence[int], files: tuple[Path,
                 if progress.stop_signal():
                     raise Interrupted(progress.stop_signal(), "type the same command with --resume; nothing was trained yet")
                 for file, output in zip(opened, outputs, strict=True):
-                    file.write(np.clip(output, -_LARGEST, _LARGEST).astype(np.float16).tobytes())
+                    file.write(in_half(output).tobytes())
                 task.advance(len(outputs[0]))
         for path, final in zip(partial, files, strict=True):
             path.replace(final)

@@ -20,12 +20,12 @@ from resnet_cli.learning.frozen import (
     features_folder,
     features_of,
     room_on_disk,
-    rows_of,
     views_that_fit,
 )
 from resnet_cli.learning.head import train_head
 from resnet_cli.learning.material import Material
 from resnet_cli.learning.rate_finder import RateSearch, find_rate
+from resnet_cli.learning.rows import rows_of
 from resnet_cli.learning.stored import Stored
 from resnet_cli.learning.tail import Tail, tail_on_engine, tail_on_pixels, tail_on_stored
 from resnet_cli.learning.training import Stage, TrainResult, train
