@@ -90,7 +90,7 @@ def test_show_prints_a_recipe_with_its_changes_and_trains_nothing(run_cli: RunCl
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("--optimizer adam --momentum 0.8", "--momentum contradicts the rest: only --optimizer sgd has a momentum"),
+        ("--optimizer adam --momentum 0.8", "--momentum contradicts the rest: only --optimizer sgd and muon have a momentum"),
         ("--recipe keras --nesterov", "--nesterov contradicts"),
         ("--drops 0.5:0.1", "--drops contradicts the rest: only --schedule steps"),
         ("--scale 0.5", "--scale contradicts the rest: only --crop resized"),

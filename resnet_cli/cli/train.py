@@ -3,7 +3,6 @@
 import shlex
 import sys
 from dataclasses import asdict, replace
-from typing import Any
 
 import typer
 
@@ -69,10 +68,10 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a network of the residual papers on a folder of pictures, from scratch or from weights."""
-    given = o.recipe_changes(locals())
-    config = make_config(recipe, find_network(arch, shortcut).depth, given)
+    given, depth = o.recipe_changes(locals()), find_network(arch, shortcut).depth
+    config = make_config(recipe, depth, given)
     if show:
-        return _show(recipe, config, given, json)
+        return _show(recipe, config, make_config(recipe, depth, {}), json)
     if dataset is None:
         raise typer.BadParameter("name a folder of pictures (or --show the recipe)", param_hint="DATASET")
     limit = _limit(time_limit, epochs)
@@ -107,7 +106,7 @@ def _run(request: TrainRequest, config: TrainConfig, quiet: bool, json: bool) ->
         print_result(result)
 
 
-def _show(recipe: Recipe, config: TrainConfig, given: dict[str, Any], json: bool) -> None:
+def _show(recipe: Recipe, config: TrainConfig, usual: TrainConfig, json: bool) -> None:
     """The recipe as options that can be typed; changed ones are marked."""
     values = {name: value for name, value in asdict(config).items() if name != "depth_decay"}
     if json:
@@ -116,5 +115,5 @@ def _show(recipe: Recipe, config: TrainConfig, given: dict[str, Any], json: bool
     table = console.Table("option", "value", "", title=f"{recipe}: {source_of(recipe)}")
     for name, value in values.items():
         spelled = ",".join(f"{share:g}:{factor:g}" for share, factor in value) if name == "drops" else str(value)
-        table.add_row(f"--{name.replace('_', '-')}", spelled, "changed" if name in given else "")
+        table.add_row(f"--{name.replace('_', '-')}", spelled, "changed" if value != getattr(usual, name) else "")
     console.out.print(table)

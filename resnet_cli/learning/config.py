@@ -5,7 +5,7 @@ from typing import Literal
 
 from resnet_cli.engines.choice import EngineName
 
-Optimizer = Literal["sgd", "adam", "adamw"]
+Optimizer = Literal["sgd", "muon", "adam", "adamw"]
 Schedule = Literal["cosine", "one-cycle", "steps", "constant"]
 
 
@@ -16,17 +16,17 @@ class TrainConfig:
     Attributes:
         epochs: passes over the training pictures.
         batch_size: pictures a step.
-        optimizer: sgd (with momentum), adam or adamw.
-        learning_rate: peak rate.
+        optimizer: sgd (with momentum), muon (Jordan et al. 2024), adam or adamw.
+        learning_rate: peak rate; of muon the share of its norm by which a kernel moves in a step.
         schedule: cosine = warm-up, then a half cosine to zero; one-cycle = up and down in straight lines; steps = warm-up,
             then times the factors of `drops`; constant.
         warmup: share of all steps in which the rate climbs, 0..1.
         drops: (share of all steps, factor on the peak rate from there on), for "steps".
         plateau: factor on the rate whenever the validation loss has not fallen for five epochs, 0..1; 0 for none.
-        momentum: of sgd.
-        nesterov: whether sgd looks ahead (Sutskever et al. 2013).
+        momentum: of sgd and muon.
+        nesterov: whether they look ahead (Sutskever et al. 2013).
         weight_decay: lambda of the L2 penalty, whose gradient is lambda * w (He et al. 2015: 1e-4); with adamw decoupled from
-            the gradient (Loshchilov and Hutter 2019). Never on batch-norm and biases.
+            the gradient (Loshchilov and Hutter 2019); with muon on the head alone. Never on batch-norm and biases.
         label_smoothing: share of the target spread over all classes.
         dropout: share of pooled features dropped.
         stochastic_depth: share of pictures for which the last residual block is skipped, falling to 0 at the input.

@@ -1,8 +1,9 @@
-"""The optimizers: Keras' own, with a rate and a weight decay for every variable.
+"""The optimizers: Keras' own and Muon, with a rate and a weight decay for every variable.
 
 In: a `TrainConfig`, rates (steps,) and the variables they train. Out: an optimizer that follows the rates.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -10,29 +11,48 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_cli.learning.config import TrainConfig
+from resnet_cli.learning.muon import muon_step
 from resnet_cli.learning.schedules import TableSchedule
+
+_BESIDE_MUON = 3.0  # times its rate is that of what momentum alone moves: 0.1 beside 0.033, as by sgd
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """Of one variable: a factor on the rate, its weight decay, and whether Muon moves it."""
+
+    rate: float
+    decay: float
+    orthogonal: bool
 
 
 def make_optimizer(config: TrainConfig, table: NDArray[np.float32], variables: list[Any]) -> keras.optimizers.Optimizer:
     """The optimizer of a configuration, with weight decay on kernels only.
 
     Args:
-        config: recipe. Its weight decay is part of the gradient (He et al. 2015); of adamw's step, times the rate.
+        config: recipe. Its weight decay is part of the gradient (He et al. 2015); of adamw's step, times the rate. Muon moves
+            the kernels of convolutions and decays none of them; all else moves as by sgd.
         table: rate of every step.
         variables: the trainable variables from the input to the output of the network.
     """
-    kind = keras.optimizers.SGD if config.optimizer == "sgd" else keras.optimizers.Adam
-    options: dict[str, Any] = {}
-    if config.optimizer == "sgd":
-        options = {"momentum": config.momentum, "nesterov": config.nesterov}
+    has_momentum = config.optimizer in ("sgd", "muon")
+    kind = keras.optimizers.SGD if has_momentum else keras.optimizers.Adam
+    options: dict[str, Any] = {"momentum": config.momentum, "nesterov": config.nesterov} if has_momentum else {}
     if config.ema:
         options |= {"use_ema": True, "ema_momentum": max(0.0, 1 - 1 / max(1.0, config.ema * len(table)))}
     shares = depth_factors(variables, config.depth_decay)
-    rates_of = [shares[variable.path] for variable in variables]
-    decays = [config.weight_decay if variable.name == "kernel" else 0.0 for variable in variables]
-    return _by_variable(kind)(
-        TableSchedule(table), rates=rates_of, decays=decays, decoupled=config.optimizer == "adamw", **options
-    )
+    muon = config.optimizer == "muon"
+    by_muon = [muon and variable.name == "kernel" and len(variable.shape) == 4 for variable in variables]
+    beside = _BESIDE_MUON if muon else 1.0
+    settings = [
+        _Setting(
+            rate=shares[variable.path] * (1.0 if orthogonal else beside),
+            decay=config.weight_decay if variable.name == "kernel" and not orthogonal else 0.0,
+            orthogonal=orthogonal,
+        )
+        for variable, orthogonal in zip(variables, by_muon, strict=True)
+    ]
+    return _by_variable(kind)(TableSchedule(table), settings=settings, decoupled=config.optimizer == "adamw", **options)
 
 
 def depth_factors(variables: list[Any], share: float) -> dict[str, float]:
@@ -54,9 +74,9 @@ def _by_variable(kind: type[keras.optimizers.Optimizer]) -> type[keras.optimizer
     fused = keras.backend.backend() == "tensorflow"
 
     class ByVariable(kind):  # type: ignore[misc]
-        def __init__(self, *args: Any, rates: list[float], decays: list[float], decoupled: bool, **options: Any) -> None:
+        def __init__(self, *args: Any, settings: list[_Setting], decoupled: bool, **options: Any) -> None:
             super().__init__(*args, **options)
-            self._rates, self._decays, self._decoupled = rates, decays, decoupled
+            self._settings, self._decoupled = settings, decoupled
 
         def build(self, variables: list[Any]) -> None:
             if self.built:
@@ -68,12 +88,15 @@ def _by_variable(kind: type[keras.optimizers.Optimizer]) -> type[keras.optimizer
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
             # What arrives here is the backend's own variable, which knows no path.
             place = self._get_variable_index(variable)
-            rate, decay = learning_rate * self.scale * self._rates[place], self._decays[place]
-            if decay and self._decoupled:
-                self.assign_sub(variable, variable * (rate * decay))
-            elif decay:
-                gradient = gradient + decay * variable
-            if fused and isinstance(self, keras.optimizers.Adam):
+            setting = self._settings[place]
+            rate = learning_rate * self.scale * setting.rate
+            if setting.decay and self._decoupled:
+                self.assign_sub(variable, variable * (rate * setting.decay))
+            elif setting.decay:
+                gradient = gradient + setting.decay * variable
+            if setting.orthogonal:
+                muon_step(self, gradient, variable, place, rate)
+            elif fused and isinstance(self, keras.optimizers.Adam):
                 _adam_step(self, gradient, variable, place, rate)
             elif fused and self.momentum:
                 _momentum_step(self, gradient, variable, place, rate)

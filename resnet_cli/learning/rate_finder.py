@@ -24,8 +24,8 @@ from resnet_cli.learning.training import Stream, balanced_weights, loss_of
 from resnet_cli.progress import Progress, Task
 
 STEPS = 100
-# Lowest and highest rate. Adam's steps are about as large as the rate, whatever the gradient: 1 is too much for any network.
-BOUNDS = {"sgd": (1e-4, 10.0), "adam": (1e-6, 1.0), "adamw": (1e-6, 1.0)}
+# Lowest and highest rate. Adam's and Muon's steps are as large as the rate, whatever the gradient: 1 is too much for them.
+BOUNDS = {"sgd": (1e-4, 10.0), "muon": (1e-5, 1.0), "adam": (1e-6, 1.0), "adamw": (1e-6, 1.0)}
 _DIVERGED = 4  # times the lowest running average
 _RUNNING = 0.9  # momentum of that average: ten steps
 _SMOOTHING = 0.8  # momentum of the curve that is shown: five steps to each side, a quarter of a decade
