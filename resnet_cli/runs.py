@@ -65,11 +65,15 @@ class Run:
 
 @dataclass(frozen=True)
 class SplitRow:
-    """One line of splits.csv: a picture's path below the data set's folder, its class, and train, val or test."""
+    """One line of splits.csv: a picture's path below the data set's folder, its class, train, val or test, and its bytes.
+
+    Runs of older versions do not know the bytes.
+    """
 
     path: str
     label: str
     split: str
+    size: int | None = None
 
 
 def choose_run_folder(name: str, output: Path | None = None, force: bool = False) -> Path:
@@ -190,8 +194,8 @@ def write_splits(folder: Path, rows: Iterable[SplitRow]) -> None:
     """Write splits.csv, whole."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "class", "split"])
-    writer.writerows([row.path, row.label, row.split] for row in rows)
+    writer.writerow(["path", "class", "split", "bytes"])
+    writer.writerows([row.path, row.label, row.split, row.size] for row in rows)
     write_text(folder / "splits.csv", text.getvalue())
 
 
@@ -199,8 +203,11 @@ def read_splits(run: Run) -> list[SplitRow]:
     """The pictures of a run with the split that each was in."""
     try:
         with run.splits.open(newline="") as file:
-            return [SplitRow(row["path"], row["class"], row["split"]) for row in csv.DictReader(file)]
-    except (OSError, KeyError) as error:
+            return [
+                SplitRow(row["path"], row["class"], row["split"], int(row["bytes"]) if row.get("bytes") else None)
+                for row in csv.DictReader(file)
+            ]
+    except (OSError, KeyError, ValueError) as error:
         hint = f"{run.folder} was exported from that run, which alone knows its pictures" if "export" in run.record else ""
         raise ResnetError(f"{run.splits} cannot be read: {error}", hint) from error
 

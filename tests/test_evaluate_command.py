@@ -135,13 +135,39 @@ def test_a_folder_is_matched_by_the_names_of_its_classes(
         for number in range(6):
             make_picture(folder / name / f"{number}.png", seed=70 + number, label=label)
     document = evaluated(run_cli, folder, "--run", run_folder)
-    assert [(each["class"], each["count"]) for each in document["classes"]] == [("apple", 6), ("cherry", 6), ("date", 6)]
+    counts = {each["class"]: each["count"] for each in document["classes"]}
+    assert list(counts) == json.loads((run_folder / "run.json").read_text())["classes"]
+    assert {name: count for name, count in counts.items() if count} == {"apple": 6, "cherry": 6, "date": 6}
     assert document["dataset"] == "market" and document["count"] == 18
     assert document["top1"] > 0.6, "matched by position, nearly every answer would be wrong"
     assert any("zucchini" in note for note in document["notes"])
     assert any("berry, elder, fig, grape" in note for note in document["notes"])
-    for row in rows_of(run_folder / "predictions.csv"):
-        assert row["predicted"] in ("apple", "cherry", "date")
+
+
+def test_a_folder_of_one_class_is_scored_against_all_that_the_run_knows(
+    run_folder: Path, run_cli: RunCli, make_picture: MakePicture, tmp_path: Path
+) -> None:
+    for number in range(6):
+        make_picture(tmp_path / "wrong" / "apple" / f"{number}.png", seed=70 + number, label=3)  # they look like dates
+    (tmp_path / "wrong" / "apple" / "notes.txt").write_text("no picture")
+    document = evaluated(run_cli, tmp_path / "wrong", "--run", run_folder)
+    assert document["top1"] < 0.5 and document["loss"] > 0.5
+    assert {row["true"] for row in rows_of(run_folder / "predictions.csv")} == {"apple"}
+    assert any("passed over 1 file(s)" in note and "notes.txt: not a picture" in note for note in document["notes"])
+
+
+def test_training_pictures_are_known_wherever_the_data_set_lies_by_now(
+    finetuned_run: Finetuned, run_folder: Path, run_cli: RunCli, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(finetuned_run.data, tmp_path / "elsewhere")
+    (copy / "apple" / "1000.png").write_bytes((next((copy / "fig").iterdir())).read_bytes())
+    document = evaluated(run_cli, copy, "--run", run_folder)
+    assert document["count"] == 43, "the held-out pictures and the new one"
+    assert any("42 pictures that the run was trained on are not scored" in note for note in document["notes"])
+    # Another picture under the name of one that was trained on is a new picture.
+    trained = next(row["path"] for row in rows_of(run_folder / "splits.csv") if row["split"] == "train")
+    (copy / trained).write_bytes((copy / trained).read_bytes() + b"\0")
+    assert evaluated(run_cli, copy, "--run", run_folder)["count"] == 44
 
 
 def test_a_folder_without_a_known_class_is_one_sentence(

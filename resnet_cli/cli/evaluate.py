@@ -90,6 +90,8 @@ def _write_files(target: Path, measured: "Measured", runs: "Sequence[Run]", note
 def _print_tables(evaluation: "Evaluation", title: str, notes: list[str]) -> None:
     table = console.Table("class", "pictures", "precision", "recall", "F1", title=console.escape(title))
     for each in evaluation.classes:
+        if not each.count:
+            continue
         table.add_row(
             console.escape(each.name), str(each.count), f"{each.precision:.1%}", f"{each.recall:.1%}", f"{each.f1:.1%}"
         )

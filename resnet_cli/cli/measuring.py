@@ -16,7 +16,7 @@ from resnet_cli.data.scoring import Scored
 from resnet_cli.engines.base import Outputs
 from resnet_cli.engines.choice import EngineName
 from resnet_cli.inference.classify import Classified, classify
-from resnet_cli.inference.evaluate import Rows, collect, shared_classes, write_confusion, write_predictions
+from resnet_cli.inference.evaluate import Rows, collect, write_confusion, write_predictions
 from resnet_cli.inference.measure import Evaluation, losses, measure
 from resnet_cli.inference.pooled import classify_pooled
 from resnet_cli.networks.spec import ClassifierSpec
@@ -71,7 +71,7 @@ def measure_together(
     task = progress.start(f"measuring {scored.split}", len(paths))
     if results is None:
         results = classify(paths, members, views)
-    rows = shared_classes(collect(results, scored.samples, task), scored.columns)
+    rows = collect(results, scored.samples, task)
     task.finish()
     return Measured(scored, rows, measure(rows.probabilities, rows.labels, scored.classes), words, views)
 
@@ -90,11 +90,10 @@ def measure_splits(
     """
     rebuild = partial(read_weights, folder / "model.weights.h5", spec)
     classifier = Ready(folder / "model.xml", dataset.classes, geometry, rebuild)
-    columns = tuple(range(len(dataset.classes)))
     return {
         split: measure_together(
             [classifier],
-            Scored(dataset.name, split, dataset.classes, columns, dataset.splits[split], ()),
+            Scored(dataset.name, split, dataset.classes, dataset.splits[split], ()),
             1,
             progress,
             engine,

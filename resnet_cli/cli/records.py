@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnet_cli import __version__
+from resnet_cli.data.folders import file_size
 from resnet_cli.data.scan import Dataset, LeftOut
 from resnet_cli.networks.pretrained import WeightsSource
 from resnet_cli.networks.spec import ClassifierSpec
@@ -62,7 +63,12 @@ def result_record(
 def split_rows(dataset: Dataset) -> list[SplitRow]:
     """Lines of splits.csv: the pictures of every split, by their place in the data set's folder."""
     return [
-        SplitRow(sample.path.relative_to(dataset.root).as_posix(), dataset.classes[sample.label], split)
+        SplitRow(
+            sample.path.relative_to(dataset.root).as_posix(),
+            dataset.classes[sample.label],
+            split,
+            file_size(sample.path),
+        )
         for split, samples in dataset.splits.items()
         for sample in samples
     ]
@@ -96,14 +102,14 @@ def fingerprint(dataset: Dataset) -> str:
     digest = hashlib.sha256()
     for split in sorted(dataset.splits):
         for sample in dataset.splits[split]:
-            digest.update(f"{split}/{sample.label}/{sample.path.name}/{sample.path.stat().st_size}\n".encode())
+            digest.update(f"{split}/{sample.label}/{sample.path.name}/{file_size(sample.path)}\n".encode())
     return digest.hexdigest()
 
 
 def pictures_fingerprint(dataset: Dataset) -> str:
     """SHA-256 over the places and sizes of all pictures, whichever split they are in: what runs of other seeds share."""
     paths = {sample.path for samples in dataset.splits.values() for sample in samples}
-    lines = sorted(f"{path.relative_to(dataset.root).as_posix()}/{path.stat().st_size}\n" for path in paths)
+    lines = sorted(f"{path.relative_to(dataset.root).as_posix()}/{file_size(path)}\n" for path in paths)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

@@ -100,6 +100,14 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
+def file_size(path: Path) -> int | None:
+    """Bytes of a file; None where it has gone."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
 def is_hidden(name: str) -> bool:
     """Files that operating systems and editors leave behind."""
     return name.startswith(".") or name.lower() in _PASSED_OVER

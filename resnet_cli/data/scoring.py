@@ -6,10 +6,11 @@ is never scored (light: the standard library only).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from resnet_cli.data.folders import file_size
 from resnet_cli.data.scan import Sample
-from resnet_cli.data.survey import survey
+from resnet_cli.data.survey import Survey, survey
 from resnet_cli.errors import ResnetError
 from resnet_cli.runs import Run, read_splits
 
@@ -21,16 +22,14 @@ class Scored:
     Attributes:
         name: of the data set.
         split: train, val or test, or "all" of a folder without splits.
-        classes: names that are scored, in the first run's order; labels of samples index into them.
-        columns: the classifier's index of each of those classes.
+        classes: the first run's; labels of samples index into them.
         samples: the pictures.
-        notes: what the user must know: classes that are not shared, training pictures that were passed over.
+        notes: what the user must know: classes that are not shared, pictures that were passed over.
     """
 
     name: str
     split: str
     classes: tuple[str, ...]
-    columns: tuple[int, ...]
     samples: tuple[Sample, ...]
     notes: tuple[str, ...]
 
@@ -61,7 +60,7 @@ def held_out(runs: Sequence[Run]) -> Scored:
         )
     taken = len(held) - len(samples)
     notes = (f"{taken} held-out pictures of {run.folder} that another run was trained on are not scored",) if taken else ()
-    return Scored(run.data.name, split, run.classes, tuple(range(len(run.classes))), samples, notes)
+    return Scored(run.data.name, split, run.classes, samples, notes)
 
 
 def folder(runs: Sequence[Run], root: Path) -> Scored:
@@ -77,22 +76,24 @@ def folder(runs: Sequence[Run], root: Path) -> Scored:
     run, who = runs[0], "the run was" if len(runs) == 1 else "the runs were"
     found = survey(root)
     split = next(name for name in ("test", "val", "all", "train") if name in found.classes)
-    present = {name: listing.pictures for name, listing in found.classes[split].items()}
-    columns = tuple(index for index, name in enumerate(run.classes) if present.get(name))
-    if not columns:
+    _require_readable(found, split)
+    present = {name: listing.pictures for name, listing in found.classes[split].items() if listing.pictures}
+    shared = [name for name in run.classes if name in present]
+    if not shared:
         raise ResnetError(
             f"{root} has no pictures of a class that the run {run.folder} knows ({some(run.classes)})",
             "class folders are matched by name",
         )
-    classes = tuple(run.classes[column] for column in columns)
-    notes = _class_notes(present.keys() - set(run.classes), [name for name in run.classes if name not in classes])
-    samples = tuple(Sample(path, label) for label, name in enumerate(classes) for path in present[name])
+    notes = _class_notes(present.keys() - set(shared), [name for name in run.classes if name not in shared])
+    if passed := [each for listing in found.classes[split].values() for each in listing.left_out]:
+        notes.append(f"passed over {len(passed)} file(s), such as {passed[0].path}: {passed[0].reason}")
+    samples = tuple(Sample(path, label) for label, name in enumerate(run.classes) for path in present.get(name, ()))
     unseen = _unseen(samples, runs)
     if len(unseen) < len(samples):
         notes.append(f"{len(samples) - len(unseen)} pictures that {who} trained on are not scored")
     if not unseen:
         raise ResnetError(f"{who} trained on every picture of {root}", "leave the folder out to score what was held out")
-    return Scored(root.resolve().name, split, classes, columns, unseen, tuple(notes))
+    return Scored(root.resolve().name, split, run.classes, unseen, tuple(notes))
 
 
 def some(names: Sequence[str]) -> str:
@@ -101,11 +102,28 @@ def some(names: Sequence[str]) -> str:
 
 
 def _unseen(samples: tuple[Sample, ...], runs: Sequence[Run]) -> tuple[Sample, ...]:
-    """The samples that none of the runs was trained on."""
+    """The samples that none of the runs was trained on, wherever its data set lies by now.
+
+    A picture was trained on if it is the very file, or has the folder, name and size of one: data sets are copied and moved.
+    """
     if not runs:
         return samples
-    trained = {(run.data / row.path).resolve() for run in runs for row in read_splits(run) if row.split == "train"}
-    return tuple(sample for sample in samples if sample.path.resolve() not in trained)
+    trained = [(run.data, row) for run in runs for row in read_splits(run) if row.split == "train"]
+    files = {(data / row.path).resolve() for data, row in trained}
+    copies = {(*PurePosixPath(row.path).parts[-2:], row.size) for _, row in trained if row.size is not None}
+
+    def is_new(path: Path) -> bool:
+        return path.resolve() not in files and (path.parent.name, path.name, file_size(path)) not in copies
+
+    return tuple(sample for sample in samples if is_new(sample.path))
+
+
+def _require_readable(found: Survey, split: str) -> None:
+    """A class folder that cannot be read must not be taken for one without pictures."""
+    place = found.folders[split]
+    for fault in found.broken:
+        if fault.kind == "unreadable" and place in (fault.path, *fault.path.parents):
+            raise ResnetError(fault.message, fault.hint)
 
 
 def _class_notes(unknown: set[str], absent: Sequence[str]) -> list[str]:
@@ -113,5 +131,5 @@ def _class_notes(unknown: set[str], absent: Sequence[str]) -> list[str]:
     if unknown:
         notes.append(f"not scored, unknown to the run: {some(sorted(unknown))}")
     if absent:
-        notes.append(f"the folder has no pictures of: {some(absent)}; scored among the classes it shares with the run")
+        notes.append(f"the folder has no pictures of: {some(absent)}")
     return notes

@@ -59,18 +59,6 @@ def collect(results: Iterable[Classified], samples: Sequence[Sample], task: Task
     return Rows(tuple(good), np.stack(probabilities), labels, tuple(left_out))
 
 
-def shared_classes(rows: Rows, columns: Sequence[int]) -> Rows:
-    """The same rows scored on some of the classifier's classes only: columns picked, probabilities made to sum to 1 again.
-
-    Args:
-        rows: labels index into `columns`.
-        columns: the classifier's class index of every class that is scored.
-    """
-    picked = rows.probabilities[:, list(columns)]
-    total = np.maximum(picked.sum(1, keepdims=True), 1e-12)
-    return Rows(rows.samples, (picked / total).astype(np.float32), rows.labels, rows.left_out)
-
-
 def write_predictions(path: Path, rows: Rows, classes: Sequence[str]) -> None:
     """predictions.csv: path, true, predicted, probability, loss; the worst first."""
     loss = losses(rows.probabilities, rows.labels)
