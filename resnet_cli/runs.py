@@ -96,21 +96,42 @@ def choose_run_folder(name: str, output: Path | None = None, force: bool = False
     return folder
 
 
-def make_run_folder(folder: Path) -> None:
-    """Make the folder that `choose_run_folder` decided on; an older run there is deleted.
+def make_run_folder(folder: Path, name: str = "", force: bool = False) -> Path:
+    """Make the folder that `choose_run_folder` decided on, which may be a while ago.
+
+    Args:
+        folder: that one.
+        name: of a run whose folder nobody named: where another run took it meanwhile, the next free one is made.
+        force: an older run there is deleted.
+
+    Returns:
+        The folder that was made.
 
     Raises:
-        ResnetError: it cannot be written.
+        ResnetError: it cannot be written, or was taken meanwhile.
     """
     try:
-        if folder.exists() and any(folder.iterdir()):
+        if force and folder.exists() and any(folder.iterdir()):
             shutil.rmtree(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        while not _made(folder, take_empty=not name):
+            if not name:
+                raise ResnetError(f"another run has begun in {folder} meanwhile", "choose another --output")
+            folder = _first_free(name)
         probe = folder / ".writable"
         probe.touch()
         probe.unlink()
     except OSError as error:
         raise ResnetError(f"cannot write to {folder}: {error.strerror or error}", "choose another --output") from error
+    return folder
+
+
+def _made(folder: Path, take_empty: bool) -> bool:
+    """Make a folder, or take one that is there and empty; False where it is another's."""
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        return take_empty and folder.is_dir() and not any(folder.iterdir())
+    return True
 
 
 def is_run_like(folder: Path) -> bool:

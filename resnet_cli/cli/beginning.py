@@ -4,6 +4,7 @@ In: names and options. Out: a folder, with the configuration beside its checkpoi
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,43 @@ _CONFIG = Path("checkpoint", "config.json")
 _UNNAMED = {"weights": "weights", "data": "pictures"}  # kept as fingerprints, which say nothing to a reader
 
 
-def place_of_run(name: str, output: Path | None, force: bool, resume: bool) -> Path:
+@dataclass(frozen=True)
+class Place:
+    """Where a run goes: a folder, and how it was chosen.
+
+    Attributes:
+        folder: the run's.
+        name: where nobody named a folder, what it was named after.
+        force: an older run there is replaced.
+    """
+
+    folder: Path
+    name: str = ""
+    force: bool = False
+
+
+def place_of_run(name: str, output: Path | None, force: bool, resume: bool) -> Place:
     """The folder of a run that is about to begin, or to go on; nothing is written yet.
 
     Raises:
         ResnetError: it is taken, cannot be written, or there is nothing to resume.
     """
-    return unfinished_run(name, output) if resume else choose_run_folder(name, output, force)
+    if resume:
+        return Place(unfinished_run(name, output))
+    return Place(choose_run_folder(name, output, force), "" if output else name, force)
 
 
-def begin_run(folder: Path, config: dict[str, Any]) -> None:
-    """Make the folder of a new run and keep its configuration there."""
-    make_run_folder(folder)
+def begin_run(place: Place, config: dict[str, Any]) -> Path:
+    """Make the folder of a new run and keep its configuration there; where another run took it meanwhile, the next free one.
+
+    Raises:
+        ResnetError: it cannot be written, or was taken and has been named by the user.
+    """
+    folder = make_run_folder(place.folder, place.name, place.force)
     path = folder / _CONFIG
     path.parent.mkdir()
     write_text(path, json.dumps(config))
+    return folder
 
 
 def begun_with(folder: Path) -> dict[str, Any]:

@@ -49,7 +49,8 @@ def run_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pro
     name = f"{dataset.name}-{network.name}{'-lr-find' if only_search else ''}"
     options = {"arch": network.name, "image_size": size, "weights": source.sha256, "resize": request.resize}
     chosen = {**asdict(config), **options, "data": fingerprint(dataset)}
-    folder = place_of_run(name, request.output, request.force, request.resume)
+    place = place_of_run(name, request.output, request.force, request.resume)
+    folder = place.folder
     if request.resume:
         require_same(folder, chosen)
     for line in _describe(dataset, network, source, size):
@@ -59,7 +60,7 @@ def run_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pro
     model = build_logits(spec)
     load_backbone(model, network, source)
     if not request.resume:
-        begin_run(folder, chosen)
+        folder = begin_run(place, chosen)
     searches: list[RateSearch] = []
 
     def choose_rate(search: RateSearch) -> float | None:

@@ -69,7 +69,8 @@ def run_training(request: TrainRequest, config: TrainConfig, progress: Progress)
     """Train and write a run; returns the JSON contract of `train`."""
     began = time.perf_counter()
     dataset = _dataset(request, config)
-    folder = place_of_run(_name(request, dataset), request.output, request.force, request.resume)
+    place = place_of_run(_name(request, dataset), request.output, request.force, request.resume)
+    folder = place.folder
     if request.resume:
         config = _as_it_began(folder, request, config)
     engine = settled("auto", progress)
@@ -84,7 +85,7 @@ def run_training(request: TrainRequest, config: TrainConfig, progress: Progress)
             pace = measure_pace(setup.model, setup.stream, setup.held_out, config, progress, setup.small)
             config = fit_to_limit(config, request.limit, pace, setup.stream.steps_per_epoch)
             progress.line(f"{config.epochs} epochs fit into the time limit")
-        begin_run(folder, _chosen(request, config, setup))
+        folder = begin_run(place, _chosen(request, config, setup))
         if search is not None:
             write_search(folder, search)
     stage = Stage("train", folder, request.resume, tensorboard=request.tensorboard)
@@ -105,10 +106,10 @@ def run_training(request: TrainRequest, config: TrainConfig, progress: Progress)
 def search_rate(request: TrainRequest, config: TrainConfig, progress: Progress) -> dict[str, Any]:
     """The range test alone: draw it into a folder of its own; returns its place and the suggested rate."""
     dataset = _dataset(request, config)
-    folder = place_of_run(f"{_name(request, dataset)}-lr-find", request.output, request.force, False)
+    place = place_of_run(f"{_name(request, dataset)}-lr-find", request.output, request.force, False)
     setup = _set_up(request, config, dataset, progress)
     search = find_rate(setup.model, setup.stream, config, progress)
-    make_run_folder(folder)
+    folder = make_run_folder(place.folder, place.name, place.force)
     write_search(folder, search)
     return search_record(folder, search)
 

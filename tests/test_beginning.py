@@ -1,0 +1,28 @@
+"""How a run begins: in a folder of its own, whatever else begins meanwhile."""
+
+from pathlib import Path
+
+import pytest
+
+from resnet_cli.cli.beginning import begin_run, begun_with, place_of_run
+from resnet_cli.errors import ResnetError
+
+
+def test_two_runs_that_begin_together_do_not_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Both choose a folder, then read pictures for minutes, then make it.
+    monkeypatch.chdir(tmp_path)
+    first, second = (place_of_run("fruit-resnet20", None, False, False) for _ in range(2))
+    assert first.folder == second.folder
+    made = [begin_run(place, {"seed": seed}) for seed, place in enumerate((first, second))]
+    assert made == [Path("runs/fruit-resnet20"), Path("runs/fruit-resnet20-2")]
+    assert [begun_with(folder) for folder in made] == [{"seed": 0}, {"seed": 1}]
+
+
+def test_a_folder_that_was_named_and_is_taken_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    first, second = (place_of_run("fruit-resnet20", tmp_path / "run", False, False) for _ in range(2))
+    begin_run(first, {"seed": 0})
+    with pytest.raises(ResnetError, match="another run has begun in .*run meanwhile"):
+        begin_run(second, {"seed": 1})
+    assert begun_with(tmp_path / "run") == {"seed": 0}
+    forced = place_of_run("fruit-resnet20", tmp_path / "run", True, False)
+    assert begun_with(begin_run(forced, {"seed": 2})) == {"seed": 2}
