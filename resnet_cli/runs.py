@@ -76,64 +76,6 @@ class SplitRow:
     size: int | None = None
 
 
-def choose_run_folder(name: str, output: Path | None = None, force: bool = False) -> Path:
-    """Decide where a new run goes: `output` itself, or the first free runs/<name>[-N]. Nothing is written yet.
-
-    Raises:
-        ResnetError: the folder exists and holds something (without `force`), or cannot be written.
-    """
-    folder = output or _first_free(name)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if not force:
-            raise ResnetError(f"{folder} exists already", "choose another --output, or add --force to replace it")
-        if not is_run_like(folder):
-            raise ResnetError(f"{folder} is not a run folder, so --force does not replace it", "choose another --output")
-    above = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if not above.is_dir():
-        raise ResnetError(f"cannot write to {folder}: {above} is a file", "choose another --output")
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise ResnetError(f"cannot write to {folder}: {above} is read-only", "choose another --output")
-    return folder
-
-
-def make_run_folder(folder: Path, name: str = "", force: bool = False) -> Path:
-    """Make the folder that `choose_run_folder` decided on, which may be a while ago.
-
-    Args:
-        folder: that one.
-        name: of a run whose folder nobody named: where another run took it meanwhile, the next free one is made.
-        force: an older run there is deleted.
-
-    Returns:
-        The folder that was made.
-
-    Raises:
-        ResnetError: it cannot be written, or was taken meanwhile.
-    """
-    try:
-        if force and folder.exists() and any(folder.iterdir()):
-            shutil.rmtree(folder)
-        while not _made(folder, take_empty=not name):
-            if not name:
-                raise ResnetError(f"another run has begun in {folder} meanwhile", "choose another --output")
-            folder = _first_free(name)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ResnetError(f"cannot write to {folder}: {error.strerror or error}", "choose another --output") from error
-    return folder
-
-
-def _made(folder: Path, take_empty: bool) -> bool:
-    """Make a folder, or take one that is there and empty; False where it is another's."""
-    try:
-        folder.mkdir(parents=True)
-    except FileExistsError:
-        return take_empty and folder.is_dir() and not any(folder.iterdir())
-    return True
-
-
 def is_run_like(folder: Path) -> bool:
     """Whether a folder holds a run or the beginning of one."""
     return folder.is_dir() and any((folder / name).exists() for name in ("run.json", "checkpoint", "metrics.jsonl"))
@@ -254,11 +196,3 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise ResnetError(f"cannot write {path}: {error.strerror}", "is the disk full or read-only?") from error
-
-
-def _first_free(name: str) -> Path:
-    folder, number = RUNS / name, 1
-    while folder.exists():
-        number += 1
-        folder = RUNS / f"{name}-{number}"
-    return folder

@@ -21,7 +21,7 @@ def test_two_runs_that_begin_together_do_not_share_a_folder(tmp_path: Path, monk
 def test_a_folder_that_was_named_and_is_taken_meanwhile_is_left_alone(tmp_path: Path) -> None:
     first, second = (place_of_run("fruit-resnet20", tmp_path / "run", False, False) for _ in range(2))
     begin_run(first, {"seed": 0})
-    with pytest.raises(ResnetError, match="another run has begun in .*run meanwhile"):
+    with pytest.raises(ResnetError, match=r"another run has begun in .*run meanwhile"):
         begin_run(second, {"seed": 1})
     assert begun_with(tmp_path / "run") == {"seed": 0}
     forced = place_of_run("fruit-resnet20", tmp_path / "run", True, False)

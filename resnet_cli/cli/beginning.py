@@ -4,12 +4,14 @@ In: names and options. Out: a folder, with the configuration beside its checkpoi
 """
 
 import json
+import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from resnet_cli.errors import ResnetError
-from resnet_cli.runs import choose_run_folder, make_run_folder, unfinished_run, write_text
+from resnet_cli.runs import RUNS, is_run_like, unfinished_run, write_text
 
 _CONFIG = Path("checkpoint", "config.json")
 _UNNAMED = {"weights": "weights", "data": "pictures"}  # kept as fingerprints, which say nothing to a reader
@@ -47,10 +49,48 @@ def begin_run(place: Place, config: dict[str, Any]) -> Path:
     Raises:
         ResnetError: it cannot be written, or was taken and has been named by the user.
     """
-    folder = make_run_folder(place.folder, place.name, place.force)
+    folder = make_run_folder(place)
     path = folder / _CONFIG
     path.parent.mkdir()
     write_text(path, json.dumps(config))
+    return folder
+
+
+def choose_run_folder(name: str, output: Path | None = None, force: bool = False) -> Path:
+    """Decide where a new run goes: `output` itself, or the first free runs/<name>[-N]. Nothing is written yet.
+
+    Raises:
+        ResnetError: the folder exists and holds something (without `force`), or cannot be written.
+    """
+    folder = output or _first_free(name)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if not force:
+            raise ResnetError(f"{folder} exists already", "choose another --output, or add --force to replace it")
+        if not is_run_like(folder):
+            raise ResnetError(f"{folder} is not a run folder, so --force does not replace it", "choose another --output")
+    above = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not above.is_dir():
+        raise ResnetError(f"cannot write to {folder}: {above} is a file", "choose another --output")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise ResnetError(f"cannot write to {folder}: {above} is read-only", "choose another --output")
+    return folder
+
+
+def make_run_folder(place: Place) -> Path:
+    """Make the folder of a place, which may have been chosen a while ago; see `begin_run`."""
+    folder = place.folder
+    try:
+        if place.force and folder.exists() and any(folder.iterdir()):
+            shutil.rmtree(folder)
+        while not _made(folder, take_empty=not place.name):
+            if not place.name:
+                raise ResnetError(f"another run has begun in {folder} meanwhile", "choose another --output")
+            folder = _first_free(place.name)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ResnetError(f"cannot write to {folder}: {error.strerror or error}", "choose another --output") from error
     return folder
 
 
@@ -86,3 +126,20 @@ def require_same(folder: Path, config: dict[str, Any]) -> None:
         f"the run {folder} began with --{key.replace('_', '-')} {before.get(key)}, not {plain[key]}",
         "resume with the options it began with",
     )
+
+
+def _made(folder: Path, take_empty: bool) -> bool:
+    """Make a folder, or take one that is there and empty; False where it is another's."""
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        return take_empty and folder.is_dir() and not any(folder.iterdir())
+    return True
+
+
+def _first_free(name: str) -> Path:
+    folder, number = RUNS / name, 1
+    while folder.exists():
+        number += 1
+        folder = RUNS / f"{name}-{number}"
+    return folder

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resnet_cli.cli import console
+from resnet_cli.cli.beginning import choose_run_folder
 from resnet_cli.cli.cache import dataset_folder
 from resnet_cli.cli.options import Engine, Json, Quiet, RunFolders, Strict, Views, dataset_path
 from resnet_cli.cli.reporter import Reporter
@@ -14,7 +15,6 @@ from resnet_cli.data import scoring
 from resnet_cli.engines.choice import settled
 from resnet_cli.errors import ResnetError
 from resnet_cli.inference.ensemble import load_runs
-from resnet_cli.runs import choose_run_folder
 
 if TYPE_CHECKING:
     from resnet_cli.cli.measuring import Measured

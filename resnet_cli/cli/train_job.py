@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from resnet_cli.cli.beginning import begin_run, begun_with, place_of_run, require_same
+from resnet_cli.cli.beginning import begin_run, begun_with, make_run_folder, place_of_run, require_same
 from resnet_cli.cli.measuring import write_measured
 from resnet_cli.cli.rate_search import search_record, usable_rate, write_search
 from resnet_cli.cli.records import fingerprint, result_record, run_record
@@ -31,7 +31,7 @@ from resnet_cli.networks.loading import load_backbone
 from resnet_cli.networks.pretrained import WeightsSource, choose_backbone
 from resnet_cli.networks.spec import ClassifierSpec
 from resnet_cli.progress import Progress
-from resnet_cli.runs import finish_run, make_run_folder
+from resnet_cli.runs import finish_run
 
 _STEP = 8  # pixels: smaller pictures of progressive training stay divisible by what the stages halve
 
@@ -109,7 +109,7 @@ def search_rate(request: TrainRequest, config: TrainConfig, progress: Progress) 
     place = place_of_run(f"{_name(request, dataset)}-lr-find", request.output, request.force, False)
     setup = _set_up(request, config, dataset, progress)
     search = find_rate(setup.model, setup.stream, config, progress)
-    folder = make_run_folder(place.folder, place.name, place.force)
+    folder = make_run_folder(place)
     write_search(folder, search)
     return search_record(folder, search)
 
