@@ -163,6 +163,27 @@ def test_damaged_pictures_are_named_and_left_out_and_with_strict_an_error(
     assert contents(tiny_dataset) == before
 
 
+def test_damaged_test_pictures_are_named_too_and_not_only_after_the_training(
+    make_dataset: MakeDataset, run_cli: RunCli, tmp_path: Path
+) -> None:
+    for split, count in (("train", 8), ("test", 2)):
+        make_dataset(tmp_path / "pets" / split, ("cat", "dog"), count=count, first=10 if split == "test" else 0)
+    first, *others = sorted((tmp_path / "pets" / "test").rglob("*.png"))
+    first.write_bytes(b"")
+    command = ["finetune", tmp_path / "pets", *QUICK, "--unfreeze", "none", "--output", tmp_path / "run"]
+    assert_one_sentence(run_cli(*command, "--strict"), f"{first} is empty (0 bytes)")
+    assert not (tmp_path / "run").exists()
+    result = run_cli(*command)
+    assert result.exit_code == 0, result.stderr
+    assert f"left out 1 unreadable picture(s):\n  {first} is empty (0 bytes)" in result.stderr
+    for path in others:
+        path.write_text("<html>404</html>")
+    for unfreeze in ("none", "all"):
+        late = run_cli("finetune", tmp_path / "pets", *QUICK, "--unfreeze", unfreeze, "--output", tmp_path / "late")
+        assert_one_sentence(late, f"no test picture of {tmp_path / 'pets'} can be read")
+        assert not (tmp_path / "late").exists()
+
+
 @pytest.mark.parametrize("command", ["evaluate", "predict"])
 @pytest.mark.parametrize(
     ("spoil", "words"),

@@ -249,3 +249,20 @@ def test_the_oldest_features_make_room(tmp_path: Path) -> None:
     last = FeatureCache(tmp_path / "kept" / "2", 4, LIMIT)
     assert last.missing([bytes([2]) * KEY, bytes(KEY)]) == [1]
     np.testing.assert_array_equal(last.read([bytes([2]) * KEY]), [[0, 1, 2, 3]])
+
+
+def test_features_that_are_still_to_be_read_make_no_room(tmp_path: Path) -> None:
+    # One seed's rows fill the cache; another seed's training rows come, and its held-out rows are among the old ones.
+    rows = tmp_path / "rows.f16"
+    rows.write_bytes(np.arange(8, dtype=np.float16).tobytes())
+    size = 64 + 2 * KEY + 16
+    folder = tmp_path / "kept" / "network"
+    old = [[bytes([number]) * KEY, bytes([number, 9] * (KEY // 2))] for number in range(2)]
+    for keys in old:
+        FeatureCache(folder, 4, 2 * size).add(keys, rows)
+    cache = FeatureCache(folder, 4, 2 * size)
+    cache.add([bytes([7]) * KEY, bytes([7, 9] * (KEY // 2))], rows)
+    for keys in old:
+        np.testing.assert_array_equal(cache.read(keys), [[0, 1, 2, 3], [4, 5, 6, 7]])
+    FeatureCache(tmp_path / "kept" / "other", 4, 2 * size).add([bytes([8]) * KEY] * 2, rows)
+    assert len(list((tmp_path / "kept").rglob("*.rows"))) == 2, "the limit holds again with the next run"

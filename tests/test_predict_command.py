@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +88,34 @@ def test_a_damaged_picture_disturbs_no_other(finetuned_run: Finetuned, run_cli: 
     only = run_cli("predict", broken, missing, "--run", finetuned_run.folder, "--csv")
     assert only.exit_code == 1
     assert [row["path"] for row in csv.DictReader(io.StringIO(only.stdout))] == [str(broken), str(missing)]
+
+
+def test_odd_names_are_errors_of_their_own_pictures(
+    finetuned_run: Finetuned, run_cli: RunCli, album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(album / "apple" / "080.png", tmp_path / "~nobody.png")
+    (row,) = predicted(run_cli, finetuned_run, "~nobody.png")
+    assert (row["path"], row["error"]) == ("~nobody.png", None)
+    listed = f"{album}/apple/080.png\0{album}/apple/081.png\0\n{album}/cherry/080.png\n"
+    command = ("--run", finetuned_run.folder, "--json")
+    for words, stdin, wrong in (
+        (["-"], listed, "is no path of a file"),
+        (["x" * 300 + ".png", "-"], listed, "File name too long"),
+    ):
+        result = run_cli("predict", *words, *command, stdin=stdin)
+        rows = json.loads(result.stdout)
+        assert result.exit_code == 1 and wrong in rows[0]["error"] and rows[-1]["error"] is None
+
+
+def test_files_of_a_folder_that_are_passed_over_are_told(
+    finetuned_run: Finetuned, run_cli: RunCli, album: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(album / "apple", tmp_path / "holiday")
+    (folder / "beach.HEIC").write_bytes(b"heic")
+    result = run_cli("predict", folder, "--run", finetuned_run.folder, "--json")
+    assert result.exit_code == 0 and len(json.loads(result.stdout)) == 3
+    assert f"passed over 1 file(s) of {folder}, such as beach.HEIC: HEIC pictures are not read" in result.stderr
 
 
 def test_csv_has_a_line_for_every_picture_and_class(finetuned_run: Finetuned, run_cli: RunCli, album: Path) -> None:

@@ -36,7 +36,8 @@ Strict = Annotated[bool, typer.Option("--strict", help="A damaged picture is an 
 ClassWeights = Annotated[bool, typer.Option(help="Make every class count alike.")]
 Dropout = Annotated[float, typer.Option(min=0, max=0.9, help="Share of pooled features dropped.")]
 Tensorboard = Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard's event files too.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
+LARGEST_SEED = 2**32 - 1  # that numpy takes
+Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of everything random.")]
 Engine = Annotated[
     EngineName,
     typer.Option(help="What runs networks forward; auto is OpenVINO, and Keras where that is missing or a GPU trains."),

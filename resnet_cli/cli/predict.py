@@ -3,7 +3,6 @@
 import csv as csv_format
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,7 +10,7 @@ import typer
 from resnet_cli.cli import console
 from resnet_cli.cli.options import Engine, Json, RunFolders, Views
 from resnet_cli.cli.reporter import Reporter
-from resnet_cli.data.inputs import picture_paths
+from resnet_cli.data.inputs import is_one_file, picture_paths
 
 if TYPE_CHECKING:
     from resnet_cli.inference.predict import Prediction
@@ -37,9 +36,9 @@ def predict(
     reporter = Reporter(quiet)
     engine = settled(engine, reporter)
     classifiers = classifiers_for(run or (), engine, reporter)
-    single = len(pictures) == 1 and pictures[0] != "-" and Path(pictures[0]).is_file()
+    single = is_one_file(pictures)
     members = load_members(classifiers, "one" if single else "many", engine, reporter)
-    paths = picture_paths(pictures, sys.stdin)
+    paths = picture_paths(pictures, sys.stdin, reporter.line)
     results = predict_pictures(paths, members, classifiers[0].classes, top, int(views))
     show = _show_json if json else _show_csv if csv else _show_text
     if show(results):

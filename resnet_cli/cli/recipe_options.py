@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from resnet_cli.cli.options import DATASET
+from resnet_cli.cli.options import DATASET, LARGEST_SEED
 from resnet_cli.learning.config import Optimizer, Schedule, TrainConfig
 from resnet_cli.learning.recipes import Recipe, parse_drops
 from resnet_cli.networks.catalogue import Shortcut
@@ -55,7 +55,7 @@ Sharpness = Annotated[float | None, _option("Blur or sharpen by up to 1 + this."
 Cutout = Annotated[float | None, _option("Side of a grey square, share of the side.", 0, 1)]
 Mixup = Annotated[float | None, _option("Beta parameter of mixup, 0 for none.", 0)]
 ValSplit = Annotated[float | None, _option("Share held out where there is no val folder.", 0, 0.9)]
-Seed = Annotated[int | None, _option("Of everything random.", 0)]
+Seed = Annotated[int | None, _option("Of everything random.", 0, LARGEST_SEED)]
 
 
 def recipe_changes(typed: Mapping[str, Any]) -> dict[str, Any]:

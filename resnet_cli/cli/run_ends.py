@@ -30,7 +30,7 @@ def read_splits_for_training(
     """Training pictures of any shape and validation squares; unreadable files are named, or with `strict` an error.
 
     Args:
-        dataset: its splits "train" and "val" are read.
+        dataset: its splits "train" and "val" are read; with `strict` "test" is looked at, else its first readable picture.
         geometry: how pictures reach the input size.
         progress: where to report.
         strict: a damaged picture is an error.
@@ -46,12 +46,16 @@ def read_splits_for_training(
         dataset.splits["val"], reader_for_prediction(geometry), progress, "reading held-out pictures", limit
     )
     damaged = (*training.left_out, *held_out.left_out)
+    if strict and "test" in dataset.splits:
+        test = dataset.splits["test"]
+        damaged += read_pictures(test, reader_for_prediction(geometry), progress, "reading test pictures", 0).left_out
     if damaged and strict:
         raise ResnetError(damaged[0].reason, f"{len(damaged)} picture(s) cannot be read; without --strict they are left out")
     for line in left_out_lines(damaged):
         progress.line(line)
     present = {sample.label for sample in training.samples}
-    _require_enough(dataset, [label in present for label in range(len(dataset.classes))], len(held_out) > 0)
+    readable = [label in present for label in range(len(dataset.classes))]
+    _require_enough(dataset, readable, len(held_out) > 0, strict or _can_be_tested(dataset, held_out))
     return training, held_out
 
 
@@ -71,16 +75,24 @@ def splits_to_read_later(dataset: Dataset, geometry: Geometry) -> tuple[Pictures
         return any(training.is_readable(sample) for sample in samples)
 
     *present, validates = map_in_order(any_readable, [*classes, held_out.samples])
-    _require_enough(dataset, present, validates)
+    _require_enough(dataset, present, validates, _can_be_tested(dataset, held_out))
     return training, held_out
 
 
-def _require_enough(dataset: Dataset, present: Sequence[bool], validates: bool) -> None:
+def _can_be_tested(dataset: Dataset, held_out: Pictures) -> bool:
+    """Whether a test picture can be read, if there are any: it is too late to learn that after a training."""
+    test = dataset.splits.get("test", ())
+    return not test or any(held_out.is_readable(sample) for sample in test)
+
+
+def _require_enough(dataset: Dataset, present: Sequence[bool], validates: bool, tests: bool) -> None:
     for name, is_there in zip(dataset.classes, present, strict=True):
         if not is_there:
             raise ResnetError(f"no picture of the class {name} in {dataset.root} can be read", "`resnet check` tells why")
     if not validates:
         raise ResnetError(f"{dataset.root} has no readable pictures to validate with", "`resnet check` tells why")
+    if not tests:
+        raise ResnetError(f"no test picture of {dataset.root} can be read", "`resnet check` tells why")
 
 
 def write_trained(
@@ -112,4 +124,8 @@ def write_trained(
     write_metrics_csv(folder)
     draw_curves(folder / "metrics.jsonl", folder / "curves.png", f"{dataset.name}-{spec.network.name}")
     write_splits(folder, split_rows(dataset))
-    return measure_splits(folder, spec, dataset, geometry, progress, engine, pooled)
+    measured = measure_splits(folder, spec, dataset, geometry, progress, engine, pooled)
+    for each in measured.values():
+        for line in left_out_lines(each.rows.left_out):
+            progress.line(line)
+    return measured

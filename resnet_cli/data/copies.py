@@ -50,7 +50,8 @@ def fingerprint(pixels: Pixels) -> Fingerprint:
     steps = np.asarray(grey.resize((9, 8), Image.Resampling.BILINEAR), np.int16)
     bits = int.from_bytes(np.packbits(steps[:, 1:] < steps[:, :-1]).tobytes())
     small = np.asarray(grey.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR))
-    colour = pixels.mean((0, 1), dtype=np.float32)
+    # Exact: a sum in float32 is off by several grey levels from two megapixels on; and column by column, which is fast.
+    colour = (pixels.sum(0, dtype=np.uint64).sum(0) / (height * width)).astype(np.float32)
     return Fingerprint(identity.digest(), bits, small, colour, width / height)
 
 

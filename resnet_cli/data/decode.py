@@ -133,6 +133,8 @@ def _open(path: Path, short_side: int | None) -> Image.Image:
         file = path.open("rb")
     except OSError as error:
         raise ResnetError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:  # a NUL in the path
+        raise ResnetError(f"{str(path)!r} is no path of a file: {error}") from error
     with file:
         try:
             return _decode(file, short_side)

@@ -37,16 +37,6 @@ class Listing:
     hidden: int
 
 
-def list_pictures(folder: Path) -> tuple[list[Path], list[Path], int]:
-    """Pictures below a folder (by file ending, recursively, sorted), other files, and how many hidden ones were passed over.
-
-    Raises:
-        ResnetError: a folder cannot be read.
-    """
-    listing = list_folder(folder)
-    return list(listing.pictures), [file.path for file in listing.left_out], listing.hidden
-
-
 def list_folder(folder: Path, deep: bool = True) -> Listing:
     """Everything below a folder, links followed; with `deep` false, the files that lie in the folder itself.
 

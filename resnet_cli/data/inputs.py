@@ -5,39 +5,63 @@ In: words. Out: paths, in the order given; files of a folder sorted.
 
 import glob
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from resnet_cli.data.folders import list_pictures
+from resnet_cli.data.folders import list_folder
 from resnet_cli.errors import ResnetError
 
 
-def picture_paths(words: Sequence[str], lines: Iterable[str]) -> Iterator[Path]:
+def picture_paths(words: Sequence[str], lines: Iterable[str], notice: Callable[[str], None]) -> Iterator[Path]:
     """Paths of pictures, one after another, so that endless stdin works.
 
     Args:
         words: files (any name; whether it is a picture shows when it is read), folders, patterns such as "*.jpg", or "-".
         lines: what `-` stands for: a path a line.
+        notice: is told of files in folders that are passed over, and why.
 
     Raises:
         ResnetError: a folder holds no pictures, or a pattern fits nothing.
     """
     # Folders and patterns are listed before the first path goes out: a wrong one stops the command, not half its output.
-    return itertools.chain.from_iterable([_named(word, lines) for word in words])
+    return itertools.chain.from_iterable([_named(word, lines, notice) for word in words])
 
 
-def _named(word: str, lines: Iterable[str]) -> Iterable[Path]:
-    path = Path(word).expanduser()
+def is_one_file(words: Sequence[str]) -> bool:
+    """Whether all that was named is one file."""
+    return len(words) == 1 and words[0] != "-" and _is(Path.is_file, _at_home(words[0]))
+
+
+def _named(word: str, lines: Iterable[str], notice: Callable[[str], None]) -> Iterable[Path]:
     if word == "-":
         return (Path(line.rstrip("\r\n")) for line in lines if line.strip())
-    if path.is_dir():
-        pictures, _, _ = list_pictures(path)
-        if not pictures:
+    path = _at_home(word)
+    if _is(Path.is_dir, path):
+        listing = list_folder(path)
+        if not listing.pictures:
             raise ResnetError(f"the folder {path} holds no pictures", "give a folder with JPEG, PNG or WebP files")
-        return pictures
-    if not path.exists() and glob.has_magic(word):
+        if passed := listing.left_out:
+            notice(f"passed over {len(passed)} file(s) of {path}, such as {passed[0].path.name}: {passed[0].reason}")
+        return listing.pictures
+    if glob.has_magic(word) and not _is(Path.exists, path):
         fitting = sorted(glob.iglob(str(path), recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
         if not fitting:
             raise ResnetError(f"no file fits the pattern {word}")
         return map(Path, fitting)
     return [path]
+
+
+def _at_home(word: str) -> Path:
+    """`~/cat.jpg` in the user's home; `~cat.jpg`, where nobody is called so, is a file's name."""
+    try:
+        return Path(word).expanduser()
+    except RuntimeError:
+        return Path(word)
+
+
+def _is(what: Callable[[Path], bool], path: Path) -> bool:
+    """Whether a path is something; one that may not be looked at is nothing, and reading it tells why."""
+    try:
+        return what(path)
+    except (OSError, ValueError):
+        return False

@@ -6,11 +6,11 @@ In: a folder in one of the layouts of docs/data.md. Out: a `Dataset`, with every
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from resnet_cli.data.folders import EXTENSIONS, LeftOut, list_pictures
+from resnet_cli.data.folders import EXTENSIONS, LeftOut
 from resnet_cli.data.survey import faults, survey
 from resnet_cli.errors import ResnetError
 
-__all__ = ["EXTENSIONS", "Dataset", "LeftOut", "Sample", "list_pictures", "scan_dataset"]
+__all__ = ["EXTENSIONS", "Dataset", "LeftOut", "Sample", "scan_dataset"]
 
 
 @dataclass(frozen=True)

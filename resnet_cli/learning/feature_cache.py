@@ -26,7 +26,8 @@ class FeatureCache:
     Args:
         folder: where the files of this network, geometry and engine lie; None remembers and finds nothing.
         width: numbers a row.
-        limit: bytes that the files of all networks beside it may take together; the oldest go first.
+        limit: bytes that the files of all networks beside it may take together; the oldest go first, but for those that this
+            object found: their rows are still to be read.
     """
 
     def __init__(self, folder: Path | None, width: int, limit: int) -> None:
@@ -89,13 +90,15 @@ class FeatureCache:
 
     def _prune(self) -> None:
         assert self._folder is not None
+        needed = {path for path, _ in self._places.values()}
         files = [(path.stat(), path) for path in self._folder.parent.glob("*/*.rows")]
         left = sum(status.st_size for status, _ in files) - self._limit
         for status, path in sorted(files, key=lambda each: each[0].st_mtime_ns):
             if left <= 0:
                 return
-            path.unlink()
-            left -= status.st_size
+            if path not in needed:
+                path.unlink()
+                left -= status.st_size
 
 
 def _checked_keys(path: Path, width: int) -> list[bytes] | None:

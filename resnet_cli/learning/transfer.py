@@ -152,7 +152,8 @@ def run_frozen(model: keras.Model, material: Material, config: FinetuneConfig, p
             progress.line(f"{room / 1e9:.1f} GB may be used, too little for the activations: each epoch computes them again")
     engine = engine_for(frozen, config.engine)
     progress.line(f"frozen layers, engine: {engine.name} {engine.precision}")
-    cache = FeatureCache(features_folder(material, model, engine), shapes[0][0], min(room, _FEATURES_KEPT))
+    lasting = min(room_on_disk(folder, None), _FEATURES_KEPT)
+    cache = FeatureCache(features_folder(material, model, engine), shapes[0][0], lasting)
 
     left_out: list[LeftOut] = []
 
