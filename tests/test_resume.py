@@ -33,8 +33,11 @@ def a_checkpoint_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resnet_cli.learning.callbacks.CHECKPOINT_SECONDS", 0)
 
 
-def histories(folder: Path) -> list[tuple[int, float, float]]:
-    return [(record.epoch, record.val_loss, record.val_accuracy) for record in read_history(folder / "metrics.jsonl")]
+def histories(folder: Path) -> list[tuple[int, float, float, float, float]]:
+    return [
+        (record.epoch, record.loss, record.accuracy, record.val_loss, record.val_accuracy)
+        for record in read_history(folder / "metrics.jsonl")
+    ]
 
 
 def stored_weights(folder: Path) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from resnet_cli.errors import Interrupted, ResnetError
 from resnet_cli.history import EpochRecord, read_history
-from resnet_cli.learning.checkpoints import save_checkpoint, write_whole
+from resnet_cli.learning.checkpoints import add_metrics, save_checkpoint, write_whole
 from resnet_cli.learning.config import TrainConfig
 from resnet_cli.learning.schedules import plateau_scale
 from resnet_cli.learning.tensorboard import EventFile
@@ -76,11 +76,12 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self._began, self._first_step = time.perf_counter(), self._step
         self._trained_seconds = 0.0
-        self._task = self._progress.start(
-            f"{self._stage} {epoch + 1}/{self._config.epochs}", self._per_epoch - self._step % self._per_epoch
-        )
+        left = self._per_epoch - self._step % self._per_epoch
+        self._task = self._progress.start(f"{self._stage} {epoch + 1}/{self._config.epochs}", left)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        if self._step == self._first_step and self._step % self._per_epoch:  # the first step after an interruption
+            add_metrics(self._checkpoints, self.model, self._step)
         self._step += 1
         loss = float((logs or {}).get("loss", 0.0))
         if not math.isfinite(loss):

@@ -19,9 +19,14 @@ _KEPT = 2
 
 
 def save_checkpoint(folder: Path, model: keras.Model, step: int) -> None:
-    """Write all model and optimizer variables (seeds and step counter among them) after `step` steps."""
+    """Write all model and optimizer variables (seeds and step counter among them) after `step` steps, and what metrics hold."""
     folder.mkdir(parents=True, exist_ok=True)
-    values = {f"v{i}": keras.ops.convert_to_numpy(variable) for i, variable in enumerate(_variables(model))}
+    kinds = {"v": _variables(model), "m": model.metrics_variables}
+    values = {
+        f"{kind}{i}": keras.ops.convert_to_numpy(variable)
+        for kind, variables in kinds.items()
+        for i, variable in enumerate(variables)
+    }
     write_whole(folder / f"step-{step:09d}.npz", values)
     for old in _generations(folder)[:-_KEPT]:
         old.unlink()
@@ -49,6 +54,21 @@ def load_checkpoint(folder: Path, model: keras.Model) -> int:
             variable.assign(value)
         return int(path.stem.split("-")[1])
     raise ResnetError(f"there is no readable checkpoint in {folder}", "start anew without --resume")
+
+
+def add_metrics(folder: Path, model: keras.Model, step: int) -> None:
+    """Add what metrics held after `step` steps, in the middle of an epoch, so that its figures are of all its steps.
+
+    Args:
+        folder: of the checkpoints; one of an older version holds no metrics, and they stay as they are.
+        model: fitted for a step at least, which is when Keras makes its metrics; all of them sums and counts.
+        step: that `load_checkpoint` gave.
+    """
+    variables = model.metrics_variables
+    with np.load(folder / f"step-{step:09d}.npz", allow_pickle=False) as archive:
+        if f"m{len(variables) - 1}" in archive:
+            for i, variable in enumerate(variables):
+                variable.assign_add(archive[f"m{i}"])
 
 
 def has_checkpoint(folder: Path) -> bool:

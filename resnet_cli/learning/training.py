@@ -19,6 +19,7 @@ from resnet_cli.learning.callbacks import Recorder
 from resnet_cli.learning.checkpoints import has_checkpoint, load_checkpoint
 from resnet_cli.learning.config import TrainConfig
 from resnet_cli.learning.optimizers import make_optimizer
+from resnet_cli.learning.reading import Reading
 from resnet_cli.learning.schedules import rates
 from resnet_cli.progress import Progress
 
@@ -104,7 +105,7 @@ def train(
         small: a stream of smaller pictures for the first half of the epochs (`config.progressive`).
 
     Raises:
-        ResnetError: the loss is no number any more, or the disk is full.
+        ResnetError: the loss is no number any more, a picture cannot be read any more, or the disk is full.
         Interrupted: a signal asked to stop; a checkpoint was written.
     """
     per_epoch = stream.steps_per_epoch
@@ -118,20 +119,23 @@ def train(
     done = load_checkpoint(checkpoints, model) if stage.resume and has_checkpoint(checkpoints) else 0
     recorder = Recorder(stage.name, stage.folder, config, stream, done, progress, stage.announce, stage.tensorboard)
     weights = balanced_weights(stream.labels, stream.classes) if config.class_weights else None
+    reading = Reading()
+    watched = reading.held_out(held_out)
     for segment in _segments(config, per_epoch, done, stream, small):
         if recorder.stopped_early:
             break
-        batches = segment.stream.batches(segment.first_step)
-        model.fit(
-            batches if weights is None else _weighed(batches, weights),
-            steps_per_epoch=segment.steps_per_epoch,
-            initial_epoch=segment.first_epoch,
-            epochs=segment.last_epoch,
-            validation_data=held_out,
-            callbacks=[recorder],
-            shuffle=False,  # the stream is shuffled already
-            verbose=0,
-        )
+        batches = reading.batches(segment.stream.batches(segment.first_step))
+        with reading.told():
+            model.fit(
+                batches if weights is None else _weighed(batches, weights),
+                steps_per_epoch=segment.steps_per_epoch,
+                initial_epoch=segment.first_epoch,
+                epochs=segment.last_epoch,
+                validation_data=watched,
+                callbacks=[recorder],
+                shuffle=False,  # the stream is shuffled already
+                verbose=0,
+            )
         if config.ema:
             # Keras leaves the averages in the weights at the end of `fit`; training goes on with the weights themselves.
             load_checkpoint(checkpoints, model)

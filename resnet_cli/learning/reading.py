@@ -1,0 +1,74 @@
+"""What fails while Keras reads batches, told as it was: TensorFlow would turn it into an error of its own.
+
+In: batches, and held-out batches. Out: the same; the first error of reading them, once Keras has stopped.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+
+from resnet_cli.errors import ResnetError
+
+
+class Reading:
+    """Remembers the first error of a picture or a stored row that could not be read."""
+
+    def __init__(self) -> None:
+        self._error: ResnetError | None = None
+
+    def batches(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """The same training batches."""
+        while True:
+            with self._remembered():
+                try:
+                    batch = next(batches)
+                except StopIteration:
+                    return
+            yield batch
+
+    def held_out(self, batches: keras.utils.PyDataset) -> keras.utils.PyDataset:
+        """The same held-out batches."""
+        return _Watched(batches, self)
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Around what Keras does with the batches.
+
+        Raises:
+            ResnetError: what could not be read.
+        """
+        try:
+            yield
+        except ResnetError:
+            raise
+        except Exception:
+            if self._error is None:
+                raise
+            raise self._error from None
+
+    @contextmanager
+    def _remembered(self) -> Iterator[None]:
+        hint = "put it back, then type the same command with --resume"
+        try:
+            yield
+        except ResnetError as error:
+            self._error = self._error or ResnetError(error.message, error.hint or hint)
+            raise
+        except OSError as error:
+            self._error = self._error or ResnetError(f"{error.filename} cannot be read: {error.strerror}", hint)
+            raise
+
+
+class _Watched(keras.utils.PyDataset):  # type: ignore[misc]
+    def __init__(self, batches: keras.utils.PyDataset, reading: Reading) -> None:
+        super().__init__(workers=1)
+        self._batches, self._reading = batches, reading
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, index: int) -> Any:
+        with self._reading._remembered():
+            return self._batches[index]
