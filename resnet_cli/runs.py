@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,6 +21,12 @@ from resnet_cli.errors import ResnetError
 FORMAT = 1
 RUNS = Path("runs")
 EXPORT_RECORD = "export.json"  # of an OpenVINO export: the record of its run, and where that run is
+_TELLTALE = ("run.json", "checkpoint/config.json", "metrics.jsonl", "rate.csv")
+_FILES = {
+    *("run.json", "splits.csv", "model.weights.h5", "model.xml", "model.bin", "metrics.jsonl", "metrics.csv", "rate.png"),
+    *("rate.csv", "tensorboard", "predictions.csv", "confusion.csv", "curves.png", "report.html", "checkpoint", "export"),
+    EVALUATIONS := "evaluations",
+}
 
 
 @dataclass(frozen=True)
@@ -77,13 +84,17 @@ class SplitRow:
 
 
 def is_run_like(folder: Path) -> bool:
-    """Whether a folder holds a run or the beginning of one."""
-    return folder.is_dir() and any((folder / name).exists() for name in ("run.json", "checkpoint", "metrics.jsonl"))
+    """Whether a folder holds a run or the beginning of one, and nothing else: --force replaces no other folder."""
+    if not folder.is_dir() or not any((folder / name).exists() for name in _TELLTALE):
+        return False
+    return all(path.name in _FILES or path.name.startswith(".") for path in folder.iterdir())
 
 
 def unfinished_run(name: str, output: Path | None = None) -> Path:
     """The newest folder of that name with a checkpoint and without run.json: what --resume goes on with."""
-    candidates = [output] if output else sorted(RUNS.glob(f"{name}*"), key=lambda path: path.stat().st_mtime, reverse=True)
+    numbered = re.compile(re.escape(name) + r"(-\d+)?")
+    named = [path for path in RUNS.glob("*") if numbered.fullmatch(path.name)]
+    candidates = [output] if output else sorted(named, key=lambda path: path.stat().st_mtime, reverse=True)
     for folder in candidates:
         if (folder / "checkpoint").is_dir() and not (folder / "run.json").exists():
             return folder
@@ -112,11 +123,14 @@ def load_run(folder: Path | None = None) -> Run:
     """
     folder = newest_run() if folder is None else folder
     if not folder.is_dir():
-        raise ResnetError(f"there is no run folder {folder}", "`ls runs` shows the runs of this folder")
+        what = f"{folder} is a file, not a run folder" if folder.exists() else f"there is no run folder {folder}"
+        raise ResnetError(what, "`ls runs` shows the runs of this folder")
     path = folder / "run.json"
     if not path.exists():
         if (folder / EXPORT_RECORD).exists():
             raise ResnetError(f"{folder} is an export, not a run", "name the run that it was made from with --run")
+        if not any((folder / name).exists() for name in (*_TELLTALE, "model.weights.h5")):
+            raise ResnetError(f"{folder} is not a run folder: it has no run.json", "`ls runs` shows the runs of this folder")
         raise ResnetError(f"the run {folder} is not complete: it has no run.json", "finish it with --resume")
     run = Run(folder, read_record(path))
     if not run.weights.exists():

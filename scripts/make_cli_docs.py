@@ -23,7 +23,7 @@ TEMPLATE = ROOT / "scripts" / "cli.template.md"
 PAGE = ROOT / "docs" / "cli.md"
 PLACE = "<!-- commands -->"
 # Help texts name a default that no constant holds as "[default: ...]".
-_SPOKEN_DEFAULT = re.compile(r"\s*\\?\[default: (.*?)\\?\]")
+_SPOKEN_DEFAULT = re.compile(r"\s*\\?\[default: (.*)\\?\]$")
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def _section(command: str) -> str:
     found = list(parameters(function))
     usage = ["resnet", command]
     for argument in (each for each in found if each.is_argument):
-        word = argument.spelling + ("..." if argument.many else "")
+        word = argument.spelling + ("..." if argument.many and not argument.spelling.endswith("...") else "")
         usage.append(word if argument.required else f"[{word}]")
     usage.append("[OPTIONS]")
     lines = [f"### resnet {command}", "", inspect.cleandoc(function.__doc__ or ""), ""]
@@ -127,7 +127,7 @@ def _values(annotation: Any, info: ArgumentInfo | OptionInfo) -> str:
         annotation, annotation.__name__
     )
     if info.min is not None and info.max is not None:
-        return f"{word}, {info.min:g} to {info.max:g}"
+        return f"{word}, {info.min:.10g} to {info.max:.10g}"
     if info.min is not None:
         return f"{word}, {info.min:g} or more"
     return word if info.max is None else f"{word}, {info.max:g} or less"

@@ -1,5 +1,6 @@
 """How a run begins: in a folder of its own, whatever else begins meanwhile."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -26,3 +27,25 @@ def test_a_folder_that_was_named_and_is_taken_meanwhile_is_left_alone(tmp_path: 
     assert begun_with(tmp_path / "run") == {"seed": 0}
     forced = place_of_run("fruit-resnet20", tmp_path / "run", True, False)
     assert begun_with(begin_run(forced, {"seed": 2})) == {"seed": 2}
+
+
+def test_resume_takes_the_network_that_is_named_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("fruit[1]-resnet20", "fruit[1]-resnet20v2", "fruit[1]-resnet20-extra"):
+        begin_run(place_of_run(name, None, False, False), {"name": name})
+    place = place_of_run("fruit[1]-resnet20", None, False, True)
+    assert begun_with(place.folder) == {"name": "fruit[1]-resnet20"}
+    second = begin_run(place_of_run("fruit[1]-resnet20", None, False, False), {"name": "second"})
+    os.utime(second, (2e9, 2e9))
+    assert place_of_run("fruit[1]-resnet20", None, False, True).folder == second
+
+
+def test_force_replaces_no_folder_that_only_looks_a_little_like_a_run(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    (project / "checkpoint").mkdir(parents=True)
+    (project / "thesis.tex").touch()
+    with pytest.raises(ResnetError, match="is not a run folder, so --force does not replace it"):
+        place_of_run("fruit", project, True, False)
+    (project / "metrics.jsonl").touch()
+    with pytest.raises(ResnetError, match="is not a run folder, so --force does not replace it"):
+        place_of_run("fruit", project, True, False)

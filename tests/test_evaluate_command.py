@@ -12,6 +12,7 @@ import sklearn.metrics
 from conftest import Finetuned, MakeDataset, MakePicture, RunCli
 
 from resnet_cli.inference.measure import measure
+from resnet_cli.runs import is_run_like
 from resnet_cli.statistics import wilson_interval
 
 
@@ -152,7 +153,8 @@ def test_a_folder_of_one_class_is_scored_against_all_that_the_run_knows(
     (tmp_path / "wrong" / "apple" / "notes.txt").write_text("no picture")
     document = evaluated(run_cli, tmp_path / "wrong", "--run", run_folder)
     assert document["top1"] < 0.5 and document["loss"] > 0.5
-    assert {row["true"] for row in rows_of(run_folder / "predictions.csv")} == {"apple"}
+    assert document["output"] == str(run_folder / "evaluations" / "wrong-all")
+    assert {row["true"] for row in rows_of(Path(document["output"], "predictions.csv"))} == {"apple"}
     assert any("passed over 1 file(s)" in note and "notes.txt: not a picture" in note for note in document["notes"])
 
 
@@ -168,6 +170,29 @@ def test_training_pictures_are_known_wherever_the_data_set_lies_by_now(
     trained = next(row["path"] for row in rows_of(run_folder / "splits.csv") if row["split"] == "train")
     (copy / trained).write_bytes((copy / trained).read_bytes() + b"\0")
     assert evaluated(run_cli, copy, "--run", run_folder)["count"] == 44
+
+
+def test_a_run_s_own_figures_are_those_of_what_it_held_out(
+    finetuned_run: Finetuned, run_folder: Path, run_cli: RunCli, tmp_path: Path
+) -> None:
+    names = ("predictions.csv", "confusion.csv", "report.html")
+    before = {name: (run_folder / name).read_bytes() for name in names}
+    evaluated(run_cli, finetuned_run.data, "--run", run_folder)
+    document = evaluated(run_cli, "--run", run_folder, "--views", 2)
+    assert {name: (run_folder / name).read_bytes() for name in names} == before
+    assert document["output"] == str(run_folder / "evaluations" / "fruit-val-2-views")
+    # Again, over its own figures; but over nobody else's.
+    assert evaluated(run_cli, "--run", run_folder, "--views", 2) == document
+    theirs = tmp_path / "theirs" / "predictions.csv"
+    theirs.parent.mkdir()
+    theirs.write_text("my,table\n")
+    refused = run_cli("evaluate", "--run", run_folder, "--output", theirs.parent)
+    assert refused.exit_code == 1 and f"error: {theirs} exists already, and is not from `resnet evaluate`" in refused.stderr
+    assert theirs.read_text() == "my,table\n"
+    # With figures of other pictures in it, it is a run that --force replaces; with anything else, it is not.
+    assert is_run_like(run_folder)
+    (run_folder / "thesis.tex").touch()
+    assert not is_run_like(run_folder)
 
 
 def test_a_folder_without_a_known_class_is_one_sentence(
@@ -186,8 +211,8 @@ def test_training_pictures_are_never_scored(
         document = evaluated(run_cli, folder, "--run", run_folder)
         assert document["count"] == 42
         assert any("42 pictures that the run was trained on are not scored" in note for note in document["notes"])
-    scored = {str(Path(row["path"]).resolve()) for row in rows_of(run_folder / "predictions.csv")}
-    assert scored == held_out_of(run_folder, finetuned_run.data)
+        scored = {str(Path(row["path"]).resolve()) for row in rows_of(Path(document["output"], "predictions.csv"))}
+        assert scored == held_out_of(run_folder, finetuned_run.data)
 
 
 def test_a_folder_of_training_pictures_alone_is_refused(
@@ -217,7 +242,7 @@ def test_a_damaged_picture_is_left_out_and_with_strict_an_error(
     document = evaluated(run_cli, folder, "--run", run_folder)
     assert document["count"] == 5
     assert any(str(broken) in note for note in document["notes"])
-    assert str(broken) not in {row["path"] for row in rows_of(run_folder / "predictions.csv")}
+    assert str(broken) not in {row["path"] for row in rows_of(Path(document["output"], "predictions.csv"))}
     strict = run_cli("evaluate", folder, "--run", run_folder, "--strict")
     assert strict.exit_code == 1 and f"error: {broken} is damaged" in strict.stderr
 

@@ -1,5 +1,6 @@
 """Recipes: what the papers and tutorials prescribe, changed by what was typed, fitted to the clock."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -97,6 +98,7 @@ def test_show_prints_a_recipe_with_its_changes_and_trains_nothing(run_cli: RunCl
         ("--plateau 0.3", "--plateau contradicts the rest"),
         ("--recipe paper --progressive", "--progressive contradicts the rest: a mean per pixel needs one size"),
         ("--progressive --pixel-mean", "contradicts the rest: a mean per pixel needs one size"),
+        ("--schedule steps", "--schedule steps needs --drops"),
         ("--schedule steps --drops half", "--drops half is not written as share:factor"),
         ("--schedule steps --drops 0.7:0.1,0.5:0.01", "shares rise from 0 to 1"),
         ("--time-limit soon", "--time-limit soon is no duration"),
@@ -153,7 +155,8 @@ def test_a_run_that_subtracts_the_mean_picture_keeps_it(run_cli: RunCli, make_da
     assert result.exit_code == 0, result.stderr
     loaded = load_run(output)
     geometry = run_geometry(loaded)
-    trained = [line.split(",")[0] for line in (output / "splits.csv").read_text().splitlines() if line.endswith("train")]
+    with (output / "splits.csv").open(newline="") as file:
+        trained = [row["path"] for row in csv.DictReader(file) if row["split"] == "train"]
     squares = np.stack([decode_square(data / name, geometry) for name in trained])
     expected = (squares / 255.0).mean(0)
     spec = spec_from_record(loaded.record)
@@ -184,3 +187,33 @@ def test_the_mean_picture_is_that_of_the_pictures_as_prediction_sees_them(tmp_pa
     assert mean.shape == (16, 16, 3)
     np.testing.assert_allclose(mean[..., 0], 100 / 255, atol=1e-6)
     np.testing.assert_allclose(mean[..., 2], 1, atol=1e-6)
+
+
+def test_another_schedule_leaves_the_recipe_s_own_drops_and_plateau_behind() -> None:
+    config = make_config("keras", 20, {"schedule": "cosine"})
+    assert (config.schedule, config.drops, config.plateau) == ("cosine", (), 0.0)
+    assert make_config("keras", 20, {"schedule": "steps"}) == make_config("keras", 20, {})
+
+
+def test_weights_that_scale_pixels_in_another_way_are_refused_before_any_picture_is_read(
+    run_cli: RunCli, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    mean = tmp_path / "mean"
+    small = ("--arch", "resnet8", "--image-size", 16, "--epochs", 1, "--batch-size", 8)
+    assert run_cli("train", tiny_dataset, *small, "--recipe", "paper", "--output", mean, "--quiet").exit_code == 0
+    refused = {
+        ("train", "--arch", "resnet18-compact", "--weights", "bundled", "--recipe", "paper"): "add --no-pixel-mean",
+        ("train", "--arch", "resnet8", "--weights", mean, "--image-size", 24): "use --image-size 16",
+        ("train", "--arch", "resnet8", "--weights", mean, "--progressive"): "leave --progressive out",
+        ("train", "--arch", "resnet20", "--weights", mean): "add --arch resnet8",
+        ("finetune", "--weights", mean, "--image-size", 24): "use --image-size 16",
+    }
+    for words, hint in refused.items():
+        result = run_cli(words[0], tiny_dataset, *words[1:])
+        assert result.exit_code == 1 and f"hint: {hint}" in result.stderr and "Traceback" not in result.stderr, result.stderr
+        assert "reading" not in result.stderr
+    output = tmp_path / "again"
+    taken = run_cli("finetune", tiny_dataset, "--weights", mean, "--unfreeze", "none", "--epochs", 1, "--output", output)
+    assert taken.exit_code == 0, taken.stderr
+    assert json.loads((output / "run.json").read_text())["image_size"] == 16

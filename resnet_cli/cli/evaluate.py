@@ -15,6 +15,7 @@ from resnet_cli.data import scoring
 from resnet_cli.engines.choice import settled
 from resnet_cli.errors import ResnetError
 from resnet_cli.inference.ensemble import load_runs
+from resnet_cli.runs import EVALUATIONS
 
 if TYPE_CHECKING:
     from resnet_cli.cli.measuring import Measured
@@ -34,7 +35,10 @@ def evaluate(
     engine: Engine = "auto",
     min_accuracy: Annotated[float | None, typer.Option(min=0, max=1, help="Exit 3 if top-1 is lower, 0..1.")] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Folder of the CSV files.  [default: the run, or runs/ensemble for several]")
+        Path | None,
+        typer.Option(
+            help="Folder of the CSV files.  [default: the run, evaluations/ in it for a DATASET, runs/ensemble for several]"
+        ),
     ] = None,
     strict: Strict = False,
     json: Json = False,
@@ -44,7 +48,8 @@ def evaluate(
 
     Several `--run` answer together: probabilities are averaged, classes are matched by name, and no picture is scored that one
     of the runs was trained on. `--views 10` crops from a short side of image size / 0.875; a network for small pictures that
-    was trained on padded crops, as the papers do on CIFAR, gets crops of the picture padded as in training.
+    was trained on padded crops, as the papers do on CIFAR, gets crops of the picture padded as in training. Earlier figures of
+    the same kind are replaced.
     """
     from resnet_cli.cli.measuring import measure_together
     from resnet_cli.cli.ready import run_classifier
@@ -53,7 +58,8 @@ def evaluate(
     engine = settled(engine, reporter)
     runs = load_runs(run or ())
     scored = scoring.held_out(runs) if dataset is None else scoring.folder(runs, dataset_folder(dataset, reporter))
-    target = output or (runs[0].folder if len(runs) == 1 else choose_run_folder("ensemble"))
+    target = output or _place(runs, scored, int(views), dataset is None)
+    _require_own(target)
     measured = measure_together(list(map(run_classifier, runs)), scored, int(views), reporter, engine)
     evaluation, left_out = measured.figures, measured.rows.left_out
     if left_out and strict:
@@ -63,7 +69,8 @@ def evaluate(
     if json:
         folders = [str(each.folder) for each in runs]
         names = {"run": folders[0], "runs": folders, "views": int(views), "dataset": scored.name, "split": scored.split}
-        console.print_json({**names, **evaluation.to_json(), "engine": measured.engine, "notes": notes})
+        outcome = {"engine": measured.engine, "output": str(target), "notes": notes}
+        console.print_json({**names, **evaluation.to_json(), **outcome})
     else:
         together = f", {len(runs)} runs together" if len(runs) > 1 else ""
         crops = f", {views} views" if views != "1" else ""
@@ -72,6 +79,25 @@ def evaluate(
     if min_accuracy is not None and evaluation.top1 < min_accuracy:
         console.print_error(f"top-1 accuracy {evaluation.top1:.4f} is below --min-accuracy {min_accuracy:g}", "")
         raise typer.Exit(3)
+
+
+def _place(runs: "Sequence[Run]", scored: scoring.Scored, views: int, held_out: bool) -> Path:
+    """A run's own files are those of what it held out; other pictures and views are measured beside them."""
+    if len(runs) > 1:
+        return choose_run_folder("ensemble")
+    folder = runs[0].folder
+    if held_out and views == 1:
+        return folder
+    return folder / EVALUATIONS / (f"{scored.name}-{scored.split}" + (f"-{views}-views" if views > 1 else ""))
+
+
+def _require_own(folder: Path) -> None:
+    """Figures are written over earlier figures, and over nothing else that is called as they are."""
+    present = [name for name in ("predictions.csv", "confusion.csv", "report.html") if (folder / name).exists()]
+    from resnet_cli.inference.evaluate import is_predictions
+
+    if present and not is_predictions(folder / "predictions.csv"):
+        raise ResnetError(f"{folder / present[0]} exists already, and is not from `resnet evaluate`", "choose another --output")
 
 
 def _write_files(target: Path, measured: "Measured", runs: "Sequence[Run]", notes: list[str]) -> None:

@@ -28,7 +28,7 @@ from resnet_cli.learning.transfer import Frozen, TransferResult, run_frozen, tra
 from resnet_cli.networks.catalogue import Network
 from resnet_cli.networks.classifier import build_logits
 from resnet_cli.networks.loading import load_backbone
-from resnet_cli.networks.pretrained import WeightsSource, choose_backbone
+from resnet_cli.networks.pretrained import WeightsSource, choose_backbone, require_size
 from resnet_cli.networks.spec import ClassifierSpec
 from resnet_cli.progress import Progress
 from resnet_cli.runs import drop_checkpoint, finish_run
@@ -43,6 +43,7 @@ def run_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pro
     dataset = hold_out(scanned, share, config.seed)
     network, source = choose_backbone(request.arch, request.weights, progress)
     size = _image_size(request.image_size, network, dataset)
+    require_size(network, source, size)
     geometry = Geometry(size, request.resize, network.crop_fraction)
     spec = ClassifierSpec(network, len(dataset.classes), size, config.hidden, config.dropout)
     only_search = request.lr_find == "plot"
@@ -103,7 +104,8 @@ def _read(
 
 def _image_size(asked: str, network: Network, dataset: Dataset) -> int:
     if asked == "auto":
-        return network.image_size if network.stem == "imagenet" else suitable_size(dataset.splits["train"])
+        one_size = network.stem == "imagenet" or network.preprocessing == "pixel-mean"
+        return network.image_size if one_size else suitable_size(dataset.splits["train"])
     if not asked.isdecimal() or int(asked) < 8:
         raise ResnetError(f"--image-size {asked} is neither auto nor a number of pixels", "such as --image-size 224")
     return int(asked)

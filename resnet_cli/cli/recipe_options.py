@@ -37,7 +37,7 @@ Drops = Annotated[str | None, _option("Of --schedule steps: 0.5:0.1 = from half 
 Plateau = Annotated[float | None, _option("Factor on the rate when the validation loss stays, 0 for none.", 0, 1)]
 Momentum = Annotated[float | None, _option("Momentum of sgd and muon.", 0, 0.9999)]
 Nesterov = Annotated[bool | None, _option("Nesterov's momentum.")]
-WeightDecay = Annotated[float | None, _option("L2 penalty, not on batch-norm and biases.", 0)]
+WeightDecay = Annotated[float | None, _option("L2 penalty, not on batch-norm and biases; with muon on the head alone.", 0)]
 LabelSmoothing = Annotated[float | None, _option("Share of the target spread over all classes.", 0, 0.9)]
 Dropout = Annotated[float | None, _option("Share of pooled features dropped.", 0, 0.9)]
 StochasticDepth = Annotated[float | None, _option("Share of pictures that skip the last block.", 0, 0.9)]

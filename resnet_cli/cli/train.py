@@ -70,11 +70,11 @@ def train(
     """Train a network of the residual papers on a folder of pictures, from scratch or from weights."""
     given, depth = o.recipe_changes(locals()), find_network(arch, shortcut).depth
     config = make_config(recipe, depth, given)
+    limit = _limit(time_limit, epochs)
     if show:
         return _show(recipe, config, make_config(recipe, depth, {}), json)
     if dataset is None:
         raise typer.BadParameter("name a folder of pictures (or --show the recipe)", param_hint="DATASET")
-    limit = _limit(time_limit, epochs)
     choices = (arch, shortcut, image_size, weights, recipe, limit, lr_find, output, force, resume, strict, tensorboard)
     return _run(TrainRequest(dataset, *choices, shlex.join(["resnet", *sys.argv[1:]])), config, quiet, json)
 

@@ -20,15 +20,16 @@ from resnet_cli.data.pictures import MEMORY_LIMIT, Pictures, mean_picture
 from resnet_cli.data.scan import Dataset, scan_dataset
 from resnet_cli.data.split import hold_out
 from resnet_cli.engines.choice import settled
+from resnet_cli.errors import ResnetError
 from resnet_cli.learning.config import TrainConfig
 from resnet_cli.learning.pace import fit_to_limit, measure_pace
 from resnet_cli.learning.precision import prepare
 from resnet_cli.learning.rate_finder import find_rate
 from resnet_cli.learning.training import Stage, train
-from resnet_cli.networks.catalogue import find_network
+from resnet_cli.networks.catalogue import Network, find_network
 from resnet_cli.networks.classifier import build_logits, set_pixel_mean
 from resnet_cli.networks.loading import load_backbone
-from resnet_cli.networks.pretrained import WeightsSource, choose_backbone
+from resnet_cli.networks.pretrained import WeightsSource, choose_backbone, require_size
 from resnet_cli.networks.spec import ClassifierSpec
 from resnet_cli.progress import Progress
 from resnet_cli.runs import finish_run
@@ -126,9 +127,10 @@ def _set_up(request: TrainRequest, config: TrainConfig, dataset: Dataset, progre
     network, source = find_network(request.arch, request.shortcut), WeightsSource("none", None, "")
     if request.weights != "none":
         network, source = choose_backbone(request.arch, request.weights, progress, request.shortcut)
+    size = request.image_size or network.image_size
+    _require_scaling(request, config, network, source, size)
     if config.pixel_mean:
         network = replace(network, preprocessing="pixel-mean")
-    size = request.image_size or network.image_size
     geometry = Geometry(size, fraction=network.crop_fraction)
     spec = ClassifierSpec(network, len(dataset.classes), size, dropout=config.dropout)
     prepare(config.seed)
@@ -146,6 +148,22 @@ def _set_up(request: TrainRequest, config: TrainConfig, dataset: Dataset, progre
     small_geometry = replace(geometry, size=max(_STEP, size * 3 // 4 // _STEP * _STEP))
     small = replace(stream, geometry=small_geometry) if config.progressive else None
     return _Setup(model, spec, source, geometry, dataset, (training, held_out), stream, small)
+
+
+def _require_scaling(request: TrainRequest, config: TrainConfig, network: Network, source: WeightsSource, size: int) -> None:
+    """Weights want their pixels scaled as they were when these were trained."""
+    if source.path is None:
+        return
+    has_mean = network.preprocessing == "pixel-mean"
+    if config.pixel_mean and not has_mean:
+        raise ResnetError(
+            f"--weights {request.weights} scale pixels in their own way, which recipe {request.recipe} would replace by a mean"
+            " picture",
+            "add --no-pixel-mean",
+        )
+    require_size(network, source, size)
+    if has_mean and config.progressive:
+        raise ResnetError(f"--weights {request.weights} subtract a mean picture of one size", "leave --progressive out")
 
 
 def _chosen(request: TrainRequest, config: TrainConfig, setup: _Setup) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from resnet_cli.inference.measure import Evaluation, losses
 from resnet_cli.progress import Task
 from resnet_cli.runs import write_text
 
+_COLUMNS = ("path", "true", "predicted", "probability", "loss")  # of predictions.csv
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -59,13 +61,22 @@ def collect(results: Iterable[Classified], samples: Sequence[Sample], task: Task
     return Rows(tuple(good), np.stack(probabilities), labels, tuple(left_out))
 
 
+def is_predictions(path: Path) -> bool:
+    """Whether a file is a predictions.csv that `write_predictions` wrote."""
+    try:
+        with path.open(errors="replace") as file:
+            return file.readline().rstrip("\n") == ",".join(_COLUMNS)
+    except OSError:
+        return False
+
+
 def write_predictions(path: Path, rows: Rows, classes: Sequence[str]) -> None:
     """predictions.csv: path, true, predicted, probability, loss; the worst first."""
     loss = losses(rows.probabilities, rows.labels)
     predicted = rows.probabilities.argmax(1)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "true", "predicted", "probability", "loss"])
+    writer.writerow(_COLUMNS)
     for i in np.argsort(-loss, kind="stable"):
         probability = rows.probabilities[i, predicted[i]]
         true, guess = classes[rows.labels[i]], classes[predicted[i]]

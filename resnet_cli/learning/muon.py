@@ -22,7 +22,8 @@ def muon_step(optimizer: Any, gradient: Any, variable: Any, place: int, rate: An
     Args:
         optimizer: Keras' SGD, whose momentum (0..1) and Nesterov's look ahead average the gradients.
         gradient: of the kernel, (..., inputs, outputs) as the kernel.
-        variable: the kernel; batch-norm behind it makes its norm irrelevant to the network, so it needs no weight decay.
+        variable: the kernel. Batch-norm behind it makes its norm irrelevant, so it needs no weight decay; where there is none,
+            as behind the last convolutions of pre-activation blocks, the norm stays what it was in the beginning.
         place: of the kernel among the optimizer's variables.
         rate: step over norm, 0..1.
     """

@@ -13,13 +13,18 @@ from resnet_cli.learning.config import Optimizer, TrainConfig
 
 Recipe = Literal["fast", "paper", "keras"]
 
-# Peak rate of an optimizer that was asked for without one.
-_USUAL_RATE: dict[Optimizer, float] = {"sgd": 0.1, "muon": 0.03, "adam": 1e-3, "adamw": 1e-3}
+# What goes with an optimizer that was asked for by name.
+_USUAL: dict[Optimizer, dict[str, Any]] = {
+    "sgd": {"learning_rate": 0.1},
+    "muon": {"learning_rate": 0.03},
+    "adam": {"learning_rate": 1e-3},
+    "adamw": {"learning_rate": 1e-3, "weight_decay": 0.05},
+}
 
 FAST = TrainConfig(
     epochs=24,
     optimizer="muon",
-    learning_rate=_USUAL_RATE["muon"],
+    learning_rate=_USUAL["muon"]["learning_rate"],
     schedule="one-cycle",
     warmup=0.2,
     label_smoothing=0.1,
@@ -95,8 +100,12 @@ def make_config(recipe: Recipe, depth: int, given: Mapping[str, Any]) -> TrainCo
     if recipe == "paper" and depth >= _DEEP:
         config = replace(config, drops=(*_DEEP_START, *config.drops))
     if given.get("optimizer", config.optimizer) != config.optimizer:
-        config = replace(config, learning_rate=_USUAL_RATE[given["optimizer"]])
+        config = replace(config, **_USUAL[given["optimizer"]])
+    if given.get("schedule", config.schedule) != config.schedule:
+        config = replace(config, drops=(), plateau=0.0)  # they were the other schedule's
     config = replace(config, **given)
+    if config.schedule == "steps" and not config.drops:
+        raise ResnetError("--schedule steps needs --drops", "such as --drops 0.5:0.1,0.75:0.01")
     for name, has_effect, why in _NEEDS:
         if name in given and not has_effect(config):
             raise ResnetError(f"--{name.replace('_', '-')} contradicts the rest: {why}", "leave it out, or change the other")

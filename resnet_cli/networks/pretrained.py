@@ -4,7 +4,7 @@ In: two words of the command line. Out: a `Network` and a `WeightsSource`, which
 for by name never falls back; `auto` does, and says so.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -72,6 +72,19 @@ def choose_backbone(
         return network, WeightsSource("none", None, "")
     _require_pretrained(network, wanted)
     return network, _bundled() if network.pretrained == "bundled" else _imagenet(network, progress)
+
+
+def require_size(network: Network, source: WeightsSource, size: int) -> None:
+    """Refuse another input size than that of the mean picture which weights subtract.
+
+    Raises:
+        ResnetError: the two differ.
+    """
+    if source.path is not None and network.preprocessing == "pixel-mean" and size != network.image_size:
+        side = network.image_size
+        raise ResnetError(
+            f"the weights {source.path} subtract a mean picture of {side} pixels, not {size}", f"use --image-size {side}"
+        )
 
 
 def cached_imagenet_classifier() -> ImagenetClassifier | None:
@@ -164,10 +177,15 @@ def _from_path(arch: str, weights: str, shortcut: Shortcut | None) -> tuple[Netw
 
 def _from_run(folder: Path, arch: str, shortcut: Shortcut | None) -> tuple[Network, WeightsSource]:
     run = load_run(folder)
-    network = spec_from_record(run.record).network
+    spec = spec_from_record(run.record)
+    network = spec.network
+    if network.preprocessing == "pixel-mean":  # a picture of one size
+        network = replace(network, image_size=spec.image_size or network.image_size)
     asked = network.name if arch == "auto" else find_network(arch).name
     if asked != network.name:
-        raise ResnetError(f"the run {folder} holds {network.name}, not {asked}", "leave --arch out, or name another run")
+        raise ResnetError(
+            f"the run {folder} holds {network.name}, not {asked}", f"add --arch {network.name}, or name another run"
+        )
     if shortcut is not None and shortcut != network.shortcut:
         raise ResnetError(f"the run {folder} has shortcut {network.shortcut}, not {shortcut}", "leave --shortcut out")
     return network, _file(run.weights)
