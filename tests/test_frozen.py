@@ -20,7 +20,7 @@ from resnet_cli.data.pictures import Pictures, reader_for_training
 from resnet_cli.data.scan import scan_dataset
 from resnet_cli.engines.keras_engine import KerasEngine
 from resnet_cli.learning.feature_cache import KEY, FeatureCache
-from resnet_cli.learning.frozen import features_and_boundary, room_on_disk
+from resnet_cli.learning.frozen import as_it_began, features_and_boundary, room_on_disk
 from resnet_cli.learning.rows import rows_of
 from resnet_cli.networks.catalogue import find_network
 from resnet_cli.networks.classifier import build_logits
@@ -203,6 +203,11 @@ def test_what_an_interrupted_run_stored_counts_as_room_again(tmp_path: Path, mon
     before = [room_on_disk(tmp_path, limit) for limit in (None, 2 * free)]
     (tmp_path / "training-boundary.f16").write_bytes(bytes(450_000))
     assert [room_on_disk(tmp_path, limit) for limit in (None, 2 * free)] == before == [500_000, 900_000]
+
+
+def test_a_resumed_run_has_the_views_that_it_began_with(tmp_path: Path) -> None:
+    assert as_it_began(tmp_path / "views.json", 7) == 7
+    assert as_it_began(tmp_path / "views.json", 2) == 7
 
 
 def squares(paths: list[Path], size: int) -> NDArray[np.uint8]:

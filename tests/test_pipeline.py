@@ -10,7 +10,7 @@ import pytest
 from resnet_cli.data.augment import Augmentation, augment, generator, mix
 from resnet_cli.data.batches import EvaluationBatches, TrainStream
 from resnet_cli.data.decode import Geometry, Pixels, decode_square
-from resnet_cli.data.pictures import Pictures, map_in_order, read_pictures, reader_for_prediction, reader_for_training
+from resnet_cli.data.pictures import Pictures, map_in_order, read_pictures, reader_for_prediction, reader_for_training, workers
 from resnet_cli.data.scan import Sample, scan_dataset
 from resnet_cli.data.split import hold_out
 from resnet_cli.errors import ResnetError
@@ -271,3 +271,16 @@ def test_targets_of_a_mixed_stream_sum_to_one(stream: TrainStream) -> None:
     targets = np.concatenate([stream.batch(step)[1] for step in range(8)])
     np.testing.assert_allclose(targets.sum(1), 1, atol=1e-6)
     assert ((targets > 0.01) & (targets < 0.99)).any()
+
+
+@pytest.mark.parametrize(
+    ("words", "threads"), [("200000 100000", 2), ("250000 100000", 3), ("10000 100000", 2), ("max 100000", 64), (None, 64)]
+)
+def test_a_container_s_quota_of_cores_is_kept(
+    words: str | None, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if words is not None:
+        (tmp_path / "cpu.max").write_text(f"{words}\n")
+    monkeypatch.setattr("resnet_cli.data.pictures._QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(64)))
+    assert workers() == threads

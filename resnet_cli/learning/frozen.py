@@ -32,7 +32,7 @@ _MERGED = 1024  # rows that are in memory at a time
 def room_on_disk(folder: Path, limit: int | None) -> int:
     """Bytes that stored activations may take: the limit, or half of the free disk; never more than nine tenths of it.
 
-    What an interrupted run left in the folder counts as free: resumed, it decides as it did at first.
+    What an interrupted run left in the folder counts as free.
     """
     free = shutil.disk_usage(folder).free + sum(path.stat().st_size for path in folder.iterdir())
     return free // 2 if limit is None else min(limit, free * 9 // 10)
@@ -41,6 +41,14 @@ def room_on_disk(folder: Path, limit: int | None) -> int:
 def views_that_fit(room: int, numbers: int, training: int, held_out: int) -> int:
     """Views of each training picture for which there is room, `numbers` fp16 numbers a view, beside the held-out pictures."""
     return max(0, room - 2 * numbers * held_out) // (2 * numbers * training)
+
+
+def as_it_began(note: Path, views: int) -> int:
+    """The number of views that was noted when the run began, whatever there is room for by now; noted now, if it begins."""
+    if note.exists():
+        return int(json.loads(note.read_text()))
+    write_text(note, json.dumps(views))
+    return views
 
 
 def features_folder(material: Material, model: keras.Model, engine: Engine) -> Path | None:

@@ -16,6 +16,7 @@ from resnet_cli.engines.choose import engine_for
 from resnet_cli.learning.config import FinetuneConfig
 from resnet_cli.learning.feature_cache import FeatureCache
 from resnet_cli.learning.frozen import (
+    as_it_began,
     features_and_boundary,
     features_folder,
     features_of,
@@ -145,6 +146,7 @@ def run_frozen(model: keras.Model, material: Material, config: FinetuneConfig, p
         prefix = prefix_model(model, network)
         both = [output.shape[1:] for output in prefix.outputs]
         fitting = views_that_fit(room, sum(map(math.prod, both)), len(material.training), len(material.held_out))
+        fitting = as_it_began(folder / "views.json", fitting)
         stored = fitting >= min(2, views)
         if stored:
             frozen, shapes, views = prefix, both, min(views, fitting)
