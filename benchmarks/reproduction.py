@@ -55,9 +55,14 @@ GROUPS = {
         Experiment("resnet20-fast", "--arch resnet20 --recipe fast --cutout 0", timed=True),
         Experiment("resnet18-compact-fast", f"{_COMPACT} --recipe fast --cutout 0", timed=True),
     ],
+    # Recipe "fast" by Muon and by momentum alone.
+    "optimizers": [
+        Experiment(f"resnet20-{optimizer}", f"--arch resnet20 --recipe fast --optimizer {optimizer}")
+        for optimizer in ("sgd", "muon")
+    ],
     # What the bundled weights are worth at the same number of epochs.
     "transfer": [
-        Experiment("compact-scratch", f"{_COMPACT} --recipe fast", 3),
+        Experiment("compact-scratch", f"{_COMPACT} --recipe fast --optimizer sgd", 3),
         Experiment("compact-bundled", f"{_COMPACT} --weights bundled --unfreeze all --batch-size 128", 3, command="finetune"),
     ],
 }
