@@ -262,9 +262,18 @@ def test_no_run_and_an_unfinished_run_are_one_sentence(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert run_cli("export", "--format", "keras").stderr.startswith("error: there is no run under runs/\n")
-    (tmp_path / "begun").mkdir()
-    result = run_cli("export", "--format", "keras", "--run", "begun")
-    assert (result.exit_code, result.stderr.splitlines()[0]) == (1, "error: the run begun is not complete: it has no run.json")
+    for name in ("begun", "photos"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "begun" / "metrics.jsonl").touch()
+    (tmp_path / "cat.jpg").touch()
+    said = {
+        "begun": "error: the run begun is not complete: it has no run.json",
+        "photos": "error: photos is not a run folder: it has no run.json",
+        "cat.jpg": "error: cat.jpg is a file, not a run folder",
+    }
+    for name, words in said.items():
+        result = run_cli("export", "--format", "keras", "--run", name)
+        assert (result.exit_code, result.stderr.splitlines()[0]) == (1, words)
 
 
 def test_a_run_with_damaged_weights_is_one_sentence(

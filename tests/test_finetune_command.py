@@ -111,14 +111,14 @@ def test_another_seed_gives_another_run_and_force_replaces_the_old_one(
     finetuned_run: Finetuned, run_cli: RunCli, tmp_path: Path
 ) -> None:
     old = shutil.copytree(finetuned_run.folder, tmp_path / "run")
-    (old / "export.onnx").touch()
+    (old / "export" / "onnx").mkdir(parents=True)
     refused = run_cli(*finetuned_run.arguments, "--output", old)
     assert (refused.exit_code, refused.stdout) == (1, "")
     assert refused.stderr.startswith(f"error: {old} exists already\n") and "--force" in refused.stderr
     assert same_weights(old, finetuned_run.folder)
     result = run_cli(*finetuned_run.arguments, "--seed", 4, "--output", old, "--force")
     assert result.exit_code == 0, result.stderr
-    assert not (old / "export.onnx").exists()
+    assert not (old / "export").exists()
     assert splits_of(old) != splits_of(finetuned_run.folder)
     assert not same_weights(old, finetuned_run.folder)
 
