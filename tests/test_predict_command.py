@@ -179,8 +179,8 @@ except SystemExit as stop:
     assert not stop.code, stop.code
 sys.stderr.write(" ".join(name for name in {UNWANTED!r} if name in sys.modules))
 """
-    command = [sys.executable, "-W", "error", "-c", script, "predict", str(album), "--run", str(finetuned_run.folder), "--json"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    words = ["predict", str(album), "--run", str(finetuned_run.folder), "--json", "--quiet"]
+    result = subprocess.run([sys.executable, "-W", "error", "-c", script, *words], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr) == (0, "")
     assert len(json.loads(result.stdout)) == 6
 
