@@ -195,3 +195,8 @@ def test_damaged_metadata_makes_no_noise(tmp_path: Path, tiny_dataset: Path) -> 
     command = [sys.executable, "-c", code, "check", str(tiny_dataset)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_mean_colour_of_a_large_picture_is_exact() -> None:
+    # A sum in float32 takes 240 for 253 here.
+    assert fingerprint(np.full((2000, 3000, 3), 240, np.uint8)).colour.tolist() == [240, 240, 240]

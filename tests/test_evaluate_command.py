@@ -166,10 +166,17 @@ def test_training_pictures_are_known_wherever_the_data_set_lies_by_now(
     document = evaluated(run_cli, copy, "--run", run_folder)
     assert document["count"] == 43, "the held-out pictures and the new one"
     assert any("42 pictures that the run was trained on are not scored" in note for note in document["notes"])
-    # Another picture under the name of one that was trained on is a new picture.
+    # Another picture under the name of one that was trained on is a new picture, though it has as many bytes.
     trained = next(row["path"] for row in rows_of(run_folder / "splits.csv") if row["split"] == "train")
-    (copy / trained).write_bytes((copy / trained).read_bytes() + b"\0")
+    content = (copy / trained).read_bytes()
+    (copy / trained).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert evaluated(run_cli, copy, "--run", run_folder)["count"] == 44
+    # Where the data set itself has gone, place and size tell.
+    record = json.loads((run_folder / "run.json").read_text())
+    record["data"]["path"] = str(tmp_path / "gone")
+    (run_folder / "run.json").write_text(json.dumps(record))
+    assert evaluated(run_cli, copy, "--run", run_folder)["count"] == 43
+    assert evaluated(run_cli, copy.rename(tmp_path / "moved"), "--run", run_folder)["count"] == 43
 
 
 def test_a_run_s_own_figures_are_those_of_what_it_held_out(

@@ -6,7 +6,8 @@ is never scored (light: the standard library only).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from filecmp import cmp
+from pathlib import Path
 
 from resnet_cli.data.folders import file_size
 from resnet_cli.data.scan import Sample
@@ -48,7 +49,7 @@ def held_out(runs: Sequence[Run]) -> Scored:
     split = "test" if any(row.split == "test" for row in rows) else "val"
     place = {name: index for index, name in enumerate(run.classes)}
     held = tuple(Sample(run.data / row.path, place[row.label]) for row in rows if row.split == split)
-    samples = _unseen(held, runs[1:])
+    samples = _unseen(held, run.data, runs[1:])
     if not samples:
         what = f"the other runs were trained on all of {run.folder}'s" if held else f"the run {run.folder} has no"
         raise ResnetError(f"{what} held-out pictures", "give a folder: resnet evaluate FOLDER")
@@ -88,7 +89,7 @@ def folder(runs: Sequence[Run], root: Path) -> Scored:
     if passed := [each for listing in found.classes[split].values() for each in listing.left_out]:
         notes.append(f"passed over {len(passed)} file(s), such as {passed[0].path}: {passed[0].reason}")
     samples = tuple(Sample(path, label) for label, name in enumerate(run.classes) for path in present.get(name, ()))
-    unseen = _unseen(samples, runs)
+    unseen = _unseen(samples, root, runs)
     if len(unseen) < len(samples):
         notes.append(f"{len(samples) - len(unseen)} pictures that {who} trained on are not scored")
     if not unseen:
@@ -101,21 +102,28 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _unseen(samples: tuple[Sample, ...], runs: Sequence[Run]) -> tuple[Sample, ...]:
-    """The samples that none of the runs was trained on, wherever its data set lies by now.
+def _unseen(samples: tuple[Sample, ...], root: Path, runs: Sequence[Run]) -> tuple[Sample, ...]:
+    """The samples below a folder that none of the runs was trained on, wherever its data set lies by now.
 
-    A picture was trained on if it is the very file, or has the folder, name and size of one: data sets are copied and moved.
+    A picture was trained on if it is the very file, or a copy of one: at the same place below the folder, which may be one split
+    of the data set, of the same size, and with the same bytes where the file itself can still be looked at.
     """
     if not runs:
         return samples
-    trained = [(run.data, row) for run in runs for row in read_splits(run) if row.split == "train"]
-    files = {(data / row.path).resolve() for data, row in trained}
-    copies = {(*PurePosixPath(row.path).parts[-2:], row.size) for _, row in trained if row.size is not None}
+    trained = [(run.data / row.path, row) for run in runs for row in read_splits(run) if row.split == "train"]
+    files = {path.resolve() for path, _ in trained}
+    originals: dict[tuple[str, int], list[Path]] = {}
+    for path, row in trained:
+        if row.size is not None:
+            originals.setdefault((row.path, row.size), []).append(path)
 
-    def is_new(path: Path) -> bool:
-        return path.resolve() not in files and (path.parent.name, path.name, file_size(path)) not in copies
+    def is_copy(path: Path) -> bool:
+        below, size = path.relative_to(root).as_posix(), file_size(path)
+        places = (below, f"{root.resolve().name}/{below}")
+        found = [original for place in places for original in originals.get((place, size or 0), ())]
+        return any(not original.is_file() or cmp(original, path, shallow=False) for original in found)
 
-    return tuple(sample for sample in samples if is_new(sample.path))
+    return tuple(sample for sample in samples if sample.path.resolve() not in files and not is_copy(sample.path))
 
 
 def _require_readable(found: Survey, split: str) -> None:
