@@ -105,8 +105,8 @@ def some(names: Sequence[str]) -> str:
 def _unseen(samples: tuple[Sample, ...], root: Path, runs: Sequence[Run]) -> tuple[Sample, ...]:
     """The samples below a folder that none of the runs was trained on, wherever its data set lies by now.
 
-    A picture was trained on if it is the very file, or a copy of one: at the same place below the folder, which may be one split
-    of the data set, of the same size, and with the same bytes where the file itself can still be looked at.
+    A picture was trained on if it is the very file, or a copy of one: at the same place below the folder (of the data set, or
+    of one split), of the same size, and with the same bytes where the file itself can still be looked at.
     """
     if not runs:
         return samples
