@@ -21,11 +21,12 @@ from resnet_cli.errors import ResnetError
 FORMAT = 1
 RUNS = Path("runs")
 EXPORT_RECORD = "export.json"  # of an OpenVINO export: the record of its run, and where that run is
+EVALUATIONS = "evaluations"  # folder of the figures of other pictures than a run held out
+FIGURES = ("predictions.csv", "confusion.csv", "report.html")  # what `evaluate` writes
 _TELLTALE = ("run.json", "checkpoint/config.json", "metrics.jsonl", "rate.csv")
 _FILES = {
     *("run.json", "splits.csv", "model.weights.h5", "model.xml", "model.bin", "metrics.jsonl", "metrics.csv", "rate.png"),
-    *("rate.csv", "tensorboard", "predictions.csv", "confusion.csv", "curves.png", "report.html", "checkpoint", "export"),
-    EVALUATIONS := "evaluations",
+    *("rate.csv", "tensorboard", "curves.png", "checkpoint", "export", EVALUATIONS, *FIGURES),
 }
 
 

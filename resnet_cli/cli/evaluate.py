@@ -15,7 +15,7 @@ from resnet_cli.data import scoring
 from resnet_cli.engines.choice import settled
 from resnet_cli.errors import ResnetError
 from resnet_cli.inference.ensemble import load_runs
-from resnet_cli.runs import EVALUATIONS
+from resnet_cli.runs import EVALUATIONS, FIGURES
 
 if TYPE_CHECKING:
     from resnet_cli.cli.measuring import Measured
@@ -93,9 +93,9 @@ def _place(runs: "Sequence[Run]", scored: scoring.Scored, views: int, held_out: 
 
 def _require_own(folder: Path) -> None:
     """Figures are written over earlier figures, and over nothing else that is called as they are."""
-    present = [name for name in ("predictions.csv", "confusion.csv", "report.html") if (folder / name).exists()]
     from resnet_cli.inference.evaluate import is_predictions
 
+    present = [name for name in FIGURES if (folder / name).exists()]
     if present and not is_predictions(folder / "predictions.csv"):
         raise ResnetError(f"{folder / present[0]} exists already, and is not from `resnet evaluate`", "choose another --output")
 

@@ -112,7 +112,7 @@ def _unseen(samples: tuple[Sample, ...], root: Path, runs: Sequence[Run]) -> tup
         return samples
     trained = [(run.data / row.path, row) for run in runs for row in read_splits(run) if row.split == "train"]
     files = {path.resolve() for path, _ in trained}
-    originals: dict[tuple[str, int], list[Path]] = {}
+    originals: dict[tuple[str, int | None], list[Path]] = {}
     for path, row in trained:
         if row.size is not None:
             originals.setdefault((row.path, row.size), []).append(path)
@@ -120,7 +120,7 @@ def _unseen(samples: tuple[Sample, ...], root: Path, runs: Sequence[Run]) -> tup
     def is_copy(path: Path) -> bool:
         below, size = path.relative_to(root).as_posix(), file_size(path)
         places = (below, f"{root.resolve().name}/{below}")
-        found = [original for place in places for original in originals.get((place, size or 0), ())]
+        found = [original for place in places for original in originals.get((place, size), ())]
         return any(not original.is_file() or cmp(original, path, shallow=False) for original in found)
 
     return tuple(sample for sample in samples if sample.path.resolve() not in files and not is_copy(sample.path))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from resnet_cli.errors import ResnetError
-from resnet_cli.runs import EVALUATIONS, EXPORT_RECORD
+from resnet_cli.runs import EVALUATIONS, EXPORT_RECORD, FIGURES
 
 if TYPE_CHECKING:
     from resnet_cli.engines.base import Images, Outputs
@@ -22,14 +22,7 @@ Answer = Callable[["Images"], "Outputs"]
 
 OUTPUT = "probabilities"
 LABELS = "labels.txt"  # a class a line, in the order of the probabilities
-_BESIDE = {
-    LABELS,
-    EXPORT_RECORD,
-    "predictions.csv",
-    "confusion.csv",
-    "report.html",
-    EVALUATIONS,
-}  # the last four are evaluate's
+_BESIDE = {LABELS, EXPORT_RECORD, EVALUATIONS, *FIGURES}
 # Understood by every runtime of the last years; a newer one would add nothing to a residual network.
 _OPSET = 15
 

@@ -20,13 +20,8 @@ class Reading:
 
     def batches(self, batches: Iterator[Any]) -> Iterator[Any]:
         """The same training batches."""
-        while True:
-            with self._remembered():
-                try:
-                    batch = next(batches)
-                except StopIteration:
-                    return
-            yield batch
+        with self._remembered():
+            yield from batches
 
     def held_out(self, batches: keras.utils.PyDataset) -> keras.utils.PyDataset:
         """The same held-out batches."""
