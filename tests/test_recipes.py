@@ -129,8 +129,8 @@ def test_durations_and_drops_are_read() -> None:
 def test_the_limit_is_filled_with_whole_epochs() -> None:
     pace = Pace(step=0.1, small_step=0.1, validation=1.0)  # 100 steps: 11 s an epoch
     assert fit_to_limit(TrainConfig(), 120, pace, 100).epochs == 10
-    # Half of the epochs at half the price, rounded down: 11 + 6 + 11 + 6 + ...
-    assert fit_to_limit(TrainConfig(), 66, Pace(0.1, 0.05, 1.0), 100).epochs == 7
+    # Two thirds of the epochs at half the price, rounded down: 11 + 6 + 6, and again.
+    assert fit_to_limit(TrainConfig(), 49, Pace(0.1, 0.05, 1.0), 100).epochs == 6
     with pytest.raises(ResnetError, match="too short: an epoch takes 12 s here"):
         fit_to_limit(TrainConfig(), 11, pace, 100)
 

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -198,6 +199,32 @@ def test_training_stops_when_it_no_longer_gains_and_keeps_the_best_epoch(tmp_pat
     assert result.best.val_accuracy == max(accuracies)
     model.compile(loss=keras.losses.CategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
     assert model.evaluate(HeldOut(), verbose=0) == pytest.approx([result.best.val_loss, result.best.val_accuracy], rel=1e-5)
+
+
+def test_progressive_training_sees_small_pictures_first_and_knows_the_size_of_each(tmp_path: Path) -> None:
+    sides: list[int | None] = []
+
+    class Seen(keras.layers.Layer):  # type: ignore[misc]
+        def call(self, images: Any) -> Any:
+            sides.append(images.shape[1])
+            return images
+
+    class Squares(Points):
+        def batch(self, step: int) -> tuple[Any, Any]:
+            points, targets = super().batch(step)
+            return np.zeros((len(points), 4 if self.seed else 8, 4, 3), np.float32), targets
+
+    class Large(HeldOut):
+        def __getitem__(self, index: int) -> tuple[Any, Any]:
+            return Squares().batch(index)
+
+    inputs = keras.Input((None, None, 3))
+    model = keras.Model(inputs, keras.layers.Dense(CLASSES)(keras.layers.GlobalAveragePooling2D()(Seen()(inputs))))
+    sides.clear()
+    config = TrainConfig(epochs=3, progressive=True)
+    train(model, Squares(), Large(), config, Stage("train", tmp_path), Silent(), small=Squares(seed=1))
+    # Training, and measuring once; a size that a graph does not know (None) would be slower.
+    assert sides == [4, 8, 8]
 
 
 def test_train_writes_a_run_with_the_whole_recipe(run_cli: RunCli, make_dataset: MakeDataset, tmp_path: Path) -> None:

@@ -34,8 +34,6 @@ from resnet_cli.networks.spec import ClassifierSpec
 from resnet_cli.progress import Progress
 from resnet_cli.runs import finish_run
 
-_STEP = 8  # pixels: smaller pictures of progressive training stay divisible by what the stages halve
-
 
 @dataclass(frozen=True)
 class _Setup:
@@ -49,7 +47,7 @@ class _Setup:
         dataset: with its splits.
         pictures: training pictures and validation squares.
         stream: training batches.
-        small: the same at three quarters of the size, for progressive training.
+        small: the same at half the size, for progressive training.
     """
 
     model: keras.Model
@@ -145,8 +143,8 @@ def _set_up(request: TrainRequest, config: TrainConfig, dataset: Dataset, progre
         set_pixel_mean(model, mean_picture(training, geometry))
     batch_size = min(config.batch_size, len(training))
     stream = TrainStream(training, spec.classes, batch_size, geometry, _augmentation(config), config.seed)
-    small_geometry = replace(geometry, size=max(_STEP, size * 3 // 4 // _STEP * _STEP))
-    small = replace(stream, geometry=small_geometry) if config.progressive else None
+    half = max(network.reduction, size // 2)
+    small = replace(stream, geometry=replace(geometry, size=half)) if config.progressive else None
     return _Setup(model, spec, source, geometry, dataset, (training, held_out), stream, small)
 
 

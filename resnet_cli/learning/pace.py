@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from resnet_cli.errors import ResnetError
-from resnet_cli.learning.config import TrainConfig
+from resnet_cli.learning.config import TrainConfig, small_epochs
 from resnet_cli.learning.optimizers import make_optimizer
 from resnet_cli.learning.schedules import rates
 from resnet_cli.learning.snapshot import untouched
@@ -36,14 +36,14 @@ class Pace:
     validation: float
 
     def epochs_within(self, seconds: float, steps_per_epoch: int) -> int:
-        """Whole epochs that fit; 0 where not even one does. Half of them, rounded down, have the smaller pictures."""
+        """Whole epochs that fit, those with smaller pictures among them; 0 where not even one does."""
         epochs = 0
         while self._seconds_of(epochs + 1, steps_per_epoch) <= seconds * _MARGIN:
             epochs += 1
         return epochs
 
     def _seconds_of(self, epochs: int, steps: int) -> float:
-        small = epochs // 2
+        small = small_epochs(epochs)
         return epochs * self.validation + steps * (small * self.small_step + (epochs - small) * self.step)
 
 
@@ -108,5 +108,6 @@ class _Clock(keras.callbacks.Callback):  # type: ignore[misc]
 
 def _seconds_a_step(model: keras.Model, stream: Stream) -> float:
     clock = _Clock()
+    model.train_function = None  # each size is measured with a graph of its own, as it is trained
     model.fit(stream.batches(0), steps_per_epoch=_WARM_UP + _MEASURED, callbacks=[clock], shuffle=False, verbose=0)
     return (clock.times[-1] - clock.times[_WARM_UP - 1]) / _MEASURED

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from resnet_cli.history import EpochRecord
 from resnet_cli.learning.callbacks import Recorder
 from resnet_cli.learning.checkpoints import has_checkpoint, load_checkpoint
-from resnet_cli.learning.config import TrainConfig
+from resnet_cli.learning.config import TrainConfig, small_epochs
 from resnet_cli.learning.optimizers import make_optimizer
 from resnet_cli.learning.reading import Reading
 from resnet_cli.learning.schedules import rates
@@ -102,7 +102,7 @@ def train(
         config: recipe.
         stage: where records and checkpoints go.
         progress: where to report, and what asks to stop.
-        small: a stream of smaller pictures for the first half of the epochs (`config.progressive`).
+        small: a stream of smaller pictures for the first epochs (`config.progressive`).
 
     Raises:
         ResnetError: the loss is no number any more, a picture cannot be read any more, or the disk is full.
@@ -125,6 +125,7 @@ def train(
         if recorder.stopped_early:
             break
         batches = reading.batches(segment.stream.batches(segment.first_step))
+        model.train_function = None  # `fit` would go on with one for any size, which knows no sizes and is slower
         with reading.told():
             model.fit(
                 batches if weights is None else _weighed(batches, weights),
@@ -169,7 +170,7 @@ def _metrics(classes: int) -> list[keras.metrics.Metric]:
 
 def _segments(config: TrainConfig, per_epoch: int, done: int, stream: Stream, small: Stream | None) -> Iterator[_Segment]:
     """Cut the steps that are left where the stream changes, and after an epoch that was begun before."""
-    change = config.epochs // 2 if small is not None else 0
+    change = small_epochs(config.epochs) if small is not None else 0
     first = small or stream
     epoch, begun = divmod(done, per_epoch)
     if begun:

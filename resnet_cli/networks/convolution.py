@@ -14,7 +14,7 @@ import keras
 _SMALL = 8  # largest side in pixels of a map that gains
 
 
-def convolution(filters: int, size: int, stride: int, bias: bool, name: str, side: int | None) -> keras.layers.Layer:
+def convolution(filters: int, size: int, stride: int, bias: bool, name: str, fused: bool) -> keras.layers.Layer:
     """A convolution layer that keeps sides at stride 1 and pads nothing otherwise, initialised as in He et al. 2015b.
 
     Args:
@@ -23,9 +23,9 @@ def convolution(filters: int, size: int, stride: int, bias: bool, name: str, sid
         stride: of both axes.
         bias: whether it adds one.
         name: layer name, as in keras.applications ("conv2_block1_1_conv").
-        side: of the map that it reads, in pixels, where it is to train as fast as it can; None for Keras' own layer.
+        fused: whether it is to train as fast as it can; otherwise it is Keras' own layer.
     """
-    gains = keras.backend.backend() == "tensorflow" and (size, stride) == (3, 1) and side is not None and side <= _SMALL
+    gains = fused and keras.backend.backend() == "tensorflow" and (size, stride) == (3, 1)
     layer = _small_map_class() if gains else keras.layers.Conv2D
     padding = "valid" if size > 1 and stride > 1 else "same"
     return layer(filters, size, strides=stride, padding=padding, use_bias=bias, kernel_initializer="he_normal", name=name)
@@ -51,7 +51,9 @@ def _small_map_class() -> type[keras.layers.Conv2D]:
 
     class SmallMapConv2D(keras.layers.Conv2D):  # type: ignore[misc]
         def convolution_op(self, inputs: Any, kernel: Any) -> Any:
-            if not rewrites():
+            # Known when a graph is traced, also of networks for any size: the batches tell.
+            side = inputs.shape[1]
+            if not rewrites() or side is None or side > _SMALL:
                 return super().convolution_op(inputs, kernel)
             return convolve(inputs, tf.convert_to_tensor(kernel))
 

@@ -44,7 +44,7 @@ class _Parts:
         if size > 1 and stride > 1:
             # Explicit padding: TensorFlow's "same" would pad a strided 3x3 on the far side only.
             x = layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x)
-        return convolution(filters, size, stride, biased, f"{name}_conv", x.shape[1] if self.fused else None)(x)
+        return convolution(filters, size, stride, biased, f"{name}_conv", self.fused)(x)
 
     def norm(self, x: Tensor, name: str) -> Tensor:
         return batch_norm(f"{name}_bn", self.fused)(x)
