@@ -30,7 +30,7 @@ class EpochRecord:
 
     def to_line(self) -> str:
         """The line of metrics.jsonl."""
-        return json.dumps(asdict(self)) + "\n"
+        return json.dumps(asdict(self), allow_nan=False) + "\n"
 
 
 def read_history(path: Path) -> list[EpochRecord]:

@@ -78,6 +78,16 @@ def test_training_follows_a_plateau(tmp_path: Path) -> None:
     assert scales == pytest.approx([1, 1, 1, 1, 1, 1, 0.1, 0.1], rel=1e-3)
 
 
+def test_a_plateau_and_the_drops_of_a_schedule_do_not_multiply(tmp_path: Path) -> None:
+    config = TrainConfig(
+        epochs=12, learning_rate=1e-12, schedule="steps", warmup=0.0, drops=((0.5, 0.1), (0.75, 0.01)), plateau=0.1
+    )
+    _, result = run(tmp_path, config)
+    # What an epoch was trained with: the drops come after 6 and 9 epochs, the plateau is told after 6 and 11.
+    shares = [record.learning_rate / 1e-12 for record in result.history]
+    assert shares == pytest.approx([1] * 6 + [0.1] * 3 + [0.01] * 3, rel=1e-3)
+
+
 def test_show_prints_a_recipe_with_its_changes_and_trains_nothing(run_cli: RunCli, tmp_path: Path) -> None:
     result = run_cli("train", "--recipe", "paper", "--arch", "resnet110", "--epochs", 10, "--show")
     assert result.exit_code == 0, result.stderr

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import MakeDataset, RunCli
-from training_material import CLASSES, FEATURES, HeldOut, Points, network, run, values
+from training_material import CLASSES, FEATURES, STEPS, HeldOut, Points, network, run, values
 
 from resnet_cli.errors import ResnetError
 from resnet_cli.history import read_history
@@ -190,6 +190,15 @@ def test_a_loss_that_is_no_number_stops_with_one_sentence_and_keeps_the_last_che
     assert checkpoint.name == "step-000000005.npz"
     with np.load(checkpoint) as archive:
         assert all(np.isfinite(archive[name]).all() for name in archive.files)
+
+
+def test_a_network_that_is_lost_in_the_last_step_of_an_epoch_is_not_kept(tmp_path: Path) -> None:
+    # The loss of a step is that before it moves the weights: of the last one only the held-out pictures tell.
+    last_alone = ((0.0, 1e-40), (0.8, 1.0))
+    config = replace(CONFIG, epochs=1, optimizer="sgd", learning_rate=1e38, schedule="steps", drops=last_alone, warmup=0.0)
+    with pytest.raises(ResnetError, match=f"the loss is no longer a number at step {STEPS}:"):
+        run(tmp_path, config)
+    assert not (tmp_path / "metrics.jsonl").read_text()
 
 
 def test_training_stops_when_it_no_longer_gains_and_keeps_the_best_epoch(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from resnet_cli.errors import Interrupted, ResnetError
 from resnet_cli.history import EpochRecord, read_history
 from resnet_cli.learning.checkpoints import add_metrics, save_checkpoint, write_whole
 from resnet_cli.learning.config import TrainConfig
-from resnet_cli.learning.schedules import plateau_scale
+from resnet_cli.learning.schedules import plateau_scale, rates
 from resnet_cli.learning.tensorboard import EventFile
 from resnet_cli.networks.weights import named_variables
 from resnet_cli.progress import Progress
@@ -59,6 +59,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self._swapped = False
         self._best_values: dict[str, NDArray[np.float32]] = {}
         self._best_saved, self._saved_at = 0, -math.inf
+        self._rates = rates(config, config.epochs * self._per_epoch)
         self.history = self._history_until(done // self._per_epoch)
         self._events = EventFile(folder / "tensorboard" / stage, self.history) if tensorboard else None
 
@@ -84,12 +85,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
             add_metrics(self._checkpoints, self.model, self._step)
         self._step += 1
         loss = float((logs or {}).get("loss", 0.0))
-        if not math.isfinite(loss):
-            rate = self._config.learning_rate
-            raise ResnetError(
-                f"the loss is no longer a number at step {self._step}: the learning rate {rate:g} is too high",
-                f"try --learning-rate {rate / 10:g}; checkpoints of finished epochs are in {self._checkpoints}",
-            )
+        self._require_number(loss)
         self._trained_seconds = time.perf_counter() - self._began
         self._task.advance(1, {"loss": loss, "accuracy": float((logs or {}).get("accuracy", 0.0))})
         # After the last step of an epoch it is measured first: a checkpoint between two epochs stands for their records too.
@@ -103,6 +99,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         figures = logs or {}
+        self._require_number(figures["val_loss"])  # the last step shows here alone
         images = (self._step - self._first_step) * self._batch_size
         record = EpochRecord(
             stage=self._stage,
@@ -112,7 +109,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
             val_loss=figures["val_loss"],
             val_accuracy=figures["val_accuracy"],
             val_top5=figures.get("val_top5"),
-            learning_rate=float(self.model.optimizer.learning_rate) * float(self.model.optimizer.scale),
+            learning_rate=self._rate(),
             images_per_second=round(images / max(self._trained_seconds, 1e-9), 1),
             seconds=round(time.perf_counter() - self._began, 2),
         )
@@ -150,6 +147,19 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
                 best = dict(archive)
         for name, variable in named_variables(model).items():
             variable.assign(best[name])
+
+    def _require_number(self, loss: float) -> None:
+        if math.isfinite(loss):
+            return
+        rate = self._config.learning_rate
+        raise ResnetError(
+            f"the loss is no longer a number at step {self._step}: the learning rate {rate:g} is too high",
+            f"try --learning-rate {rate / 10:g}; checkpoints of finished epochs are in {self._checkpoints}",
+        )
+
+    def _rate(self) -> float:
+        """The rate of the last step; the optimizer itself is at the next one already."""
+        return min(float(self._rates[self._step - 1]), float(self._rates.max()) * float(self.model.optimizer.scale))
 
     def _save(self) -> None:
         """Write the best weights, where they changed, and a checkpoint: together they stand for the records so far."""

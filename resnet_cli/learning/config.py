@@ -22,7 +22,7 @@ class TrainConfig:
             then times the factors of `drops`; constant.
         warmup: share of all steps in which the rate climbs, 0..1.
         drops: (share of all steps, factor on the peak rate from there on), for "steps".
-        plateau: factor on the rate whenever the validation loss has not fallen for five epochs, 0..1; 0 for none.
+        plateau: factor on the highest rate whenever the validation loss has not fallen for five epochs, 0..1; 0 for none.
         momentum: of sgd and muon.
         nesterov: whether they look ahead (Sutskever et al. 2013).
         weight_decay: lambda of the L2 penalty, whose gradient is lambda * w (He et al. 2015: 1e-4); with adamw decoupled from

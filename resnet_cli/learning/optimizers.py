@@ -52,7 +52,8 @@ def make_optimizer(config: TrainConfig, table: NDArray[np.float32], variables: l
         )
         for variable, orthogonal in zip(variables, by_muon, strict=True)
     ]
-    return _by_variable(kind)(TableSchedule(table), settings=settings, decoupled=config.optimizer == "adamw", **options)
+    by_variable, decoupled = _by_variable(kind), config.optimizer == "adamw"
+    return by_variable(TableSchedule(table), peak=float(table.max()), settings=settings, decoupled=decoupled, **options)
 
 
 def depth_factors(variables: list[Any], share: float) -> dict[str, float]:
@@ -69,14 +70,14 @@ def depth_factors(variables: list[Any], share: float) -> dict[str, float]:
 def _by_variable(kind: type[keras.optimizers.Optimizer]) -> type[keras.optimizers.Optimizer]:
     """An optimizer whose rate and weight decay differ by variable; Keras has no such rates, and decouples every decay.
 
-    `scale` multiplies all rates.
+    `scale` times the peak is the highest rate that is taken, whatever the schedule says.
     """
     fused = keras.backend.backend() == "tensorflow"
 
     class ByVariable(kind):  # type: ignore[misc]
-        def __init__(self, *args: Any, settings: list[_Setting], decoupled: bool, **options: Any) -> None:
+        def __init__(self, *args: Any, peak: float, settings: list[_Setting], decoupled: bool, **options: Any) -> None:
             super().__init__(*args, **options)
-            self._settings, self._decoupled = settings, decoupled
+            self._peak, self._settings, self._decoupled = peak, settings, decoupled
 
         def build(self, variables: list[Any]) -> None:
             if self.built:
@@ -89,7 +90,7 @@ def _by_variable(kind: type[keras.optimizers.Optimizer]) -> type[keras.optimizer
             # What arrives here is the backend's own variable, which knows no path.
             place = self._get_variable_index(variable)
             setting = self._settings[place]
-            rate = learning_rate * self.scale * setting.rate
+            rate = keras.ops.minimum(learning_rate, self._peak * self.scale) * setting.rate
             if setting.decay and self._decoupled:
                 self.assign_sub(variable, variable * (rate * setting.decay))
             elif setting.decay:

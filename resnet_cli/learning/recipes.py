@@ -66,7 +66,7 @@ _SOURCES = {
     "fast": "ours: best accuracy a minute; Muon (Jordan et al. 2024), one cycle (Smith 2018), label smoothing, "
     "averaged weights, crop, flip and cutout",
     "paper": "He et al. 2015, section 4.2",
-    "keras": "the CIFAR-10 ResNet example of Keras",
+    "keras": "the CIFAR-10 ResNet example of Keras; cuts on a plateau last here, there the schedule undoes them (--plateau 0)",
 }
 
 # An option, when it has any effect, and why it has none otherwise.

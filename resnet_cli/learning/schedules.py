@@ -40,9 +40,11 @@ def rates(config: TrainConfig, steps: int) -> NDArray[np.float32]:
 
 
 def plateau_scale(val_losses: Sequence[float], factor: float) -> float:
-    """Scale on the rate after these epochs: times `factor` whenever the loss has not fallen for five epochs.
+    """Highest rate after these epochs, as a share of the peak: times `factor` whenever the loss has not fallen for five epochs.
 
-    Source: Keras' CIFAR-10 ResNet example (ReduceLROnPlateau, patience 5, rate of 1e-3 never below 0.5e-6).
+    Source: Keras' CIFAR-10 ResNet example (ReduceLROnPlateau, patience 5, rate of 1e-3 never below 0.5e-6). It limits what the
+    schedule says and does not multiply it: the two would take the rate to nothing long before the end. (In the example the
+    schedule sets the rate anew in every epoch, and a cut is gone by the next one.)
     """
     best, waited, scale = math.inf, 0, 1.0
     for loss in val_losses:
