@@ -74,10 +74,12 @@ def test_all_else_moves_as_by_sgd_at_three_times_the_rate() -> None:
 
 
 def test_an_optimizer_that_is_asked_for_brings_its_usual_rate() -> None:
-    assert make_config("fast", 20, {}).optimizer == "muon"
-    assert make_config("fast", 20, {"optimizer": "sgd"}).learning_rate == 0.1
-    assert make_config("fast", 20, {"optimizer": "adam", "learning_rate": 0.01}).learning_rate == 0.01
-    assert make_config("keras", 20, {"optimizer": "adam"}) == make_config("keras", 20, {})
+    assert make_config("fast", find_network("resnet20"), {}).optimizer == "muon"
+    assert make_config("fast", find_network("resnet20"), {"optimizer": "sgd"}).learning_rate == 0.1
+    assert make_config("fast", find_network("resnet20"), {"optimizer": "adam", "learning_rate": 0.01}).learning_rate == 0.01
+    assert make_config("keras", find_network("resnet20"), {"optimizer": "adam"}) == make_config(
+        "keras", find_network("resnet20"), {}
+    )
 
 
 def test_twenty_steps_of_muon_learn_more_than_those_of_momentum() -> None:
@@ -88,7 +90,7 @@ def test_twenty_steps_of_muon_learn_more_than_those_of_momentum() -> None:
     losses = {}
     for optimizer in ("muon", "sgd"):
         keras.utils.set_random_seed(0)
-        config = make_config("fast", 8, {"optimizer": optimizer})
+        config = make_config("fast", find_network("resnet8"), {"optimizer": optimizer})
         model = build_logits(ClassifierSpec(find_network("resnet8"), 3, 8))
         table = np.full(20, config.learning_rate / 5, np.float32)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

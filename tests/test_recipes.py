@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -23,6 +24,7 @@ from resnet_cli.learning.config import TrainConfig
 from resnet_cli.learning.pace import Pace, fit_to_limit
 from resnet_cli.learning.recipes import make_config, parse_drops, parse_duration
 from resnet_cli.learning.schedules import plateau_scale, rates
+from resnet_cli.networks.catalogue import find_network
 from resnet_cli.networks.residual import build_backbone
 from resnet_cli.networks.spec import spec_from_record
 from resnet_cli.networks.weights import load_weights
@@ -32,7 +34,7 @@ from resnet_cli.runs import load_run
 
 def test_the_paper_s_recipe_is_the_paper_s() -> None:
     # He et al. 2015, section 4.2: 64k iterations of 128, divided by 10 at 32k and 48k.
-    config = make_config("paper", 20, {})
+    config = make_config("paper", find_network("resnet20"), {})
     table = rates(config, 64_000)
     assert round(config.epochs * 50_000 / config.batch_size, -3) == 64_000
     np.testing.assert_allclose(table[[0, 31_999, 32_000, 47_999, 48_000, 63_999]], [0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
@@ -42,12 +44,14 @@ def test_the_paper_s_recipe_is_the_paper_s() -> None:
 
 def test_110_layers_begin_gently() -> None:
     # "we use 0.01 to warm up the training until the training error is below 80% (about 400 iterations)"
-    table = rates(make_config("paper", 110, {}), 64_000)
+    table = rates(make_config("paper", find_network("resnet110"), {}), 64_000)
     np.testing.assert_allclose(table[[0, 399, 400, 31_999, 32_000]], [0.01, 0.01, 0.1, 0.1, 0.01])
+    # Section 3.4 knows of no such beginning for ImageNet.
+    assert make_config("paper", find_network("resnet152"), {}) == make_config("paper", find_network("resnet18"), {})
 
 
 def test_the_recipe_of_keras_is_its_example_s() -> None:
-    config = make_config("keras", 20, {})
+    config = make_config("keras", find_network("resnet20"), {})
     assert (config.optimizer, config.batch_size, config.epochs) == ("adam", 32, 200)
     table = rates(config, 200)  # one step an epoch
     # Its function is called with the epoch from 0 and compares with ">".
@@ -125,6 +129,10 @@ def test_options_that_contradict_each_other_are_refused(
 
 def test_what_cannot_be_typed_together_is_a_usage_error(run_cli: RunCli, tiny_dataset: Path) -> None:
     assert run_cli("train", tiny_dataset, "--time-limit", "5m", "--epochs", 3).exit_code == 2
+    assert run_cli("train", tiny_dataset, "--lr-find", "use", "--learning-rate", 0.1).exit_code == 2
+    assert run_cli("train", tiny_dataset, "--lr-find", "plot", "--time-limit", "5m").exit_code == 2
+    assert run_cli("train", tiny_dataset, "--lr-find", "plot", "--resume").exit_code == 2
+    assert run_cli("train", "--show", "--time-limit", "5m").exit_code == 2
     assert run_cli("train").exit_code == 2
 
 
@@ -141,13 +149,15 @@ def test_the_limit_is_filled_with_whole_epochs() -> None:
     assert fit_to_limit(TrainConfig(), 120, pace, 100).epochs == 10
     # Two thirds of the epochs at half the price, rounded down: 11 + 6 + 6, and again.
     assert fit_to_limit(TrainConfig(), 49, Pace(0.1, 0.05, 1.0), 100).epochs == 6
-    with pytest.raises(ResnetError, match="too short: an epoch takes 12 s here"):
+    # Ten seconds until the first steps are under way.
+    assert fit_to_limit(TrainConfig(), 120, replace(pace, start=10.0), 100).epochs == 9
+    with pytest.raises(ResnetError, match="too short: one epoch takes 12 s here"):
         fit_to_limit(TrainConfig(), 11, pace, 100)
 
 
 def test_a_training_within_a_time_limit_anneals_to_the_end(run_cli: RunCli, tiny_dataset: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
-    options = ["--arch", "resnet8", "--batch-size", "8", "--time-limit", "10s", "--output"]
+    options = ["--arch", "resnet8", "--batch-size", "8", "--time-limit", "30s", "--output"]
     result = run_cli("train", tiny_dataset, *options, output)
     assert result.exit_code == 0, result.stderr
     history = read_history(output / "metrics.jsonl")
@@ -200,9 +210,11 @@ def test_the_mean_picture_is_that_of_the_pictures_as_prediction_sees_them(tmp_pa
 
 
 def test_another_schedule_leaves_the_recipe_s_own_drops_and_plateau_behind() -> None:
-    config = make_config("keras", 20, {"schedule": "cosine"})
+    config = make_config("keras", find_network("resnet20"), {"schedule": "cosine"})
     assert (config.schedule, config.drops, config.plateau) == ("cosine", (), 0.0)
-    assert make_config("keras", 20, {"schedule": "steps"}) == make_config("keras", 20, {})
+    assert make_config("keras", find_network("resnet20"), {"schedule": "steps"}) == make_config(
+        "keras", find_network("resnet20"), {}
+    )
 
 
 def test_weights_that_scale_pixels_in_another_way_are_refused_before_any_picture_is_read(

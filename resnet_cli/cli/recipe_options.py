@@ -26,7 +26,7 @@ ImageSize = Annotated[int | None, typer.Option(min=8, help="Input side in pixels
 Weights = Annotated[str, typer.Option(help="none, imagenet, bundled, a run or a weights file to start from.")]
 RecipeName = Annotated[Recipe, typer.Option(help="fast (ours), paper (He et al. 2015), keras (its CIFAR example).")]
 Show = Annotated[bool, typer.Option("--show", help="Print the recipe with all changes, and stop.")]
-TimeLimit = Annotated[str | None, typer.Option(help="Such as 30m: as many epochs as fit, the schedule with them.")]
+TimeLimit = Annotated[str | None, typer.Option(help="Such as 30m, for the training itself: as many epochs as fit.")]
 Epochs = Annotated[int | None, _option("Passes over the pictures; the schedule follows.", 1)]
 BatchSize = Annotated[int | None, _option("Pictures a step.", 1)]
 OptimizerName = Annotated[Optimizer | None, _option("Optimiser.")]

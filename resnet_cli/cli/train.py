@@ -68,11 +68,12 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a network of the residual papers on a folder of pictures, from scratch or from weights."""
-    given, depth = o.recipe_changes(locals()), find_network(arch, shortcut).depth
-    config = make_config(recipe, depth, given)
+    given, network = o.recipe_changes(locals()), find_network(arch, shortcut)
+    config = make_config(recipe, network, given)
     limit = _limit(time_limit, epochs)
+    _require_effect(show, limit, lr_find, learning_rate, resume, tensorboard)
     if show:
-        return _show(recipe, config, make_config(recipe, depth, {}), json)
+        return _show(recipe, config, make_config(recipe, network, {}), json)
     if dataset is None:
         raise typer.BadParameter("name a folder of pictures (or --show the recipe)", param_hint="DATASET")
     choices = (arch, shortcut, image_size, weights, recipe, limit, lr_find, output, force, resume, strict, tensorboard)
@@ -85,6 +86,19 @@ def _limit(time_limit: str | None, epochs: int | None) -> float | None:
     if epochs is not None:
         raise typer.BadParameter("--time-limit chooses the epochs: leave --epochs out")
     return parse_duration(time_limit)
+
+
+def _require_effect(
+    show: bool, limit: float | None, lr_find: str | None, rate: float | None, resume: bool, tensorboard: bool
+) -> None:
+    """Refuse what would be passed over."""
+    if show and limit:
+        raise typer.BadParameter("--show trains nothing, so no clock can choose the epochs: leave --time-limit out")
+    if lr_find == "use" and rate is not None:
+        raise typer.BadParameter("--lr-find use chooses the rate: leave --learning-rate out")
+    without = {"--time-limit": limit, "--resume": resume, "--tensorboard": tensorboard}
+    if lr_find == "plot" and (vain := [option for option, value in without.items() if value]):
+        raise typer.BadParameter(f"--lr-find plot trains nothing: leave {vain[0]} out")
 
 
 def _run(request: TrainRequest, config: TrainConfig, quiet: bool, json: bool) -> None:

@@ -29,11 +29,13 @@ class Pace:
         step: of one training step.
         small_step: of one step on the smaller pictures of progressive training; the same without.
         validation: of measuring all held-out pictures once.
+        start: until the first steps are under way: graphs are traced and compiled, of deep networks for minutes.
     """
 
     step: float
     small_step: float
     validation: float
+    start: float = 0.0
 
     def epochs_within(self, seconds: float, steps_per_epoch: int) -> int:
         """Whole epochs that fit, those with smaller pictures among them; 0 where not even one does."""
@@ -44,7 +46,8 @@ class Pace:
 
     def _seconds_of(self, epochs: int, steps: int) -> float:
         small = small_epochs(epochs)
-        return epochs * self.validation + steps * (small * self.small_step + (epochs - small) * self.step)
+        trained = steps * (small * self.small_step + (epochs - small) * self.step)
+        return self.start + trained + epochs * self.validation
 
 
 def measure_pace(
@@ -62,15 +65,18 @@ def measure_pace(
             optimizer=make_optimizer(config, rates(replace(config, learning_rate=0.0), 1), model.trainable_variables),
             loss=loss_of(config),
         )
-        step = _seconds_a_step(model, stream)
-        small_step = _seconds_a_step(model, small) if small is not None else step
+        step, start = _measure_steps(model, stream)
+        small_step = step
+        if small is not None:
+            small_step, start_of_small = _measure_steps(model, small)
+            start += start_of_small
         model.evaluate(held_out, steps=1, verbose=0)  # traces and compiles
         began = time.perf_counter()
         batches = max(1, min(8, len(held_out)))
         model.evaluate(held_out, steps=batches, verbose=0)
         validation = (time.perf_counter() - began) * len(held_out) / batches
     task.finish()
-    return Pace(step, small_step, validation)
+    return Pace(step, small_step, validation, start)
 
 
 def fit_to_limit(config: TrainConfig, limit: float, pace: Pace, steps_per_epoch: int) -> TrainConfig:
@@ -87,9 +93,9 @@ def fit_to_limit(config: TrainConfig, limit: float, pace: Pace, steps_per_epoch:
     """
     epochs = pace.epochs_within(limit, steps_per_epoch)
     if not epochs:
-        needed = (pace.step * steps_per_epoch + pace.validation) / _MARGIN
+        needed = (pace.start + pace.step * steps_per_epoch + pace.validation) / _MARGIN
         raise ResnetError(
-            f"--time-limit {limit:.0f}s is too short: an epoch takes {needed:.0f} s here",
+            f"--time-limit {limit:.0f}s is too short: one epoch takes {needed:.0f} s here",
             f"give at least --time-limit {int(needed) + 1}s, or fewer pictures",
         )
     return replace(config, epochs=epochs)
@@ -106,8 +112,11 @@ class _Clock(keras.callbacks.Callback):  # type: ignore[misc]
         self.times.append(time.perf_counter())
 
 
-def _seconds_a_step(model: keras.Model, stream: Stream) -> float:
+def _measure_steps(model: keras.Model, stream: Stream) -> tuple[float, float]:
+    """Seconds a step, and what the first ones take beyond that."""
     clock = _Clock()
+    began = time.perf_counter()
     model.train_function = None  # each size is measured with a graph of its own, as it is trained
     model.fit(stream.batches(0), steps_per_epoch=_WARM_UP + _MEASURED, callbacks=[clock], shuffle=False, verbose=0)
-    return (clock.times[-1] - clock.times[_WARM_UP - 1]) / _MEASURED
+    step = (clock.times[-1] - clock.times[_WARM_UP - 1]) / _MEASURED
+    return step, max(0.0, clock.times[_WARM_UP - 1] - began - _WARM_UP * step)

@@ -1,6 +1,6 @@
 """Recipes: whole configurations of training by name, as data, and what may be changed about them (light).
 
-In: a recipe's name, the network's depth, and the options that were typed. Out: a `TrainConfig` without contradictions.
+In: a recipe's name, the network, and the options that were typed. Out: a `TrainConfig` without contradictions.
 """
 
 import re
@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from resnet_cli.errors import ResnetError
 from resnet_cli.learning.config import Optimizer, TrainConfig
+from resnet_cli.networks.catalogue import Network
 
 Recipe = Literal["fast", "paper", "keras"]
 
@@ -85,19 +86,19 @@ _NEEDS: tuple[tuple[str, Callable[[TrainConfig], bool], str], ...] = (
 )
 
 
-def make_config(recipe: Recipe, depth: int, given: Mapping[str, Any]) -> TrainConfig:
+def make_config(recipe: Recipe, network: Network, given: Mapping[str, Any]) -> TrainConfig:
     """The configuration of a recipe with some of it replaced.
 
     Args:
         recipe: its name.
-        depth: layers of the network: the paper's recipe begins gently from 110 layers on.
+        network: what is trained: for small pictures the paper's recipe begins gently from 110 layers on.
         given: fields of `TrainConfig` that were asked for by name.
 
     Raises:
         ResnetError: an option that was given contradicts the rest.
     """
     config = _RECIPES[recipe]
-    if recipe == "paper" and depth >= _DEEP:
+    if recipe == "paper" and network.family == "cifar" and network.depth >= _DEEP:
         config = replace(config, drops=(*_DEEP_START, *config.drops))
     if given.get("optimizer", config.optimizer) != config.optimizer:
         config = replace(config, **_USUAL[given["optimizer"]])
