@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -188,6 +188,12 @@ def read_splits(run: Run) -> list[SplitRow]:
     except (OSError, KeyError, ValueError) as error:
         hint = f"{run.folder} was exported from that run, which alone knows its pictures" if "export" in run.record else ""
         raise ResnetError(f"{run.splits} cannot be read: {error}", hint) from error
+
+
+def is_validated_by_test(rows: Sequence[SplitRow]) -> bool:
+    """Whether the test pictures of a run chose its epoch as well, as with --val-split 0."""
+    places = {split: {row.path for row in rows if row.split == split} for split in ("val", "test")}
+    return bool(places["test"]) and places["test"] == places["val"]
 
 
 def write_text(path: Path, text: str) -> None:

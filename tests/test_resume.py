@@ -204,6 +204,9 @@ def test_the_program_saves_and_says_how_to_go_on_when_it_is_terminated(
     whole = run_cli(*command, "--output", tmp_path / "whole")
     assert {**json.loads(resumed.stdout), "run": 0, "seconds": 0} == {**json.loads(whole.stdout), "run": 0, "seconds": 0}
     assert_same_run(stopped, tmp_path / "whole")
+    record = json.loads((stopped / "run.json").read_text())
+    assert "--resume" not in record["command"] and "--epochs 20" in record["command"]
+    assert record["results"]["seconds"] >= sum(each.seconds for each in histories(stopped)) - 0.1
 
 
 @pytest.fixture

@@ -266,6 +266,25 @@ def test_train_writes_a_run_with_the_whole_recipe(run_cli: RunCli, make_dataset:
     assert json.loads(measured.stdout)["top1"] == pytest.approx(figures["val"]["top1"], abs=1.01 / 6)
 
 
+def test_a_run_says_that_its_test_pictures_chose_the_epoch(run_cli: RunCli, make_dataset: MakeDataset, tmp_path: Path) -> None:
+    data, output = tmp_path / "pets", tmp_path / "run"
+    make_dataset(data / "train", ("cat", "dog"), count=4)
+    make_dataset(data / "test", ("cat", "dog"), count=3, first=4)
+    (data / "test" / "dog" / "damaged.jpg").write_bytes(b"no picture")
+    options = ["--arch", "resnet8", "--epochs", 1, "--image-size", 16, "--val-split", 0, "--output", output]
+    result = run_cli("train", data, *options)
+    assert result.exit_code == 0, result.stderr
+    said = "the test pictures chose the epoch as well (--val-split 0)"
+    assert said in " ".join(result.stdout.split()) and "validation accuracy" not in result.stdout
+    assert "moved 1 times only" in result.stdout
+    results = json.loads((output / "run.json").read_text())["results"]
+    assert results["test"] == results["val"] and results["test"]["count"] == 6
+    assert any(said in warning for warning in results["warnings"])
+    assert "the test pictures chose the epoch" in (output / "report.html").read_text()
+    notes = json.loads(run_cli("evaluate", "--run", output, "--json").stdout)["notes"]
+    assert any(said in note for note in notes)
+
+
 def test_a_network_learns_what_colours_tell(run_cli: RunCli, make_dataset: MakeDataset, tmp_path: Path) -> None:
     data = make_dataset(tmp_path / "pets", ("cat", "dog"), count=24)
     recipe = ["--arch", "resnet8", "--epochs", 12, "--batch-size", 16, "--learning-rate", 0.05, "--ema", 0, "--val-split", 0.25]

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from resnet_cli.errors import ResnetError
+from resnet_cli.history import read_history
 from resnet_cli.runs import RUNS, is_run_like, unfinished_run, write_text
 
-_CONFIG = Path("checkpoint", "config.json")
+_CONFIG, _COMMAND = Path("checkpoint", "config.json"), "command"
 _UNNAMED = {"weights": "weights", "data": "pictures"}  # kept as fingerprints, which say nothing to a reader
 
 
@@ -43,7 +44,7 @@ def place_of_run(name: str, output: Path | None, force: bool, resume: bool) -> P
     return Place(choose_run_folder(name, output, force), "" if output else name, force)
 
 
-def begin_run(place: Place, config: dict[str, Any]) -> Path:
+def begin_run(place: Place, config: dict[str, Any], command: str) -> Path:
     """Make the folder of a new run and keep its configuration there; where another run took it meanwhile, the next free one.
 
     Raises:
@@ -52,7 +53,7 @@ def begin_run(place: Place, config: dict[str, Any]) -> Path:
     folder = make_run_folder(place)
     path = folder / _CONFIG
     path.parent.mkdir()
-    write_text(path, json.dumps(config))
+    write_text(path, json.dumps({**config, _COMMAND: command}))
     return folder
 
 
@@ -106,6 +107,15 @@ def begun_with(folder: Path) -> dict[str, Any]:
         return before
     except (OSError, ValueError) as error:
         raise ResnetError(f"{path} cannot be read, so the run cannot be resumed", "begin a new run") from error
+
+
+def begun_by(folder: Path) -> tuple[str, float]:
+    """The command that began a run, and the seconds that earlier processes trained it.
+
+    Raises:
+        ResnetError: it cannot be read.
+    """
+    return begun_with(folder).get(_COMMAND, ""), sum(each.seconds for each in read_history(folder / "metrics.jsonl"))
 
 
 def require_same(folder: Path, config: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from resnet_cli.errors import ResnetError
 from resnet_cli.history import EpochRecord, read_history
 from resnet_cli.networks.spec import ClassifierSpec, spec_from_record
-from resnet_cli.runs import Run, load_run, read_splits
+from resnet_cli.runs import Run, is_validated_by_test, load_run, read_splits
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,4 @@ def _recipe(record: dict[str, Any], stage: str) -> str:
 
 def _held_out(run: Run) -> Literal["validation", "test"]:
     """With --val-split 0 the pictures that epochs were measured on are the test folder's."""
-    rows = read_splits(run)
-    places = [{row.path for row in rows if row.split == split} for split in ("val", "test")]
-    return "test" if places[0] == places[1] else "validation"
+    return "test" if is_validated_by_test(read_splits(run)) else "validation"

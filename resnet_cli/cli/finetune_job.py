@@ -5,13 +5,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from resnet_cli.cli.beginning import begin_run, place_of_run, require_same
+from resnet_cli.cli.beginning import begin_run, begun_by, place_of_run, require_same
 from resnet_cli.cli.cache import kept_in_cache
 from resnet_cli.cli.measuring import Measured, write_measured
 from resnet_cli.cli.rate_search import search_record, usable_rate, write_search
-from resnet_cli.cli.records import fingerprint, left_out_lines, result_record, run_record
+from resnet_cli.cli.records import fingerprint, left_out_lines, remarks, result_record, run_record
 from resnet_cli.cli.requests import FinetuneRequest
-from resnet_cli.cli.run_ends import read_splits_for_training, splits_to_read_later, write_trained
+from resnet_cli.cli.run_ends import as_read, read_splits_for_training, splits_to_read_later, write_trained
 from resnet_cli.data.decode import Geometry
 from resnet_cli.data.pictures import MEMORY_LIMIT, Pictures
 from resnet_cli.data.scan import Dataset, scan_dataset
@@ -20,7 +20,6 @@ from resnet_cli.data.split import hold_out
 from resnet_cli.engines.choose import settled_for_keras
 from resnet_cli.errors import ResnetError
 from resnet_cli.learning.config import FinetuneConfig
-from resnet_cli.learning.diagnose import few_pictures, odd_accuracies
 from resnet_cli.learning.material import Material
 from resnet_cli.learning.precision import prepare
 from resnet_cli.learning.rate_finder import RateSearch
@@ -61,7 +60,8 @@ def run_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pro
     model = build_logits(spec)
     load_backbone(model, network, source)
     if not request.resume:
-        folder = begin_run(place, chosen)
+        folder = begin_run(place, chosen, request.command)
+    command, earlier = begun_by(folder)
     searches: list[RateSearch] = []
 
     def choose_rate(search: RateSearch) -> float | None:
@@ -80,12 +80,12 @@ def run_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pro
         drop_checkpoint(folder)
         return search_record(folder, searches[0])
     seen = frozen.material
-    readable = replace(dataset, splits={**dataset.splits, "train": seen.training.samples, "val": seen.held_out.samples})
+    readable = as_read(dataset, seen.training, seen.held_out)
     # The features of a network whose last layers were not trained, by the engine that will measure it.
     pooled = frozen.features[1].pieces() if result.kept == "head" and frozen.engine == "openvino" else None
     measured = write_trained(folder, model, spec, readable, geometry, progress, config.engine, pooled)
-    summary = _summary(folder, network, source, time.perf_counter() - began, dataset, frozen, result, measured)
-    record = run_record(request.command, {**asdict(config), "val_split": share}, dataset, spec, geometry, source)
+    summary = _summary(folder, network, source, earlier + time.perf_counter() - began, dataset, frozen, result, measured)
+    record = run_record(command, {**asdict(config), "val_split": share}, dataset, spec, geometry, source)
     write_measured(folder, list(measured.values())[-1], record, folder / "curves.png", summary["warnings"])
     finish_run(folder, {**record, "engine": f"{frozen.engine} {frozen.precision}", "results": summary})
     return summary
@@ -138,11 +138,8 @@ def _summary(
     result: TransferResult,
     measured: dict[str, Measured],
 ) -> dict[str, Any]:
-    best, held_out = result.best, measured["val"].figures
-    warnings = [
-        *few_pictures(dataset.classes, dataset.counts("train")),
-        *odd_accuracies(best.best.accuracy, held_out.top1, len(dataset.classes), held_out.count),
-    ]
+    best = result.best
+    warnings = remarks(dataset, best.best, measured)
     if result.tail is not None and result.kept == "head":
         warnings.append("unfreezing did not raise the held-out accuracy, so the head alone was kept")
     if source.fallback:
@@ -151,6 +148,5 @@ def _summary(
         "kept": result.kept,
         "head_top1": result.head.best.val_accuracy,
         "views": frozen.views,
-        "warnings": warnings,
     }
-    return {**result_record(folder, network.name, source.kind, seconds, best, measured), **extra}
+    return {**result_record(folder, network.name, source.kind, seconds, best, measured, warnings), **extra}

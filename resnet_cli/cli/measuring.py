@@ -86,22 +86,19 @@ def measure_splits(
     pooled: Iterable[Outputs] | None,
 ) -> dict[str, Measured]:
     """Figures of the held-out splits of a run that is about to be finished: "val", whose features may be known as `pooled`, and
-    "test" where there is one.
+    "test" where there is one; once, where these are the same pictures.
     """
     rebuild = partial(read_weights, folder / "model.weights.h5", spec)
     classifier = Ready(folder / "model.xml", dataset.classes, geometry, rebuild)
-    return {
-        split: measure_together(
-            [classifier],
-            Scored(dataset.name, split, dataset.classes, dataset.splits[split], ()),
-            1,
-            progress,
-            engine,
-            pooled if split == "val" else None,
-        )
-        for split in ("val", "test")
-        if split in dataset.splits
-    }
+
+    def measured(split: str, known: Iterable[Outputs] | None) -> Measured:
+        scored = Scored(dataset.name, split, dataset.classes, dataset.splits[split], ())
+        return measure_together([classifier], scored, 1, progress, engine, known)
+
+    if dataset.is_validated_by_test:
+        return dict.fromkeys(("val", "test"), measured("test", pooled))
+    validation = {"val": measured("val", pooled)}
+    return {**validation, "test": measured("test", None)} if "test" in dataset.splits else validation
 
 
 def write_measured(folder: Path, measured: Measured, record: dict[str, Any], curves: Path, notes: list[str]) -> None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from resnet_cli import __version__
 from resnet_cli.data.folders import file_size
 from resnet_cli.data.scan import Dataset, LeftOut
+from resnet_cli.data.scoring import TEST_CHOSE
+from resnet_cli.learning.diagnose import few_pictures, odd_accuracies
 from resnet_cli.networks.pretrained import WeightsSource
 from resnet_cli.networks.spec import ClassifierSpec
 from resnet_cli.runs import SplitRow
@@ -17,6 +19,7 @@ from resnet_cli.runs import SplitRow
 if TYPE_CHECKING:
     from resnet_cli.cli.measuring import Measured
     from resnet_cli.data.decode import Geometry
+    from resnet_cli.history import EpochRecord
     from resnet_cli.learning.training import TrainResult
 
 _SHOWN = 5
@@ -46,7 +49,13 @@ def run_record(
 
 
 def result_record(
-    folder: Path, arch: str, weights: str, seconds: float, result: "TrainResult", measured: "dict[str, Measured]"
+    folder: Path,
+    arch: str,
+    weights: str,
+    seconds: float,
+    result: "TrainResult",
+    measured: "dict[str, Measured]",
+    warnings: list[str],
 ) -> dict[str, Any]:
     """The JSON contract of train and finetune: `val`, and `test` where the folder has one, as `evaluate` measures them."""
     return {
@@ -57,7 +66,18 @@ def result_record(
         "seconds": round(seconds, 1),
         **{split: each.figures.to_json() for split, each in measured.items()},
         "best_epoch": result.best_epoch,
+        "warnings": warnings,
     }
+
+
+def remarks(dataset: Dataset, best: "EpochRecord", measured: "dict[str, Measured]") -> list[str]:
+    """What a user must know about the figures of a training."""
+    held_out = measured["val"].figures
+    return [
+        *few_pictures(dataset.classes, dataset.counts("train")),
+        *odd_accuracies(best.accuracy, held_out.top1, len(dataset.classes), held_out.count),
+        *([TEST_CHOSE] if dataset.is_validated_by_test else []),
+    ]
 
 
 def split_rows(dataset: Dataset) -> list[SplitRow]:

@@ -23,9 +23,9 @@ def print_result(result: dict[str, Any]) -> None:
         f"[bold]{kind} accuracy {headline['top1']:.1%}[/]"
         f"  (95 % interval {low:.1%} to {high:.1%}, {headline['count']} pictures)"
     )
-    if "test" in result:
+    if "test" in result and result["test"] != result["val"]:
         console.out.print(f"validation accuracy {result['val']['top1']:.1%} ({result['val']['count']} pictures)")
-    else:
+    elif "test" not in result:
         console.out.print("the same pictures chose the best epoch: a test folder beside train gives an untouched figure")
     for warning in result.get("warnings", []):
         console.out.print(f"[yellow]note:[/] {console.escape(warning)}")

@@ -4,6 +4,7 @@ In: a data set with its splits; later a trained network. Out: `Pictures`; the fi
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -93,6 +94,14 @@ def _require_enough(dataset: Dataset, present: Sequence[bool], validates: bool, 
         raise ResnetError(f"{dataset.root} has no readable pictures to validate with", "`resnet check` tells why")
     if not tests:
         raise ResnetError(f"no test picture of {dataset.root} can be read", "`resnet check` tells why")
+
+
+def as_read(dataset: Dataset, training: Pictures, held_out: Pictures) -> Dataset:
+    """The data set with those pictures alone that could be read, of the splits that were."""
+    read = {"train": training.samples, "val": held_out.samples}
+    if dataset.is_validated_by_test:
+        read["test"] = held_out.samples
+    return replace(dataset, splits={**dataset.splits, **read})
 
 
 def write_trained(

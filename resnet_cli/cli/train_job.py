@@ -7,12 +7,12 @@ from typing import Any
 
 import keras
 
-from resnet_cli.cli.beginning import begin_run, begun_with, make_run_folder, place_of_run, require_same
+from resnet_cli.cli.beginning import begin_run, begun_by, begun_with, make_run_folder, place_of_run, require_same
 from resnet_cli.cli.measuring import write_measured
 from resnet_cli.cli.rate_search import search_record, usable_rate, write_search
-from resnet_cli.cli.records import fingerprint, result_record, run_record
+from resnet_cli.cli.records import fingerprint, remarks, result_record, run_record
 from resnet_cli.cli.requests import TrainRequest
-from resnet_cli.cli.run_ends import read_splits_for_training, write_trained
+from resnet_cli.cli.run_ends import as_read, read_splits_for_training, write_trained
 from resnet_cli.data.augment import Augmentation
 from resnet_cli.data.batches import EvaluationBatches, TrainStream
 from resnet_cli.data.decode import Geometry
@@ -22,6 +22,7 @@ from resnet_cli.data.split import hold_out
 from resnet_cli.engines.choice import settled
 from resnet_cli.errors import ResnetError
 from resnet_cli.learning.config import TrainConfig
+from resnet_cli.learning.diagnose import few_steps
 from resnet_cli.learning.pace import fit_to_limit, measure_pace
 from resnet_cli.learning.precision import prepare
 from resnet_cli.learning.rate_finder import find_rate
@@ -84,20 +85,23 @@ def run_training(request: TrainRequest, config: TrainConfig, progress: Progress)
             pace = measure_pace(setup.model, setup.stream, setup.held_out, config, progress, setup.small)
             config = fit_to_limit(config, request.limit, pace, setup.stream.steps_per_epoch)
             progress.line(f"{config.epochs} epochs fit into the time limit")
-        folder = begin_run(place, _chosen(request, config, setup))
+        folder = begin_run(place, _chosen(request, config, setup), request.command)
         if search is not None:
             write_search(folder, search)
+    command, earlier = begun_by(folder)
     stage = Stage("train", folder, request.resume, tensorboard=request.tensorboard)
     result = train(setup.model, setup.stream, setup.held_out, config, stage, progress, setup.small)
-    training, held_out = setup.pictures
-    readable = replace(dataset, splits={**dataset.splits, "train": training.samples, "val": held_out.samples})
+    readable = as_read(dataset, *setup.pictures)
     measured = write_trained(folder, setup.model, setup.spec, readable, setup.geometry, progress, engine)
-    seconds = time.perf_counter() - began
-    summary = result_record(folder, setup.spec.network.name, setup.source.kind, seconds, result, measured)
+    seconds = earlier + time.perf_counter() - began
+    warnings = remarks(dataset, result.best, measured)
+    if setup.source.kind == "none":
+        warnings = [*few_steps(len(result.history) * setup.stream.steps_per_epoch), *warnings]
+    summary = result_record(folder, setup.spec.network.name, setup.source.kind, seconds, result, measured, warnings)
     configuration = {"recipe": request.recipe, **asdict(config)}
-    record = run_record(request.command, configuration, dataset, setup.spec, setup.geometry, setup.source)
+    record = run_record(command, configuration, dataset, setup.spec, setup.geometry, setup.source)
     headline = list(measured.values())[-1]
-    write_measured(folder, headline, record, folder / "curves.png", [])
+    write_measured(folder, headline, record, folder / "curves.png", warnings)
     finish_run(folder, {**record, "engine": headline.engine, "results": summary})
     return summary
 

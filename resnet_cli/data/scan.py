@@ -35,6 +35,11 @@ class Dataset:
     def name(self) -> str:
         return self.root.resolve().name or "dataset"
 
+    @property
+    def is_validated_by_test(self) -> bool:
+        """Whether the test pictures choose the epoch as well, as with --val-split 0."""
+        return "test" in self.splits and self.splits["test"] == self.splits.get("val")
+
     def counts(self, split: str) -> list[int]:
         """Pictures per class of one split."""
         counts = [0] * len(self.classes)

@@ -13,7 +13,9 @@ from resnet_cli.data.folders import file_size
 from resnet_cli.data.scan import Sample
 from resnet_cli.data.survey import Survey, survey
 from resnet_cli.errors import ResnetError
-from resnet_cli.runs import Run, read_splits
+from resnet_cli.runs import Run, is_validated_by_test, read_splits
+
+TEST_CHOSE = "the test pictures chose the epoch as well (--val-split 0), so their figure is a little too good"
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,10 @@ def held_out(runs: Sequence[Run]) -> Scored:
             "put the data set back, or give a folder: resnet evaluate FOLDER",
         )
     taken = len(held) - len(samples)
-    notes = (f"{taken} held-out pictures of {run.folder} that another run was trained on are not scored",) if taken else ()
-    return Scored(run.data.name, split, run.classes, samples, notes)
+    notes = [f"{taken} held-out pictures of {run.folder} that another run was trained on are not scored"] if taken else []
+    if is_validated_by_test(rows):
+        notes.append(TEST_CHOSE)
+    return Scored(run.data.name, split, run.classes, samples, tuple(notes))
 
 
 def folder(runs: Sequence[Run], root: Path) -> Scored:

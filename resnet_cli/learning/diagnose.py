@@ -5,7 +5,7 @@ In: accuracies and counts. Out: sentences for the user; none where nothing is od
 
 from collections.abc import Sequence
 
-_FEW = 10
+_FEW, _FEW_STEPS = 10, 300
 
 
 def few_pictures(classes: Sequence[str], counts: Sequence[int]) -> list[str]:
@@ -20,6 +20,20 @@ def few_pictures(classes: Sequence[str], counts: Sequence[int]) -> list[str]:
         return []
     shown = ", ".join(few[:5]) + (f" and {len(few) - 5} more" if len(few) > 5 else "")
     return [f"too few pictures to learn from reliably: {shown}; {_FEW} or more of each class give a steadier result"]
+
+
+def few_steps(steps: int) -> list[str]:
+    """Too short a training for random weights.
+
+    Args:
+        steps: how often the weights were moved.
+    """
+    if steps >= _FEW_STEPS:
+        return []
+    return [
+        f"the weights were moved {steps} times only, too rarely to learn from nothing: a smaller --batch-size or more --epochs"
+        " help, or `resnet finetune`, which begins with pretrained weights"
+    ]
 
 
 def odd_accuracies(training: float, held_out: float, classes: int, held_out_count: int) -> list[str]:
@@ -39,7 +53,7 @@ def odd_accuracies(training: float, held_out: float, classes: int, held_out_coun
     elif training - held_out > 0.25:
         words.append(
             f"training accuracy is {training:.0%} but held-out accuracy {held_out:.0%}: the network learns the pictures"
-            " by heart; more pictures, a higher --dropout or --unfreeze none help"
+            " by heart; more pictures, a higher --dropout or finetune's --unfreeze none help"
         )
     if held_out_count < 30:
         words.append(f"only {held_out_count} pictures are held out, so the held-out accuracy is uncertain: see its interval")
