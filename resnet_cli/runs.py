@@ -21,11 +21,12 @@ from resnet_cli.errors import ResnetError
 FORMAT = 1
 RUNS = Path("runs")
 EXPORT_RECORD = "export.json"  # of an OpenVINO export: the record of its run, and where that run is
+SPLITS = "splits.csv"
 EVALUATIONS = "evaluations"  # folder of the figures of other pictures than a run held out
 FIGURES = ("predictions.csv", "confusion.csv", "report.html")  # what `evaluate` writes
 _TELLTALE = ("run.json", "checkpoint/config.json", "metrics.jsonl", "rate.csv")
 _FILES = {
-    *("run.json", "splits.csv", "model.weights.h5", "model.xml", "model.bin", "metrics.jsonl", "metrics.csv", "rate.png"),
+    *("run.json", SPLITS, "model.weights.h5", "model.xml", "model.bin", "metrics.jsonl", "metrics.csv", "rate.png"),
     *("rate.csv", "tensorboard", "curves.png", "checkpoint", "export", EVALUATIONS, *FIGURES),
 }
 
@@ -56,11 +57,8 @@ class Run:
 
     @property
     def splits(self) -> Path:
-        """splits.csv; an export has none of its own, its run does."""
-        try:
-            return Path(self.record["export"]["run"] if "export" in self.record else self.folder) / "splits.csv"
-        except (KeyError, TypeError):
-            raise ResnetError(f"{self.path} is damaged: it names no run", "export the run anew") from None
+        """The pictures with the split that each was in; an export has a copy of its run's."""
+        return self.folder / SPLITS
 
     @property
     def weights(self) -> Path:
@@ -174,7 +172,7 @@ def write_splits(folder: Path, rows: Iterable[SplitRow]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "class", "split", "bytes"])
     writer.writerows([row.path, row.label, row.split, row.size] for row in rows)
-    write_text(folder / "splits.csv", text.getvalue())
+    write_text(folder / SPLITS, text.getvalue())
 
 
 def read_splits(run: Run) -> list[SplitRow]:
@@ -186,7 +184,7 @@ def read_splits(run: Run) -> list[SplitRow]:
                 for row in csv.DictReader(file)
             ]
     except (OSError, KeyError, ValueError) as error:
-        hint = f"{run.folder} was exported from that run, which alone knows its pictures" if "export" in run.record else ""
+        hint = "export the run anew" if "export" in run.record else ""
         raise ResnetError(f"{run.splits} cannot be read: {error}", hint) from error
 
 

@@ -1,7 +1,7 @@
 """The folder of an export: complete or absent, never over anything else, and with OpenVINO's model a classifier for `predict`
 (light: the standard library only).
 
-In: a run. Out: a folder with the model, labels.txt, and for OpenVINO export.json.
+In: a run. Out: a folder with the model, labels.txt, and for OpenVINO export.json and splits.csv.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from resnet_cli.errors import ResnetError
 from resnet_cli.inference.formats import LABELS, FormatName, is_export
-from resnet_cli.runs import EXPORT_RECORD, Run, load_run, read_record, write_text
+from resnet_cli.runs import EXPORT_RECORD, SPLITS, Run, load_run, read_record, write_text
 
 
 def check_free(folder: Path, force: bool) -> None:
@@ -71,6 +71,9 @@ def describe(folder: Path, run: Run, name: FormatName, precision: str) -> int:
     if name == "openvino":
         kept = {key: value for key, value in run.record.items() if key != "results"}
         made = {"format": name, "precision": precision, "run": str(run.folder.resolve())}
+        # With its pictures: they are what must not be scored, whatever becomes of the run.
+        if run.splits.exists():
+            shutil.copyfile(run.splits, folder / SPLITS)
         write_text(folder / EXPORT_RECORD, json.dumps({**kept, "export": made}, indent=2) + "\n")
     return size(folder)
 

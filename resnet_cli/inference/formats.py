@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from resnet_cli.errors import ResnetError
-from resnet_cli.runs import EVALUATIONS, EXPORT_RECORD, FIGURES
+from resnet_cli.runs import EVALUATIONS, EXPORT_RECORD, FIGURES, SPLITS
 
 if TYPE_CHECKING:
     from resnet_cli.engines.base import Images, Outputs
@@ -22,7 +22,7 @@ Answer = Callable[["Images"], "Outputs"]
 
 OUTPUT = "probabilities"
 LABELS = "labels.txt"  # a class a line, in the order of the probabilities
-_BESIDE = {LABELS, EXPORT_RECORD, EVALUATIONS, *FIGURES}
+_BESIDE = {LABELS, EXPORT_RECORD, SPLITS, EVALUATIONS, *FIGURES}
 # Understood by every runtime of the last years; a newer one would add nothing to a residual network.
 _OPSET = 15
 
