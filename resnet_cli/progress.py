@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Protocol
 
+from resnet_cli.errors import Interrupted
+
 
 class Task(Protocol):
     """One bar: `advance` moves it, `finish` removes it."""
@@ -24,6 +26,20 @@ class Progress(Protocol):
     def stop_signal(self) -> int:
         """Number of the signal that asked to stop; 0 while none did. Long work asks between steps."""
         ...
+
+
+def stop_if_asked(progress: Progress, hint: str) -> None:
+    """Stop where a signal asked for it.
+
+    Args:
+        progress: what knows of signals.
+        hint: how to go on.
+
+    Raises:
+        Interrupted: one did.
+    """
+    if number := progress.stop_signal():
+        raise Interrupted(number, hint)
 
 
 class _SilentTask:

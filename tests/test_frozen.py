@@ -166,7 +166,7 @@ def test_without_room_the_last_stage_is_trained_on_activations_computed_as_neede
 def test_what_an_interrupted_run_stored_is_taken_though_a_picture_is_damaged(tiny_dataset: Path, tmp_path: Path) -> None:
     (tiny_dataset / "berry" / "004.png").write_bytes(b"")
     pictures = Pictures(scan_dataset(tiny_dataset).splits["all"], reader_for_training(Geometry(32)), None, ())
-    rows = rows_of("training", pictures, Geometry(32), 2, 0)
+    rows = rows_of("training", pictures, Geometry(32), 2, 0, Silent())
     cache = FeatureCache(None, 3, LIMIT)
     engine = Colours()
     first = features_and_boundary(engine, rows, tmp_path, [(3,), (32, 32, 3)], cache, Silent())

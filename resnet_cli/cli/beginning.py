@@ -109,6 +109,11 @@ def begun_with(folder: Path) -> dict[str, Any]:
         raise ResnetError(f"{path} cannot be read, so the run cannot be resumed", "begin a new run") from error
 
 
+def remember(folder: Path, name: str, value: Any) -> None:
+    """Keep a fact beside the configuration that an unfinished run began with, for when it goes on."""
+    write_text(folder / _CONFIG, json.dumps({**begun_with(folder), name: value}))
+
+
 def begun_by(folder: Path) -> tuple[str, float]:
     """The command that began a run, and the seconds that earlier processes trained it.
 

@@ -8,7 +8,7 @@ from typing import Any
 from resnet_cli.cli.beginning import begin_run, begun_by, place_of_run, require_same
 from resnet_cli.cli.cache import kept_in_cache
 from resnet_cli.cli.measuring import Measured, write_measured
-from resnet_cli.cli.rate_search import search_record, usable_rate, write_search
+from resnet_cli.cli.rate_search import found_rate, search_once, search_record
 from resnet_cli.cli.records import fingerprint, left_out_lines, remarks, result_record, run_record
 from resnet_cli.cli.requests import FinetuneRequest
 from resnet_cli.cli.run_ends import as_read, read_splits_for_training, splits_to_read_later, write_trained
@@ -22,7 +22,6 @@ from resnet_cli.errors import ResnetError
 from resnet_cli.learning.config import FinetuneConfig
 from resnet_cli.learning.material import Material
 from resnet_cli.learning.precision import prepare
-from resnet_cli.learning.rate_finder import RateSearch
 from resnet_cli.learning.transfer import Frozen, TransferResult, run_frozen, transfer
 from resnet_cli.networks.catalogue import Network
 from resnet_cli.networks.classifier import build_logits
@@ -48,7 +47,7 @@ def run_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pro
     only_search = request.lr_find == "plot"
     name = f"{dataset.name}-{network.name}{'-lr-find' if only_search else ''}"
     options = {"arch": network.name, "image_size": size, "weights": source.sha256, "resize": request.resize}
-    chosen = {**asdict(config), **options, "data": fingerprint(dataset)}
+    chosen = {**asdict(config), **options, "lr_find": request.lr_find, "data": fingerprint(dataset)}
     place = place_of_run(name, request.output, request.force, request.resume)
     folder = place.folder
     if request.resume:
@@ -62,23 +61,19 @@ def run_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pro
     if not request.resume:
         folder = begin_run(place, chosen, request.command)
     command, earlier = begun_by(folder)
-    searches: list[RateSearch] = []
-
-    def choose_rate(search: RateSearch) -> float | None:
-        searches.append(search)
-        write_search(folder, search)
-        return None if only_search else usable_rate(search, config.learning_rate, progress)
-
     kept = kept_in_cache("features") if request.cache else None
     room = None if request.cache_limit is None else int(request.cache_limit * 1e9)
     material = Material(spec, geometry, training, held_out, folder, kept, room, request.tensorboard)
     frozen = run_frozen(model, material, config, progress)
     for line in left_out_lines(frozen.left_out):
         progress.line(line)
-    result = transfer(model, frozen, config, progress, request.resume, choose_rate if request.lr_find else None)
+    choose_rate = search_once(folder, config.learning_rate, only_search, progress) if request.lr_find else None
+    result = transfer(model, frozen, config, progress, request.resume, choose_rate)
+    found = found_rate(folder)
     if only_search:
         drop_checkpoint(folder)
-        return search_record(folder, searches[0])
+        return search_record(folder, found)
+    config = replace(config, learning_rate=found or config.learning_rate)
     seen = frozen.material
     readable = as_read(dataset, seen.training, seen.held_out)
     # The features of a network whose last layers were not trained, by the engine that will measure it.

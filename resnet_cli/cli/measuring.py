@@ -3,7 +3,7 @@
 In: runs' OpenVINO files and the pictures to score. Out: figures; predictions.csv, confusion.csv and report.html.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from resnet_cli.inference.evaluate import Rows, collect, write_confusion, write_
 from resnet_cli.inference.measure import Evaluation, losses, measure
 from resnet_cli.inference.pooled import classify_pooled
 from resnet_cli.networks.spec import ClassifierSpec
-from resnet_cli.progress import Progress
+from resnet_cli.progress import Progress, stop_if_asked
 from resnet_cli.reports.page import Mistake, Report, write_report
 from resnet_cli.runs import Run
 
@@ -71,9 +71,16 @@ def measure_together(
     task = progress.start(f"measuring {scored.split}", len(paths))
     if results is None:
         results = classify(paths, members, views)
-    rows = collect(results, scored.samples, task)
+    rows = collect(_until_asked(results, progress), scored.samples, task)
     task.finish()
     return Measured(scored, rows, measure(rows.probabilities, rows.labels, scored.classes), words, views)
+
+
+def _until_asked(results: Iterable[Classified], progress: Progress) -> Iterator[Classified]:
+    """The results, unless a signal asks to stop, which only trainings wait for."""
+    for each in results:
+        stop_if_asked(progress, "type the same command with --resume; only measuring is left")
+        yield each
 
 
 def measure_splits(

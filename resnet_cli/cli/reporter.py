@@ -1,6 +1,7 @@
 """Progress on the terminal: bars, lines and notices on stderr, and the signals that ask to stop (light: rich)."""
 
 import signal
+import sys
 from collections.abc import Mapping
 from types import FrameType
 
@@ -66,6 +67,8 @@ class Reporter:
         """From now on Ctrl-C and SIGTERM ask long work to save and stop; a second Ctrl-C stops at once."""
 
         def ask(number: int, frame: FrameType | None) -> None:
+            if self._signal and number == signal.SIGTERM:
+                sys.exit(128 + number)
             if self._signal:
                 raise KeyboardInterrupt
             self._signal = number

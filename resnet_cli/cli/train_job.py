@@ -114,7 +114,7 @@ def search_rate(request: TrainRequest, config: TrainConfig, progress: Progress) 
     search = find_rate(setup.model, setup.stream, config, progress)
     folder = make_run_folder(place)
     write_search(folder, search)
-    return search_record(folder, search)
+    return search_record(folder, search.suggested)
 
 
 def _dataset(request: TrainRequest, config: TrainConfig) -> Dataset:

@@ -19,7 +19,7 @@ from PIL import Image
 from resnet_cli.data.decode import Geometry, Pixels, decode, decode_square, to_square
 from resnet_cli.data.scan import LeftOut, Sample
 from resnet_cli.errors import ResnetError
-from resnet_cli.progress import Progress
+from resnet_cli.progress import Progress, stop_if_asked
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -133,6 +133,9 @@ def read_pictures(
     """Decode every picture once; keep the pixels while they fit in `limit` bytes.
 
     A picture that cannot be read is left out and named in the result, so a damaged file is known before training begins.
+
+    Raises:
+        Interrupted: a signal asked to stop.
     """
     task = progress.start(title, len(samples))
 
@@ -148,6 +151,7 @@ def read_pictures(
     total = 0
     for sample, outcome in zip(samples, map_in_order(attempt, samples), strict=True):
         task.advance()
+        stop_if_asked(progress, "nothing was trained yet: type the same command again")
         if isinstance(outcome, ResnetError):
             left_out.append(LeftOut(sample.path, outcome.message))
             continue

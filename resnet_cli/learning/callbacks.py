@@ -12,14 +12,14 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_cli.errors import Interrupted, ResnetError
+from resnet_cli.errors import ResnetError
 from resnet_cli.history import EpochRecord, read_history
 from resnet_cli.learning.checkpoints import add_metrics, save_checkpoint, write_whole
 from resnet_cli.learning.config import TrainConfig
 from resnet_cli.learning.schedules import plateau_scale, rates
 from resnet_cli.learning.tensorboard import EventFile
 from resnet_cli.networks.weights import named_variables
-from resnet_cli.progress import Progress
+from resnet_cli.progress import Progress, stop_if_asked
 from resnet_cli.runs import write_text
 
 CHECKPOINT_SECONDS = 20  # between checkpoints, where epochs are shorter: they are written in a tenth to a whole second
@@ -170,7 +170,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self._saved_at = time.perf_counter()
 
     def _stop(self) -> None:
-        raise Interrupted(self._progress.stop_signal(), "type the same command with --resume to go on where it stopped")
+        stop_if_asked(self._progress, "type the same command with --resume to go on where it stopped")
 
     def _swap_averages(self) -> None:
         """Exchange weights and their averages; batch-norm statistics are averages already."""

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from resnet_cli.data.decode import Pixels
 from resnet_cli.engines.base import Engine, good_batch, in_half
-from resnet_cli.errors import Interrupted, ResnetError
+from resnet_cli.errors import ResnetError
 from resnet_cli.learning.feature_cache import FeatureCache
 from resnet_cli.learning.material import AUGMENTATION, Material
-from resnet_cli.learning.rows import Rows
+from resnet_cli.learning.rows import NOT_YET, Rows
 from resnet_cli.learning.stored import Stored
 from resnet_cli.networks.weights import named_variables
-from resnet_cli.progress import Progress
+from resnet_cli.progress import Progress, stop_if_asked
 from resnet_cli.runs import write_text
 
 _MERGED = 1024  # rows that are in memory at a time
@@ -161,8 +161,7 @@ def _compute(engine: Engine, rows: Rows, some: Sequence[int], files: tuple[Path,
             opened = [stack.enter_context(path.open("wb")) for path in partial]
             batches = _batched(rows.squares(some, damaged), good_batch(engine, rows.geometry.size))
             for outputs in engine.run_many(batches):
-                if progress.stop_signal():
-                    raise Interrupted(progress.stop_signal(), "type the same command with --resume; nothing was trained yet")
+                stop_if_asked(progress, NOT_YET)
                 for file, output in zip(opened, outputs, strict=True):
                     file.write(in_half(output).tobytes())
                 task.advance(len(outputs[0]))

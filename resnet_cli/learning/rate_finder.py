@@ -16,12 +16,12 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_cli.errors import Interrupted, ResnetError
+from resnet_cli.errors import ResnetError
 from resnet_cli.learning.config import TrainConfig
 from resnet_cli.learning.optimizers import make_optimizer
 from resnet_cli.learning.snapshot import untouched
 from resnet_cli.learning.training import Stream, balanced_weights, loss_of
-from resnet_cli.progress import Progress, Task
+from resnet_cli.progress import Progress, Task, stop_if_asked
 
 STEPS = 100
 # Lowest and highest rate. Adam's and Muon's steps are as large as the rate, whatever the gradient: 1 is too much for them.
@@ -51,7 +51,13 @@ class RateSearch:
     suggested: float | None
 
 
-def find_rate(model: keras.Model, stream: Stream, config: TrainConfig, progress: Progress) -> RateSearch:
+def find_rate(
+    model: keras.Model,
+    stream: Stream,
+    config: TrainConfig,
+    progress: Progress,
+    again: str = "nothing was trained yet: type the same command again",
+) -> RateSearch:
     """Try rates from low to high, one a step, with the optimizer, loss, batches and precision that the training would use.
 
     Args:
@@ -60,6 +66,7 @@ def find_rate(model: keras.Model, stream: Stream, config: TrainConfig, progress:
         stream: the training batches.
         config: recipe; `learning_rate`, `schedule` and `ema` play no part.
         progress: where to report, and what asks to stop.
+        again: how to go on then.
 
     Raises:
         ResnetError: the loss is no number at the lowest rate.
@@ -74,7 +81,7 @@ def find_rate(model: keras.Model, stream: Stream, config: TrainConfig, progress:
     )
     task = progress.start("learning rate", STEPS)
     with untouched(model):
-        losses = _try_rates(trial, stream, config, progress, task)
+        losses = _try_rates(trial, stream, config, progress, task, again)
     task.finish()
     if not losses:
         raise ResnetError(
@@ -85,14 +92,15 @@ def find_rate(model: keras.Model, stream: Stream, config: TrainConfig, progress:
     return RateSearch(tried, tuple(losses), tuple(map(float, smooth(losses))), suggest(tried, losses))
 
 
-def _try_rates(trial: keras.Model, stream: Stream, config: TrainConfig, progress: Progress, task: Task) -> list[float]:
+def _try_rates(
+    trial: keras.Model, stream: Stream, config: TrainConfig, progress: Progress, task: Task, again: str
+) -> list[float]:
     """The loss of every step, until it is no number or its running average has grown fourfold."""
     weights = balanced_weights(stream.labels, stream.classes) if config.class_weights else None
     losses: list[float] = []
     running, lowest = 0.0, math.inf
     for step, (inputs, targets) in zip(range(1, STEPS + 1), stream.batches(), strict=False):
-        if progress.stop_signal():
-            raise Interrupted(progress.stop_signal(), "the network is as it was; type the same command again")
+        stop_if_asked(progress, again)
         loss = float(trial.train_on_batch(inputs, targets, None if weights is None else targets @ weights))
         if not math.isfinite(loss):
             break

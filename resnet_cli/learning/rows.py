@@ -17,7 +17,9 @@ from resnet_cli.errors import ResnetError
 from resnet_cli.learning.feature_cache import KEY
 from resnet_cli.learning.material import AUGMENTATION
 from resnet_cli.networks.imagenet_files import digest
+from resnet_cli.progress import Progress, stop_if_asked
 
+NOT_YET = "type the same command with --resume; nothing was trained yet"
 _VIEW = 3  # purpose of the generators that draw views
 
 
@@ -83,10 +85,17 @@ class Rows:
         return [augment(picture, self.geometry, AUGMENTATION, random) for random in draw]
 
 
-def rows_of(title: str, pictures: Pictures, geometry: Geometry, views: int, seed: int) -> Rows:
-    """Name every picture by the content of its file."""
-    paths = [sample.path for sample in pictures.samples]
-    return Rows(title, pictures, geometry, views, seed, tuple(map_in_order(_identity, paths)))
+def rows_of(title: str, pictures: Pictures, geometry: Geometry, views: int, seed: int, progress: Progress) -> Rows:
+    """Name every picture by the content of its file.
+
+    Raises:
+        Interrupted: a signal asked to stop.
+    """
+    identities: list[str] = []
+    for identity in map_in_order(_identity, [sample.path for sample in pictures.samples]):
+        stop_if_asked(progress, NOT_YET)
+        identities.append(identity)
+    return Rows(title, pictures, geometry, views, seed, tuple(identities))
 
 
 def _identity(path: Path) -> str:

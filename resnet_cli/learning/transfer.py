@@ -26,7 +26,7 @@ from resnet_cli.learning.frozen import (
 from resnet_cli.learning.head import train_head
 from resnet_cli.learning.material import Material
 from resnet_cli.learning.rate_finder import RateSearch, find_rate
-from resnet_cli.learning.rows import rows_of
+from resnet_cli.learning.rows import NOT_YET, rows_of
 from resnet_cli.learning.stored import Stored
 from resnet_cli.learning.tail import Tail, tail_on_engine, tail_on_pixels, tail_on_stored
 from resnet_cli.learning.training import Stage, TrainResult, train
@@ -38,7 +38,7 @@ _FORWARD_PASSES = 12_000  # views are chosen so that about this many pictures go
 
 _FEATURES_KEPT = 2_000_000_000  # bytes of features for later runs
 
-ChooseRate = Callable[[RateSearch], float | None]
+ChooseRate = Callable[[Callable[[], RateSearch]], float | None]  # gets what runs a range test
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def transfer(
         config: what to unfreeze and how.
         progress: where to report.
         resume: go on with an interrupted second stage.
-        choose_rate: gets a range test's result and gives the second stage's rate, or None to leave that stage out.
+        choose_rate: gives the second stage's rate, by a range test or from before, or None to leave that stage out.
     """
     material = frozen.material
     stage = Stage("head", material.folder, resume, announce=False, tensorboard=material.tensorboard)
@@ -114,7 +114,7 @@ def transfer(
     second = _second_stage(model, frozen, config)
     recipe = second.recipe
     if choose_rate is not None:
-        rate = choose_rate(find_rate(second.model, second.stream, recipe, progress))
+        rate = choose_rate(lambda: find_rate(second.model, second.stream, recipe, progress, NOT_YET))
         if rate is None:
             return TransferResult(head, None, "head")
         recipe = replace(recipe, learning_rate=rate)
@@ -160,7 +160,7 @@ def run_frozen(model: keras.Model, material: Material, config: FinetuneConfig, p
     left_out: list[LeftOut] = []
 
     def through(title: str, pictures: Pictures, seen: int) -> tuple[Pictures, Stored, Stored | None]:
-        rows = rows_of(title, pictures, material.geometry, seen, config.seed)
+        rows = rows_of(title, pictures, material.geometry, seen, config.seed, progress)
         boundary = None
         if stored:
             (features, boundary), damaged = features_and_boundary(engine, rows, folder, shapes, cache, progress)
