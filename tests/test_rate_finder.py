@@ -179,3 +179,10 @@ def test_picture_and_table_hold_the_curve(suggested: float | None, tmp_path: Pat
     assert [(float(row["rate"]), float(row["loss"]), float(row["smoothed"])) for row in rows] == list(
         zip(curve.rates, curve.losses, curve.smoothed, strict=True)
     )
+
+
+@pytest.mark.parametrize("title", ["toys_$5_to_$10-resnet8", "$x^$ 猫"])
+def test_a_title_is_drawn_as_it_is_even_where_it_reads_as_a_formula(title: str, tmp_path: Path) -> None:
+    curve = RateSearch((0.1, 1.0), (2.0, 1.0), (2.0, 1.0), None)
+    write_rate_curve(curve, tmp_path / "rates.png", title)
+    assert (tmp_path / "rates.png").exists()

@@ -9,12 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-import matplotlib
+from matplotlib.figure import Figure
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-
-from resnet_cli.runs import write_bytes, write_text
+from resnet_cli.reports.figures import literal, save_figure
+from resnet_cli.runs import write_text
 
 
 class RateCurve(Protocol):
@@ -44,7 +42,8 @@ def write_rate_curve(curve: RateCurve, picture: Path, title: str) -> None:
     Raises:
         ResnetError: the disk is full, or the folder cannot be written.
     """
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
     axes.semilogx(curve.rates, curve.losses, ".", color="tab:gray", alpha=0.6, label="single batches")
     axes.semilogx(curve.rates, curve.smoothed, color="tab:blue", label="smoothed")
     if curve.suggested is not None:
@@ -53,13 +52,10 @@ def write_rate_curve(curve: RateCurve, picture: Path, title: str) -> None:
     low, high = min(curve.losses), max(curve.smoothed)
     room = 0.1 * (high - low) or 0.1
     axes.set_ylim(low - room, high + room)
-    axes.set(xlabel="learning rate", ylabel="cross-entropy, nats", title=title)
+    axes.set(xlabel="learning rate", ylabel="cross-entropy, nats", title=literal(title))
     axes.grid(alpha=0.3)
     axes.legend()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=120)
-    plt.close(figure)
-    write_bytes(picture, buffer.getbuffer())
+    save_figure(figure, picture, "resnet")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["rate", "loss", "smoothed"])
