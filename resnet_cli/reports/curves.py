@@ -40,7 +40,9 @@ def draw_curves(metrics: Path, picture: Path, title: str) -> None:
 
 
 def _lines(axes: Axes, rows: Sequence[EpochRecord], figure: str, stage: str) -> None:
-    epochs = [row.epoch for row in rows]
-    colour = _COLOURS[stage]
-    axes.plot(epochs, [getattr(row, figure) for row in rows], "--", color=colour, label=f"{stage}, training")
-    axes.plot(epochs, [getattr(row, f"val_{figure}") for row in rows], "-", color=colour, label=f"{stage}, held out")
+    epochs, colour = [row.epoch for row in rows], _COLOURS[stage]
+    # One epoch is no line: it would be drawn as nothing.
+    marker = "o" if len(rows) == 1 else None
+    training, held_out = [getattr(row, figure) for row in rows], [getattr(row, f"val_{figure}") for row in rows]
+    axes.plot(epochs, training, "--", color=colour, label=f"{stage}, training", marker=marker, fillstyle="none")
+    axes.plot(epochs, held_out, "-", color=colour, label=f"{stage}, held out", marker=marker)
