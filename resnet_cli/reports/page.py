@@ -18,7 +18,8 @@ from resnet_cli.errors import ResnetError
 from resnet_cli.runs import write_text
 
 _THUMBNAIL = 160  # pixels
-_WIDEST = 30  # classes that the confusion table shows
+_WIDEST = 30  # classes that the confusion table shows; of more, the most frequent confusions are listed
+_LISTED = 20  # confusions
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,13 @@ def write_report(path: Path, report: Report) -> None:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("resnet_cli.reports", "templates"), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    curves = report.curves
+    curves, wide = report.curves, len(report.figures["classes"]) > _WIDEST
     page = environment.get_template("report.html.j2").render(
         report=report,
         curves=_data_url(curves.read_bytes(), "png") if curves is not None and curves.exists() else "",
         mistakes=[(mistake, _thumbnail(mistake.path)) for mistake in report.mistakes],
-        confusion=_shaded(report.figures) if len(report.figures["classes"]) <= _WIDEST else [],
+        confusion=[] if wide else _shaded(report.figures),
+        confusions=_most_frequent(report.figures) if wide else [],
     )
     write_text(path, page)
 
@@ -78,6 +80,18 @@ def _shaded(figures: dict[str, Any]) -> list[tuple[str, list[tuple[int, float, b
         total = max(1, sum(counts))
         rows.append((each["class"], [(count, count / total, i == j) for j, count in enumerate(counts)]))
     return rows
+
+
+def _most_frequent(figures: dict[str, Any]) -> list[tuple[int, str, str]]:
+    """Pairs of classes that were confused most often: pictures, true class, the class that they were taken for."""
+    names = [each["class"] for each in figures["classes"]]
+    cells = [
+        (count, names[i], names[j])
+        for i, row in enumerate(figures["confusion"])
+        for j, count in enumerate(row)
+        if i != j and count
+    ]
+    return sorted(cells, reverse=True)[:_LISTED]
 
 
 def _thumbnail(path: Path) -> str:
