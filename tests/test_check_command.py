@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,9 @@ from PIL import Image
 
 from resnet_cli.data.copies import fingerprint, nearly_same
 from resnet_cli.data.decode import decode
+from resnet_cli.data.scan import scan_dataset
+from resnet_cli.data.split import hold_out
+from resnet_cli.errors import ResnetError
 
 
 def problems(run_cli: RunCli, folder: Path) -> list[tuple[str, str]]:
@@ -127,6 +131,28 @@ def test_one_class_and_an_empty_one_are_told_together(run_cli: RunCli, tmp_path:
     assert problems(run_cli, tmp_path) == [("class-mismatch", "test"), ("one-class", "train")]
     (tmp_path / "train" / "dog").mkdir()
     assert problems(run_cli, tmp_path) == [("empty-class", "train/dog")]
+
+
+@pytest.mark.parametrize("copies", [0, 11])
+@pytest.mark.parametrize(("place", "splits"), [(".", []), ("train", ["train", "test"]), ("train", ["train", "val"])])
+def test_a_class_of_which_none_can_be_held_out_is_an_error_where_training_refuses_it(
+    run_cli: RunCli, tmp_path: Path, make_dataset: MakeDataset, place: str, splits: list[str], copies: int
+) -> None:
+    root = tmp_path / "pets"
+    for number, split in enumerate(splits or ["."]):
+        make_dataset(root / split, ("cat", "dog"), count=10, first=100 * number)
+    for path in sorted((root / place / "dog").iterdir())[1:]:
+        path.unlink()
+    for number in range(copies):
+        shutil.copy(root / place / "dog" / "000.png", root / place / "dog" / f"copy{number}.png")
+    refused = "val" not in splits
+    assert (("indivisible", os.path.normpath(f"{place}/dog")) in problems(run_cli, root)) == refused
+    result = run_cli("check", root)
+    assert result.exit_code == refused
+    sentence = f"{'12 copies of one picture' if copies else 'only one picture'}, so none can be held out"
+    assert (sentence in result.stdout) == refused
+    with pytest.raises(ResnetError, match=sentence) if refused else nullcontext():
+        hold_out(scan_dataset(root), 0.1, seed=0)
 
 
 @pytest.mark.parametrize("name", ["missing", "file.txt"])

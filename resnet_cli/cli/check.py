@@ -26,6 +26,7 @@ _ADVICE = {
     "no-pictures": "add JPEG or PNG files, or remove the folder",
     "class-mismatch": "give train, val and test the same class folders",
     "empty-class": "add pictures, or remove the class folder",
+    "indivisible": "add pictures, remove the class folder, or add a val folder",
     "one-class": "add a second class folder",
     "corrupt": "remove or replace them; training leaves them out",
     "conflict": "keep each picture in one class",
@@ -51,7 +52,8 @@ def check(
     """Look for what is wrong with a data set: damaged files, copies, leaks, small classes.
 
     Errors, which spoil training or its figures (exit code 1): corrupt pictures, the same picture in two classes (conflict) or
-    in two splits (leak), class folders that differ between splits (class-mismatch), are empty, or cannot be read.
+    in two splits (leak), class folders that differ between splits (class-mismatch), are empty, or cannot be read; and, without
+    a val folder, a class of one picture or of copies of one, so that none can be held out (indivisible).
 
     Warnings (exit code 0): copies in one folder (duplicate), pictures that look the same (near-duplicate), fewer than 10
     pictures in a class (small-class), a class more than 5 times as large as another (imbalance), pictures below 16 pixels

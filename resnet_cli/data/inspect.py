@@ -12,6 +12,8 @@ from resnet_cli.data.copies import Fingerprint, fingerprint, nearly_same, same
 from resnet_cli.data.decode import Header, decode, read_header
 from resnet_cli.data.folders import LeftOut
 from resnet_cli.data.pictures import map_in_order
+from resnet_cli.data.scan import Sample
+from resnet_cli.data.split import groups_by_class, is_divided, why_indivisible
 from resnet_cli.data.survey import Survey, faults, survey
 from resnet_cli.errors import ResnetError
 from resnet_cli.progress import Progress
@@ -80,6 +82,7 @@ def inspect_dataset(root: Path, progress: Progress) -> Inspection:
         for path in listing.pictures
     ]
     problems = [Problem(fault.kind, fault.path, fault.message, "error") for fault in faults(found)]
+    problems += _indivisible(found)
     good: list[_Place] = []
     prints: list[Fingerprint] = []
     task = progress.start("looking at pictures", len(places))
@@ -157,6 +160,17 @@ def _about_left_out(file: LeftOut) -> Problem:
         return Problem("wrong-extension", file.path, f"holds a {header.format} picture, and is passed over", "warning")
     kind = "not-a-picture" if file.reason == "not a picture" else "left-out"
     return Problem(kind, file.path, file.reason, "warning")
+
+
+def _indivisible(found: Survey) -> Iterator[Problem]:
+    """Classes with pictures, none of which `train` and `finetune` could hold out."""
+    if not is_divided(found.folders):
+        return
+    classes = list(found.classes[found.main].items())
+    samples = [Sample(path, label) for label, (_, listing) in enumerate(classes) for path in listing.pictures]
+    for label, groups in groups_by_class(samples).items():
+        if why := why_indivisible(groups):
+            yield Problem("indivisible", found.folders[found.main] / classes[label][0], why, "error")
 
 
 def _sizes(found: Survey, good: list[_Place]) -> Iterator[Problem]:

@@ -6,7 +6,7 @@ In: a scanned `Dataset`. Out: the same with train, val and (where the folder has
 import hashlib
 import random
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import replace
 
 from resnet_cli.data.scan import Dataset, Sample
@@ -31,9 +31,8 @@ def hold_out(dataset: Dataset, share: float, seed: int) -> Dataset:
         ResnetError: a class has no two different pictures, or share is 0 without any folder to measure on.
     """
     splits = dict(dataset.splits)
-    source = "train" if "train" in splits else "all"
-    pool = splits.pop(source)
-    if "val" in splits:
+    pool = splits.pop("train" if "train" in splits else "all")
+    if not is_divided(splits):
         return replace(dataset, splits={"train": pool, **splits})
     if share == 0:
         if "test" not in splits:
@@ -43,9 +42,7 @@ def hold_out(dataset: Dataset, share: float, seed: int) -> Dataset:
         raise ResnetError(f"--val-split {share:g} is no share between 0 and 1")
     train: list[Sample] = []
     val: list[Sample] = []
-    by_class: dict[int, list[list[Sample]]] = defaultdict(list)
-    for group in group_copies(pool):
-        by_class[group[0].label].append(group)
+    by_class = groups_by_class(pool)
     for label, name in enumerate(dataset.classes):
         held, kept = _divide(by_class[label], name, share, seed)
         val += held
@@ -53,12 +50,37 @@ def hold_out(dataset: Dataset, share: float, seed: int) -> Dataset:
     return replace(dataset, splits={"train": tuple(sorted(train, key=_place)), "val": tuple(sorted(val, key=_place)), **splits})
 
 
+def is_divided(splits: Collection[str]) -> bool:
+    """Whether pictures are held out of a folder with these splits: a val folder of its own spares that."""
+    return "val" not in splits
+
+
+def groups_by_class(samples: Sequence[Sample]) -> dict[int, list[list[Sample]]]:
+    """The groups of `group_copies` by label; a label without samples has none."""
+    by_class: dict[int, list[list[Sample]]] = defaultdict(list)
+    for group in group_copies(samples):
+        by_class[group[0].label].append(group)
+    return by_class
+
+
+def why_indivisible(groups: Sequence[Sequence[Sample]]) -> str:
+    """Why none of a class's pictures can be held out; empty where some can.
+
+    Args:
+        groups: its samples, copies of one file together.
+    """
+    if len(groups) > 1:
+        return ""
+    count = sum(map(len, groups))
+    return f"{f'{count} copies of one picture' if count > 1 else 'only one picture'}, so none can be held out"
+
+
 def group_copies(samples: Sequence[Sample]) -> list[list[Sample]]:
     """Samples of one class whose files hold the same bytes, together; groups in the order of their first samples.
 
     Only files of one size are read, and whole only where they begin alike. A file that cannot be read is alone.
     """
-    groups: list[list[Sample]] = [list(samples)]
+    groups: list[list[Sample]] = [list(samples)] if samples else []
     for key in (_class_and_size, _head, _content):
         groups = [part for group in groups for part in (_parts(group, key) if len(group) > 1 else [group])]
     place = {id(sample): number for number, sample in enumerate(samples)}
@@ -67,10 +89,9 @@ def group_copies(samples: Sequence[Sample]) -> list[list[Sample]]:
 
 def _divide(groups: list[list[Sample]], name: str, share: float, seed: int) -> tuple[list[Sample], list[Sample]]:
     """Held out and kept samples of one class; a group is never torn apart."""
+    if why := why_indivisible(groups):
+        raise ResnetError(f"the class {name} has {why}", "add pictures, or remove the class folder")
     count = sum(map(len, groups))
-    if len(groups) < 2:
-        what = f"{count} copies of one picture" if count > 1 else "only one picture"
-        raise ResnetError(f"the class {name} has {what}, so none can be held out", "add pictures, or remove the class folder")
     # Seeded by class as well, so that a new class does not change what the others hold out.
     random.Random(f"{seed}/{name}").shuffle(groups)
     goal = min(count - 1, max(1, round(share * count)))
