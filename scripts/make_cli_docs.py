@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from typer.models import ArgumentInfo, OptionInfo
 
 from resnet_cli.cli.late import SUMMARIES, command_function
+from resnet_cli.cli.recipe_options import PANEL
 
 ROOT = Path(__file__).parents[1]
 TEMPLATE = ROOT / "scripts" / "cli.template.md"
@@ -91,6 +92,8 @@ def _parameter(name: str, annotation: Any, info: ArgumentInfo | OptionInfo, defa
         shown = f"`{spoken.group(1)}`" if "<" in spoken.group(1) else spoken.group(1)
     elif required:
         shown = "required"
+    elif info.rich_help_panel == PANEL:
+        shown = "the recipe's"
     else:
         shown = "" if is_argument and default is None else _value(default)
     inner, many = _unwrap(annotation)

@@ -119,6 +119,7 @@ def test_an_unknown_network_is_answered_with_the_nearest_names(tiny_dataset: Pat
     "arguments",
     [
         ["train", "--image-size", "4"],
+        ["train", "--shortcut", "none"],
         ["train", "--crop", "sideways"],
         ["train", "--epochs", "0"],
         ["train", "--optimizer", "lion"],

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from conftest import RunCli
 
 from resnet_cli.cli.late import SUMMARIES, command_function
 
@@ -56,6 +57,19 @@ def test_the_page_of_the_command_line_is_what_the_program_says() -> None:
 @pytest.mark.parametrize("name", SUMMARIES)
 def test_the_list_of_commands_shows_the_first_paragraph_of_each_ones_help(name: str) -> None:
     assert inspect.cleandoc(command_function(name).__doc__ or "").split("\n\n")[0] == SUMMARIES[name]
+
+
+def test_the_page_says_what_decides_where_an_option_of_train_is_left_out() -> None:
+    options = {each.spelling: each for each in generator.parameters(command_function("train"))}
+    assert (options["--shortcut"].values, options["--shortcut"].default) == ("`A`, `B`, `C`", "the network's")
+    assert {options[name].default for name in ("--epochs", "--optimizer", "--flip / --no-flip", "--seed")} == {"the recipe's"}
+    assert (options["--time-limit"].default, options["--recipe"].default) == ("none", "`fast`")
+
+
+def test_the_help_names_a_default_that_the_network_decides(run_cli: RunCli) -> None:
+    # As bare markup it would be swallowed.
+    help_text = " ".join(run_cli("train", "--help").stdout.replace("│", " ").split())
+    assert help_text.count("[default: the network's]") == 2
 
 
 def test_every_option_has_a_help_text() -> None:

@@ -10,19 +10,20 @@ import typer
 from resnet_cli.cli.options import DATASET, LARGEST_SEED
 from resnet_cli.learning.config import Optimizer, Schedule, TrainConfig
 from resnet_cli.learning.recipes import Recipe, parse_drops
-from resnet_cli.networks.catalogue import Shortcut
 
-_PANEL = "Recipe (what is not given, the recipe says)"
+PANEL = "Recipe (what is not given, the recipe says)"
 
 
 def _option(text: str, least: float | None = None, most: float | None = None) -> Any:
-    return typer.Option(help=text, min=least, max=most, rich_help_panel=_PANEL, show_default=False)
+    return typer.Option(help=text, min=least, max=most, rich_help_panel=PANEL, show_default=False)
 
 
 Dataset = Annotated[Path | None, DATASET]
 Arch = Annotated[str, typer.Option(help="Network; `resnet models` lists them.")]
-ShortcutOption = Annotated[Shortcut | None, typer.Option(help="Shortcut option A, B or C of the 2015 paper.")]
-ImageSize = Annotated[int | None, typer.Option(min=8, help="Input side in pixels.  [default: the network's]")]
+ShortcutOption = Annotated[
+    Literal["A", "B", "C"] | None, typer.Option(help="Shortcut option of the 2015 paper.  \\[default: the network's]")
+]
+ImageSize = Annotated[int | None, typer.Option(min=8, help="Input side in pixels.  \\[default: the network's]")]
 Weights = Annotated[str, typer.Option(help="none, imagenet, bundled, a run or a weights file to start from.")]
 RecipeName = Annotated[Recipe, typer.Option(help="fast (ours), paper (He et al. 2015), keras (its CIFAR example).")]
 Show = Annotated[bool, typer.Option("--show", help="Print the recipe with all changes, and stop.")]
