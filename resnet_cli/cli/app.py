@@ -1,8 +1,6 @@
 """The program `resnet`: its commands, and the one place where errors become text and exit codes (light)."""
 
 import gc
-import io
-import os
 import sys
 
 import typer
@@ -10,6 +8,7 @@ import typer
 from resnet_cli import __version__
 from resnet_cli.cli import console
 from resnet_cli.cli.late import SUMMARIES, LateCommands
+from resnet_cli.cli.streams import ReaderGone, let_go_of_stdout, results_to_stdout
 from resnet_cli.errors import ResnetError
 
 app = typer.Typer(
@@ -38,21 +37,17 @@ def root(version: bool = typer.Option(False, "--version", callback=_version, is_
 
 def main() -> None:
     """Entry point: run a command; errors become one sentence and an exit code, never a traceback."""
-    for stream in (sys.stdout, sys.stderr):
-        # File names need not be text in the terminal's encoding: show them with escapes instead of failing.
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
     try:
-        app()
+        with results_to_stdout():
+            app()
     except ResnetError as error:
         console.print_error(error.message, error.hint)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:
-        # The reader of our output (head, less) has gone: that is no error of ours.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except ReaderGone:
         sys.exit(141)
     finally:
+        let_go_of_stdout()
         # The process ends: to look for garbage among all that TensorFlow made would take one to two seconds more.
         gc.freeze()

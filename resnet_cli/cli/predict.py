@@ -10,6 +10,7 @@ import typer
 from resnet_cli.cli import console
 from resnet_cli.cli.options import Engine, Json, RunFolders, Views
 from resnet_cli.cli.reporter import Reporter
+from resnet_cli.cli.streams import lines_of_stdin
 from resnet_cli.data.inputs import is_one_file, picture_paths
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ def predict(
     """Say what pictures show. Without any run: the ImageNet classes, or the bundled network's own 200."""
     if json and csv:
         raise typer.BadParameter("--json and --csv exclude each other")
+    lines = lines_of_stdin()
+    if lines is None and "-" in pictures:
+        raise typer.BadParameter("- stands for paths on stdin, which is closed")
     from resnet_cli.cli.ready import classifiers_for, load_members
     from resnet_cli.engines.choice import settled
     from resnet_cli.inference.predict import predict as predict_pictures
@@ -38,7 +42,7 @@ def predict(
     classifiers = classifiers_for(run or (), engine, reporter)
     single = is_one_file(pictures)
     members = load_members(classifiers, "one" if single else "many", engine, reporter)
-    paths = picture_paths(pictures, sys.stdin, reporter.line)
+    paths = picture_paths(pictures, lines or (), reporter.line)
     results = predict_pictures(paths, members, classifiers[0].classes, top, int(views))
     show = _show_json if json else _show_csv if csv else _show_text
     if show(results):

@@ -1,0 +1,80 @@
+"""The streams of the program: what is written to them and read from them, and what happens where that cannot be (light)."""
+
+import io
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import Any, TextIO, cast
+
+from resnet_cli.errors import ResnetError
+
+
+class ReaderGone(Exception):
+    """Nobody reads the result any more (head, less). No OSError: rich and typer have exit codes of their own for those."""
+
+
+class _Results:
+    """Stdout, but what cannot be written to it is an error of this program's."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with _one_sentence():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        with _one_sentence():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def results_to_stdout() -> Iterator[None]:
+    """A command belongs inside: when it ends, what it printed has left this process.
+
+    Raises:
+        ResnetError: stdout is closed, or cannot be written.
+        ReaderGone: nobody reads it any more.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        # File names need not be text in the terminal's encoding: show them with escapes instead of failing.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if sys.stdout is None:
+        raise ResnetError("cannot write the result: stdout is closed")
+    with redirect_stdout(cast(TextIO, _Results(sys.stdout))):
+        try:
+            yield
+        except SystemExit:
+            sys.stdout.flush()
+            raise
+
+
+def let_go_of_stdout() -> None:
+    """Forget what cannot be written: the interpreter would try again at its end, and complain."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def lines_of_stdin() -> Iterable[str] | None:
+    """Lines of stdin, decoded as names of files are; None where it is closed."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding=sys.getfilesystemencoding(), errors=sys.getfilesystemencodeerrors())
+    return sys.stdin
+
+
+@contextmanager
+def _one_sentence() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise ReaderGone from error
+    except OSError as error:
+        raise ResnetError(f"cannot write the result: {error.strerror or error}") from error
