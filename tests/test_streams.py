@@ -1,5 +1,6 @@
 """Stdout and stdin as a shell gives them: full, closed, read by nobody any more, in another encoding."""
 
+import json
 import os
 import subprocess
 import sys
@@ -54,6 +55,17 @@ def test_names_on_stdin_need_not_be_utf_8(run_folder: Path, make_picture: MakePi
         done = in_shell('"$@"', "predict", "-", "--run", run_folder, "--csv", "--top", 1, stdin=name + b"\n", encoding=encoding)
         assert (done.returncode, done.stderr) == (0, b"")
         assert rb"/caf\udce9.png,1," in done.stdout.splitlines()[1]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1", "utf-16"])
+def test_json_is_json_in_every_encoding(encoding: str, run_folder: Path, make_picture: MakePicture, tmp_path: Path) -> None:
+    name = make_picture(tmp_path / "emoji.png").rename(tmp_path / "émoji😀\udce9.png")
+    done = in_shell('"$@"', "predict", name, "--run", run_folder, "--json", encoding=encoding)
+    assert (done.returncode, done.stderr) == (0, b"")
+    (row,) = json.loads(done.stdout.decode(encoding))
+    assert row["path"] == str(name)
+    # Names stay legible where they can be.
+    assert ("émoji😀" in done.stdout.decode(encoding)) == (encoding == "utf-8")
 
 
 def test_paths_from_a_closed_stdin_are_a_usage_error(run_folder: Path, make_picture: MakePicture, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The console: what prints. Progress and notices go to stderr, results to stdout (light: typer and rich)."""
 
+import codecs
 import json
 import sys
 from typing import Any
@@ -20,8 +21,8 @@ def print_json(document: Any) -> None:
 
 
 def json_text(document: Any) -> str:
-    """JSON as this program writes it."""
-    return json.dumps(document, indent=2, ensure_ascii=False)
+    """JSON as this program writes it: UTF-8, or ASCII where stdout has another encoding."""
+    return json.dumps(document, indent=2, ensure_ascii=not _writes_utf8(sys.stdout.encoding))
 
 
 def print_error(message: str, hint: str) -> None:
@@ -29,3 +30,8 @@ def print_error(message: str, hint: str) -> None:
     err.print(f"[bold red]error:[/] {escape(message)}")
     if hint:
         err.print(f"[bold]hint:[/] {escape(hint)}")
+
+
+def _writes_utf8(encoding: str | None) -> bool:
+    # A stream of text alone, as in tests, has none.
+    return encoding is None or codecs.lookup(encoding).name == "utf-8"
