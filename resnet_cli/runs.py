@@ -6,12 +6,15 @@ A run is complete only when run.json is there; it is written last, and whole.
 """
 
 import csv
+import glob
 import io
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,9 @@ RUNS = Path("runs")
 EXPORT_RECORD = "export.json"  # of an OpenVINO export: the record of its run, and where that run is
 SPLITS = "splits.csv"
 EVALUATIONS = "evaluations"  # folder of the figures of other pictures than a run held out
+UNFINISHED = ".partial-"  # what is still being written, or was when its process was killed, is called so
 FIGURES = ("predictions.csv", "confusion.csv", "report.html")  # what `evaluate` writes
+_ABANDONED = 24 * 60 * 60  # seconds
 _TELLTALE = ("run.json", "checkpoint/config.json", "metrics.jsonl", "rate.csv")
 _FILES = {
     *("run.json", SPLITS, "model.weights.h5", "model.xml", "model.bin", "metrics.jsonl", "metrics.csv", "rate.png"),
@@ -205,13 +210,36 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
     Raises:
         ResnetError: the disk is full, or the folder cannot be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        with unfinished(path) as partial:
+            with partial.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise ResnetError(f"cannot write {path}: {error.strerror}", "is the disk full or read-only?") from error
+
+
+@contextmanager
+def unfinished(path: Path) -> Iterator[Path]:
+    """A name beside `path` for what is still being written, a file or a folder: no other process has it, and what is left there
+    in the end goes. So does, after a day, what a killed process left.
+    """
+    for left in path.parent.glob(f"{UNFINISHED}????????-{glob.escape(path.name)}"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > _ABANDONED:
+                _remove(left)
+    partial = path.with_name(f"{UNFINISHED}{os.urandom(4).hex()}-{path.name}")
+    try:
+        yield partial
+    finally:
+        _remove(partial)
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()

@@ -16,6 +16,7 @@ import numpy as np
 from resnet_cli.engines.base import Images, Outputs, in_half
 from resnet_cli.engines.compiled import cache_options
 from resnet_cli.errors import ResnetError
+from resnet_cli.runs import unfinished
 
 Purpose = Literal["one", "many"]
 
@@ -100,14 +101,14 @@ def save(model: Any, path: Path) -> None:
     Raises:
         ResnetError: the folder cannot be written.
     """
-    partial = path.with_name(f".partial-{path.name}")
     try:
-        import_openvino().save_model(model, partial, compress_to_fp16=True)
-        partial.with_suffix(".bin").replace(path.with_suffix(".bin"))
-        partial.replace(path)
+        with unfinished(path) as folder:
+            folder.mkdir()
+            whole = folder / path.name
+            import_openvino().save_model(model, whole, compress_to_fp16=True)
+            whole.with_suffix(".bin").replace(path.with_suffix(".bin"))
+            whole.replace(path)
     except (OSError, RuntimeError) as error:
-        for left in (partial, partial.with_suffix(".bin")):
-            left.unlink(missing_ok=True)
         raise ResnetError(f"cannot write {path}: {error}", "is the disk full or read-only?") from error
 
 

@@ -55,7 +55,7 @@ def export(run: Run, name: FormatName, output: Path | None = None, force: bool =
     check_free(folder, force)
     classifier = read_classifier(run.weights, spec_from_record(run.record))
     sample = sample_pictures(run, run_geometry(run))
-    with new_folder(folder) as partial:
+    with new_folder(folder, force) as partial:
         parity = write_and_compare(name, with_named_output(classifier), partial, sample)
         size = describe(partial, run, name, "float")
     return Exported(folder, folder / find_format(name).files[0], size, parity)

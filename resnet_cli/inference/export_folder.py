@@ -6,14 +6,13 @@ In: a run. Out: a folder with the model, labels.txt, and for OpenVINO export.jso
 
 import contextlib
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from resnet_cli.errors import ResnetError
 from resnet_cli.inference.formats import LABELS, FormatName, is_export
-from resnet_cli.runs import EXPORT_RECORD, SPLITS, Run, load_run, read_record, write_text
+from resnet_cli.runs import EXPORT_RECORD, SPLITS, UNFINISHED, Run, load_run, read_record, unfinished, write_text
 
 
 def check_free(folder: Path, force: bool) -> None:
@@ -22,7 +21,7 @@ def check_free(folder: Path, force: bool) -> None:
     Raises:
         ResnetError: it holds something; with `force`, something that is no export.
     """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not folder.exists() or _is_empty(folder):
         return
     if not force:
         raise ResnetError(f"{folder} exists already", "choose another --output, or add --force to replace it")
@@ -31,30 +30,64 @@ def check_free(folder: Path, force: bool) -> None:
 
 
 @contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` to write into; it takes that place when all went well and vanishes otherwise."""
+def new_folder(folder: Path, force: bool) -> Iterator[Path]:
+    """A folder to write into: what is in it comes to `folder` when all went well, and vanishes otherwise.
+
+    Raises:
+        ResnetError: it cannot be written, or another export has taken it meanwhile; see `check_free`.
+    """
     folder = folder.resolve()
-    partial, old = (folder.with_name(f".{folder.name}.{word}") for word in ("partial", "old"))
     made = [parent for parent in folder.parents if not parent.exists()]
     try:
-        # What an earlier export left that was killed outright.
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        yield partial
-        if folder.exists():
-            folder.rename(old)
-        partial.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        # An empty folder stays and is filled: one that is a mounted volume can be neither replaced nor written beside.
+        fill = _is_empty(folder)
+        with unfinished(folder / LABELS if fill else folder) as work:
+            new = work / "new"
+            new.mkdir(parents=True)
+            yield new
+            # While this one was written and checked, another may have been finished.
+            check_free(folder, force and not fill)
+            if fill:
+                _fill(folder, new)
+            else:
+                _replace(folder, new, work / "old")
     except BaseException as error:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        shutil.rmtree(partial, ignore_errors=True)
         for parent in made:
             with contextlib.suppress(OSError):
                 parent.rmdir()
         if isinstance(error, OSError):
             reason = error.strerror or str(error)
             raise ResnetError(f"cannot write to {folder}: {reason}", "choose another --output") from error
+        raise
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether a folder is there and holds nothing but what a killed process left."""
+    return folder.is_dir() and all(path.name.startswith(UNFINISHED) for path in folder.iterdir())
+
+
+def _fill(folder: Path, new: Path) -> None:
+    """Move what is in `new` to the folder, last of all what makes it an export."""
+    moved: list[Path] = []
+    try:
+        for path in sorted(new.iterdir(), key=lambda path: path.name in (EXPORT_RECORD, LABELS)):
+            path.rename(folder / path.name)
+            moved.append(path)
+    except BaseException:
+        for path in moved:
+            (folder / path.name).rename(path)
+        raise
+
+
+def _replace(folder: Path, new: Path, old: Path) -> None:
+    """Put `new` in the place of the folder, which goes to `old`."""
+    try:
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+    except BaseException:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
         raise
 
 

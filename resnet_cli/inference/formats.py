@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from resnet_cli.errors import ResnetError
-from resnet_cli.runs import EVALUATIONS, EXPORT_RECORD, FIGURES, SPLITS
+from resnet_cli.runs import EVALUATIONS, EXPORT_RECORD, FIGURES, SPLITS, UNFINISHED
 
 if TYPE_CHECKING:
     from resnet_cli.engines.base import Images, Outputs
@@ -72,7 +72,7 @@ def require_packages(option: str, needs: tuple[str, ...]) -> None:
 def is_export(folder: Path) -> bool:
     """Whether a folder holds an export and nothing else: --force replaces no other folder."""
     known = {*_BESIDE, *(name for each in FORMATS.values() for name in each.files)}
-    present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    present = {path.name for path in folder.iterdir() if not path.name.startswith(UNFINISHED)} if folder.is_dir() else set()
     return LABELS in present and present <= known
 
 

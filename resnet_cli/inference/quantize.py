@@ -74,7 +74,7 @@ def export_int8(run: Run, name: FormatName, output: Path | None = None, force: b
     scored = _held_out(run)
     pictures = _calibration_pictures(run, geometry)
     model = with_named_output(read_classifier(run.weights, spec_from_record(run.record)))
-    with new_folder(folder) as partial:
+    with new_folder(folder, force) as partial:
         exact, small = partial / "float" / form.files[0], partial / form.files[0]
         exact.parent.mkdir()
         write_and_compare(name, model, exact.parent, sample_pictures(run, geometry))
