@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -282,6 +283,30 @@ def test_tables_for_people_and_files_where_they_are_asked_for(run_folder: Path, 
     assert {path.name for path in (tmp_path / "new" / "figures").iterdir()} == names
     # The run keeps its own.
     assert {name: (run_folder / name).stat().st_mtime_ns for name in names} == before
+
+
+def test_where_nothing_can_be_written_nothing_is_measured(
+    finetuned_run: Finetuned, run_folder: Path, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    names = {path.name for path in run_folder.iterdir()}
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: access(path, mode) and not (mode & os.W_OK and path == run_folder))
+    for arguments, place, why in (
+        (("--output", tmp_path / "file"), tmp_path / "file", f"{tmp_path / 'file'} is a file"),
+        (("--output", tmp_path / "file" / "new"), tmp_path / "file" / "new", f"{tmp_path / 'file'} is a file"),
+        ((), run_folder, f"{run_folder} is read-only"),
+        (("--views", 2), run_folder / "evaluations" / "fruit-val-2-views", f"{run_folder} is read-only"),
+    ):
+        result = run_cli("evaluate", "--run", run_folder, *arguments)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert result.stderr == f"error: cannot write to {place}: {why}\nhint: choose another --output\n"
+    assert {path.name for path in run_folder.iterdir()} == names
+    # What cannot be measured leaves no folder behind.
+    (run_folder / "model.xml").write_text("damaged")
+    (run_folder / "model.bin").unlink()
+    assert run_cli("evaluate", "--run", run_folder, "--output", tmp_path / "new" / "figures").exit_code == 1
+    assert not (tmp_path / "new").exists()
 
 
 def test_the_newest_complete_run_is_taken(

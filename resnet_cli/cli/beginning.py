@@ -69,12 +69,21 @@ def choose_run_folder(name: str, output: Path | None = None, force: bool = False
             raise ResnetError(f"{folder} exists already", "choose another --output, or add --force to replace it")
         if not is_run_like(folder):
             raise ResnetError(f"{folder} is not a run folder, so --force does not replace it", "choose another --output")
-    above = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    require_writable(folder)
+    return folder
+
+
+def require_writable(folder: Path) -> None:
+    """Refuse a folder that can neither be written nor made; nothing is written yet.
+
+    Raises:
+        ResnetError: a file is in the way, or what is there may not be written.
+    """
+    above = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.access(path, os.F_OK))
     if not above.is_dir():
         raise ResnetError(f"cannot write to {folder}: {above} is a file", "choose another --output")
     if not os.access(above, os.W_OK | os.X_OK):
         raise ResnetError(f"cannot write to {folder}: {above} is read-only", "choose another --output")
-    return folder
 
 
 def make_run_folder(place: Place) -> Path:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resnet_cli.cli import console
-from resnet_cli.cli.beginning import choose_run_folder
+from resnet_cli.cli.beginning import choose_run_folder, require_writable
 from resnet_cli.cli.cache import dataset_folder
 from resnet_cli.cli.options import Engine, Json, Quiet, RunFolders, Strict, Views, dataset_path
 from resnet_cli.cli.reporter import Reporter
@@ -60,6 +60,7 @@ def evaluate(
     scored = scoring.held_out(runs) if dataset is None else scoring.folder(runs, dataset_folder(dataset, reporter))
     target = output or _place(runs, scored, int(views), dataset is None)
     _require_own(target)
+    require_writable(target)
     measured = measure_together(list(map(run_classifier, runs)), scored, int(views), reporter, engine)
     evaluation, left_out = measured.figures, measured.rows.left_out
     if left_out and strict:
