@@ -1,9 +1,13 @@
 """What is frozen is computed once: features are kept from run to run, activations for one run; parts agree with the whole."""
 
 import json
+import os
+import shutil
 import signal
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,8 +23,8 @@ from resnet_cli.data.decode import Geometry, decode_square
 from resnet_cli.data.pictures import Pictures, reader_for_training
 from resnet_cli.data.scan import scan_dataset
 from resnet_cli.engines.keras_engine import KerasEngine
-from resnet_cli.learning.feature_cache import KEY, FeatureCache
-from resnet_cli.learning.frozen import as_it_began, features_and_boundary, room_on_disk
+from resnet_cli.learning.feature_cache import KEY, FeatureCache, room_for_features
+from resnet_cli.learning.frozen import as_it_began, features_and_boundary, features_of, room_on_disk
 from resnet_cli.learning.rows import rows_of
 from resnet_cli.networks.catalogue import find_network
 from resnet_cli.networks.classifier import build_logits
@@ -243,31 +247,94 @@ def test_a_last_stage_that_strides_at_once_needs_a_quarter_of_the_boundary() -> 
         assert prefix_model(model, network).outputs[1].shape[1:] == (side, side, 1024)
 
 
-def test_the_oldest_features_make_room(tmp_path: Path) -> None:
-    rows = tmp_path / "rows.f16"
+def two_rows(folder: Path) -> tuple[Path, int]:
+    """A file of two rows of four numbers, and the bytes that they take in the cache."""
+    rows = folder / "rows.f16"
     rows.write_bytes(np.arange(8, dtype=np.float16).tobytes())
-    size = 64 + 2 * KEY + 16
+    return rows, 64 + 2 * KEY + 16
+
+
+def two_keys(number: int) -> list[bytes]:
+    return [bytes([number]) * KEY, bytes([number, 9] * (KEY // 2))]
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(path.parent.name for path in folder.rglob("*.rows"))
+
+
+def grow_old(folder: Path, days: float) -> None:
+    for path in folder.rglob("*.rows"):
+        os.utime(path, (0, time.time() - days * 24 * 60 * 60))
+
+
+def test_the_oldest_features_make_room_but_not_those_that_were_used_within_a_day(tmp_path: Path) -> None:
+    rows, size = two_rows(tmp_path)
+    kept = tmp_path / "kept"
     for number in range(3):
-        cache = FeatureCache(tmp_path / "kept" / str(number), 4, 2 * size)
-        cache.add([bytes([number]) * KEY, bytes([number, 9] * (KEY // 2))], rows)
-    assert sorted(path.parent.name for path in (tmp_path / "kept").rglob("*.rows")) == ["1", "2"]
-    last = FeatureCache(tmp_path / "kept" / "2", 4, LIMIT)
-    assert last.missing([bytes([2]) * KEY, bytes(KEY)]) == [1]
-    np.testing.assert_array_equal(last.read([bytes([2]) * KEY]), [[0, 1, 2, 3]])
+        FeatureCache(kept / str(number), 4, 2 * size).add(two_keys(number), rows)
+        grow_old(kept / str(number), 3 - number)
+    assert files_in(kept) == ["1", "2"]
+    last = FeatureCache(kept / "2", 4, LIMIT)  # which is a use
+    found, values = last.read([bytes([2]) * KEY, bytes(KEY)])
+    assert found == [0] and last.missing([bytes([2]) * KEY, bytes(KEY)]) == [1]
+    np.testing.assert_array_equal(values, [[0, 1, 2, 3]])
+    FeatureCache(kept / "3", 4, 2 * size).add(two_keys(3), rows)
+    assert files_in(kept) == ["2", "3"]
+    FeatureCache(kept / "4", 4, 2 * size).add(two_keys(4), rows)
+    assert files_in(kept) == ["2", "3"], "what another run may still read stays, and the limit holds"
 
 
-def test_features_that_are_still_to_be_read_make_no_room(tmp_path: Path) -> None:
-    # One seed's rows fill the cache; another seed's training rows come, and its held-out rows are among the old ones.
-    rows = tmp_path / "rows.f16"
-    rows.write_bytes(np.arange(8, dtype=np.float16).tobytes())
-    size = 64 + 2 * KEY + 16
-    folder = tmp_path / "kept" / "network"
-    old = [[bytes([number]) * KEY, bytes([number, 9] * (KEY // 2))] for number in range(2)]
-    for keys in old:
-        FeatureCache(folder, 4, 2 * size).add(keys, rows)
-    cache = FeatureCache(folder, 4, 2 * size)
-    cache.add([bytes([7]) * KEY, bytes([7, 9] * (KEY // 2))], rows)
-    for keys in old:
-        np.testing.assert_array_equal(cache.read(keys), [[0, 1, 2, 3], [4, 5, 6, 7]])
-    FeatureCache(tmp_path / "kept" / "other", 4, 2 * size).add([bytes([8]) * KEY] * 2, rows)
-    assert len(list((tmp_path / "kept").rglob("*.rows"))) == 2, "the limit holds again with the next run"
+def test_a_file_larger_than_the_limit_with_its_keys_drives_nothing_out(tmp_path: Path) -> None:
+    rows, size = two_rows(tmp_path)
+    FeatureCache(tmp_path / "kept" / "old", 4, size).add(two_keys(0), rows)
+    grow_old(tmp_path / "kept", 3)
+    FeatureCache(tmp_path / "kept" / "new", 4, size - 1).add(two_keys(1), rows)
+    assert files_in(tmp_path / "kept") == ["old"]
+
+
+def test_the_room_for_features_is_that_of_their_own_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def usage(folder: Path) -> SimpleNamespace:
+        asked.append(folder)
+        return SimpleNamespace(free=1000)
+
+    monkeypatch.setattr("resnet_cli.learning.feature_cache.shutil.disk_usage", usage)
+    assert (room_for_features(tmp_path / "cache" / "features"), room_for_features(None)) == (500, 0)
+    rows, size = two_rows(tmp_path)
+    FeatureCache(tmp_path / "cache" / "network", 4, LIMIT).add(two_keys(0), rows)
+    assert room_for_features(tmp_path / "cache") == (1000 + size) // 2
+    assert asked == [tmp_path, tmp_path / "cache"]
+
+
+@pytest.mark.parametrize("when", ["before they are read", "while others are computed"])
+def test_features_that_another_process_deleted_are_computed(when: str, tiny_dataset: Path, tmp_path: Path) -> None:
+    pictures = Pictures(scan_dataset(tiny_dataset).splits["all"], reader_for_training(Geometry(32)), None, ())
+    few = replace(pictures, samples=pictures.samples[::2])
+    rows, some = (rows_of("training", each, Geometry(32), 1, 0) for each in (pictures, few))
+    engine = Deleting(tmp_path / "nothing")
+    folder, kept = tmp_path / "run", tmp_path / "kept" / "network"
+    folder.mkdir()
+    features_of(engine, some, folder, 3, FeatureCache(kept, 3, LIMIT), Silent())
+    expected, _ = features_of(engine, rows, folder, 3, FeatureCache(None, 3, LIMIT), Silent())
+    values = expected.read(range(36))
+    cache = FeatureCache(kept, 3, LIMIT)
+    deleting = Deleting(kept)
+    if when == "before they are read":
+        shutil.rmtree(kept)
+    stored, damaged = features_of(deleting, rows, folder, 3, cache, Silent())
+    assert (deleting.seen, damaged) == (36 if when == "before they are read" else 18, {})
+    np.testing.assert_array_equal(stored.read(range(36)), values)
+    assert [path.name for path in folder.iterdir()] == ["training-features.f16"]
+
+
+class Deleting(Colours):
+    """An engine beside which another process empties the cache."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+
+    def run(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
+        shutil.rmtree(self._folder, ignore_errors=True)
+        return (super().run(images)[0],)

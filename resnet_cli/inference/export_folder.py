@@ -6,6 +6,7 @@ In: a run. Out: a folder with the model, labels.txt, and for OpenVINO export.jso
 
 import contextlib
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

@@ -6,18 +6,34 @@ of the folder stands for network, geometry and engine; a run adds at most one fi
 
 import hashlib
 import os
+import shutil
 import struct
+import time
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
+
+from resnet_cli.runs import unfinished
 
 KEY = 16  # bytes
 _MAGIC = b"resnet features\n"
 _HEAD = struct.Struct("<16sQQ")  # magic, rows, numbers a row
 _PIECE = 1 << 20
+_LARGEST = 2_000_000_000  # bytes
+_IN_USE = 24 * 60 * 60  # seconds in which a run that found a file has read it
+
+
+def room_for_features(folder: Path | None) -> int:
+    """Bytes that the files of all networks below a folder may take: half of what its disk has for them, 2 GB at most."""
+    if folder is None:
+        return 0
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(there).free + sum(status.st_size for status, _ in _files(folder))
+    return min(free // 2, _LARGEST)
 
 
 class FeatureCache:
@@ -26,8 +42,9 @@ class FeatureCache:
     Args:
         folder: where the files of this network, geometry and engine lie; None remembers and finds nothing.
         width: numbers a row.
-        limit: bytes that the files of all networks beside it may take together; the oldest go first, but for those that this
-            object found: their rows are still to be read.
+        limit: bytes that the files of all networks beside it may take together. Those go first that were used longest ago;
+            none goes that was used within a day, for another process may be about to read it, and where these leave no room
+            nothing is added.
     """
 
     def __init__(self, folder: Path | None, width: int, limit: int) -> None:
@@ -40,31 +57,38 @@ class FeatureCache:
         """Indices of the keys that are not here."""
         return [index for index, key in enumerate(keys) if key not in self._places]
 
-    def read(self, keys: Iterable[bytes]) -> NDArray[np.float16]:
-        """The rows of keys that are here: float16 (keys, width)."""
-        rows = []
+    def read(self, keys: Sequence[bytes]) -> tuple[list[int], NDArray[np.float16]]:
+        """Indices of the keys that are still here, and their rows: float16 (indices, width)."""
+        found, rows = [], []
         size = 2 * self._width
-        for key in keys:
-            path, offset = self._places[key]
-            with path.open("rb") as file:
-                file.seek(offset)
-                rows.append(np.frombuffer(file.read(size), np.float16))
-        return np.stack(rows) if rows else np.empty((0, self._width), np.float16)
+        with ExitStack() as stack:
+            opened: dict[Path, BinaryIO] = {}
+            for index, key in enumerate(keys):
+                if key not in self._places:
+                    continue
+                path, offset = self._places[key]
+                with suppress(OSError):  # another process may have deleted the file
+                    if path not in opened:
+                        opened[path] = stack.enter_context(path.open("rb"))
+                    opened[path].seek(offset)
+                    rows.append(np.frombuffer(opened[path].read(size), np.float16))
+                    found.append(index)
+        return found, np.stack(rows) if rows else np.empty((0, self._width), np.float16)
 
     def add(self, keys: Sequence[bytes], rows: Path) -> None:
-        """Keep the rows of a file, one a key; where the disk is full or read-only nothing is kept, and nothing is lost.
+        """Keep the rows of a file, one a key; where there is no room for them nothing is kept, and nothing is lost.
 
         Args:
             keys: one a row.
             rows: a file of float16 numbers (keys, width).
         """
-        if self._folder is None or not keys or rows.stat().st_size > self._limit:
+        size = _size(len(keys), self._width)
+        if self._folder is None or not keys or not self._has_room(size):
             return
-        partial = self._folder / f".partial-{os.getpid()}"
         digest = hashlib.sha256()
         with suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
-            try:
+            with unfinished(self._folder / "rows") as partial:
                 with partial.open("wb") as file:
                     for piece in (_HEAD.pack(_MAGIC, len(keys), self._width), b"".join(keys), *_pieces(rows)):
                         file.write(piece)
@@ -72,10 +96,8 @@ class FeatureCache:
                     file.write(digest.digest())
                     file.flush()
                     os.fsync(file.fileno())
+                self._make_room(size)
                 partial.replace(self._folder / f"{digest.hexdigest()[:16]}.rows")
-            finally:
-                partial.unlink(missing_ok=True)
-            self._prune()
 
     def _open(self, path: Path) -> None:
         """Take in a file; one that is damaged, or of another width, is deleted: its rows are computed again."""
@@ -86,19 +108,39 @@ class FeatureCache:
                 return
             first = _HEAD.size + KEY * len(keys)
             self._places.update((key, (path, first + 2 * self._width * row)) for row, key in enumerate(keys))
-            os.utime(path)  # used now: what was used longest ago is pruned first
+            os.utime(path)  # used now: what was used longest ago goes first
 
-    def _prune(self) -> None:
+    def _has_room(self, size: int) -> bool:
         assert self._folder is not None
-        needed = {path for path, _ in self._places.values()}
-        files = [(path.stat(), path) for path in self._folder.parent.glob("*/*.rows")]
-        left = sum(status.st_size for status, _ in files) - self._limit
+        return size + sum(status.st_size for status, _ in _files(self._folder.parent) if not _is_old(status)) <= self._limit
+
+    def _make_room(self, size: int) -> None:
+        assert self._folder is not None
+        files = _files(self._folder.parent)
+        over = size + sum(status.st_size for status, _ in files) - self._limit
         for status, path in sorted(files, key=lambda each: each[0].st_mtime_ns):
-            if left <= 0:
+            if over <= 0 or not _is_old(status):
                 return
-            if path not in needed:
-                path.unlink()
-                left -= status.st_size
+            path.unlink(missing_ok=True)
+            over -= status.st_size
+
+
+def _files(folder: Path) -> list[tuple[os.stat_result, Path]]:
+    """The files of all networks, and what is known of them."""
+    found = []
+    for path in folder.glob("*/*.rows"):
+        with suppress(OSError):
+            found.append((path.stat(), path))
+    return found
+
+
+def _is_old(status: os.stat_result) -> bool:
+    return time.time() - status.st_mtime > _IN_USE
+
+
+def _size(rows: int, width: int) -> int:
+    """Bytes of a file."""
+    return _HEAD.size + rows * (KEY + 2 * width) + hashlib.sha256().digest_size
 
 
 def _checked_keys(path: Path, width: int) -> list[bytes] | None:
@@ -109,7 +151,7 @@ def _checked_keys(path: Path, width: int) -> list[bytes] | None:
         if len(head) < _HEAD.size:
             return None
         magic, rows, numbers = _HEAD.unpack(head)
-        if (magic, numbers, size) != (_MAGIC, width, _HEAD.size + rows * (KEY + 2 * width) + hashlib.sha256().digest_size):
+        if (magic, numbers, size) != (_MAGIC, width, _size(rows, width)):
             return None
         keys = file.read(KEY * rows)
         digest = hashlib.sha256(head + keys)

@@ -73,31 +73,49 @@ def features_of(
     Returns:
         The features; indices of pictures that cannot be read, and why.
     """
-    file = folder / f"{rows.title}-features.f16"
+    file, known, computed = (folder / f"{rows.title}-{what}.f16" for what in ("features", "known", "missing"))
     keys = rows.keys()
-    missing = cache.missing(keys)
-    computed = file.with_name(f"{rows.title}-missing.f16") if len(missing) < len(keys) else file
+    old = _copy_known(cache, keys, known)
+    missing = [row for row in range(len(keys)) if row not in old]
     damaged: dict[int, str] = {}
     if missing:
         damaged = _compute(engine, rows, missing, (computed,), progress)
         missing = rows.readable(missing, damaged)
         cache.add([keys[row] for row in missing], computed)
     readable = rows.readable(range(len(rows)), damaged)
-    if computed == file:
-        return Stored(file, len(readable), (width,)), damaged
-    new = Stored(computed, len(missing), (width,))
-    place = {row: index for index, row in enumerate(missing)}
-    with _storing(folder), file.open("wb") as opened:
-        for first in range(0, len(readable), _MERGED):
-            some = readable[first : first + _MERGED]
-            is_new = np.array([row in place for row in some])
-            merged = np.empty((len(some), width), np.float16)
-            merged[~is_new] = cache.read(keys[row] for row in some if row not in place)
-            if is_new.any():
-                merged[is_new] = new.read([place[row] for row in some if row in place])
-            opened.write(merged.tobytes())
-    computed.unlink(missing_ok=True)
+    if old and (missing or damaged):
+        new = {row: index for index, row in enumerate(missing)}
+        known_rows, new_rows = (Stored(path, len(place), (width,)) for path, place in ((known, old), (computed, new)))
+        with _storing(folder), file.open("wb") as opened:
+            for first in range(0, len(readable), _MERGED):
+                some = readable[first : first + _MERGED]
+                is_new = np.array([row in new for row in some])
+                merged = np.empty((len(some), width), np.float16)
+                if not is_new.all():
+                    merged[~is_new] = known_rows.read([old[row] for row in some if row not in new])
+                if is_new.any():
+                    merged[is_new] = new_rows.read([new[row] for row in some if row in new])
+                opened.write(merged.tobytes())
+    else:
+        (known if old else computed).replace(file)
+    for path in (known, computed):
+        path.unlink(missing_ok=True)
     return Stored(file, len(readable), (width,)), damaged
+
+
+def _copy_known(cache: FeatureCache, keys: Sequence[bytes], file: Path) -> dict[int, int]:
+    """Write what the cache has of some keys into a file, before another process can delete it.
+
+    Returns:
+        For the index of each key whose row is in the file, its place there.
+    """
+    found: list[int] = []
+    with _storing(file.parent), file.open("wb") as opened:
+        for first in range(0, len(keys), _MERGED):
+            some, rows = cache.read(keys[first : first + _MERGED])
+            found += [first + index for index in some]
+            opened.write(rows.tobytes())
+    return {index: place for place, index in enumerate(found)}
 
 
 def features_and_boundary(

@@ -14,7 +14,7 @@ from resnet_cli.data.pictures import Pictures
 from resnet_cli.data.scan import LeftOut
 from resnet_cli.engines.choose import engine_for
 from resnet_cli.learning.config import FinetuneConfig
-from resnet_cli.learning.feature_cache import FeatureCache
+from resnet_cli.learning.feature_cache import FeatureCache, room_for_features
 from resnet_cli.learning.frozen import (
     as_it_began,
     features_and_boundary,
@@ -35,8 +35,6 @@ from resnet_cli.networks.weights import named_variables
 from resnet_cli.progress import Progress
 
 _FORWARD_PASSES = 12_000  # views are chosen so that about this many pictures go through the frozen part
-
-_FEATURES_KEPT = 2_000_000_000  # bytes of features for later runs
 
 ChooseRate = Callable[[Callable[[], RateSearch]], float | None]  # gets what runs a range test
 
@@ -154,9 +152,8 @@ def run_frozen(model: keras.Model, material: Material, config: FinetuneConfig, p
             progress.line(f"{room / 1e9:.1f} GB may be used, too little for the activations: each epoch computes them again")
     engine = engine_for(frozen, config.engine)
     progress.line(f"frozen layers, engine: {engine.name} {engine.precision}")
-    lasting = min(room_on_disk(folder, None), _FEATURES_KEPT)
+    lasting = room_for_features(material.features)
     cache = FeatureCache(features_folder(material, model, engine), shapes[0][0], lasting)
-
     left_out: list[LeftOut] = []
 
     def through(title: str, pictures: Pictures, seen: int) -> tuple[Pictures, Stored, Stored | None]:
