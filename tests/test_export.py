@@ -1,6 +1,7 @@
 """An export answers like the run that it came from: in its own runtime, on real pictures, without this package."""
 
 import json
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -285,3 +286,23 @@ def test_a_run_with_damaged_weights_is_one_sentence(
     assert code == 1
     assert told.startswith(f"error: the weights {folder / 'model.weights.h5'} cannot be read")
     assert not (tmp_path / "out").exists()
+
+
+def test_only_openvino_answers_an_export(
+    run_folder: Path, run_cli: RunCli, sample_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = json.loads((run_folder / "run.json").read_text())
+    made = {"format": "openvino", "precision": "float", "run": str(run_folder)}
+    (tmp_path / "export.json").write_text(json.dumps({**record, "export": made}))
+    for name in ("model.xml", "model.bin"):
+        shutil.copy(run_folder / name, tmp_path)
+    picture = next((sample_data / "cars").iterdir())
+    assert run_cli("predict", picture, "--run", tmp_path).exit_code == 0
+    said = f"error: {tmp_path} is an export for OpenVINO, and only OpenVINO answers it"
+    asked = run_cli("predict", picture, "--run", tmp_path, "--engine", "keras")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    missing = run_cli("predict", picture, "--run", tmp_path)
+    for result in (asked, missing):
+        error, hint = result.stderr.splitlines()[-2:]
+        assert (result.exit_code, result.stdout, error) == (1, "", said)
+        assert hint.startswith("hint: leave --engine keras out, and see that OpenVINO is installed")

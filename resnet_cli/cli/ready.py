@@ -110,6 +110,11 @@ def _columns(own: tuple[str, ...], common: tuple[str, ...]) -> tuple[int, ...] |
 
 
 def _read(run: Run) -> Any:
+    if "export" in run.record:
+        raise ResnetError(
+            f"{run.folder} is an export for OpenVINO, and only OpenVINO answers it",
+            "leave --engine keras out, and see that OpenVINO is installed; Keras answers the run that it was made from",
+        )
     return read_weights(run.weights, spec_from_record(run.record))
 
 
