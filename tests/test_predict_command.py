@@ -118,6 +118,17 @@ def test_files_of_a_folder_that_are_passed_over_are_told(
     assert f"passed over 1 file(s) of {folder}, such as beach.HEIC: HEIC pictures are not read" in result.stderr
 
 
+def test_folders_that_a_pattern_fits_are_listed_as_if_the_shell_had_named_them(
+    finetuned_run: Finetuned, run_cli: RunCli, make_dataset: MakeDataset, tmp_path: Path
+) -> None:
+    album = make_dataset(tmp_path / "album", ("apple", "cherry"), count=3)
+    named = [row["path"] for row in predicted(run_cli, finetuned_run, album / "apple", album / "cherry")]
+    assert len(named) == 6
+    for pattern in ("*", "[ac]*y*", "**"):
+        expected = named[3:] if pattern == "[ac]*y*" else named
+        assert [row["path"] for row in predicted(run_cli, finetuned_run, f"{album}/{pattern}")] == expected
+
+
 def test_csv_has_a_line_for_every_picture_and_class(finetuned_run: Finetuned, run_cli: RunCli, album: Path) -> None:
     result = run_cli("predict", album / "apple", "--run", finetuned_run.folder, "--csv", "--top", 2)
     rows = list(csv.DictReader(io.StringIO(result.stdout)))

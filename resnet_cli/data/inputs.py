@@ -36,19 +36,25 @@ def _named(word: str, lines: Iterable[str], notice: Callable[[str], None]) -> It
     if word == "-":
         return (Path(line.rstrip("\r\n")) for line in lines if line.strip())
     path = _at_home(word)
-    if _is(Path.is_dir, path):
-        listing = list_folder(path)
-        if not listing.pictures:
-            raise ResnetError(f"the folder {path} holds no pictures", "give a folder with JPEG, PNG or WebP files")
-        if passed := listing.left_out:
-            notice(f"passed over {len(passed)} file(s) of {path}, such as {passed[0].path.name}: {passed[0].reason}")
-        return listing.pictures
     if glob.has_magic(word) and not _is(Path.exists, path):
         fitting = sorted(glob.iglob(str(path), recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
         if not fitting:
             raise ResnetError(f"no file fits the pattern {word}")
-        return map(Path, fitting)
-    return [path]
+        # `**` fits folders as well as what is in them.
+        return dict.fromkeys(itertools.chain.from_iterable(_found(Path(each), notice) for each in fitting))
+    return _found(path, notice)
+
+
+def _found(path: Path, notice: Callable[[str], None]) -> Sequence[Path]:
+    """The pictures of a folder, or a file, whatever it is."""
+    if not _is(Path.is_dir, path):
+        return [path]
+    listing = list_folder(path)
+    if not listing.pictures:
+        raise ResnetError(f"the folder {path} holds no pictures", "give a folder with JPEG, PNG or WebP files")
+    if passed := listing.left_out:
+        notice(f"passed over {len(passed)} file(s) of {path}, such as {passed[0].path.name}: {passed[0].reason}")
+    return listing.pictures
 
 
 def _at_home(word: str) -> Path:
