@@ -10,7 +10,7 @@ from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 
 from resnet_cli.errors import ResnetError
-from resnet_cli.runs import write_text
+from resnet_cli.files import write_text
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The run directory: its files, and how they are written (light: the standard library only).
+"""The run directory and its files (light: the standard library only).
 
     runs/<dataset>-<arch>[-N]/  run.json  splits.csv  model.weights.h5  model.xml  model.bin  metrics.jsonl  checkpoint/
 
@@ -6,29 +6,24 @@ A run is complete only when run.json is there; it is written last, and whole.
 """
 
 import csv
-import glob
 import io
 import json
-import os
 import re
 import shutil
-import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from resnet_cli.errors import ResnetError
+from resnet_cli.files import write_text
 
 FORMAT = 1
 RUNS = Path("runs")
 EXPORT_RECORD = "export.json"  # of an OpenVINO export: the record of its run, and where that run is
 SPLITS = "splits.csv"
 EVALUATIONS = "evaluations"  # folder of the figures of other pictures than a run held out
-UNFINISHED = ".partial-"  # what is still being written, or was when its process was killed, is called so
 FIGURES = ("predictions.csv", "confusion.csv", "report.html")  # what `evaluate` writes
-_ABANDONED = 24 * 60 * 60  # seconds
 _TELLTALE = ("run.json", "checkpoint/config.json", "metrics.jsonl", "rate.csv")
 _FILES = {
     *("run.json", SPLITS, "model.weights.h5", "model.xml", "model.bin", "metrics.jsonl", "metrics.csv", "rate.png"),
@@ -92,6 +87,25 @@ def is_run_like(folder: Path) -> bool:
     if not folder.is_dir() or not any((folder / name).exists() for name in _TELLTALE):
         return False
     return all(path.name in _FILES or path.name.startswith(".") for path in folder.iterdir())
+
+
+def holds_runs(folder: Path) -> bool:
+    """Whether a folder is a run, or holds runs and nothing else: no class of pictures, wherever it lies."""
+    try:
+        if is_run_like(folder):
+            return True
+        inside = [path for path in _first_entries(folder) if not path.name.startswith(".")]
+        return bool(inside) and all(map(is_run_like, inside))
+    except OSError:  # whoever lists its pictures will say why
+        return False
+
+
+def _first_entries(folder: Path) -> Iterator[Path]:
+    """What lies in a folder, as far as its first file."""
+    for path in folder.iterdir():
+        yield path
+        if not path.is_dir():
+            return
 
 
 def unfinished_run(name: str, output: Path | None = None) -> Path:
@@ -197,49 +211,3 @@ def is_validated_by_test(rows: Sequence[SplitRow]) -> bool:
     """Whether the test pictures of a run chose its epoch as well, as with --val-split 0."""
     places = {split: {row.path for row in rows if row.split == split} for split in ("val", "test")}
     return bool(places["test"]) and places["test"] == places["val"]
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """Write a file whole or not at all: it is on the disk before it gets its name.
-
-    Raises:
-        ResnetError: the disk is full, or the folder cannot be written.
-    """
-    try:
-        with unfinished(path) as partial:
-            with partial.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-    except OSError as error:
-        raise ResnetError(f"cannot write {path}: {error.strerror}", "is the disk full or read-only?") from error
-
-
-@contextmanager
-def unfinished(path: Path) -> Iterator[Path]:
-    """A name beside `path` for what is still being written, a file or a folder: no other process has it, and what is left there
-    in the end goes. So does, after a day, what a killed process left.
-    """
-    for left in path.parent.glob(f"{UNFINISHED}????????-{glob.escape(path.name)}"):
-        with suppress(OSError):
-            if time.time() - left.stat().st_mtime > _ABANDONED:
-                _remove(left)
-    partial = path.with_name(f"{UNFINISHED}{os.urandom(4).hex()}-{path.name}")
-    try:
-        yield partial
-    finally:
-        _remove(partial)
-
-
-def _remove(path: Path) -> None:
-    with suppress(OSError):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink()

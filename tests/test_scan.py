@@ -55,6 +55,20 @@ def test_folders_in_class_folders_belong_to_the_class(tiny_dataset: Path, make_p
     assert "deep.JPG" in names(dataset, "all")
 
 
+def test_runs_among_the_classes_are_no_class(tiny_dataset: Path) -> None:
+    run = tiny_dataset / "runs" / "fruit-resnet20"
+    for path in (run, tiny_dataset / "mine"):
+        path.mkdir(parents=True)
+        for name in ("metrics.jsonl", "curves.png", "rate.png"):
+            (path / name).touch()
+    dataset = scan_dataset(tiny_dataset)
+    assert dataset.classes == ("apple", "berry", "cherry") and dataset.counts("all") == [12] * 3
+    assert [each.path.name for each in dataset.left_out] == ["mine", "runs"]
+    # A folder is a class as soon as it holds anything else.
+    next((tiny_dataset / "apple").iterdir()).rename(tiny_dataset / "mine" / "holiday.jpg")
+    assert "mine" in scan_dataset(tiny_dataset).classes
+
+
 def test_what_is_no_picture_is_named_and_what_is_hidden_is_counted(tiny_dataset: Path, make_picture: MakePicture) -> None:
     for hidden in (".DS_Store", "Thumbs.db", "thumbs.DB", "desktop.ini"):
         (tiny_dataset / "apple" / hidden).touch()

@@ -10,9 +10,10 @@ import pytest
 from conftest import MakeRun, RunCli
 
 from resnet_cli.errors import ResnetError
+from resnet_cli.files import unfinished, write_bytes, write_text
 from resnet_cli.inference.export_folder import new_folder
 from resnet_cli.inference.formats import LABELS, is_export
-from resnet_cli.runs import is_run_like, unfinished, write_bytes, write_text
+from resnet_cli.runs import is_run_like
 
 SAVE = """
 import sys

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from resnet_cli.errors import ResnetError
+from resnet_cli.files import write_text
 from resnet_cli.history import read_history
-from resnet_cli.runs import RUNS, is_run_like, unfinished_run, write_text
+from resnet_cli.runs import RUNS, is_run_like, unfinished_run
 
 _CONFIG, _COMMAND = Path("checkpoint", "config.json"), "command"
 _UNNAMED = {"weights": "weights", "data": "pictures"}  # kept as fingerprints, which say nothing to a reader

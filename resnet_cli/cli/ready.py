@@ -17,13 +17,14 @@ from resnet_cli.engines.base import Engine
 from resnet_cli.engines.choice import EngineName
 from resnet_cli.engines.openvino import OpenVinoEngine, Purpose
 from resnet_cli.errors import ResnetError
+from resnet_cli.files import write_text
 from resnet_cli.inference.classify import Member
 from resnet_cli.inference.ensemble import load_runs
 from resnet_cli.inference.geometry import run_geometry
 from resnet_cli.networks.pretrained import ImagenetClassifier, bundled_run, cached_imagenet_classifier
 from resnet_cli.networks.spec import ClassifierSpec, spec_from_record
 from resnet_cli.progress import Progress
-from resnet_cli.runs import RUNS, Run, write_text
+from resnet_cli.runs import RUNS, Run
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from resnet_cli.data.folders import LeftOut, Listing, entries, is_folder, is_hidden, is_printable, list_folder, printable
 from resnet_cli.errors import ResnetError
+from resnet_cli.runs import holds_runs
 
 _SPLIT_NAMES = {
     "train": ("train", "training", "train_set", "training_set"),
@@ -77,6 +78,7 @@ def survey(root: Path) -> Survey:
                 loose = list_folder(folder, deep=False)
                 left_out += _loose(loose)
                 hidden += loose.hidden
+            left_out += _runs(folder)
             names = _folder_names(folder)
             broken += _misnamed(folder)
         except ResnetError as error:
@@ -174,8 +176,18 @@ def _may_be_split(folder: Path) -> bool:
 
 
 def _folder_names(folder: Path) -> list[str]:
+    return sorted(name for name in _all_folder_names(folder) if not holds_runs(folder / name))
+
+
+def _all_folder_names(folder: Path) -> list[str]:
     names = (entry.name for entry in entries(folder) if is_folder(entry) and not is_hidden(entry.name))
-    return sorted(name for name in names if is_printable(Path(name)))
+    return [name for name in names if is_printable(Path(name))]
+
+
+def _runs(folder: Path) -> Iterator[LeftOut]:
+    """What this program wrote among the classes, as it does where it is told to work in the data set's folder."""
+    for name in sorted(set(_all_folder_names(folder)) - set(_folder_names(folder))):
+        yield LeftOut(folder / name, "runs of this program, no class")
 
 
 def _misnamed(folder: Path) -> list[Fault]:

@@ -16,7 +16,7 @@ import numpy as np
 from resnet_cli.engines.base import Images, Outputs, in_half
 from resnet_cli.engines.compiled import cache_options
 from resnet_cli.errors import ResnetError
-from resnet_cli.runs import unfinished
+from resnet_cli.files import unfinished
 
 Purpose = Literal["one", "many"]
 

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from resnet_cli.data.scan import LeftOut, Sample
 from resnet_cli.errors import ResnetError
+from resnet_cli.files import write_text
 from resnet_cli.inference.classify import Classified
 from resnet_cli.inference.measure import Evaluation, losses
 from resnet_cli.progress import Task
-from resnet_cli.runs import write_text
 
 _COLUMNS = ("path", "true", "predicted", "probability", "loss")  # of predictions.csv
 

@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from resnet_cli.errors import ResnetError
+from resnet_cli.files import UNFINISHED, unfinished, write_text
 from resnet_cli.inference.formats import LABELS, FormatName, is_export
-from resnet_cli.runs import EXPORT_RECORD, SPLITS, UNFINISHED, Run, load_run, read_record, unfinished, write_text
+from resnet_cli.runs import EXPORT_RECORD, SPLITS, Run, load_run, read_record
 
 
 def check_free(folder: Path, force: bool) -> None:

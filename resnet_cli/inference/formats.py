@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from resnet_cli.errors import ResnetError
-from resnet_cli.runs import EVALUATIONS, EXPORT_RECORD, FIGURES, SPLITS, UNFINISHED
+from resnet_cli.files import UNFINISHED
+from resnet_cli.runs import EVALUATIONS, EXPORT_RECORD, FIGURES, SPLITS
 
 if TYPE_CHECKING:
     from resnet_cli.engines.base import Images, Outputs

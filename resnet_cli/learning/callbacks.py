@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_cli.errors import ResnetError
+from resnet_cli.files import write_text
 from resnet_cli.history import EpochRecord, read_history
 from resnet_cli.learning.checkpoints import add_metrics, save_checkpoint, write_whole
 from resnet_cli.learning.config import TrainConfig
@@ -20,7 +21,6 @@ from resnet_cli.learning.schedules import plateau_scale, rates
 from resnet_cli.learning.tensorboard import EventFile
 from resnet_cli.networks.weights import named_variables
 from resnet_cli.progress import Progress, stop_if_asked
-from resnet_cli.runs import write_text
 
 CHECKPOINT_SECONDS = 20  # between checkpoints, where epochs are shorter: they are written in a tenth to a whole second
 

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from resnet_cli.errors import ResnetError
-from resnet_cli.runs import write_bytes
+from resnet_cli.files import write_bytes
 
 _KEPT = 2
 

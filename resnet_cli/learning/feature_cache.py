@@ -17,7 +17,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_cli.runs import unfinished
+from resnet_cli.files import unfinished
 
 KEY = 16  # bytes
 _MAGIC = b"resnet features\n"

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from resnet_cli.data.decode import Pixels
 from resnet_cli.engines.base import Engine, good_batch, in_half
 from resnet_cli.errors import ResnetError
+from resnet_cli.files import write_text
 from resnet_cli.learning.feature_cache import FeatureCache
 from resnet_cli.learning.material import AUGMENTATION, Material
 from resnet_cli.learning.rows import NOT_YET, Rows
 from resnet_cli.learning.stored import Stored
 from resnet_cli.networks.weights import named_variables
 from resnet_cli.progress import Progress, stop_if_asked
-from resnet_cli.runs import write_text
 
 _MERGED = 1024  # rows that are in memory at a time
 

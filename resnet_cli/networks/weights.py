@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from resnet_cli.errors import ResnetError
-from resnet_cli.runs import write_bytes
+from resnet_cli.files import write_bytes
 
 PIXEL_MEAN = "pixel_mean"  # the layer that subtracts the training pictures' mean, where a network has it
 

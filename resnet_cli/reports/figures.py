@@ -10,7 +10,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from resnet_cli.runs import write_bytes
+from resnet_cli.files import write_bytes
 
 
 def literal(text: str) -> str:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from resnet_cli.data.decode import decode
 from resnet_cli.errors import ResnetError
-from resnet_cli.runs import write_text
+from resnet_cli.files import write_text
 
 _THUMBNAIL = 160  # pixels
 _WIDEST = 30  # classes that the confusion table shows; of more, the most frequent confusions are listed

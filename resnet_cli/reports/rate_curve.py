@@ -11,8 +11,8 @@ from typing import Protocol
 
 from matplotlib.figure import Figure
 
+from resnet_cli.files import write_text
 from resnet_cli.reports.figures import literal, save_figure
-from resnet_cli.runs import write_text
 
 
 class RateCurve(Protocol):

@@ -1,0 +1,63 @@
+"""Files and folders that are whole or absent, whatever stops the program (light: the standard library only).
+
+In: a path, and what goes there.
+"""
+
+import glob
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from resnet_cli.errors import ResnetError
+
+UNFINISHED = ".partial-"  # what is still being written, or was when its process was killed, is called so
+_ABANDONED = 24 * 60 * 60  # seconds
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write a file whole or not at all: it is on the disk before it gets its name.
+
+    Raises:
+        ResnetError: the disk is full, or the folder cannot be written.
+    """
+    try:
+        with unfinished(path) as partial:
+            with partial.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+    except OSError as error:
+        raise ResnetError(f"cannot write {path}: {error.strerror}", "is the disk full or read-only?") from error
+
+
+@contextmanager
+def unfinished(path: Path) -> Iterator[Path]:
+    """A name beside `path` for what is still being written, a file or a folder: no other process has it, and what is left there
+    in the end goes. So does, after a day, what a killed process left.
+    """
+    for left in path.parent.glob(f"{UNFINISHED}????????-{glob.escape(path.name)}"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > _ABANDONED:
+                _remove(left)
+    partial = path.with_name(f"{UNFINISHED}{os.urandom(4).hex()}-{path.name}")
+    try:
+        yield partial
+    finally:
+        _remove(partial)
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
