@@ -66,6 +66,14 @@ def test_the_page_says_what_decides_where_an_option_of_train_is_left_out() -> No
     assert (options["--time-limit"].default, options["--recipe"].default) == ("none", "`fast`")
 
 
+@pytest.mark.parametrize(
+    ("command", "default"),
+    [("finetune", "half of what is free"), ("evaluate", "what the run held out"), ("export", "the newest")],
+)
+def test_the_help_names_defaults_that_no_constant_holds(command: str, default: str, run_cli: RunCli) -> None:
+    assert f"[default: {default}]" in " ".join(run_cli(command, "--help").stdout.replace("│", " ").split())
+
+
 def test_the_help_names_a_default_that_the_network_decides(run_cli: RunCli) -> None:
     # As bare markup it would be swallowed.
     help_text = " ".join(run_cli("train", "--help").stdout.replace("│", " ").split())

@@ -28,7 +28,7 @@ _WIDEST = 12  # classes that a confusion table has room for on a terminal
 def evaluate(
     dataset: Annotated[
         Path | None,
-        typer.Argument(help="Folder to score; or cifar10, cifar100.  [default: what the run held out]", parser=dataset_path),
+        typer.Argument(help="Folder to score; or cifar10, cifar100.  \\[default: what the run held out]", parser=dataset_path),
     ] = None,
     run: RunFolders = None,
     views: Views = "1",
@@ -37,7 +37,7 @@ def evaluate(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the CSV files.  [default: the run, evaluations/ in it for a DATASET, runs/ensemble for several]"
+            help="Folder of the CSV files.  \\[default: the run, evaluations/ in it for a DATASET, runs/ensemble for several]"
         ),
     ] = None,
     strict: Strict = False,

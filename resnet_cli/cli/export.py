@@ -36,7 +36,9 @@ def export(
             f"  ({', '.join(QUANTIZERS)})"
         ),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder to write.  [default: export/<format>[-int8] in the run]")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder to write.  \\[default: export/<format>[-int8] in the run]")
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help=f"Replace the export in --output; keep an int8 model even if it {_LOSES}.")
     ] = False,

@@ -53,7 +53,7 @@ def finetune(
     lr_find: LrFind = None,
     class_weights: ClassWeights = D.class_weights,
     val_split: Annotated[
-        float | None, typer.Option(min=0, max=0.9, help="Share held out.  [default: 0.2, or 0.1 beside a test folder]")
+        float | None, typer.Option(min=0, max=0.9, help="Share held out.  \\[default: 0.2, or 0.1 beside a test folder]")
     ] = D.val_split,
     seed: Seed = D.seed,
     engine: Engine = D.engine,
@@ -64,7 +64,7 @@ def finetune(
     tensorboard: Tensorboard = False,
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keep features for later runs, and use kept ones.")] = True,
     cache_limit: Annotated[
-        float | None, typer.Option(min=0, help="GB of disk for activations.  [default: half of what is free]")
+        float | None, typer.Option(min=0, help="GB of disk for activations.  \\[default: half of what is free]")
     ] = None,
     json: Json = False,
     quiet: Quiet = False,

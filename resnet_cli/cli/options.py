@@ -18,9 +18,9 @@ def dataset_path(typed: str) -> Path:
 
 DATASET = typer.Argument(help="Folder with one folder of pictures per class; or cifar10, cifar100.", parser=dataset_path)
 DatasetFolder = Annotated[Path, DATASET]
-RunFolder = Annotated[Path | None, typer.Option("--run", help="Run folder.  [default: the newest]")]
+RunFolder = Annotated[Path | None, typer.Option("--run", help="Run folder.  \\[default: the newest]")]
 RunFolders = Annotated[
-    list[Path] | None, typer.Option("--run", help="Run folder; several answer together, averaged.  [default: the newest]")
+    list[Path] | None, typer.Option("--run", help="Run folder; several answer together, averaged.  \\[default: the newest]")
 ]
 # Words, not numbers: older versions of click cannot choose among numbers.
 Views = Annotated[
@@ -29,7 +29,7 @@ Views = Annotated[
         help="Views of a picture that are averaged: 2 adds its mirror image; 10 are corners and centre, both mirrored."
     ),
 ]
-RunOutput = Annotated[Path | None, typer.Option("--output", help="Run folder.  [default: runs/<dataset>-<arch>]")]
+RunOutput = Annotated[Path | None, typer.Option("--output", help="Run folder.  \\[default: runs/<dataset>-<arch>]")]
 ForceRun = Annotated[bool, typer.Option("--force", help="Replace the run in --output.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
 Strict = Annotated[bool, typer.Option("--strict", help="A damaged picture is an error.")]
