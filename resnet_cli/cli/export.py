@@ -101,6 +101,7 @@ def _document(format: str, exported: "Exported", quantized: "Quantized | None") 
         "count": quantized.count,
         "before": side(quantized.before),
         "after": side(quantized.after),
+        "notes": _notes(quantized),
     }
     return {**document, "int8": int8}
 
@@ -136,5 +137,15 @@ def _print_sides(quantized: "Quantized") -> None:
         table.add_row(name, top1, f"{side.correct} of {count}", size, f"{side.speed:.0f}")
     console.out.print(table)
     console.out.print(f"calibrated on {quantized.calibration} training pictures; speed in batches of 16, in turns")
+    for note in _notes(quantized):
+        console.out.print(f"[yellow]note:[/] {note}")
+
+
+def _notes(quantized: "Quantized") -> list[str]:
+    notes = []
+    if 1 / quantized.count > MAX_DROP:
+        one = f"one is {100 / quantized.count:.1f} points"
+        notes.append(f"only {quantized.count} pictures are held out ({one}), too few to see a loss of {100 * MAX_DROP:g} point")
     if quantized.drop > MAX_DROP:
-        console.out.print(f"[yellow]note:[/] int8 {_LOSES}: kept because of --force")
+        notes.append(f"int8 {_LOSES}: kept because of --force")
+    return notes
