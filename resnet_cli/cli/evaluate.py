@@ -16,6 +16,7 @@ from resnet_cli.engines.choice import settled
 from resnet_cli.errors import ResnetError
 from resnet_cli.inference.ensemble import load_runs
 from resnet_cli.runs import EVALUATIONS, FIGURES
+from resnet_cli.statistics import most_frequent_confusions
 
 if TYPE_CHECKING:
     from resnet_cli.cli.measuring import Measured
@@ -145,12 +146,6 @@ def _print_confusion(evaluation: "Evaluation") -> None:
             table.add_row(console.escape(name), *(str(count) if count else "." for count in row))
     else:
         table = console.Table("true", "taken for", "pictures", title="most frequent confusions (all: confusion.csv)")
-        cells = [
-            (count, names[i], names[j])
-            for i, row in enumerate(evaluation.confusion.tolist())
-            for j, count in enumerate(row)
-            if i != j and count
-        ]
-        for count, true, guess in sorted(cells, reverse=True)[:10]:
+        for count, true, guess in most_frequent_confusions(names, evaluation.confusion.tolist(), 10):
             table.add_row(console.escape(true), console.escape(guess), str(count))
     console.out.print(table)

@@ -16,6 +16,7 @@ from PIL import Image
 from resnet_cli.data.decode import decode
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import write_text
+from resnet_cli.statistics import most_frequent_confusions
 
 _THUMBNAIL = 160  # pixels
 _WIDEST = 30  # classes that the confusion table shows; of more, the most frequent confusions are listed
@@ -68,7 +69,7 @@ def write_report(path: Path, report: Report) -> None:
         curves=_data_url(curves.read_bytes(), "png") if curves is not None and curves.exists() else "",
         mistakes=[(mistake, _thumbnail(mistake.path)) for mistake in report.mistakes],
         confusion=[] if wide else _shaded(report.figures),
-        confusions=_most_frequent(report.figures) if wide else [],
+        confusions=_listed(report.figures) if wide else [],
     )
     write_text(path, page)
 
@@ -82,16 +83,8 @@ def _shaded(figures: dict[str, Any]) -> list[tuple[str, list[tuple[int, float, b
     return rows
 
 
-def _most_frequent(figures: dict[str, Any]) -> list[tuple[int, str, str]]:
-    """Pairs of classes that were confused most often: pictures, true class, the class that they were taken for."""
-    names = [each["class"] for each in figures["classes"]]
-    cells = [
-        (count, names[i], names[j])
-        for i, row in enumerate(figures["confusion"])
-        for j, count in enumerate(row)
-        if i != j and count
-    ]
-    return sorted(cells, reverse=True)[:_LISTED]
+def _listed(figures: dict[str, Any]) -> list[tuple[int, str, str]]:
+    return most_frequent_confusions([each["class"] for each in figures["classes"]], figures["confusion"], _LISTED)
 
 
 def _thumbnail(path: Path) -> str:
