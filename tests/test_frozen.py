@@ -311,7 +311,7 @@ def test_the_room_for_features_is_that_of_their_own_disk(tmp_path: Path, monkeyp
 def test_features_that_another_process_deleted_are_computed(when: str, tiny_dataset: Path, tmp_path: Path) -> None:
     pictures = Pictures(scan_dataset(tiny_dataset).splits["all"], reader_for_training(Geometry(32)), None, ())
     few = replace(pictures, samples=pictures.samples[::2])
-    rows, some = (rows_of("training", each, Geometry(32), 1, 0) for each in (pictures, few))
+    rows, some = (rows_of("training", each, Geometry(32), 1, 0, Silent()) for each in (pictures, few))
     engine = Deleting(tmp_path / "nothing")
     folder, kept = tmp_path / "run", tmp_path / "kept" / "network"
     folder.mkdir()
