@@ -45,7 +45,7 @@ def finetune(
     image_size: Annotated[str, typer.Option(help="Input side in pixels; auto follows network and pictures.")] = "auto",
     resize: Annotated[Literal["crop", "pad", "squash"], typer.Option(help="How a picture becomes a square.")] = "crop",
     epochs: Annotated[int, typer.Option(min=0, help="Passes of the second stage, or of a head alone; 0 chooses.")] = D.epochs,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures a step.")] = D.batch_size,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures a step of the second stage.")] = D.batch_size,
     learning_rate: Annotated[float, typer.Option(min=0, help="Peak rate of the second stage.")] = D.learning_rate,
     views: Annotated[
         int, typer.Option(min=0, help="Augmented views of a picture; 1 = the picture as it is, 0 chooses.")
@@ -53,7 +53,10 @@ def finetune(
     lr_find: LrFind = None,
     class_weights: ClassWeights = D.class_weights,
     val_split: Annotated[
-        float | None, typer.Option(min=0, max=0.9, help="Share held out.  \\[default: 0.2, or 0.1 beside a test folder]")
+        float | None,
+        typer.Option(
+            min=0, max=0.9, help="Share held out where there is no val folder.  \\[default: 0.2, or 0.1 beside a test folder]"
+        ),
     ] = D.val_split,
     seed: Seed = D.seed,
     engine: Engine = D.engine,
