@@ -118,6 +118,19 @@ def test_a_table_and_one_figure(write_run: WriteRun, tiny_dataset: Path, run_cli
     assert len(compared(run_cli, plain, plain)["rows"]) == 1
 
 
+def test_what_rows_differ_in_is_told(write_run: WriteRun, tiny_dataset: Path, run_cli: RunCli) -> None:
+    runs = [
+        write_run("runs/one", tiny_dataset, SLOW, Written("resnet32")),
+        write_run("runs/two", tiny_dataset, FAST, Written("resnet32")),
+    ]
+    path = Path(runs[1]) / "run.json"
+    record = json.loads(path.read_text())
+    record["config"] |= {"optimizer": "muon", "learning_rate": 0.03, "cutout": 0.5}
+    path.write_text(json.dumps(record))
+    note = "the rows differ in --optimizer sgd / muon, --learning-rate 0.1 / 0.03, --cutout 0.0 / 0.5"
+    assert compared(run_cli, *runs)["notes"] == [note]
+
+
 def test_the_json_document_keeps_its_contract(write_run: WriteRun, tiny_dataset: Path, run_cli: RunCli) -> None:
     run = write_run("runs/one", tiny_dataset, SLOW, Written("resnet32", "B", seed=7))
     document = compared(run_cli, run, "--output", "figures/one.svg")

@@ -3,13 +3,18 @@
 In: groups of `Trained`. Out: `Row`s, which are printed, drawn and given as JSON.
 """
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, stdev
+from typing import Any
 
-from resnet_cli.cli.compared_runs import Trained
+from resnet_cli.cli.compared_runs import Trained, options_of
 from resnet_cli.networks.parameters import parameter_count
+
+_WEIGHTIEST = ("recipe", "optimizer", "learning_rate", "batch_size", "schedule")
+_NAMED = 5  # options in which rows differ
 
 
 @dataclass(frozen=True)
@@ -66,12 +71,24 @@ def notes_on(trained: Sequence[Trained], rows: Sequence[Row]) -> list[str]:
     notes = []
     if len({each.fingerprint for each in trained}) > 1:
         notes.append("the runs hold out different pictures of the same data set (another seed or --val-split)")
+    by_folder = {str(each.folder): each for each in trained}
+    notes += _different([options_of(by_folder[row.runs[0]]) for row in rows])
     for row in rows:
         if row.stage != "train":
             notes.append(
                 f"{row.label}: epochs, errors and images/s are those of its stage {row.stage}, whose weights were kept"
             )
     return notes
+
+
+def _different(options: Sequence[dict[str, Any]]) -> list[str]:
+    """The options in which rows differ, in the order of the rows; the epochs stand in the table."""
+    known = {name for each in options for name in each} - {"epochs"}
+    names = [*(name for name in _WEIGHTIEST if name in known), *sorted(known - set(_WEIGHTIEST))]
+    values = {name: [json.dumps(each.get(name)).strip('"') for each in options] for name in names}
+    differing = [f"--{name.replace('_', '-')} {' / '.join(of)}" for name, of in values.items() if len(set(of)) > 1]
+    more = f" and {len(differing) - _NAMED} more" if len(differing) > _NAMED else ""
+    return [f"the rows differ in {', '.join(differing[:_NAMED])}{more}"] if differing else []
 
 
 def _labels(groups: Sequence[tuple[Trained, ...]]) -> list[str]:

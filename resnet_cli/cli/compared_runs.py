@@ -119,6 +119,12 @@ def _read(folder: Path) -> Trained:
         raise ResnetError(f"{folder / 'run.json'} does not describe a training: {error}", "train the run anew") from error
 
 
+def options_of(trained: Trained) -> dict[str, Any]:
+    """The options that a run was trained with."""
+    options: dict[str, Any] = json.loads(trained.recipe)[2]
+    return options
+
+
 def _recipe(record: dict[str, Any], stage: str) -> str:
     network = [record[name] for name in ("classes", "network", "image_size", "head")]
     weights = [record["weights"][name] for name in ("source", "sha256")]
