@@ -164,6 +164,7 @@ def test_what_loses_more_than_a_point_is_refused_unless_forced(
         "labels.txt",
         "model.bin",
         "model.xml",
+        "splits.csv",
     ]
 
 
