@@ -45,11 +45,9 @@ def finetune(
     image_size: Annotated[str, typer.Option(help="Input side in pixels; auto follows network and pictures.")] = "auto",
     resize: Annotated[Literal["crop", "pad", "squash"], typer.Option(help="How a picture becomes a square.")] = "crop",
     epochs: Annotated[int, typer.Option(min=0, help="Passes of the second stage, or of a head alone; 0 chooses.")] = D.epochs,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures a step of the second stage.")] = D.batch_size,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures a step, second stage.")] = D.batch_size,
     learning_rate: Annotated[float, typer.Option(min=0, help="Peak rate of the second stage.")] = D.learning_rate,
-    views: Annotated[
-        int, typer.Option(min=0, help="Augmented views of a picture; 1 = the picture as it is, 0 chooses.")
-    ] = D.views,
+    views: Annotated[int, typer.Option(min=0, help="Augmented views of a picture; 1 = as it is, 0 chooses.")] = D.views,
     lr_find: LrFind = None,
     class_weights: ClassWeights = D.class_weights,
     val_split: Annotated[
@@ -86,9 +84,8 @@ def finetune(
         from resnet_cli.cli.finetune_job import run_finetune
 
     config = FinetuneConfig(**{field.name: typed[field.name] for field in fields(FinetuneConfig)})
-    command = shlex.join(["resnet", *sys.argv[1:]])
     where = (folder, arch, weights, image_size, resize, output, force, resume, strict, lr_find)
-    request = FinetuneRequest(*where, tensorboard, cache, cache_limit, command)
+    request = FinetuneRequest(*where, tensorboard, cache, cache_limit, shlex.join(["resnet", *sys.argv[1:]]))
     reporter.listen()
     result = run_finetune(request, config, reporter)
     if json:
