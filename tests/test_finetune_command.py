@@ -256,3 +256,18 @@ def test_a_run_is_a_starting_point_for_the_next(finetuned_run: Finetuned, run_cl
     weights = finetuned_run.folder / "model.weights.h5"
     assert record["weights"]["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
     assert same_weights(run, finetuned_run.folder, leave="logits")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--unfreeze none --batch-size 64", "--batch-size is about the second stage"),
+        ("--unfreeze none --learning-rate 0.1", "--learning-rate is about the second stage"),
+        ("--unfreeze none --lr-find plot", "--lr-find is about the second stage"),
+        ("--lr-find use --learning-rate 0.1", "chooses the rate"),
+        ("--lr-find plot --resume", "trains nothing"),
+    ],
+)
+def test_options_without_effect_are_refused(options: str, said: str, run_cli: RunCli, tiny_dataset: Path) -> None:
+    result = run_cli("finetune", tiny_dataset, *options.split())
+    assert result.exit_code == 2 and said in " ".join(result.stderr.replace("│", " ").split())

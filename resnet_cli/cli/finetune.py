@@ -3,7 +3,7 @@
 import shlex
 import sys
 from dataclasses import fields
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -23,6 +23,7 @@ from resnet_cli.cli.options import (
     Seed,
     Strict,
     Tensorboard,
+    require_effect_of_search,
 )
 from resnet_cli.cli.quiet import tensorflow_import
 from resnet_cli.cli.reporter import Reporter
@@ -72,8 +73,7 @@ def finetune(
 ) -> None:
     """Turn a folder of photos into a classifier, from a pretrained network."""
     typed = locals()
-    if lr_find and unfreeze == "none":
-        raise typer.BadParameter("--lr-find tests the second stage's rate, and --unfreeze none has no second stage")
+    _require_effect(typed)
     if tensorboard:
         require_tensorboard()
     if arch != "auto":
@@ -94,3 +94,13 @@ def finetune(
         print_search(result)
     else:
         print_result(result)
+
+
+def _require_effect(typed: dict[str, Any]) -> None:
+    """Refuse what would be passed over."""
+    changed = [name for name in ("batch_size", "learning_rate") if typed[name] != getattr(D, name)]
+    if typed["unfreeze"] == "none" and (vain := [*changed, *(["lr_find"] if typed["lr_find"] else [])]):
+        option = f"--{vain[0].replace('_', '-')}"
+        raise typer.BadParameter(f"{option} is about the second stage, and --unfreeze none has none: leave it out")
+    untrained = {"--resume": typed["resume"], "--tensorboard": typed["tensorboard"]}
+    require_effect_of_search(typed["lr_find"], "learning_rate" in changed, untrained)

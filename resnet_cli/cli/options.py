@@ -1,5 +1,6 @@
 """Options that mean the same in every command (light)."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -47,3 +48,20 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 LrFind = Annotated[
     Literal["plot", "use"] | None, typer.Option(help="Range test of the learning rate: plot it and stop, or use its result.")
 ]
+
+
+def require_effect_of_search(lr_find: str | None, rate_is_typed: bool, untrained: Mapping[str, object]) -> None:
+    """Refuse what a range test passes over.
+
+    Args:
+        lr_find: as typed.
+        rate_is_typed: whether a rate was asked for beside it.
+        untrained: options that mean nothing where nothing is trained, and what was typed for them.
+
+    Raises:
+        typer.BadParameter: one of them has no effect.
+    """
+    if lr_find == "use" and rate_is_typed:
+        raise typer.BadParameter("--lr-find use chooses the rate: leave --learning-rate out")
+    if lr_find == "plot" and (vain := [option for option, value in untrained.items() if value]):
+        raise typer.BadParameter(f"--lr-find plot trains nothing: leave {vain[0]} out")

@@ -9,7 +9,17 @@ import typer
 from resnet_cli.cli import console
 from resnet_cli.cli import recipe_options as o
 from resnet_cli.cli.cache import dataset_folder
-from resnet_cli.cli.options import ForceRun, Json, LrFind, Quiet, Resume, RunOutput, Strict, Tensorboard
+from resnet_cli.cli.options import (
+    ForceRun,
+    Json,
+    LrFind,
+    Quiet,
+    Resume,
+    RunOutput,
+    Strict,
+    Tensorboard,
+    require_effect_of_search,
+)
 from resnet_cli.cli.quiet import tensorflow_import
 from resnet_cli.cli.reporter import Reporter
 from resnet_cli.cli.requests import TrainRequest
@@ -70,8 +80,9 @@ def train(
     """Train a network of the residual papers on a folder of pictures, from scratch or from weights."""
     given, network = o.recipe_changes(locals()), find_network(arch, shortcut)
     config = make_config(recipe, network, given)
-    limit = _limit(time_limit, epochs)
-    _require_effect(show, limit, lr_find, learning_rate, resume, tensorboard)
+    limit = _limit(time_limit, epochs, show)
+    vain = {"--time-limit": limit, "--resume": resume, "--tensorboard": tensorboard}
+    require_effect_of_search(lr_find, learning_rate is not None, vain)
     if show:
         return _show(recipe, config, make_config(recipe, network, {}), json)
     if dataset is None:
@@ -80,25 +91,14 @@ def train(
     return _run(TrainRequest(dataset, *choices, shlex.join(["resnet", *sys.argv[1:]])), config, quiet, json)
 
 
-def _limit(time_limit: str | None, epochs: int | None) -> float | None:
+def _limit(time_limit: str | None, epochs: int | None, show: bool) -> float | None:
     if time_limit is None:
         return None
+    if show:
+        raise typer.BadParameter("--show trains nothing, so no clock can choose the epochs: leave --time-limit out")
     if epochs is not None:
         raise typer.BadParameter("--time-limit chooses the epochs: leave --epochs out")
     return parse_duration(time_limit)
-
-
-def _require_effect(
-    show: bool, limit: float | None, lr_find: str | None, rate: float | None, resume: bool, tensorboard: bool
-) -> None:
-    """Refuse what would be passed over."""
-    if show and limit:
-        raise typer.BadParameter("--show trains nothing, so no clock can choose the epochs: leave --time-limit out")
-    if lr_find == "use" and rate is not None:
-        raise typer.BadParameter("--lr-find use chooses the rate: leave --learning-rate out")
-    without = {"--time-limit": limit, "--resume": resume, "--tensorboard": tensorboard}
-    if lr_find == "plot" and (vain := [option for option, value in without.items() if value]):
-        raise typer.BadParameter(f"--lr-find plot trains nothing: leave {vain[0]} out")
 
 
 def _run(request: TrainRequest, config: TrainConfig, quiet: bool, json: bool) -> None:
