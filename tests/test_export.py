@@ -1,5 +1,6 @@
 """An export answers like the run that it came from: in its own runtime, on real pictures, without this package."""
 
+import gc
 import json
 import shutil
 import subprocess
@@ -112,8 +113,10 @@ ANSWER: dict[str, Callable[[Path, NDArray[np.uint8]], Any]] = {
 def test_an_export_answers_like_the_run_in_its_own_runtime(
     name: str, run_folder: Path, pictures: NDArray[np.uint8], expected: Probabilities, run_cli: RunCli, tmp_path: Path
 ) -> None:
+    collector = gc.get_threshold()
     result = run_cli("export", "--format", name, "--run", run_folder, "--output", tmp_path / "out", "--json")
     assert (result.exit_code, result.stderr) == (0, "")
+    assert gc.get_threshold() == collector
     document = json.loads(result.stdout)
     assert (document["format"], document["path"]) == (name, str(tmp_path / "out"))
     assert document["bytes"] == sum(path.stat().st_size for path in (tmp_path / "out").rglob("*") if path.is_file())
