@@ -26,6 +26,7 @@ from training_material import StopAfter
 from resnet_cli.data import named
 from resnet_cli.data.named import NAMED, lay_out, load_splits
 from resnet_cli.errors import Interrupted, ResnetError
+from resnet_cli.files import UNFINISHED
 from resnet_cli.progress import Silent
 
 HOST = "www.cs.toronto.edu"
@@ -250,9 +251,9 @@ def test_a_layout_that_was_interrupted_is_not_there(
         lay_out(NAMED["cifar100"], splits, layout(home), StopAfter(3))
     assert list(layout(home).parent.iterdir()) == []
     # A process that was killed could not clear away; the next one does, unless that one may still be at work.
-    old, young = (layout(home).with_name(f".cifar100-{name}") for name in ("old", "young"))
+    old, young = (layout(home).with_name(f"{UNFINISHED}{number}-cifar100") for number in (11111111, 22222222))
     for partial in (old, young):
-        (partial / "cifar100" / "train" / "apple").mkdir(parents=True)
+        (partial / "train" / "apple").mkdir(parents=True)
     os.utime(old, (0, 0))
     assert json.loads(run_cli("check", "cifar100", "--json").stdout)["images"] == sum(COUNTS.values())
     assert not old.exists() and young.exists()

@@ -7,7 +7,6 @@ connection that is ever opened is to the host of the archive.
 import os
 import shutil
 import tempfile
-import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 
 from resnet_cli.downloads import answers, watch
 from resnet_cli.errors import Interrupted, ResnetError
+from resnet_cli.files import unfinished
 from resnet_cli.progress import Progress, Task
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ _CIFAR100 = """
     wardrobe whale willow_tree wolf woman worm
 """
 
-_ABANDONED = 24 * 3600  # seconds after which a half-written layout belongs to no living process
 _TOLD = 500  # pictures between two looks at the bar and at the signals
 
 
@@ -149,13 +148,11 @@ def lay_out(data: NamedDataset, splits: "Splits", folder: Path, progress: Progre
     task = progress.start(f"laying out {data.name}", sum(len(labels) for _, labels in splits.values()))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _clear_abandoned(folder)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent, ignore_cleanup_errors=True) as partial:
-            whole = Path(partial, folder.name)
+        with unfinished(folder) as partial:
             for split, (pictures, labels) in splits.items():
-                _write(whole / split, data.classes, pictures, labels.ravel(), progress, task)
+                _write(partial / split, data.classes, pictures, labels.ravel(), progress, task)
             if not folder.is_dir():  # another process may have been quicker
-                whole.rename(folder)
+                partial.rename(folder)
     except OSError as error:
         raise ResnetError(
             f"cannot write {folder}: {error.strerror or error}", "300 MB are needed; set XDG_CACHE_HOME to a folder with room"
@@ -183,13 +180,6 @@ def _write(
             task.advance((number - 1) % _TOLD + 1)
             if progress.stop_signal():
                 raise Interrupted(progress.stop_signal(), "the pictures are laid out anew next time")
-
-
-def _clear_abandoned(folder: Path) -> None:
-    """Remove what a process that was killed has left; a living one's is younger."""
-    for partial in folder.parent.glob(f".{folder.name}-*"):
-        if time.time() - partial.stat().st_mtime > _ABANDONED:
-            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _bytes(path: Path) -> int:
