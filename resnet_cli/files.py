@@ -3,13 +3,16 @@
 In: a path, and what goes there.
 """
 
+import csv
 import glob
+import io
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from resnet_cli.errors import ResnetError
 
@@ -18,8 +21,20 @@ _ABANDONED = 24 * 60 * 60  # seconds
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    write_bytes(path, text.encode())
+    """Write a text file whole or not at all, in UTF-8; what names of files hold beside text stands there as escapes."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
+
+
+def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
+    """Write a CSV file whole or not at all."""
+    write_text(path, "".join(map(csv_line, rows)))
+
+
+def csv_line(row: Iterable[Any]) -> str:
+    """A line of CSV with its end, which is a line feed; names of files may hold that, and carriage returns."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\r\n").writerow(row)  # Python quotes what ends lines, and nothing else of the kind
+    return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:

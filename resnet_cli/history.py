@@ -3,14 +3,12 @@
 In: a run's folder. Out: `EpochRecord`s.
 """
 
-import csv
-import io
 import json
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 
 from resnet_cli.errors import ResnetError
-from resnet_cli.files import write_text
+from resnet_cli.files import write_csv
 
 
 @dataclass(frozen=True)
@@ -48,8 +46,5 @@ def read_history(path: Path) -> list[EpochRecord]:
 
 def write_metrics_csv(folder: Path) -> None:
     """Write a run's metrics.csv: the columns and lines of its metrics.jsonl, an absent value left empty."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(field.name for field in fields(EpochRecord))
-    writer.writerows(astuple(record) for record in read_history(folder / "metrics.jsonl"))
-    write_text(folder / "metrics.csv", text.getvalue())
+    names = [field.name for field in fields(EpochRecord)]
+    write_csv(folder / "metrics.csv", [names, *map(astuple, read_history(folder / "metrics.jsonl"))])

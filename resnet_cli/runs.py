@@ -6,17 +6,16 @@ A run is complete only when run.json is there; it is written last, and whole.
 """
 
 import csv
-import io
 import json
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from resnet_cli.errors import ResnetError
-from resnet_cli.files import write_text
+from resnet_cli.files import UNFINISHED, write_csv, write_text
 
 FORMAT = 1
 RUNS = Path("runs")
@@ -24,6 +23,7 @@ EXPORT_RECORD = "export.json"  # of an OpenVINO export: the record of its run, a
 SPLITS = "splits.csv"
 EVALUATIONS = "evaluations"  # folder of the figures of other pictures than a run held out
 FIGURES = ("predictions.csv", "confusion.csv", "report.html")  # what `evaluate` writes
+_LITTER = (".DS_Store", "._", ".nfs", ".writable")  # what file systems, and a process that was killed, leave behind
 _TELLTALE = ("run.json", "checkpoint/config.json", "metrics.jsonl", "rate.csv")
 _FILES = {
     *("run.json", SPLITS, "model.weights.h5", "model.xml", "model.bin", "metrics.jsonl", "metrics.csv", "rate.png"),
@@ -86,38 +86,44 @@ def is_run_like(folder: Path) -> bool:
     """Whether a folder holds a run or the beginning of one, and nothing else: --force replaces no other folder."""
     if not folder.is_dir() or not any((folder / name).exists() for name in _TELLTALE):
         return False
-    return all(path.name in _FILES or path.name.startswith(".") for path in folder.iterdir())
+    return all(path.name in _FILES or path.name.startswith((UNFINISHED, *_LITTER)) for path in folder.iterdir())
+
+
+def is_evaluation(folder: Path) -> bool:
+    """Whether a folder holds what `evaluate` writes, and nothing else."""
+    return (folder / FIGURES[0]).is_file() and all(path.name in FIGURES for path in folder.iterdir())
 
 
 def holds_runs(folder: Path) -> bool:
-    """Whether a folder is a run, or holds runs and nothing else: no class of pictures, wherever it lies."""
+    """Whether a folder is a run, or holds runs, evaluations and nothing else: no class of pictures, wherever it lies."""
     try:
         if is_run_like(folder):
             return True
-        inside = [path for path in _first_entries(folder) if not path.name.startswith(".")]
-        return bool(inside) and all(map(is_run_like, inside))
+        inside = False
+        for path in folder.iterdir():
+            if path.name.startswith("."):
+                continue
+            if not is_run_like(path) and not is_evaluation(path):
+                return False
+            inside = True
     except OSError:  # whoever lists its pictures will say why
         return False
+    return inside
 
 
-def _first_entries(folder: Path) -> Iterator[Path]:
-    """What lies in a folder, as far as its first file."""
-    for path in folder.iterdir():
-        yield path
-        if not path.is_dir():
-            return
+def unfinished_runs(name: str, output: Path | None = None) -> list[Path]:
+    """The folders of that name with a checkpoint and without run.json, the newest first: what --resume can go on with.
 
-
-def unfinished_run(name: str, output: Path | None = None) -> Path:
-    """The newest folder of that name with a checkpoint and without run.json: what --resume goes on with."""
+    Raises:
+        ResnetError: there is none.
+    """
     numbered = re.compile(re.escape(name) + r"(-\d+)?")
     named = [path for path in RUNS.glob("*") if numbered.fullmatch(path.name)]
     candidates = [output] if output else sorted(named, key=lambda path: path.stat().st_mtime, reverse=True)
-    for folder in candidates:
-        if (folder / "checkpoint").is_dir() and not (folder / "run.json").exists():
-            return folder
-    where = output or RUNS / name
-    raise ResnetError(f"there is no interrupted run at {where}", "leave --resume out to begin a new one")
+    found = [folder for folder in candidates if (folder / "checkpoint").is_dir() and not (folder / "run.json").exists()]
+    if not found:
+        raise ResnetError(f"there is no interrupted run at {output or RUNS / name}", "leave --resume out to begin a new one")
+    return found
 
 
 def finish_run(folder: Path, record: dict[str, Any]) -> Run:
@@ -187,17 +193,14 @@ def newest_run() -> Path:
 
 def write_splits(folder: Path, rows: Iterable[SplitRow]) -> None:
     """Write splits.csv, whole."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "class", "split", "bytes"])
-    writer.writerows([row.path, row.label, row.split, row.size] for row in rows)
-    write_text(folder / SPLITS, text.getvalue())
+    lines = ((row.path, row.label, row.split, row.size) for row in rows)
+    write_csv(folder / SPLITS, [("path", "class", "split", "bytes"), *lines])
 
 
 def read_splits(run: Run) -> list[SplitRow]:
     """The pictures of a run with the split that each was in."""
     try:
-        with run.splits.open(newline="") as file:
+        with run.splits.open(encoding="utf-8", newline="") as file:
             return [
                 SplitRow(row["path"], row["class"], row["split"], int(row["bytes"]) if row.get("bytes") else None)
                 for row in csv.DictReader(file)

@@ -1,6 +1,8 @@
 """How a run begins: in a folder of its own, whatever else begins meanwhile."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from resnet_cli.errors import ResnetError
 def test_two_runs_that_begin_together_do_not_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Both choose a folder, then read pictures for minutes, then make it.
     monkeypatch.chdir(tmp_path)
-    first, second = (place_of_run("fruit-resnet20", None, False, False) for _ in range(2))
+    first, second = (place_of_run("fruit-resnet20", None, False) for _ in range(2))
     assert first.folder == second.folder
     made = [begin_run(place, {"seed": seed}, "resnet train") for seed, place in enumerate((first, second))]
     assert made == [Path("runs/fruit-resnet20"), Path("runs/fruit-resnet20-2")]
@@ -20,24 +22,24 @@ def test_two_runs_that_begin_together_do_not_share_a_folder(tmp_path: Path, monk
 
 
 def test_a_folder_that_was_named_and_is_taken_meanwhile_is_left_alone(tmp_path: Path) -> None:
-    first, second = (place_of_run("fruit-resnet20", tmp_path / "run", False, False) for _ in range(2))
+    first, second = (place_of_run("fruit-resnet20", tmp_path / "run", False) for _ in range(2))
     begin_run(first, {"seed": 0}, "resnet train")
     with pytest.raises(ResnetError, match=r"another run has begun in .*run meanwhile"):
         begin_run(second, {"seed": 1}, "resnet train")
     assert begun_with(tmp_path / "run")["seed"] == 0
-    forced = place_of_run("fruit-resnet20", tmp_path / "run", True, False)
+    forced = place_of_run("fruit-resnet20", tmp_path / "run", True)
     assert begun_with(begin_run(forced, {"seed": 2}, "resnet train")) == {"seed": 2, "command": "resnet train"}
 
 
 def test_resume_takes_the_network_that_is_named_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("fruit[1]-resnet20", "fruit[1]-resnet20v2", "fruit[1]-resnet20-extra"):
-        begin_run(place_of_run(name, None, False, False), {"name": name}, "resnet train")
-    place = place_of_run("fruit[1]-resnet20", None, False, True)
+        begin_run(place_of_run(name, None, False), {"name": name}, "resnet train")
+    place = place_of_run("fruit[1]-resnet20", None, False, {})
     assert begun_with(place.folder)["name"] == "fruit[1]-resnet20"
-    second = begin_run(place_of_run("fruit[1]-resnet20", None, False, False), {"name": "second"}, "resnet train")
+    second = begin_run(place_of_run("fruit[1]-resnet20", None, False), {"name": "second"}, "resnet train")
     os.utime(second, (2e9, 2e9))
-    assert place_of_run("fruit[1]-resnet20", None, False, True).folder == second
+    assert place_of_run("fruit[1]-resnet20", None, False, {}).folder == second
 
 
 def test_force_replaces_no_folder_that_only_looks_a_little_like_a_run(tmp_path: Path) -> None:
@@ -45,7 +47,60 @@ def test_force_replaces_no_folder_that_only_looks_a_little_like_a_run(tmp_path: 
     (project / "checkpoint").mkdir(parents=True)
     (project / "thesis.tex").touch()
     with pytest.raises(ResnetError, match="is not a run folder, so --force does not replace it"):
-        place_of_run("fruit", project, True, False)
+        place_of_run("fruit", project, True)
     (project / "metrics.jsonl").touch()
     with pytest.raises(ResnetError, match="is not a run folder, so --force does not replace it"):
-        place_of_run("fruit", project, True, False)
+        place_of_run("fruit", project, True)
+
+
+def test_resume_takes_the_run_that_began_with_the_same_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for seed in (0, 1):
+        begin_run(place_of_run("fruit", None, False), {"seed": seed, "epochs": 3}, "resnet train")
+    assert [place_of_run("fruit", None, False, {"seed": seed, "epochs": 3}).folder.name for seed in (0, 1)] == [
+        "fruit",
+        "fruit-2",
+    ]
+
+
+def test_a_run_that_another_process_is_at_is_left_to_it(tmp_path: Path) -> None:
+    folder = begin_run(place_of_run("fruit", tmp_path / "run", False), {"seed": 0}, "resnet train")
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom resnet_cli.cli.beginning import place_of_run\n"
+        "from resnet_cli.errors import ResnetError\n"
+        "try:\n    place_of_run('fruit', Path(sys.argv[1]), False, {})\nexcept ResnetError as error:\n    print(error.message)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True)
+    assert "is still going on in another process" in done.stdout
+    assert place_of_run("fruit", folder, False, {}).folder == folder  # this process may
+
+
+@pytest.mark.parametrize("link", ["runs", "runs/fruit", "named"])
+def test_a_link_that_leads_nowhere_is_no_place_for_a_run(link: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(link).parent.mkdir(exist_ok=True)
+    Path(link).symlink_to(tmp_path / "unmounted")
+    if link == "runs/fruit":
+        assert place_of_run("fruit", None, False).folder == Path("runs/fruit-2")
+        return
+    with pytest.raises(ResnetError, match="is a link to what is not there"):
+        place_of_run("fruit", Path("named") if link == "named" else None, False)
+
+
+def test_force_empties_the_folder_that_was_named_whatever_it_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = begin_run(place_of_run("fruit", tmp_path / "run", False), {"seed": 0}, "resnet train")
+    monkeypatch.chdir(folder)
+    begin_run(place_of_run("fruit", Path(), True), {"seed": 1}, "resnet train")
+    assert begun_with(folder)["seed"] == 1
+    (tmp_path / "link").symlink_to(folder)
+    begin_run(place_of_run("fruit", tmp_path / "link", True), {"seed": 2}, "resnet train")
+    assert begun_with(folder)["seed"] == 2
+
+
+def test_force_leaves_what_the_run_begins_with_alone(tmp_path: Path) -> None:
+    folder = begin_run(place_of_run("fruit", tmp_path / "run", False), {"seed": 0}, "resnet train")
+    with pytest.raises(ResnetError, match="holds the weights to begin with"):
+        place_of_run("fruit", folder, True, weights=str(folder / "model.weights.h5"))
+    (folder / ".git").mkdir()
+    with pytest.raises(ResnetError, match="is not a run folder, so --force does not replace it"):
+        place_of_run("fruit", folder, True)

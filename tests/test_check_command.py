@@ -226,3 +226,18 @@ def test_damaged_metadata_makes_no_noise(tmp_path: Path, tiny_dataset: Path) -> 
 def test_the_mean_colour_of_a_large_picture_is_exact() -> None:
     # A sum in float32 takes 240 for 253 here.
     assert fingerprint(np.full((2000, 3000, 3), 240, np.uint8)).colour.tolist() == [240, 240, 240]
+
+
+def test_pictures_that_differ_in_what_is_fine_alone_are_not_the_same(tmp_path: Path, run_cli: RunCli) -> None:
+    # Large JPEGs are looked at by an eighth of their size, where stripes of four pixels are grey whichever way they go.
+    stripes = np.tile(np.repeat(np.array([0, 255], np.uint8), 4), 80)
+    for name, grey in (("across", np.tile(stripes[:, None], (1, 640))), ("down", np.tile(stripes, (640, 1)))):
+        (tmp_path / name).mkdir()
+        Image.fromarray(grey).save(tmp_path / name / "0.jpg")
+        shutil.copy(tmp_path / name / "0.jpg", tmp_path / name / "1.jpg")
+    assert {
+        kind: path for kind, path in problems(run_cli, tmp_path) if kind in ("conflict", "near-duplicate", "duplicate")
+    } == {
+        "duplicate": "down/1.jpg",
+        "near-duplicate": "down/0.jpg",
+    }

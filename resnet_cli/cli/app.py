@@ -43,6 +43,12 @@ def main() -> None:
     except ResnetError as error:
         console.print_error(error.message, error.hint)
         sys.exit(error.exit_code)
+    except OSError as error:
+        # What a path may be refused for is endless: too long a name, a closed folder above, a disk that is gone.
+        if error.filename is None:
+            raise
+        console.print_error(f"{error.filename}: {error.strerror}", "")
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
     except ReaderGone:

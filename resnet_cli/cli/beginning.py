@@ -6,6 +6,7 @@ In: names and options. Out: a folder, with the configuration beside its checkpoi
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,14 @@ from typing import Any
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import write_text
 from resnet_cli.history import read_history
-from resnet_cli.runs import RUNS, is_run_like, unfinished_run
+from resnet_cli.runs import RUNS, is_run_like, unfinished_runs
 
-_CONFIG, _COMMAND = Path("checkpoint", "config.json"), "command"
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_CONFIG, _LOCK, _COMMAND = Path("checkpoint", "config.json"), Path("checkpoint", "lock"), "command"
 _UNNAMED = {"weights": "weights", "data": "pictures"}  # kept as fingerprints, which say nothing to a reader
 
 
@@ -34,15 +40,54 @@ class Place:
     force: bool = False
 
 
-def place_of_run(name: str, output: Path | None, force: bool, resume: bool) -> Place:
+def place_of_run(
+    name: str, output: Path | None, force: bool, resume: Mapping[str, Any] | None = None, weights: str = ""
+) -> Place:
     """The folder of a run that is about to begin, or to go on; nothing is written yet.
 
+    Args:
+        name: what it is called where nobody named a folder.
+        output: the folder that was named.
+        force: an older run there is replaced.
+        resume: options; of interrupted runs the one goes on that began with most of them, of several the newest.
+        weights: what the run begins with, as it was typed.
+
     Raises:
-        ResnetError: it is taken, cannot be written, or there is nothing to resume.
+        ResnetError: it is taken, cannot be written, holds the weights, or there is nothing to resume.
     """
-    if resume:
-        return Place(unfinished_run(name, output))
+    if resume is not None:
+        folder = max(unfinished_runs(name, output), key=lambda each: _agreement(each, resume))
+        _hold(folder)
+        return Place(folder)
+    if output and force and weights and Path(weights).absolute().is_relative_to(output.absolute()):
+        raise ResnetError(f"--force would replace {output}, which holds the weights to begin with", "choose another --output")
     return Place(choose_run_folder(name, output, force), "" if output else name, force)
+
+
+def _agreement(folder: Path, options: Mapping[str, Any]) -> int:
+    """How many of some options an unfinished run began with."""
+    try:
+        before = begun_with(folder)
+    except ResnetError:
+        return 0
+    return sum(before.get(name) == value for name, value in json.loads(json.dumps(options)).items())
+
+
+def _hold(folder: Path) -> None:
+    """Keep other processes from going on with an unfinished run as long as this one lives.
+
+    Raises:
+        ResnetError: another process is at it.
+    """
+    if fcntl is None:  # Windows
+        return
+    try:
+        lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT)  # open, and locked, until the process ends
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ResnetError(f"the run {folder} is still going on in another process", "wait for it, or stop it") from None
+    except OSError:  # a file system without locks, or one that cannot be written, which will be told
+        return
 
 
 def begin_run(place: Place, config: dict[str, Any], command: str) -> Path:
@@ -54,6 +99,7 @@ def begin_run(place: Place, config: dict[str, Any], command: str) -> Path:
     folder = make_run_folder(place)
     path = folder / _CONFIG
     path.parent.mkdir()
+    _hold(folder)
     write_text(path, json.dumps({**config, _COMMAND: command}))
     return folder
 
@@ -80,7 +126,9 @@ def require_writable(folder: Path) -> None:
     Raises:
         ResnetError: a file is in the way, or what is there may not be written.
     """
-    above = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.access(path, os.F_OK))
+    above = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+    if not above.exists():
+        raise ResnetError(f"cannot write to {folder}: {above} is a link to what is not there", "mend it, or remove it")
     if not above.is_dir():
         raise ResnetError(f"cannot write to {folder}: {above} is a file", "choose another --output")
     if not os.access(above, os.W_OK | os.X_OK):
@@ -91,8 +139,8 @@ def make_run_folder(place: Place) -> Path:
     """Make the folder of a place, which may have been chosen a while ago; see `begin_run`."""
     folder = place.folder
     try:
-        if place.force and folder.exists() and any(folder.iterdir()):
-            shutil.rmtree(folder)
+        if place.force and folder.exists():
+            _empty(folder)  # and not removed: it may be a link, or where somebody stands
         while not _made(folder, take_empty=not place.name):
             if not place.name:
                 raise ResnetError(f"another run has begun in {folder} meanwhile", "choose another --output")
@@ -153,6 +201,14 @@ def require_same(folder: Path, config: dict[str, Any]) -> None:
     )
 
 
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
 def _made(folder: Path, take_empty: bool) -> bool:
     """Make a folder, or take one that is there and empty; False where it is another's."""
     try:
@@ -164,7 +220,7 @@ def _made(folder: Path, take_empty: bool) -> bool:
 
 def _first_free(name: str) -> Path:
     folder, number = RUNS / name, 1
-    while folder.exists():
+    while os.path.lexists(folder):
         number += 1
         folder = RUNS / f"{name}-{number}"
     return folder

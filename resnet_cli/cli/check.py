@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from resnet_cli.cli import console
@@ -104,7 +103,7 @@ def _print_kind(kind: str, problems: list[Problem], advice: str) -> None:
     for problem in problems[:_SHOWN_PATHS]:
         # The sentences about folders name the path themselves.
         line = problem.detail if str(problem.path) in problem.detail else f"{problem.path}: {problem.detail}"
-        console.out.print(f"  {escape(line)}")
+        console.out.print(f"  {console.escape(line)}")
     if len(problems) > _SHOWN_PATHS:
         console.out.print(f"  ... and {len(problems) - _SHOWN_PATHS} more; --json lists them all")
 
@@ -114,7 +113,7 @@ def _table(found: Inspection) -> Table:
     for split in found.counts:
         table.add_column("pictures" if split == "all" else split, justify="right")
     for name in found.classes[:_SHOWN_CLASSES]:
-        table.add_row(escape(name), *(str(counts.get(name, "missing")) for counts in found.counts.values()))
+        table.add_row(console.escape(name), *(str(counts.get(name, "missing")) for counts in found.counts.values()))
     if len(found.classes) > _SHOWN_CLASSES:
         table.add_row(f"... and {len(found.classes) - _SHOWN_CLASSES} more", *("" for _ in found.counts))
     table.add_section()

@@ -5,14 +5,23 @@ import json
 import sys
 from typing import Any
 
+from rich import markup
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 __all__ = ["Table", "err", "escape", "json_text", "out", "print_error", "print_json"]
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+# Names of files come out as they are: no emoji for what stands between colons.
+out = Console(highlight=False, soft_wrap=True, emoji=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+
+# Control characters but tab and line feed: a terminal would obey them.
+_CONTROL = {code: repr(chr(code))[1:-1] for code in (*range(9), *range(11, 32), *range(127, 160))}
+
+
+def escape(text: str) -> str:
+    """Text for rich that comes out as it is: no markup in it, and control characters as escapes."""
+    return markup.escape(text.translate(_CONTROL))
 
 
 def print_json(document: Any) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resnet_cli.cli import console
-from resnet_cli.cli.beginning import choose_run_folder, require_writable
+from resnet_cli.cli.beginning import Place, choose_run_folder, make_run_folder, require_writable
 from resnet_cli.cli.cache import dataset_folder
 from resnet_cli.cli.options import Engine, Json, Quiet, RunFolders, Strict, Views, dataset_path
 from resnet_cli.cli.reporter import Reporter
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from resnet_cli.inference.measure import Evaluation
     from resnet_cli.runs import Run
 
+_ENSEMBLE = "ensemble"  # folder of several runs' figures, under runs/
 _WIDEST = 12  # classes that a confusion table has room for on a terminal
 
 
@@ -50,7 +51,7 @@ def evaluate(
     Several `--run` answer together: probabilities are averaged, classes are matched by name, and no picture is scored that one
     of the runs was trained on. `--views 10` crops from a short side of image size / 0.875; a network for small pictures that
     was trained on padded crops, as the papers do on CIFAR, gets crops of the picture padded as in training. Earlier figures of
-    the same kind are replaced.
+    the same run and data set are replaced, those of several runs are not.
     """
     from resnet_cli.cli.measuring import measure_together
     from resnet_cli.cli.ready import run_classifier
@@ -58,8 +59,9 @@ def evaluate(
     reporter = Reporter(quiet or json)
     engine = settled(engine, reporter)
     runs = load_runs(run or ())
-    scored = scoring.held_out(runs) if dataset is None else scoring.folder(runs, dataset_folder(dataset, reporter))
-    target = output or _place(runs, scored, int(views), dataset is None)
+    root = None if dataset is None else dataset_folder(dataset, reporter)
+    scored = scoring.held_out(runs) if root is None else scoring.folder(runs, root)
+    target = output or _place(runs, scored, int(views), root)
     _require_own(target)
     require_writable(target)
     measured = measure_together(list(map(run_classifier, runs)), scored, int(views), reporter, engine)
@@ -67,6 +69,8 @@ def evaluate(
     if left_out and strict:
         raise ResnetError(left_out[0].reason, "without --strict it is left out")
     notes = [*scored.notes, *(f"left out: {each.reason}" for each in left_out)]
+    if output is None and len(runs) > 1:
+        target = make_run_folder(Place(target, _ENSEMBLE))  # another process may have taken it meanwhile
     _write_files(target, measured, runs, notes)
     if json:
         folders = [str(each.folder) for each in runs]
@@ -83,14 +87,27 @@ def evaluate(
         raise typer.Exit(3)
 
 
-def _place(runs: "Sequence[Run]", scored: scoring.Scored, views: int, held_out: bool) -> Path:
-    """A run's own files are those of what it held out; other pictures and views are measured beside them."""
+def _place(runs: "Sequence[Run]", scored: scoring.Scored, views: int, root: Path | None) -> Path:
+    """A run's own files are those of what it held out; other pictures and views are measured beside them, each data set's in a
+    folder of its own.
+    """
+    from resnet_cli.inference.evaluate import first_picture
+
     if len(runs) > 1:
-        return choose_run_folder("ensemble")
+        return choose_run_folder(_ENSEMBLE)
     folder = runs[0].folder
-    if held_out and views == 1:
+    if root is None and views == 1:
         return folder
-    return folder / EVALUATIONS / (f"{scored.name}-{scored.split}" + (f"-{views}-views" if views > 1 else ""))
+    first = folder / EVALUATIONS / (f"{scored.name}-{scored.split}" + (f"-{views}-views" if views > 1 else ""))
+    place, number = first, 1
+    while (picture := first_picture(place / "predictions.csv")) and root and not _lies_in(picture, root):
+        number += 1
+        place = first.with_name(f"{first.name}-{number}")
+    return place
+
+
+def _lies_in(picture: Path, root: Path) -> bool:
+    return picture.absolute().is_relative_to(root.absolute())
 
 
 def _require_own(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """`resnet finetune`: a folder of photos in, a trained, measured, portable classifier out."""
 
+import math
 import shlex
 import sys
 from dataclasses import fields
@@ -102,5 +103,9 @@ def _require_effect(typed: dict[str, Any]) -> None:
     if typed["unfreeze"] == "none" and (vain := [*changed, *(["lr_find"] if typed["lr_find"] else [])]):
         option = f"--{vain[0].replace('_', '-')}"
         raise typer.BadParameter(f"{option} is about the second stage, and --unfreeze none has none: leave it out")
-    untrained = {"--resume": typed["resume"], "--tensorboard": typed["tensorboard"]}
-    require_effect_of_search(typed["lr_find"], "learning_rate" in changed, untrained)
+    if typed["cache_limit"] is not None and typed["unfreeze"] != "last":
+        raise typer.BadParameter("--cache-limit is about the activations that --unfreeze last stores: leave it out")
+    require_effect_of_search(typed["lr_find"], "learning_rate" in changed, {"--tensorboard": typed["tensorboard"]})
+    for name, value in typed.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise typer.BadParameter(f"--{name.replace('_', '-')} {value} is no number to go by")

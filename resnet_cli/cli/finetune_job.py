@@ -1,15 +1,16 @@
 """The heavy half of `resnet finetune`: composes scan, split, backbone, transfer, measuring and the run directory."""
 
 import time
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from resnet_cli.cli.beginning import begin_run, begun_by, place_of_run, require_same
+from resnet_cli.cli.beginning import begin_run, begun_by, begun_with, place_of_run, require_same
 from resnet_cli.cli.cache import kept_in_cache
 from resnet_cli.cli.measuring import Measured, write_measured
 from resnet_cli.cli.rate_search import found_rate, search_once, search_record
-from resnet_cli.cli.records import fingerprint, left_out_lines, remarks, result_record, run_record
+from resnet_cli.cli.records import fingerprint, left_out_lines, passed_over_lines, remarks, result_record, run_record
 from resnet_cli.cli.requests import FinetuneRequest
 from resnet_cli.cli.run_ends import as_read, read_splits_for_training, splits_to_read_later, write_trained
 from resnet_cli.data.decode import Geometry
@@ -26,10 +27,10 @@ from resnet_cli.learning.transfer import Frozen, TransferResult, run_frozen, tra
 from resnet_cli.networks.catalogue import Network
 from resnet_cli.networks.classifier import build_logits
 from resnet_cli.networks.loading import load_backbone
-from resnet_cli.networks.pretrained import WeightsSource, choose_backbone, require_size
+from resnet_cli.networks.pretrained import BUNDLED, PREFERRED, WeightsSource, choose_backbone, require_size
 from resnet_cli.networks.spec import ClassifierSpec
 from resnet_cli.progress import Progress
-from resnet_cli.runs import drop_checkpoint, finish_run
+from resnet_cli.runs import drop_checkpoint, finish_run, unfinished_runs
 
 
 def run_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Progress) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def run_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pro
     scanned = scan_dataset(request.dataset)
     share = config.val_split if config.val_split is not None else (0.1 if "test" in scanned.splits else 0.2)
     dataset = hold_out(scanned, share, config.seed)
-    network, source = choose_backbone(request.arch, request.weights, progress)
+    network, source = choose_backbone(request.arch, _weights(request, dataset), progress)
     size = _image_size(request.image_size, network, dataset)
     require_size(network, source, size)
     geometry = Geometry(size, request.resize, network.crop_fraction)
@@ -48,7 +49,7 @@ def run_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pro
     name = f"{dataset.name}-{network.name}{'-lr-find' if only_search else ''}"
     options = {"arch": network.name, "image_size": size, "weights": source.sha256, "resize": request.resize}
     chosen = {**asdict(config), **options, "lr_find": request.lr_find, "data": fingerprint(dataset)}
-    place = place_of_run(name, request.output, request.force, request.resume)
+    place = place_of_run(name, request.output, request.force, chosen if request.resume else None, request.weights)
     folder = place.folder
     if request.resume:
         require_same(folder, chosen)
@@ -86,6 +87,17 @@ def run_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pro
     return summary
 
 
+def _weights(request: FinetuneRequest, dataset: Dataset) -> str:
+    """What was asked for; but a run that began with the bundled network, for want of a better one, goes on with it."""
+    if request.resume and (request.arch, request.weights) == ("auto", "auto"):
+        for arch, weights in ((PREFERRED, "auto"), (BUNDLED, "bundled")):
+            with suppress(ResnetError):
+                newest = unfinished_runs(f"{dataset.name}-{arch}", request.output)[0]
+                if begun_with(newest)["arch"] == arch:
+                    return weights
+    return request.weights
+
+
 def _read(
     request: FinetuneRequest, config: FinetuneConfig, dataset: Dataset, geometry: Geometry, progress: Progress
 ) -> tuple[Pictures, Pictures]:
@@ -118,9 +130,7 @@ def _describe(dataset: Dataset, network: Network, source: WeightsSource, size: i
         f"training pictures: {largest}{more}",
         f"backbone: {network.name}, {weights}, {size} pixels",
     ]
-    if dataset.left_out:
-        lines.append(f"passed over {len(dataset.left_out)} file(s) that are no pictures, such as {dataset.left_out[0].path}")
-    return lines
+    return [*lines, *passed_over_lines(dataset)]
 
 
 def _summary(

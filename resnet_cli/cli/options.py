@@ -61,7 +61,7 @@ def require_effect_of_search(lr_find: str | None, rate_is_typed: bool, untrained
     Raises:
         typer.BadParameter: one of them has no effect.
     """
-    if lr_find == "use" and rate_is_typed:
-        raise typer.BadParameter("--lr-find use chooses the rate: leave --learning-rate out")
+    if lr_find and rate_is_typed:
+        raise typer.BadParameter(f"--lr-find {lr_find} looks for the rate: leave --learning-rate out")
     if lr_find == "plot" and (vain := [option for option, value in untrained.items() if value]):
         raise typer.BadParameter(f"--lr-find plot trains nothing: leave {vain[0]} out")

@@ -1,6 +1,5 @@
 """`resnet predict`: the most probable classes of pictures, in under half a second, without TensorFlow."""
 
-import csv as csv_format
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +11,7 @@ from resnet_cli.cli.options import Engine, Json, RunFolders, Views
 from resnet_cli.cli.reporter import Reporter
 from resnet_cli.cli.streams import lines_of_stdin
 from resnet_cli.data.inputs import is_one_file, picture_paths
+from resnet_cli.files import csv_line
 
 if TYPE_CHECKING:
     from resnet_cli.inference.predict import Prediction
@@ -69,14 +69,17 @@ def _show_json(results: "Iterable[Prediction]") -> int:
 def _show_csv(results: "Iterable[Prediction]") -> int:
     """A line per picture and class; a picture that failed has one line with its error."""
     failed = 0
-    writer = csv_format.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["path", "rank", "class", "probability", "error"])
+
+    def write(*row: object) -> None:
+        sys.stdout.write(csv_line(row))
+
+    write("path", "rank", "class", "probability", "error")
     for result in results:
         if result.error is not None:
             failed += 1
-            writer.writerow([result.path, "", "", "", result.error])
+            write(result.path, "", "", "", result.error)
         for rank, (name, probability) in enumerate(result.classes, 1):
-            writer.writerow([result.path, rank, name, f"{probability:.6f}", ""])
+            write(result.path, rank, name, f"{probability:.6f}", "")
     return failed
 
 

@@ -129,7 +129,7 @@ def _imagenet(files: ImagenetClassifier, engine: EngineName) -> Ready:
         write_text(names, "\n".join(classes))
     size = files.network.image_size
     geometry = Geometry(size, fraction=files.network.crop_fraction)
-    return Ready(model, tuple(names.read_text().split("\n")), geometry, lambda: _read_imagenet(files)[0])
+    return Ready(model, tuple(names.read_text("utf-8").split("\n")), geometry, lambda: _read_imagenet(files)[0])
 
 
 def _read_imagenet(files: ImagenetClassifier) -> tuple[Any, tuple[str, ...]]:

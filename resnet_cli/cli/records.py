@@ -133,6 +133,14 @@ def pictures_fingerprint(dataset: Dataset) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+def passed_over_lines(dataset: Dataset) -> list[str]:
+    """A few words on files that were never taken for samples."""
+    if not dataset.left_out:
+        return []
+    first = dataset.left_out[0]
+    return [f"passed over {len(dataset.left_out)} file(s), such as {first.path}: {first.reason}"]
+
+
 def left_out_lines(left_out: Sequence[LeftOut]) -> list[str]:
     """A few words on files that were left out, the first ones by name."""
     if not left_out:

@@ -5,11 +5,10 @@ import sys
 from collections.abc import Mapping
 from types import FrameType
 
-from rich.markup import escape
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from resnet_cli.cli.console import err
+from resnet_cli.cli.console import err, escape
 from resnet_cli.progress import Task
 
 

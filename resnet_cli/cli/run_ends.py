@@ -47,7 +47,7 @@ def read_splits_for_training(
         dataset.splits["val"], reader_for_prediction(geometry), progress, "reading held-out pictures", limit
     )
     damaged = (*training.left_out, *held_out.left_out)
-    if strict and "test" in dataset.splits:
+    if strict and "test" in dataset.splits and not dataset.is_validated_by_test:
         test = dataset.splits["test"]
         damaged += read_pictures(test, reader_for_prediction(geometry), progress, "reading test pictures", 0).left_out
     if damaged and strict:

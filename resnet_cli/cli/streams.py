@@ -40,6 +40,11 @@ def results_to_stdout() -> Iterator[None]:
         ResnetError: stdout is closed, or cannot be written.
         ReaderGone: nobody reads it any more.
     """
+    if sys.stderr is None:
+        # Closed. Libraries write to it by either name, and a file that is opened later must not become it.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 -- a descriptor, for as long as the process lives
     for stream in (sys.stdout, sys.stderr):
         # File names need not be text in the terminal's encoding: show them with escapes instead of failing.
         if isinstance(stream, io.TextIOWrapper):

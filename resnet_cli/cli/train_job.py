@@ -10,7 +10,7 @@ import keras
 from resnet_cli.cli.beginning import begin_run, begun_by, begun_with, make_run_folder, place_of_run, require_same
 from resnet_cli.cli.measuring import write_measured
 from resnet_cli.cli.rate_search import search_record, usable_rate, write_search
-from resnet_cli.cli.records import fingerprint, remarks, result_record, run_record
+from resnet_cli.cli.records import fingerprint, passed_over_lines, remarks, result_record, run_record
 from resnet_cli.cli.requests import TrainRequest
 from resnet_cli.cli.run_ends import as_read, read_splits_for_training, write_trained
 from resnet_cli.data.augment import Augmentation
@@ -69,7 +69,8 @@ def run_training(request: TrainRequest, config: TrainConfig, progress: Progress)
     """Train and write a run; returns the JSON contract of `train`."""
     began = time.perf_counter()
     dataset = _dataset(request, config)
-    place = place_of_run(_name(request, dataset), request.output, request.force, request.resume)
+    like = asdict(config) if request.resume else None
+    place = place_of_run(_name(request, dataset), request.output, request.force, like, request.weights)
     folder = place.folder
     if request.resume:
         config = _as_it_began(folder, request, config)
@@ -94,7 +95,7 @@ def run_training(request: TrainRequest, config: TrainConfig, progress: Progress)
     readable = as_read(dataset, *setup.pictures)
     measured = write_trained(folder, setup.model, setup.spec, readable, setup.geometry, progress, engine)
     seconds = earlier + time.perf_counter() - began
-    warnings = remarks(dataset, result.best, measured)
+    warnings = remarks(readable, result.best, measured)
     if setup.source.kind == "none":
         warnings = [*few_steps(len(result.history) * setup.stream.steps_per_epoch), *warnings]
     summary = result_record(folder, setup.spec.network.name, setup.source.kind, seconds, result, measured, warnings)
@@ -109,7 +110,7 @@ def run_training(request: TrainRequest, config: TrainConfig, progress: Progress)
 def search_rate(request: TrainRequest, config: TrainConfig, progress: Progress) -> dict[str, Any]:
     """The range test alone: draw it into a folder of its own; returns its place and the suggested rate."""
     dataset = _dataset(request, config)
-    place = place_of_run(f"{_name(request, dataset)}-lr-find", request.output, request.force, False)
+    place = place_of_run(f"{_name(request, dataset)}-lr-find", request.output, request.force)
     setup = _set_up(request, config, dataset, progress)
     search = find_rate(setup.model, setup.stream, config, progress)
     folder = make_run_folder(place)
@@ -142,6 +143,8 @@ def _set_up(request: TrainRequest, config: TrainConfig, dataset: Dataset, progre
     )
     load_backbone(model, network, source)
     progress.line(f"{dataset.name}: {len(dataset.classes)} classes, {len(dataset.splits['train'])} pictures to train on")
+    for line in passed_over_lines(dataset):
+        progress.line(line)
     training, held_out = read_splits_for_training(dataset, geometry, progress, request.strict, MEMORY_LIMIT)
     if config.pixel_mean:
         set_pixel_mean(model, mean_picture(training, geometry))

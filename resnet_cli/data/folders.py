@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resnet_cli.errors import ResnetError
+from resnet_cli.runs import holds_runs
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jpe", ".jfif"})
 _OTHER_PICTURES = frozenset({".heic", ".heif", ".avif", ".svg", ".jp2", ".jxl", ".psd", ".dng", ".cr2", ".nef", ".arw"})
+_CONTROL = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
+_NO_TEXT = "its name is not valid UTF-8; rename it"
 _PASSED_OVER = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 
 
@@ -57,7 +60,12 @@ def list_folder(folder: Path, deep: bool = True) -> Listing:
             if is_hidden(entry.name):
                 hidden += 1
             elif is_folder(entry):
-                waiting += [path] if deep else []
+                if deep and not is_printable(Path(entry.name)):
+                    left_out.append(LeftOut(printable(path), _NO_TEXT))
+                elif deep and holds_runs(path):
+                    left_out.append(LeftOut(path, "runs of this program"))
+                elif deep:
+                    waiting.append(path)
             elif reason := _why_no_picture(entry):
                 left_out.append(LeftOut(printable(path), reason))
             else:
@@ -113,8 +121,13 @@ def is_printable(path: Path) -> bool:
 
 
 def printable(path: Path) -> Path:
-    """A path as text, with escapes for what is none."""
-    return Path(str(path).encode(errors="backslashreplace").decode())
+    """A path as text of one line, with escapes for what is none."""
+    return Path(str(path).translate(_CONTROL).encode(errors="backslashreplace").decode())
+
+
+def has_control_characters(name: str) -> bool:
+    """Whether a name holds line breaks and the like, which no list of names could hold."""
+    return name != name.translate(_CONTROL)
 
 
 def _is_new(folder: Path, seen: set[tuple[int, int]]) -> bool:
@@ -142,5 +155,5 @@ def _why_no_picture(entry: os.DirEntry[str]) -> str:
     if not is_file:
         return "a broken link" if entry.is_symlink() else "not a file"
     if not is_printable(Path(entry.name)):
-        return "its name is not valid UTF-8; rename it"
+        return _NO_TEXT
     return ""

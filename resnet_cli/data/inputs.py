@@ -38,11 +38,15 @@ def _named(word: str, lines: Iterable[str], notice: Callable[[str], None]) -> It
     path = _at_home(word)
     if glob.has_magic(word) and not _is(Path.exists, path):
         fitting = sorted(glob.iglob(str(path), recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
-        if not fitting:
-            raise ResnetError(f"no file fits the pattern {word}")
-        # `**` fits folders as well as what is in them.
-        return dict.fromkeys(itertools.chain.from_iterable(_found(Path(each), notice) for each in fitting))
-    return _found(path, notice)
+        # `**` fits folders as well as what is in them, and one without pictures is no mistake.
+        found = dict.fromkeys(itertools.chain.from_iterable(_found(Path(each), notice) for each in fitting))
+        if not found:
+            raise ResnetError(f"no picture fits the pattern {word}" if fitting else f"no file fits the pattern {word}")
+        return found
+    pictures = _found(path, notice)
+    if not pictures:
+        raise ResnetError(f"the folder {path} holds no pictures", "give a folder with JPEG, PNG or WebP files")
+    return pictures
 
 
 def _found(path: Path, notice: Callable[[str], None]) -> Sequence[Path]:
@@ -50,8 +54,6 @@ def _found(path: Path, notice: Callable[[str], None]) -> Sequence[Path]:
     if not _is(Path.is_dir, path):
         return [path]
     listing = list_folder(path)
-    if not listing.pictures:
-        raise ResnetError(f"the folder {path} holds no pictures", "give a folder with JPEG, PNG or WebP files")
     if passed := listing.left_out:
         notice(f"passed over {len(passed)} file(s) of {path}, such as {passed[0].path.name}: {passed[0].reason}")
     return listing.pictures

@@ -3,6 +3,7 @@
 In: a folder in any state. Out: an `Inspection`: classes, counts, and `Problem`s, none of which ends the search for others.
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,10 +121,14 @@ def _about_header(path: Path, header: Header | None) -> Iterator[Problem]:
 
 
 def _copies(places: list[_Place], prints: list[Fingerprint]) -> Iterator[Problem]:
-    for group in same(prints):
-        for number, index in enumerate(group[1:], 1):
-            place = places[index]
-            before = [places[earlier] for earlier in group[:number]]
+    alike = [_by_pixels([places[index] for index in group]) for group in same(prints)]
+    for first, *others in alike:
+        for group in others:
+            detail = f"looks like {first[0].path}{_apart(group[0], first[0])}"
+            yield Problem("near-duplicate", group[0].path, detail, "warning")
+    for group in itertools.chain.from_iterable(alike):
+        for number, place in enumerate(group[1:], 1):
+            before = group[:number]
             # The weightiest relation to any copy before: another class, then another split, then the same folder.
             other = next((p for p in before if p.label != place.label), None)
             other = other or next((p for p in before if p.split != place.split), None) or before[0]
@@ -131,6 +136,14 @@ def _copies(places: list[_Place], prints: list[Fingerprint]) -> Iterator[Problem
     for earlier, later in nearly_same(prints):
         place, other = places[later], places[earlier]
         yield Problem("near-duplicate", place.path, f"looks like {other.path}{_apart(place, other)}", "warning")
+
+
+def _by_pixels(places: list[_Place]) -> list[list[_Place]]:
+    """Pictures that are alike where each is decoded no larger than it takes, in groups of those that are alike in full."""
+    groups: dict[bytes, list[_Place]] = {}
+    for place in places:
+        groups.setdefault(fingerprint(decode(place.path)).identity, []).append(place)
+    return list(groups.values())
 
 
 def _copy(place: _Place, other: _Place) -> Problem:

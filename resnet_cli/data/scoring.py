@@ -50,6 +50,8 @@ def held_out(runs: Sequence[Run]) -> Scored:
     rows = read_splits(run)
     split = "test" if any(row.split == "test" for row in rows) else "val"
     place = {name: index for index, name in enumerate(run.classes)}
+    if unknown := sorted({row.label for row in rows} - set(place)):
+        raise ResnetError(f"{run.splits} has a class that {run.path.name} does not know: {unknown[0]}", "name it alike in both")
     held = tuple(Sample(run.data / row.path, place[row.label]) for row in rows if row.split == split)
     samples = _unseen(held, run.data, runs[1:])
     if not samples:

@@ -6,8 +6,7 @@ In: samples. Out: a side in pixels that hardly blows small pictures up.
 from collections.abc import Sequence
 from statistics import median
 
-from PIL import Image, UnidentifiedImageError
-
+from resnet_cli.data.decode import read_header
 from resnet_cli.data.scan import Sample
 
 _SIDES = (40, 48, 64, 96, 128)
@@ -29,8 +28,5 @@ def suitable_size(samples: Sequence[Sample]) -> int:
 
 def _short_side(sample: Sample) -> int:
     """Short side in pixels; 0 where the header cannot be read (reading the pixels will say why)."""
-    try:
-        with Image.open(sample.path) as picture:
-            return min(picture.size)
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError):
-        return 0
+    header = read_header(sample.path)
+    return min(header.width, header.height) if header else 0

@@ -10,7 +10,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from resnet_cli.data.folders import LeftOut, Listing, entries, is_folder, is_hidden, is_printable, list_folder, printable
+from resnet_cli.data.folders import (
+    LeftOut,
+    Listing,
+    entries,
+    has_control_characters,
+    is_folder,
+    is_hidden,
+    is_printable,
+    list_folder,
+    printable,
+)
 from resnet_cli.errors import ResnetError
 from resnet_cli.runs import holds_runs
 
@@ -135,7 +145,8 @@ def _require_folder(root: Path) -> None:
     except (FileNotFoundError, NotADirectoryError):
         raise ResnetError(f"there is no folder {root}", hint) from None
     except OSError as error:
-        raise ResnetError(f"the folder {root} cannot be read: {error.strerror}", "mind its permissions") from error
+        hint = "mind its permissions" if isinstance(error, PermissionError) else ""
+        raise ResnetError(f"the folder {root} cannot be read: {error.strerror}", hint) from error
     if not is_dir:
         raise ResnetError(f"{root} is a file, not a folder", hint)
 
@@ -145,18 +156,18 @@ def _split_folders(root: Path, broken: list[Fault]) -> dict[str, Path]:
 
     A folder `train` with pictures and no folders in it may be a class (a railway's), not a split.
     """
-    folders = {name.lower(): root / name for name in _folder_names(root)}
+    folders = [root / name for name in _folder_names(root)]
     found: dict[str, Path] = {}
     for split, names in _SPLIT_NAMES.items():
-        present = [folders[name] for name in names if name in folders and _may_be_split(folders[name])]
+        present = [folder for name in names for folder in folders if folder.name.lower() == name and _may_be_split(folder)]
         if len(present) > 1:
             message = f"{root} has two {split} folders: {present[0].name} and {present[1].name}"
             broken.append(Fault("two-splits", present[1], message, "keep one of them"))
         if present:
             found[split] = present[0]
     splits = {name: split for split, names in _SPLIT_NAMES.items() for name in names}
-    if folders and "train" not in found and set(folders) <= set(splits):
-        broken.append(_without_train(root, {splits[name]: path for name, path in folders.items()}))
+    if folders and "train" not in found and {folder.name.lower() for folder in folders} <= set(splits):
+        broken.append(_without_train(root, {splits[folder.name.lower()]: folder for folder in folders}))
     return found if "train" in found else {"all": root}
 
 
@@ -181,7 +192,7 @@ def _folder_names(folder: Path) -> list[str]:
 
 def _all_folder_names(folder: Path) -> list[str]:
     names = (entry.name for entry in entries(folder) if is_folder(entry) and not is_hidden(entry.name))
-    return [name for name in names if is_printable(Path(name))]
+    return [name for name in names if not _wrong_name(name)]
 
 
 def _runs(folder: Path) -> Iterator[LeftOut]:
@@ -191,10 +202,19 @@ def _runs(folder: Path) -> Iterator[LeftOut]:
 
 
 def _misnamed(folder: Path) -> list[Fault]:
-    paths = [
-        printable(folder / entry.name) for entry in entries(folder) if not is_printable(Path(entry.name)) and is_folder(entry)
-    ]
-    return [Fault("bad-name", path, f"the name of the folder {path} is not valid UTF-8", "rename it") for path in paths]
+    wrong = [entry.name for entry in entries(folder) if _wrong_name(entry.name) and is_folder(entry)]
+    return [_bad_name(printable(folder / name), _wrong_name(name)) for name in wrong]
+
+
+def _bad_name(path: Path, why: str) -> Fault:
+    return Fault("bad-name", path, f"the name of the folder {path} {why}", "rename it")
+
+
+def _wrong_name(name: str) -> str:
+    """What is wrong with the name of a class; empty where it is right."""
+    if not is_printable(Path(name)):
+        return "is not valid UTF-8"
+    return "holds a line break or another control character" if has_control_characters(name) else ""
 
 
 def _others(root: Path, folders: dict[str, Path]) -> list[str]:

@@ -4,7 +4,6 @@ In: classified pictures and their samples. Out: `Rows`, predictions.csv (worst f
 """
 
 import csv
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from resnet_cli.data.scan import LeftOut, Sample
 from resnet_cli.errors import ResnetError
-from resnet_cli.files import write_text
+from resnet_cli.files import write_csv
 from resnet_cli.inference.classify import Classified
 from resnet_cli.inference.measure import Evaluation, losses
 from resnet_cli.progress import Task
@@ -70,26 +69,30 @@ def is_predictions(path: Path) -> bool:
         return False
 
 
+def first_picture(path: Path) -> Path | None:
+    """The picture of the first line of a predictions.csv; None where there is no such file or line."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            row = next(csv.DictReader(file), None)
+    except (OSError, ValueError):
+        return None
+    return Path(row["path"]) if row and row.get("path") else None
+
+
 def write_predictions(path: Path, rows: Rows, classes: Sequence[str]) -> None:
     """predictions.csv: path, true, predicted, probability, loss; the worst first."""
     loss = losses(rows.probabilities, rows.labels)
     predicted = rows.probabilities.argmax(1)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
+    lines: list[tuple[object, ...]] = [_COLUMNS]
     for i in np.argsort(-loss, kind="stable"):
         probability = rows.probabilities[i, predicted[i]]
         true, guess = classes[rows.labels[i]], classes[predicted[i]]
-        writer.writerow([rows.samples[i].path, true, guess, f"{probability:.6f}", f"{loss[i]:.6f}"])
-    write_text(path, text.getvalue())
+        lines.append((rows.samples[i].path, true, guess, f"{probability:.6f}", f"{loss[i]:.6f}"))
+    write_csv(path, lines)
 
 
 def write_confusion(path: Path, evaluation: Evaluation) -> None:
     """confusion.csv: a row per true class, a column per predicted one."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     names = [each.name for each in evaluation.classes]
-    writer.writerow(["true \\ predicted", *names])
-    for name, row in zip(names, evaluation.confusion.tolist(), strict=True):
-        writer.writerow([name, *row])
-    write_text(path, text.getvalue())
+    counts = zip(names, evaluation.confusion.tolist(), strict=True)
+    write_csv(path, [["true \\ predicted", *names], *([name, *row] for name, row in counts)])

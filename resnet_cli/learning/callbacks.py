@@ -127,7 +127,9 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         write_text(self._metrics_file, self._metrics_file.read_text() + record.to_line())
         if self._events is not None:
             self._events.append(record)
-        if self._config.ema or time.perf_counter() - self._saved_at >= CHECKPOINT_SECONDS or self._progress.stop_signal():
+        # A stage that is done is not trained again, whatever stops what comes after it.
+        done = record.epoch == self._config.epochs or self.stopped_early
+        if self._config.ema or done or self._progress.stop_signal() or self._is_due():
             self._save()
         if self._announce:
             self._progress.line(
@@ -147,6 +149,9 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
                 best = dict(archive)
         for name, variable in named_variables(model).items():
             variable.assign(best[name])
+
+    def _is_due(self) -> bool:
+        return time.perf_counter() - self._saved_at >= CHECKPOINT_SECONDS
 
     def _require_number(self, loss: float) -> None:
         if math.isfinite(loss):

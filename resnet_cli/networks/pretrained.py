@@ -4,6 +4,7 @@ In: two words of the command line. Out: a `Network` and a `WeightsSource`, which
 for by name never falls back; `auto` does, and says so.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -159,7 +160,9 @@ def _bundled(fallback: str = "") -> WeightsSource:
 
 
 def _from_path(arch: str, weights: str, shortcut: Shortcut | None) -> tuple[Network, WeightsSource]:
-    path = Path(weights).expanduser()
+    path = Path(weights)
+    with suppress(RuntimeError):  # nobody is called so
+        path = path.expanduser()
     if path.name == "model.weights.h5" and (path.parent / "run.json").exists():
         path = path.parent
     if path.is_dir():

@@ -14,8 +14,8 @@ from resnet_cli.files import write_bytes
 
 
 def literal(text: str) -> str:
-    """A name as it is: matplotlib would read what stands between dollar signs as a formula."""
-    return text.replace("$", r"\$")
+    """A name as it is: matplotlib would read what stands between dollar signs as a formula, and knows no bytes beside text."""
+    return text.replace("$", r"\$").encode(errors="backslashreplace").decode()
 
 
 def save_figure(figure: Figure, picture: Path, creator: str) -> None:

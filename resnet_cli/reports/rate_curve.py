@@ -3,15 +3,13 @@
 In: rates and losses. Out: a PNG, and a CSV beside it.
 """
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from matplotlib.figure import Figure
 
-from resnet_cli.files import write_text
+from resnet_cli.files import write_csv
 from resnet_cli.reports.figures import literal, save_figure
 
 
@@ -56,8 +54,5 @@ def write_rate_curve(curve: RateCurve, picture: Path, title: str) -> None:
     axes.grid(alpha=0.3)
     axes.legend()
     save_figure(figure, picture, "resnet")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["rate", "loss", "smoothed"])
-    writer.writerows(zip(curve.rates, curve.losses, curve.smoothed, strict=True))
-    write_text(picture.with_suffix(".csv"), text.getvalue())
+    lines = zip(curve.rates, curve.losses, curve.smoothed, strict=True)
+    write_csv(picture.with_suffix(".csv"), [("rate", "loss", "smoothed"), *lines])
