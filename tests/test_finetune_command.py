@@ -264,11 +264,11 @@ def test_a_run_is_a_starting_point_for_the_next(finetuned_run: Finetuned, run_cl
         ("--unfreeze none --batch-size 64", "--batch-size is about the second stage"),
         ("--unfreeze none --learning-rate 0.1", "--learning-rate is about the second stage"),
         ("--unfreeze none --lr-find plot", "--lr-find is about the second stage"),
-        ("--lr-find use --learning-rate 0.1", "chooses the rate"),
+        ("--lr-find use --learning-rate 0.1", "looks for the rate"),
         ("--lr-find plot --tensorboard", "trains nothing"),
         ("--unfreeze all --cache-limit 1", "--cache-limit is about the activations"),
         ("--cache-limit inf", "is no number to go by"),
-        ("--learning-rate nan", "is no number to go by"),
+        ("--learning-rate inf", "is no number to go by"),
     ],
 )
 def test_options_without_effect_are_refused(options: str, said: str, run_cli: RunCli, tiny_dataset: Path) -> None:
