@@ -59,7 +59,8 @@ def place_of_run(
         folder = max(unfinished_runs(name, output), key=lambda each: _agreement(each, resume))
         _hold(folder)
         return Place(folder)
-    if output and force and weights and Path(weights).absolute().is_relative_to(output.absolute()):
+    is_path = bool(weights) and os.path.lexists(weights)  # and not "none" or another word
+    if output and force and is_path and Path(weights).absolute().is_relative_to(output.absolute()):
         raise ResnetError(f"--force would replace {output}, which holds the weights to begin with", "choose another --output")
     return Place(choose_run_folder(name, output, force), "" if output else name, force)
 

@@ -66,7 +66,7 @@ def read_runs(folders: Iterable[Path]) -> list[Trained]:
         ResnetError: a run is incomplete or damaged, or was trained on other pictures than the first.
     """
     named = list({folder.resolve(): folder for folder in folders}.values())
-    runs = [folder for folder in named if not (folder.is_dir() and is_evaluation(folder))]
+    runs = [folder for folder in named if not is_evaluation(folder)]
     trained = [_read(folder) for folder in runs or named]
     first = trained[0]
     for each in trained[1:]:

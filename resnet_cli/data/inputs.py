@@ -29,13 +29,13 @@ def picture_paths(words: Sequence[str], lines: Iterable[str], notice: Callable[[
 
 def is_one_file(words: Sequence[str]) -> bool:
     """Whether all that was named is one file."""
-    return len(words) == 1 and words[0] != "-" and _is(Path.is_file, _at_home(words[0]))
+    return len(words) == 1 and words[0] != "-" and _is(Path.is_file, at_home(words[0]))
 
 
 def _named(word: str, lines: Iterable[str], notice: Callable[[str], None]) -> Iterable[Path]:
     if word == "-":
         return (Path(line.rstrip("\r\n")) for line in lines if line.strip())
-    path = _at_home(word)
+    path = at_home(word)
     if glob.has_magic(word) and not _is(Path.exists, path):
         fitting = sorted(glob.iglob(str(path), recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
         # `**` fits folders as well as what is in them, and one without pictures is no mistake.
@@ -59,7 +59,7 @@ def _found(path: Path, notice: Callable[[str], None]) -> Sequence[Path]:
     return listing.pictures
 
 
-def _at_home(word: str) -> Path:
+def at_home(word: str) -> Path:
     """`~/cat.jpg` in the user's home; `~cat.jpg`, where nobody is called so, is a file's name."""
     try:
         return Path(word).expanduser()

@@ -202,12 +202,9 @@ def _runs(folder: Path) -> Iterator[LeftOut]:
 
 
 def _misnamed(folder: Path) -> list[Fault]:
-    wrong = [entry.name for entry in entries(folder) if _wrong_name(entry.name) and is_folder(entry)]
-    return [_bad_name(printable(folder / name), _wrong_name(name)) for name in wrong]
-
-
-def _bad_name(path: Path, why: str) -> Fault:
-    return Fault("bad-name", path, f"the name of the folder {path} {why}", "rename it")
+    named = ((entry, _wrong_name(entry.name)) for entry in entries(folder))
+    wrong = [(printable(folder / entry.name), why) for entry, why in named if why and is_folder(entry)]
+    return [Fault("bad-name", path, f"the name of the folder {path} {why}", "rename it") for path, why in wrong]
 
 
 def _wrong_name(name: str) -> str:

@@ -4,11 +4,11 @@ In: two words of the command line. Out: a `Network` and a `WeightsSource`, which
 for by name never falls back; `auto` does, and says so.
 """
 
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from resnet_cli.data.inputs import at_home
 from resnet_cli.errors import Interrupted, ResnetError
 from resnet_cli.networks.catalogue import CATALOGUE, Network, Shortcut, find_network
 from resnet_cli.networks.imagenet_files import class_index_file, digest, is_cached, network_of_file, obtain, weights_file
@@ -160,9 +160,7 @@ def _bundled(fallback: str = "") -> WeightsSource:
 
 
 def _from_path(arch: str, weights: str, shortcut: Shortcut | None) -> tuple[Network, WeightsSource]:
-    path = Path(weights)
-    with suppress(RuntimeError):  # nobody is called so
-        path = path.expanduser()
+    path = at_home(weights)
     if path.name == "model.weights.h5" and (path.parent / "run.json").exists():
         path = path.parent
     if path.is_dir():
