@@ -38,7 +38,8 @@ with nullcontext() if sys.argv[1] == "keras" else tensorflow_import():
     from resnet_cli.data.scan import scan_dataset
     from resnet_cli.learning.config import TrainConfig
     from resnet_cli.learning.precision import prepare
-    from resnet_cli.learning.training import Stage, train
+    from resnet_cli.learning.stage import Stage
+    from resnet_cli.learning.training import train
     from resnet_cli.networks.catalogue import find_network
     from resnet_cli.networks.classifier import build_logits
     from resnet_cli.networks.spec import ClassifierSpec

@@ -222,7 +222,7 @@ def _make_run(folder: Path, dataset: Path, arch: str = "resnet20", size: int = 3
     write_classifier(folder, model, spec)
     write_splits(folder, split_rows(held_out))
     source = WeightsSource("none", None, "")
-    finish_run(folder, run_record(f"resnet train {dataset}", {"seed": 0}, held_out, spec, geometry, source))
+    finish_run(folder, run_record(f"resnet train {dataset}", {"seed": 0}, held_out, spec, geometry, source, "float32"))
     return folder
 
 

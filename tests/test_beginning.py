@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from resnet_cli.cli.beginning import begin_run, begun_with, place_of_run
+from resnet_cli.cli.beginning import begin_run, begun_with, place_of_run, tell_other_precision
 from resnet_cli.errors import ResnetError
+from resnet_cli.progress import Silent
 
 
 def test_two_runs_that_begin_together_do_not_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,3 +107,15 @@ def test_force_leaves_what_the_run_begins_with_alone(tmp_path: Path) -> None:
     (folder / ".git").mkdir()
     with pytest.raises(ResnetError, match="is not a run folder, so --force does not replace it"):
         place_of_run("fruit", folder, True)
+
+
+@pytest.mark.parametrize(("began", "told"), [({"precision": "bfloat16"}, 1), ({"precision": "float32"}, 0), ({}, 0)])
+def test_a_run_that_goes_on_in_another_precision_says_so(began: dict[str, str], told: int, tmp_path: Path) -> None:
+    class Listener(Silent):
+        def notice(self, text: str) -> None:
+            notices.append(text)
+
+    notices: list[str] = []
+    folder = begin_run(place_of_run("fruit", tmp_path / "run", False), began, "resnet train")
+    tell_other_precision(folder, "float32", Listener())
+    assert ["began in bfloat16 and goes on in float32" in text for text in notices] == [True] * told

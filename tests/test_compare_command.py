@@ -63,7 +63,7 @@ def write_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WriteRun:
         dataset = hold_out(scan_dataset(data), say.val_split, say.seed)
         spec = ClassifierSpec(network, len(dataset.classes), 32)
         config = asdict(replace(TrainConfig(), epochs=len(errors[0]), seed=say.seed, val_split=say.val_split))
-        record = run_record("resnet train", config, dataset, spec, Geometry(32), WeightsSource("none", None, ""))
+        record = run_record("resnet train", config, dataset, spec, Geometry(32), WeightsSource("none", None, ""), "float32")
         results = {"seconds": say.seconds} | ({} if say.test_error is None else {"test": {"top1": 1 - say.test_error}})
         records = [
             EpochRecord("train", epoch, 1.0, 1 - train, 1.0, 1 - held_out, 0.1, 50.0 * epoch, 10.0)
@@ -129,6 +129,18 @@ def test_what_rows_differ_in_is_told(write_run: WriteRun, tiny_dataset: Path, ru
     path.write_text(json.dumps(record))
     note = "the rows differ in --optimizer sgd / muon, --learning-rate 0.1 / 0.03, --cutout 0.0 / 0.5"
     assert compared(run_cli, *runs)["notes"] == [note]
+
+
+def test_options_that_one_command_alone_has_are_no_difference_but_weights_are(
+    write_run: WriteRun, tiny_dataset: Path, run_cli: RunCli
+) -> None:
+    runs = [write_run(f"runs/{name}", tiny_dataset, FAST, Written("resnet32")) for name in ("scratch", "bundled")]
+    path = Path(runs[1]) / "run.json"
+    record = json.loads(path.read_text())
+    record["config"] = {"seed": 0, "unfreeze": "last", "learning_rate": record["config"]["learning_rate"]}
+    record["weights"]["source"] = "bundled"
+    path.write_text(json.dumps(record))
+    assert compared(run_cli, *runs)["notes"] == ["the rows differ in --weights none / bundled"]
 
 
 def test_the_json_document_keeps_its_contract(write_run: WriteRun, tiny_dataset: Path, run_cli: RunCli) -> None:

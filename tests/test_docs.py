@@ -2,8 +2,11 @@
 
 import importlib.util
 import inspect
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -127,3 +130,14 @@ def test_the_readme_marks_the_two_commands_that_set_everything_up() -> None:
         assert block is not None, f"the {name} command stands alone in its code block"
         assert block.group(1).startswith("python3 -m venv .venv && ")
         assert block.group(1).endswith(ending)
+
+
+@pytest.mark.parametrize("columns", [60, 80, 99, 100])
+def test_help_cuts_no_option_off_however_narrow_the_terminal(columns: int) -> None:
+    for command in ("train", "finetune"):
+        environment = {**os.environ, "COLUMNS": str(columns)}
+        program = [sys.executable, "-c", "from resnet_cli.cli.app import main; main()", command, "--help"]
+        page = subprocess.run(program, env=environment, capture_output=True, text=True, check=True).stdout
+        assert "--class-weights" in page and "--no-class-weights" in page
+        assert "…" not in page and "\\" not in page
+        assert max(map(len, page.splitlines())) <= columns

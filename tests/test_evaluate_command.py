@@ -163,12 +163,16 @@ def test_training_pictures_are_known_wherever_the_data_set_lies_by_now(
     finetuned_run: Finetuned, run_folder: Path, run_cli: RunCli, tmp_path: Path
 ) -> None:
     copy = shutil.copytree(finetuned_run.data, tmp_path / "elsewhere")
-    (copy / "apple" / "1000.png").write_bytes((next((copy / "fig").iterdir())).read_bytes())
+    (copy / "apple" / "1000.png").write_bytes(next((copy / "fig").iterdir()).read_bytes() + b"another")
     document = evaluated(run_cli, copy, "--run", run_folder)
     assert document["count"] == 43, "the held-out pictures and the new one"
     assert any("42 pictures that the run was trained on are not scored" in note for note in document["notes"])
-    # Another picture under the name of one that was trained on is a new picture, though it has as many bytes.
+    # They are known by their content, whatever they are called.
     trained = next(row["path"] for row in rows_of(run_folder / "splits.csv") if row["split"] == "train")
+    (copy / trained).rename(copy / "apple" / "IMG_1.png")
+    assert evaluated(run_cli, copy, "--run", run_folder)["count"] == 43
+    (copy / "apple" / "IMG_1.png").rename(copy / trained)
+    # Another picture under the name of one that was trained on is a new picture, though it has as many bytes.
     content = (copy / trained).read_bytes()
     (copy / trained).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert evaluated(run_cli, copy, "--run", run_folder)["count"] == 44
@@ -178,6 +182,23 @@ def test_training_pictures_are_known_wherever_the_data_set_lies_by_now(
     (run_folder / "run.json").write_text(json.dumps(record))
     assert evaluated(run_cli, copy, "--run", run_folder)["count"] == 43
     assert evaluated(run_cli, copy.rename(tmp_path / "moved"), "--run", run_folder)["count"] == 43
+
+
+def test_test_pictures_that_are_copies_of_training_pictures_are_told(
+    make_dataset: MakeDataset, run_cli: RunCli, tmp_path: Path
+) -> None:
+    data = make_dataset(tmp_path / "pets" / "train", ("cat", "dog"), count=10).parent
+    for name in ("cat", "dog"):
+        (data / "test" / name).mkdir(parents=True)
+    for place, (name, number) in enumerate((("cat", 0), ("cat", 1), ("dog", 2))):
+        copy = sorted((data / "train" / name).iterdir())[number].read_bytes()
+        (data / "test" / name / f"IMG_{place}.png").write_bytes(copy if place else copy + b"another")
+    options = ["--arch", "resnet8", "--epochs", "1", "--val-split", "0", "--output", tmp_path / "run", "--json"]
+    trained = run_cli("train", data, *options)
+    assert trained.exit_code == 0, trained.stderr
+    told = "2 of 3 test pictures are copies of training pictures, so the figure is too good: `resnet check` lists them"
+    assert told in json.loads(trained.stdout)["warnings"]
+    assert told in evaluated(run_cli, "--run", tmp_path / "run")["notes"]
 
 
 def test_a_run_s_own_figures_are_those_of_what_it_held_out(

@@ -246,6 +246,46 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(run_folder: Path, run_c
 # --- wrong use ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def odd_pictures(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A photo that was turned and is decoded smaller than it is, one with transparent parts, and a long one in grey."""
+    folder = tmp_path_factory.mktemp("odd")
+    with Image.open(next((sample_data / "cars").iterdir())) as picture:
+        large = picture.convert("RGB").resize((600, 400))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    large.save(folder / "turned.jpg", exif=exif)
+    clear = large.convert("RGBA")
+    clear.putalpha(large.convert("L"))
+    clear.save(folder / "clear.png")
+    large.convert("L").resize((50, 300)).save(folder / "long.webp")
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize(("name", "resize"), [*((name, "crop") for name in FORMATS), ("onnx", "pad"), ("onnx", "squash")])
+def test_the_program_beside_an_export_answers_as_predict_does(
+    name: str, resize: str, run_folder: Path, odd_pictures: list[Path], run_cli: RunCli, tmp_path: Path
+) -> None:
+    run, output = shutil.copytree(run_folder, tmp_path / "run"), tmp_path / "moved"
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**record, "input": {"resize": resize, "fraction": 0.875}}))
+    result = run_cli("export", "--run", run, "--format", name, "--output", tmp_path / "made", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["input"] == {"size": SIZE, "resize": resize, "fraction": 0.875, "filter": "bilinear"}
+    (tmp_path / "made").rename(output)
+    said = run_cli("predict", *odd_pictures, "--run", run, "--csv").stdout
+    rows = [line.split(",") for line in said.splitlines()[1:]]
+    script = "import runpy, sys; sys.modules['resnet_cli'] = None; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+    for path in odd_pictures:
+        command = [sys.executable, "-c", script, output / "classify.py", path]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        answers = {label: float(share) for share, label in (line.split(" ", 1) for line in done.stdout.splitlines())}
+        expected = {label: float(share) for where, _, label, share, _ in rows if where == str(path)}
+        # `predict` rounds weights to half precision.
+        assert answers == pytest.approx(expected, abs=3e-3) and len(answers) == 2
+
+
 def test_an_unknown_format_is_a_usage_error(run_cli: RunCli) -> None:
     result = run_cli("export", "--format", "pdf")
     assert result.exit_code == 2

@@ -67,6 +67,7 @@ def test_run_json_says_enough_to_repeat_the_run(finetuned_run: Finetuned) -> Non
     assert record["weights"]["sha256"] == hashlib.sha256(bundled.read_bytes()).hexdigest()
     assert record["data"]["path"] == str(finetuned_run.data) and len(record["data"]["fingerprint"]) == 64
     assert record["data"]["counts"] == {"train": [6] * 7, "val": [6] * 7}
+    assert record["precision"] in {"float32", "bfloat16", "mixed_bfloat16"}
     assert {"resnet-cli", "python", "keras", "tensorflow", "numpy", "pillow", "openvino"} <= record["versions"].keys()
     assert record["results"] == finetuned_run.result
 

@@ -19,19 +19,25 @@ from conftest import MakeDataset, MakePicture, RunCli
 from numpy.typing import NDArray
 
 from resnet_cli.data import decode as decoding
+from resnet_cli.data.augment import Augmentation
+from resnet_cli.data.batches import TrainStream
 from resnet_cli.data.decode import Geometry, decode_square
 from resnet_cli.data.pictures import Pictures, reader_for_training
-from resnet_cli.data.scan import scan_dataset
+from resnet_cli.data.scan import Sample, scan_dataset
 from resnet_cli.engines.keras_engine import KerasEngine
+from resnet_cli.learning.config import FinetuneConfig
 from resnet_cli.learning.feature_cache import KEY, FeatureCache, room_for_features
-from resnet_cli.learning.frozen import as_it_began, features_and_boundary, features_of, room_on_disk
+from resnet_cli.learning.frozen import as_it_began, features_and_boundary, features_folder, features_of, room_on_disk
+from resnet_cli.learning.live import EngineStream
+from resnet_cli.learning.material import AS_IT_IS, AUGMENTATION, Material
 from resnet_cli.learning.rows import rows_of
+from resnet_cli.learning.tail import tail_on_engine, tail_on_pixels
 from resnet_cli.networks.catalogue import find_network
 from resnet_cli.networks.classifier import build_logits
 from resnet_cli.networks.loading import load_backbone
 from resnet_cli.networks.pretrained import choose_backbone
 from resnet_cli.networks.spec import ClassifierSpec
-from resnet_cli.networks.split import prefix_model, tail_model
+from resnet_cli.networks.split import boundary_model, feature_model, prefix_model, tail_model
 from resnet_cli.progress import Silent
 
 HEAD = ["--weights", "bundled", "--image-size", "32", "--views", "2", "--unfreeze", "none", "--val-split", "0.25", "--json"]
@@ -282,6 +288,33 @@ def test_the_oldest_features_make_room_but_not_those_that_were_used_within_a_day
     assert files_in(kept) == ["2", "3"]
     FeatureCache(kept / "4", 4, 2 * size).add(two_keys(4), rows)
     assert files_in(kept) == ["2", "3"], "what another run may still read stays, and the limit holds"
+
+
+def resnet8_on_one_picture(folder: Path) -> tuple[keras.Model, Material]:
+    spec = ClassifierSpec(find_network("resnet8"), 2, 32)
+    one = Pictures((Sample(folder / "cat.png", 0),), lambda path: np.zeros((32, 32, 3), np.uint8), None, ())
+    return build_logits(spec), Material(spec, Geometry(32), one, one, folder, features=folder)
+
+
+@pytest.mark.parametrize(("views", "how"), [(1, AS_IT_IS), (0, AUGMENTATION)])
+def test_a_single_view_is_the_picture_as_it_is_in_the_second_stage_as_well(
+    views: int, how: Augmentation, tmp_path: Path
+) -> None:
+    model, material = resnet8_on_one_picture(tmp_path)
+    config = FinetuneConfig(views=views, unfreeze="all")
+    engine = KerasEngine(boundary_model(model, material.spec.network))
+    live, pixels = tail_on_engine(model, engine, material, config).stream, tail_on_pixels(model, material, config).stream
+    assert isinstance(live, EngineStream) and live.pixels.augmentation == how
+    assert isinstance(pixels, TrainStream) and pixels.augmentation == how
+
+
+def test_features_of_another_version_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, material = resnet8_on_one_picture(tmp_path)
+    engine = KerasEngine(feature_model(model))
+    folder = features_folder(material, model, engine)
+    assert folder == features_folder(material, model, engine)
+    monkeypatch.setattr("resnet_cli.versions.version", lambda name: "99")
+    assert folder != features_folder(material, model, engine)
 
 
 def test_a_file_larger_than_the_limit_with_its_keys_drives_nothing_out(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from resnet_cli.networks.convolution import convolution
 from resnet_cli.networks.parameters import parameter_count, usual_classes
 from resnet_cli.networks.residual import build_backbone
 from resnet_cli.networks.spec import ClassifierSpec
-from resnet_cli.networks.split import prefix_model, tail_model
+from resnet_cli.networks.split import freeze_batch_norm, prefix_model, tail_model
 from resnet_cli.networks.weights import copy_weights, named_variables
 
 PUBLISHED_WITH_KERAS = ("resnet50", "resnet101", "resnet152", "resnet50v2", "resnet101v2", "resnet152v2")
@@ -165,6 +165,29 @@ def test_frozen_fused_batch_norm_keeps_its_statistics() -> None:
     before = {key: np.asarray(variable) for key, variable in named_variables(fused).items()}
     np.testing.assert_allclose(np.asarray(fused(raw, training=True)), np.asarray(plain(raw, training=True)), atol=1e-5)
     assert all(np.array_equal(np.asarray(variable), before[key]) for key, variable in named_variables(fused).items())
+
+
+def test_frozen_batch_norm_asks_for_no_gradient_that_gpus_refuse_to_repeat() -> None:
+    import tensorflow as tf
+
+    network = find_network("resnet8")
+    model = build_logits(ClassifierSpec(network, 2, 32))
+    kinds = {frozen: set[tuple[str, bool]]() for frozen in (False, True)}
+    for frozen, found in kinds.items():
+        if frozen:
+            freeze_batch_norm(model)
+
+        @tf.function  # type: ignore[untyped-decorator]
+        def gradients(raw: Any) -> Any:
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(model(raw, training=True))
+            return tape.gradient(loss, [variable.value for variable in model.trainable_variables])
+
+        graph = gradients.get_concrete_function(tf.TensorSpec((4, 32, 32, 3), tf.uint8)).graph
+        kernels = [each for each in graph.get_operations() if each.type.startswith("FusedBatchNorm")]
+        found.update((each.type, each.get_attr("is_training")) for each in kernels)
+    assert kinds[False] == {("FusedBatchNormV3", True), ("FusedBatchNormGradV3", True)}
+    assert not any("Grad" in kind for kind, _ in kinds[True])
 
 
 @pytest.mark.parametrize(("bf16", "side"), [(True, 4), (True, 9), (False, 4)])

@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -10,7 +11,15 @@ import pytest
 from resnet_cli.data.augment import Augmentation, augment, generator, mix
 from resnet_cli.data.batches import EvaluationBatches, TrainStream
 from resnet_cli.data.decode import Geometry, Pixels, decode_square
-from resnet_cli.data.pictures import Pictures, map_in_order, read_pictures, reader_for_prediction, reader_for_training, workers
+from resnet_cli.data.pictures import (
+    Pictures,
+    map_in_order,
+    mean_picture,
+    read_pictures,
+    reader_for_prediction,
+    reader_for_training,
+    workers,
+)
 from resnet_cli.data.scan import Sample, scan_dataset
 from resnet_cli.data.split import hold_out
 from resnet_cli.errors import ResnetError
@@ -159,7 +168,7 @@ def pattern(size: int = 24) -> Pixels:
 
 
 def views(how: Augmentation, picture: Pixels, count: int = 200) -> list[Pixels]:
-    return [augment(picture, GEOMETRY, how, generator(0, 0, index)) for index in range(count)]
+    return [augment(picture, Geometry(24, fraction=1.0), how, generator(0, 0, index)) for index in range(count)]
 
 
 @pytest.mark.parametrize("crop", ["resized", "pad", "none"])
@@ -265,6 +274,18 @@ def test_mixup_mixes_pictures_and_targets_by_one_share() -> None:
         np.testing.assert_allclose(images[:, 0, 0, 0] / 200, targets[:, 0], atol=0.5 / 200 + 1e-6)
         shares.append(targets[0, 0])
     assert min(shares) < 0.1 and max(shares) > 0.9
+
+
+@pytest.mark.parametrize("side", [23, 24, 25])
+@pytest.mark.parametrize("crop", ["none", "pad"])
+def test_a_training_picture_is_at_the_scale_of_prediction_whatever_its_size(crop: Literal["none", "pad"], side: int) -> None:
+    geometry = Geometry(24)  # which leaves the outer sixteenth of every side out
+    picture = np.zeros((side, side, 3), np.uint8)
+    picture[0] = 255
+    views = [augment(picture, geometry, Augmentation(crop, flip=False), generator(0, 0, index)) for index in range(20)]
+    assert not np.any(views)
+    pictures = replace(numbered(1), kept=[picture])
+    assert not mean_picture(pictures, geometry).any()
 
 
 def test_targets_of_a_mixed_stream_sum_to_one(stream: TrainStream) -> None:

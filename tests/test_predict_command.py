@@ -48,6 +48,13 @@ def test_the_most_probable_classes_come_first(finetuned_run: Finetuned, run_cli:
     assert sum(each["probability"] for each in whole["predictions"]) == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.parametrize("form", [[], ["--json"], ["--csv"]])
+def test_a_list_of_no_pictures_is_an_error(form: list[str], run_cli: RunCli, finetuned_run: Finetuned) -> None:
+    result = run_cli("predict", "-", "--run", finetuned_run.folder, *form, stdin="\n")
+    assert result.exit_code == 1
+    assert "error: stdin names no pictures\n" in result.stderr
+
+
 def test_files_folders_patterns_and_stdin_mix_and_keep_their_order(
     finetuned_run: Finetuned, run_cli: RunCli, album: Path
 ) -> None:

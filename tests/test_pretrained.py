@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -377,9 +378,22 @@ def test_a_weights_file_needs_the_name_of_its_network(run_folder: Path, tmp_path
     assert "--arch" in caught.value.hint
     network, source = choose_backbone("resnet8", str(path), Silent(), "B")
     load_backbone(build_logits(ClassifierSpec(network, 2, 32)), network, source)
-    other, source = choose_backbone("resnet20", str(path), Silent())
-    with pytest.raises(ResnetError, match="belong to another network"):
-        load_backbone(build_logits(ClassifierSpec(other, 2, 32)), other, source)
+    for arch, shortcut, words in (
+        ("resnet20", None, "lack conv2_block2_1_conv/kernel: they belong to another network"),
+        ("resnet8", "A", "hold conv3_block1_0_bn/beta as well: they belong to another network"),
+    ):
+        other, source = choose_backbone(arch, str(path), Silent(), shortcut)
+        with pytest.raises(ResnetError, match=words):
+            load_backbone(build_logits(ClassifierSpec(other, 2, 32)), other, source)
+
+
+def test_a_weights_file_with_a_mean_picture_is_refused_as_it_does_not_say_so(tmp_path: Path) -> None:
+    network = find_network("resnet8")
+    save_weights(build_logits(ClassifierSpec(replace(network, preprocessing="pixel-mean"), 2, 32)), tmp_path / "mean.h5")
+    network, source = choose_backbone("resnet8", str(tmp_path / "mean.h5"), Silent())
+    with pytest.raises(ResnetError, match="subtract a mean picture") as caught:
+        load_backbone(build_logits(ClassifierSpec(network, 2, 32)), network, source)
+    assert caught.value.hint == "name the run's folder instead"
 
 
 def test_a_file_of_keras_applications_does_not_fit_other_networks(published: tuple[keras.Model, Path]) -> None:

@@ -15,7 +15,8 @@ from training_material import CLASSES, FEATURES, HeldOut, Points, StopAfter, net
 from resnet_cli.errors import Interrupted, ResnetError
 from resnet_cli.learning.config import TrainConfig
 from resnet_cli.learning.rate_finder import STEPS, RateSearch, find_rate, smooth, suggest
-from resnet_cli.learning.training import Stage, train
+from resnet_cli.learning.stage import Stage
+from resnet_cli.learning.training import train
 from resnet_cli.networks.catalogue import find_network
 from resnet_cli.networks.classifier import build_logits
 from resnet_cli.networks.spec import ClassifierSpec

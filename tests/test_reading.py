@@ -1,5 +1,7 @@
 """A picture that cannot be read any more in the middle of a training: one sentence, and a checkpoint to go on from."""
 
+import itertools
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +12,11 @@ import pytest
 from numpy.typing import NDArray
 from training_material import STEPS, HeldOut, Points, network, run, values
 
+from resnet_cli.data.pictures import map_in_order
 from resnet_cli.errors import ResnetError
 from resnet_cli.learning.config import TrainConfig
-from resnet_cli.learning.training import Stage, train
+from resnet_cli.learning.stage import Stage
+from resnet_cli.learning.training import train
 from resnet_cli.progress import Silent
 
 CONFIG = TrainConfig(epochs=3, optimizer="sgd", learning_rate=0.03)
@@ -62,8 +66,19 @@ def test_the_picture_is_named_and_the_training_goes_on_when_it_is_back(
 
 
 def test_a_held_out_picture_is_named_too(tmp_path: Path) -> None:
-    with pytest.raises(ResnetError, match=r"photos/8\.jpg is damaged"):
+    with pytest.raises(ResnetError, match=r"photos/8\.jpg is damaged") as told:
         _train(tmp_path, Points(), GoneHeldOut())
+    assert told.value.hint == "put it back, then type the same command with --resume"
+
+
+def test_the_threads_that_make_batches_end_with_the_training(tmp_path: Path) -> None:
+    class Threaded(Points):
+        def batches(self, first_step: int = 0) -> Iterator[Batch]:
+            return map_in_order(self.batch, itertools.count(first_step), ahead=6)
+
+    before = set(threading.enumerate())
+    _train(tmp_path, Threaded(), HeldOut())
+    assert not set(threading.enumerate()) - before
 
 
 def _train(folder: Path, stream: Points, held_out: keras.utils.PyDataset) -> None:

@@ -15,8 +15,9 @@ from training_material import STEPS, HeldOut, Points, StopAfter, network
 from resnet_cli.errors import Interrupted, ResnetError
 from resnet_cli.learning.callbacks import EpochRecord, read_history
 from resnet_cli.learning.config import TrainConfig
+from resnet_cli.learning.stage import Stage
 from resnet_cli.learning.tensorboard import EventFile
-from resnet_cli.learning.training import Stage, train
+from resnet_cli.learning.training import train
 from resnet_cli.progress import Progress, Silent
 
 FIGURES = ["loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "images_per_second"]

@@ -17,7 +17,8 @@ from resnet_cli.history import read_history
 from resnet_cli.learning.config import TrainConfig
 from resnet_cli.learning.optimizers import depth_factors, make_optimizer
 from resnet_cli.learning.schedules import rates
-from resnet_cli.learning.training import Stage, balanced_weights, train
+from resnet_cli.learning.stage import Stage
+from resnet_cli.learning.training import balanced_weights, train
 from resnet_cli.networks.catalogue import find_network
 from resnet_cli.networks.classifier import build_logits
 from resnet_cli.networks.spec import ClassifierSpec

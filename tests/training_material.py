@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_cli.learning.config import TrainConfig
-from resnet_cli.learning.training import Stage, TrainResult, train
+from resnet_cli.learning.stage import Stage
+from resnet_cli.learning.training import TrainResult, train
 from resnet_cli.progress import Progress, Silent, Task
 
 CLASSES, FEATURES = 3, 8

@@ -14,6 +14,7 @@ from typing import Any
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import write_text
 from resnet_cli.history import read_history
+from resnet_cli.progress import Progress
 from resnet_cli.runs import RUNS, is_run_like, unfinished_runs
 
 try:
@@ -22,6 +23,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 _CONFIG, _LOCK, _COMMAND = Path("checkpoint", "config.json"), Path("checkpoint", "lock"), "command"
+PRECISION = "precision"
 _UNNAMED = {"weights": "weights", "data": "pictures"}  # kept as fingerprints, which say nothing to a reader
 
 
@@ -200,6 +202,13 @@ def require_same(folder: Path, config: dict[str, Any]) -> None:
         f"the run {folder} began with --{key.replace('_', '-')} {before.get(key)}, not {plain[key]}",
         "resume with the options it began with",
     )
+
+
+def tell_other_precision(folder: Path, precision: str, progress: Progress) -> None:
+    """Say where a run goes on in another precision than it began in, as on another machine."""
+    before = begun_with(folder).get(PRECISION, precision)
+    if before != precision:
+        progress.notice(f"the run began in {before} and goes on in {precision}: it will end a little otherwise")
 
 
 def _empty(folder: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from resnet_cli.cli.compared_runs import Trained, options_of
 from resnet_cli.networks.parameters import parameter_count
 
-_WEIGHTIEST = ("recipe", "optimizer", "learning_rate", "batch_size", "schedule")
+_WEIGHTIEST = ("weights", "recipe", "optimizer", "learning_rate", "batch_size", "schedule")
 _NAMED = 5  # options in which rows differ
 
 
@@ -82,8 +82,11 @@ def notes_on(trained: Sequence[Trained], rows: Sequence[Row]) -> list[str]:
 
 
 def _different(options: Sequence[dict[str, Any]]) -> list[str]:
-    """The options in which rows differ, in the order of the rows; the epochs stand in the table."""
-    known = {name for each in options for name in each} - {"epochs"}
+    """The options in which rows differ, in the order of the rows; the epochs stand in the table.
+
+    Those that only some of the commands have tell nothing of the others.
+    """
+    known = set[str].intersection(*(set(each) for each in options)) - {"epochs"}
     names = [*(name for name in _WEIGHTIEST if name in known), *sorted(known - set(_WEIGHTIEST))]
     values = {name: [json.dumps(each.get(name)).strip('"') for each in options] for name in names}
     differing = [f"--{name.replace('_', '-')} {' / '.join(of)}" for name, of in values.items() if len(set(of)) > 1]

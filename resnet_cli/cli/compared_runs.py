@@ -122,9 +122,9 @@ def _read(folder: Path) -> Trained:
 
 
 def options_of(trained: Trained) -> dict[str, Any]:
-    """The options that a run was trained with."""
-    options: dict[str, Any] = json.loads(trained.recipe)[2]
-    return options
+    """The options that a run was trained with, and the kind of weights that it began with."""
+    _, (weights, _), options, _ = json.loads(trained.recipe)
+    return {"weights": weights, **options}
 
 
 def _recipe(record: dict[str, Any], stage: str) -> str:

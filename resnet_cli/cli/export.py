@@ -13,7 +13,7 @@ from resnet_cli.cli import console
 from resnet_cli.cli.options import Json, RunFolder
 from resnet_cli.cli.quiet import tensorflow_import, without_chatter
 from resnet_cli.cli.reporter import Reporter
-from resnet_cli.inference.formats import LABELS, FormatName, find_format
+from resnet_cli.inference.formats import EXAMPLE, LABELS, FormatName, find_format
 from resnet_cli.inference.quantizers import MAX_DROP, QUANTIZERS, find_quantizer
 from resnet_cli.runs import load_run
 
@@ -45,8 +45,9 @@ def export(
     json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
-    """Write a classifier for other programs, preprocessing inside, and check it on held-out pictures.
+    """Write a classifier for other programs, and check it on held-out pictures.
 
+    Pixel values are scaled inside; classify.py beside the model shows how a picture becomes its pixels.
     `predict` and `evaluate` take what `--format openvino` wrote as a --run.
     """
     if quantize and format not in QUANTIZERS:
@@ -66,21 +67,23 @@ def export(
     with without_chatter():
         quantized = export_int8(loaded, format, output, force) if quantize else None
         exported = quantized.exported if quantized else export_run(loaded, format, output, force)
+    geometry = run_geometry(loaded)
     if json:
-        console.print_json(_document(format, exported, quantized))
+        console.print_json(_document(format, exported, geometry, quantized))
         return
-    _print_result(exported, run_geometry(loaded), len(loaded.classes), "the float export" if quantized else "the run")
+    _print_result(exported, geometry, len(loaded.classes), "the float export" if quantized else "the run in float32")
     if quantized:
         _print_sides(quantized)
 
 
-def _document(format: str, exported: "Exported", quantized: "Quantized | None") -> dict[str, Any]:
+def _document(format: str, exported: "Exported", geometry: "Geometry", quantized: "Quantized | None") -> dict[str, Any]:
     parity = exported.parity
     document = {
         "format": format,
         "path": str(exported.folder),
         "model": str(exported.model),
         "bytes": exported.bytes,
+        "input": {"size": geometry.size, "resize": geometry.resize, "fraction": geometry.fraction, "filter": "bilinear"},
         "parity": {
             "pictures": parity.pictures,
             "top1_agreement": parity.top1_agreement,
@@ -119,8 +122,11 @@ def _print_result(exported: "Exported", geometry: "Geometry", classes: int, othe
         "squash": "the whole picture, stretched",
     }
     console.out.print(f"[bold]{console.escape(str(exported.model))}[/]  ({exported.bytes / 1e6:.1f} MB)")
-    console.out.print(f"input          RGB pixels 0 to 255, uint8, N x {size} x {size} x 3 ({fitted[geometry.resize]})")
+    console.out.print(
+        f"input          RGB pixels 0 to 255, uint8, N x {size} x {size} x 3 ({fitted[geometry.resize]}, bilinear)"
+    )
     console.out.print(f"output         probabilities, N x {classes}, in the order of {LABELS}")
+    console.out.print(f"use            as {EXAMPLE} beside it does, from a picture's file to its class")
     console.out.print(
         f"checked        on {parity.pictures} {parity.source}: probabilities differ from those of {other} by at most"
         f" {parity.max_probability_difference:.1e}, the best class agrees on {parity.top1_agreement:.1%}"

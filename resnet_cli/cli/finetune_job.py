@@ -6,7 +6,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from resnet_cli.cli.beginning import begin_run, begun_by, begun_with, place_of_run, require_same
+from resnet_cli.cli.beginning import (
+    PRECISION,
+    begin_run,
+    begun_by,
+    begun_with,
+    place_of_run,
+    require_same,
+    tell_other_precision,
+)
 from resnet_cli.cli.cache import kept_in_cache
 from resnet_cli.cli.measuring import Measured, write_measured
 from resnet_cli.cli.rate_search import found_rate, search_once, search_record
@@ -56,11 +64,13 @@ def run_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pro
     for line in _describe(dataset, network, source, size):
         progress.line(line)
     training, held_out = _read(request, config, dataset, geometry, progress)
-    prepare(config.seed)
+    precision = prepare(config.seed)
     model = build_logits(spec)
     load_backbone(model, network, source)
-    if not request.resume:
-        folder = begin_run(place, chosen, request.command)
+    if request.resume:
+        tell_other_precision(folder, precision, progress)
+    else:
+        folder = begin_run(place, {**chosen, PRECISION: precision}, request.command)
     command, earlier = begun_by(folder)
     kept = kept_in_cache("features") if request.cache else None
     room = None if request.cache_limit is None else int(request.cache_limit * 1e9)
@@ -81,7 +91,7 @@ def run_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pro
     pooled = frozen.features[1].pieces() if result.kept == "head" and frozen.engine == "openvino" else None
     measured = write_trained(folder, model, spec, readable, geometry, progress, config.engine, pooled)
     summary = _summary(folder, network, source, earlier + time.perf_counter() - began, dataset, frozen, result, measured)
-    record = run_record(command, {**asdict(config), "val_split": share}, dataset, spec, geometry, source)
+    record = run_record(command, {**asdict(config), "val_split": share}, dataset, spec, geometry, source, precision)
     write_measured(folder, list(measured.values())[-1], record, folder / "curves.png", summary["warnings"])
     finish_run(folder, {**record, "engine": f"{frozen.engine} {frozen.precision}", "results": summary})
     return summary

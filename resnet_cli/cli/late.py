@@ -16,11 +16,14 @@ SUMMARIES = {
     "train": "Train a network of the residual papers on a folder of pictures, from scratch or from weights.",
     "evaluate": "Measure a classifier: top-1, top-5, per class, confusion; writes predictions.csv and confusion.csv.",
     "predict": "Say what pictures show. Without any run: the ImageNet classes, or the bundled network's own 200.",
-    "export": "Write a classifier for other programs, preprocessing inside, and check it on held-out pictures.",
+    "export": "Write a classifier for other programs, and check it on held-out pictures.",
     "compare": "Compare runs in a table and one figure of error curves; runs of other seeds share a row.",
     "check": "Look for what is wrong with a data set: damaged files, copies, leaks, small classes.",
     "models": "List every network: family, depth, parameters, input size, and where its weights come from.",
 }
+
+
+_WIDE = 100  # columns that the tables of the longest options need
 
 
 def command_function(name: str) -> Callable[..., Any]:
@@ -48,6 +51,12 @@ class LateCommands(TyperGroup):
 
 
 def _build(name: str) -> Any:
-    alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    # Typer's tables cut the names of options off where they are too narrow; its plain page breaks lines instead.
+    wide = out.width >= _WIDE
+    alone = typer.Typer(add_completion=False, rich_markup_mode="rich" if wide else None)
     alone.command(name)(command_function(name))
-    return typer.main.get_command(alone)
+    command: Any = typer.main.get_command(alone)
+    if not wide:
+        for option in command.params:
+            option.help = (option.help or "").replace("\\[", "[")
+    return command

@@ -1,20 +1,18 @@
 """What every run records beside its weights: versions, the data's fingerprint, the configuration, results (light)."""
 
 import hashlib
-import platform
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnet_cli import __version__
 from resnet_cli.data.folders import file_size
 from resnet_cli.data.scan import Dataset, LeftOut
-from resnet_cli.data.scoring import TEST_CHOSE
+from resnet_cli.data.scoring import TEST_CHOSE, copied
 from resnet_cli.learning.diagnose import few_pictures, odd_accuracies
 from resnet_cli.networks.pretrained import WeightsSource
 from resnet_cli.networks.spec import ClassifierSpec
 from resnet_cli.runs import SplitRow
+from resnet_cli.versions import versions
 
 if TYPE_CHECKING:
     from resnet_cli.cli.measuring import Measured
@@ -32,8 +30,9 @@ def run_record(
     spec: ClassifierSpec,
     geometry: "Geometry",
     source: WeightsSource,
+    precision: str,
 ) -> dict[str, Any]:
-    """The part of run.json that says how to repeat a run."""
+    """The part of run.json that says how to repeat a run; `precision` is that of training."""
     weights = {"source": source.kind, "path": str(source.path or ""), "sha256": source.sha256, "fallback": source.fallback}
     return {
         "command": command,
@@ -44,6 +43,7 @@ def run_record(
         "data": data_record(dataset),
         "config": config,
         "seed": config["seed"],
+        "precision": precision,
         "versions": versions(),
     }
 
@@ -71,12 +71,16 @@ def result_record(
 
 
 def remarks(dataset: Dataset, best: "EpochRecord", measured: "dict[str, Measured]") -> list[str]:
-    """What a user must know about the figures of a training."""
-    held_out = measured["val"].figures
+    """What a user must know about the figures of a training, of which the last is the headline."""
+    split, figures = list(measured)[-1], list(measured.values())[-1].figures
+    kind = "test" if split == "test" else "held-out"
+    counts = {each.name: each.count for each in figures.classes}
+    held, trained = ([sample.path for sample in dataset.splits[name]] for name in (split, "train"))
     return [
         *few_pictures(dataset.classes, dataset.counts("train")),
-        *odd_accuracies(best.accuracy, held_out.top1, len(dataset.classes), held_out.count),
+        *odd_accuracies(best.accuracy, figures.top1, counts, kind),
         *([TEST_CHOSE] if dataset.is_validated_by_test else []),
+        *copied(held, trained, kind),
     ]
 
 
@@ -92,17 +96,6 @@ def split_rows(dataset: Dataset) -> list[SplitRow]:
         for split, samples in dataset.splits.items()
         for sample in samples
     ]
-
-
-def versions() -> dict[str, str]:
-    """Versions of what the figures depend on."""
-    found = {"resnet-cli": __version__, "python": platform.python_version()}
-    for name in ("keras", "tensorflow", "numpy", "pillow", "openvino"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "absent"
-    return found
 
 
 def data_record(dataset: Dataset) -> dict[str, Any]:

@@ -7,7 +7,16 @@ from typing import Any
 
 import keras
 
-from resnet_cli.cli.beginning import begin_run, begun_by, begun_with, make_run_folder, place_of_run, require_same
+from resnet_cli.cli.beginning import (
+    PRECISION,
+    begin_run,
+    begun_by,
+    begun_with,
+    make_run_folder,
+    place_of_run,
+    require_same,
+    tell_other_precision,
+)
 from resnet_cli.cli.measuring import write_measured
 from resnet_cli.cli.rate_search import search_record, usable_rate, write_search
 from resnet_cli.cli.records import fingerprint, passed_over_lines, remarks, result_record, run_record
@@ -26,7 +35,8 @@ from resnet_cli.learning.diagnose import few_steps
 from resnet_cli.learning.pace import fit_to_limit, measure_pace
 from resnet_cli.learning.precision import prepare
 from resnet_cli.learning.rate_finder import find_rate
-from resnet_cli.learning.training import Stage, train
+from resnet_cli.learning.stage import Stage
+from resnet_cli.learning.training import train
 from resnet_cli.networks.catalogue import Network, find_network
 from resnet_cli.networks.classifier import build_logits, set_pixel_mean
 from resnet_cli.networks.loading import load_backbone
@@ -44,6 +54,7 @@ class _Setup:
         model: pictures to logits.
         spec: what it is.
         source: where its first weights come from.
+        precision: of training, as `prepare` found it.
         geometry: how pictures reach the input size.
         dataset: with its splits.
         pictures: training pictures and validation squares.
@@ -54,6 +65,7 @@ class _Setup:
     model: keras.Model
     spec: ClassifierSpec
     source: WeightsSource
+    precision: str
     geometry: Geometry
     dataset: Dataset
     pictures: tuple[Pictures, Pictures]
@@ -78,15 +90,17 @@ def run_training(request: TrainRequest, config: TrainConfig, progress: Progress)
     setup = _set_up(request, config, dataset, progress)
     if request.resume:
         require_same(folder, _chosen(request, config, setup))
+        tell_other_precision(folder, setup.precision, progress)
     else:
         search = find_rate(setup.model, setup.stream, config, progress) if request.lr_find else None
         if search is not None:
             config = replace(config, learning_rate=usable_rate(search, config.learning_rate, progress))
         if request.limit:
-            pace = measure_pace(setup.model, setup.stream, setup.held_out, config, progress, setup.small)
+            pace = measure_pace(setup.model, setup.stream, setup.held_out, config, request.limit, progress, setup.small)
             config = fit_to_limit(config, request.limit, pace, setup.stream.steps_per_epoch)
             progress.line(f"{config.epochs} epochs fit into the time limit")
-        folder = begin_run(place, _chosen(request, config, setup), request.command)
+        begun = {**_chosen(request, config, setup), PRECISION: setup.precision}
+        folder = begin_run(place, begun, request.command)
         if search is not None:
             write_search(folder, search)
     command, earlier = begun_by(folder)
@@ -100,7 +114,7 @@ def run_training(request: TrainRequest, config: TrainConfig, progress: Progress)
         warnings = [*few_steps(len(result.history) * setup.stream.steps_per_epoch), *warnings]
     summary = result_record(folder, setup.spec.network.name, setup.source.kind, seconds, result, measured, warnings)
     configuration = {"recipe": request.recipe, **asdict(config)}
-    record = run_record(command, configuration, dataset, setup.spec, setup.geometry, setup.source)
+    record = run_record(command, configuration, dataset, setup.spec, setup.geometry, setup.source, setup.precision)
     headline = list(measured.values())[-1]
     write_measured(folder, headline, record, folder / "curves.png", warnings)
     finish_run(folder, {**record, "engine": headline.engine, "results": summary})
@@ -136,7 +150,7 @@ def _set_up(request: TrainRequest, config: TrainConfig, dataset: Dataset, progre
         network = replace(network, preprocessing="pixel-mean")
     geometry = Geometry(size, fraction=network.crop_fraction)
     spec = ClassifierSpec(network, len(dataset.classes), size, dropout=config.dropout)
-    prepare(config.seed)
+    precision = prepare(config.seed)
     # Built for any size where the batches of progressive training change theirs.
     model = build_logits(
         replace(spec, image_size=None if config.progressive else size), stochastic_depth=config.stochastic_depth
@@ -152,7 +166,7 @@ def _set_up(request: TrainRequest, config: TrainConfig, dataset: Dataset, progre
     stream = TrainStream(training, spec.classes, batch_size, geometry, _augmentation(config), config.seed)
     half = max(network.reduction, size // 2)
     small = replace(stream, geometry=replace(geometry, size=half)) if config.progressive else None
-    return _Setup(model, spec, source, geometry, dataset, (training, held_out), stream, small)
+    return _Setup(model, spec, source, precision, geometry, dataset, (training, held_out), stream, small)
 
 
 def _require_scaling(request: TrainRequest, config: TrainConfig, network: Network, source: WeightsSource, size: int) -> None:

@@ -65,7 +65,7 @@ def augment(picture: Pixels, geometry: Geometry, how: Augmentation, random: np.r
     if how.crop == "resized":
         view = _resized_crop(picture, size, how.scale, random)
     else:
-        view = picture if picture.shape == (size, size, 3) else to_square(Image.fromarray(picture), geometry)
+        view = to_square(Image.fromarray(picture), geometry)
         if how.crop == "pad":
             view = _pad_and_crop(view, pad_width(size), random)
     if how.flip and random.random() < 0.5:

@@ -21,7 +21,7 @@ def picture_paths(words: Sequence[str], lines: Iterable[str], notice: Callable[[
         notice: is told of files in folders that are passed over, and why.
 
     Raises:
-        ResnetError: a folder holds no pictures, or a pattern fits nothing.
+        ResnetError: a folder holds no pictures, a pattern fits nothing, or stdin was empty.
     """
     # Folders and patterns are listed before the first path goes out: a wrong one stops the command, not half its output.
     return itertools.chain.from_iterable([_named(word, lines, notice) for word in words])
@@ -34,7 +34,7 @@ def is_one_file(words: Sequence[str]) -> bool:
 
 def _named(word: str, lines: Iterable[str], notice: Callable[[str], None]) -> Iterable[Path]:
     if word == "-":
-        return (Path(line.rstrip("\r\n")) for line in lines if line.strip())
+        return _listed(lines)
     path = at_home(word)
     if glob.has_magic(word) and not _is(Path.exists, path):
         fitting = sorted(glob.iglob(str(path), recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
@@ -47,6 +47,15 @@ def _named(word: str, lines: Iterable[str], notice: Callable[[str], None]) -> It
     if not pictures:
         raise ResnetError(f"the folder {path} holds no pictures", "give a folder with JPEG, PNG or WebP files")
     return pictures
+
+
+def _listed(lines: Iterable[str]) -> Iterator[Path]:
+    """The paths on stdin; a list without any is a search that went wrong."""
+    line = None
+    for line in filter(str.strip, lines):
+        yield Path(line.rstrip("\r\n"))
+    if line is None:
+        raise ResnetError("stdin names no pictures", "is what writes to it looking in the right place?")
 
 
 def _found(path: Path, notice: Callable[[str], None]) -> Sequence[Path]:

@@ -168,12 +168,7 @@ def read_pictures(
 def mean_picture(pictures: Pictures, geometry: Geometry) -> NDArray[np.float32]:
     """The mean of all pictures as prediction sees them: float32 (size, size, 3), 0..1 (He et al. 2015, section 3.4)."""
 
-    def square(index: int) -> Pixels:
-        picture = pictures[index]
-        whole = picture.shape == (geometry.size, geometry.size, 3)
-        return picture if whole else to_square(Image.fromarray(picture), geometry)
-
     total = np.zeros((geometry.size, geometry.size, 3), np.uint64)
-    for pixels in map_in_order(square, range(len(pictures))):
+    for pixels in map_in_order(lambda index: to_square(Image.fromarray(pictures[index]), geometry), range(len(pictures))):
         total += pixels
     return (total / (255 * len(pictures))).astype(np.float32)

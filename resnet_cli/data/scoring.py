@@ -6,10 +6,10 @@ is never scored (light: the standard library only).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from filecmp import cmp
 from pathlib import Path
 
 from resnet_cli.data.folders import file_size
+from resnet_cli.data.same_files import copies
 from resnet_cli.data.scan import Sample
 from resnet_cli.data.survey import Survey, survey
 from resnet_cli.errors import ResnetError
@@ -67,6 +67,8 @@ def held_out(runs: Sequence[Run]) -> Scored:
     notes = [f"{taken} held-out pictures of {run.folder} that another run was trained on are not scored"] if taken else []
     if is_validated_by_test(rows):
         notes.append(TEST_CHOSE)
+    kind = "test" if split == "test" else "held-out"
+    notes += copied([sample.path for sample in samples], [run.data / row.path for row in rows if row.split == "train"], kind)
     return Scored(run.data.name, split, run.classes, samples, tuple(notes))
 
 
@@ -103,6 +105,16 @@ def folder(runs: Sequence[Run], root: Path) -> Scored:
     return Scored(root.resolve().name, split, run.classes, unseen, tuple(notes))
 
 
+def copied(held: Sequence[Path], trained: Sequence[Path], kind: str) -> list[str]:
+    """A sentence on held-out pictures that are copies of training pictures, where there are any."""
+    if not (count := len(copies(held, trained))):
+        return []
+    return [
+        f"{count} of {len(held)} {kind} pictures are copies of training pictures, so the figure is too good: `resnet check`"
+        " lists them"
+    ]
+
+
 def some(names: Sequence[str]) -> str:
     """The first five names, and how many more there are."""
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
@@ -111,25 +123,22 @@ def some(names: Sequence[str]) -> str:
 def _unseen(samples: tuple[Sample, ...], root: Path, runs: Sequence[Run]) -> tuple[Sample, ...]:
     """The samples below a folder that none of the runs was trained on, wherever its data set lies by now.
 
-    A picture was trained on if it is the very file, or a copy of one: at the same place below the folder (of the data set, or
-    of one split), of the same size, and with the same bytes where the file itself can still be looked at.
+    A picture was trained on if it is the very file, or holds the same bytes, whatever it is called. Where the file that was
+    trained on has gone, one at the same place below the folder (of the data set, or of one split) and of the same size counts.
     """
-    if not runs:
-        return samples
     trained = [(run.data / row.path, row) for run in runs for row in read_splits(run) if row.split == "train"]
-    files = {path.resolve() for path, _ in trained}
-    originals: dict[tuple[str, int | None], list[Path]] = {}
-    for path, row in trained:
-        if row.size is not None:
-            originals.setdefault((row.path, row.size), []).append(path)
+    there = {path.resolve() for path, _ in trained if path.is_file()}
+    gone = {(row.path, row.size) for path, row in trained if row.size is not None and not path.is_file()}
+    files = {sample.path: sample.path.resolve() for sample in samples}
+    same = copies((path for path, file in files.items() if file not in there), there)
 
-    def is_copy(path: Path) -> bool:
+    def is_gone(path: Path) -> bool:
         below, size = path.relative_to(root).as_posix(), file_size(path)
-        places = (below, f"{root.resolve().name}/{below}")
-        found = [original for place in places for original in originals.get((place, size), ())]
-        return any(not original.is_file() or cmp(original, path, shallow=False) for original in found)
+        return any((place, size) in gone for place in (below, f"{root.resolve().name}/{below}"))
 
-    return tuple(sample for sample in samples if sample.path.resolve() not in files and not is_copy(sample.path))
+    return tuple(
+        sample for sample in samples if not (files[sample.path] in there or sample.path in same or is_gone(sample.path))
+    )
 
 
 def _require_readable(found: Survey, split: str) -> None:

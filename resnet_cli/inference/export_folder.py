@@ -1,7 +1,7 @@
 """The folder of an export: complete or absent, never over anything else, and with OpenVINO's model a classifier for `predict`
 (light: the standard library only).
 
-In: a run. Out: a folder with the model, labels.txt, and for OpenVINO export.json and splits.csv.
+In: a run. Out: a folder with the model, labels.txt, classify.py, and for OpenVINO export.json and splits.csv.
 """
 
 import contextlib
@@ -13,7 +13,8 @@ from pathlib import Path
 
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import UNFINISHED, unfinished, write_text
-from resnet_cli.inference.formats import LABELS, FormatName, is_export
+from resnet_cli.inference.example import example
+from resnet_cli.inference.formats import EXAMPLE, LABELS, FormatName, is_export
 from resnet_cli.runs import EXPORT_RECORD, SPLITS, Run, load_run, read_record
 
 
@@ -103,6 +104,9 @@ def describe(folder: Path, run: Run, name: FormatName, precision: str) -> int:
         precision: what the model multiplies in, "float" or "int8".
     """
     (folder / LABELS).write_text("".join(f"{each}\n" for each in run.classes), "utf-8", errors="surrogateescape")
+    shape = run.record["input"]
+    program = example(name, run.record["image_size"], shape["resize"], shape["fraction"], len(run.classes))
+    (folder / EXAMPLE).write_text(program, "utf-8")
     if name == "openvino":
         kept = {key: value for key, value in run.record.items() if key != "results"}
         made = {"format": name, "precision": precision, "run": str(run.folder.resolve())}
@@ -128,6 +132,8 @@ def load_classifier(folder: Path) -> Run:
     if path.exists():
         return Run(folder, read_record(path))
     if is_export(folder):
-        openvino = "what `resnet export --format openvino` wrote"
-        raise ResnetError(f"{folder} is an export without {EXPORT_RECORD}", f"name a run with --run, or {openvino}")
+        raise ResnetError(
+            f"{folder} is an export for other programs; this one answers with runs, and with exports to OpenVINO alone",
+            "name a run with --run, or what `resnet export --format openvino` wrote",
+        )
     return load_run(folder)

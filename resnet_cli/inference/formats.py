@@ -25,7 +25,8 @@ Answer = Callable[["Images"], "Outputs"]
 
 OUTPUT = "probabilities"
 LABELS = "labels.txt"  # a class a line, in the order of the probabilities
-_BESIDE = {LABELS, EXPORT_RECORD, SPLITS, EVALUATIONS, *FIGURES}
+EXAMPLE = "classify.py"  # how a picture reaches the model, as a program
+_BESIDE = {LABELS, EXAMPLE, EXPORT_RECORD, SPLITS, EVALUATIONS, *FIGURES}
 # Understood by every runtime of the last years; a newer one would add nothing to a residual network.
 _OPSET = 15
 

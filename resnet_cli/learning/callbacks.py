@@ -5,8 +5,7 @@ In: Keras' calls. Out: metrics.jsonl, checkpoint/ and, if asked for, tensorboard
 
 import math
 import time
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,7 +16,8 @@ from resnet_cli.files import write_text
 from resnet_cli.history import EpochRecord, read_history
 from resnet_cli.learning.checkpoints import add_metrics, save_checkpoint, write_whole
 from resnet_cli.learning.config import TrainConfig
-from resnet_cli.learning.schedules import plateau_scale, rates
+from resnet_cli.learning.schedules import plateau_scale
+from resnet_cli.learning.stage import Stage, Stream
 from resnet_cli.learning.tensorboard import EventFile
 from resnet_cli.networks.weights import named_variables
 from resnet_cli.progress import Progress, stop_if_asked
@@ -25,43 +25,23 @@ from resnet_cli.progress import Progress, stop_if_asked
 CHECKPOINT_SECONDS = 20  # between checkpoints, where epochs are shorter: they are written in a tenth to a whole second
 
 
-class Paced(Protocol):
-    """What the recorder needs to know of a stream."""
-
-    @property
-    def batch_size(self) -> int: ...
-
-    @property
-    def steps_per_epoch(self) -> int: ...
-
-
 class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
     """Follows a whole training, over several calls of `fit`."""
 
     def __init__(
-        self,
-        stage: str,
-        folder: Path,
-        config: TrainConfig,
-        stream: Paced,
-        done: int,
-        progress: Progress,
-        announce: bool,
-        tensorboard: bool,
+        self, stage: Stage, config: TrainConfig, stream: Stream, table: NDArray[np.float32], done: int, progress: Progress
     ) -> None:
         super().__init__()
-        self._stage, self._config, self._progress, self._announce = stage, config, progress, announce
+        self._stage, self._config, self._progress, self._rates = stage, config, progress, table
         self._per_epoch, self._batch_size, self._step = stream.steps_per_epoch, stream.batch_size, done
-        self._checkpoints = folder / "checkpoint" / stage
-        self._checkpoints.mkdir(parents=True, exist_ok=True)
-        self._metrics_file = folder / "metrics.jsonl"
-        self._best_file = self._checkpoints / "best.npz"
+        stage.checkpoints.mkdir(parents=True, exist_ok=True)
+        self._metrics_file = stage.folder / "metrics.jsonl"
+        self._best_file = stage.checkpoints / "best.npz"
         self._swapped = False
         self._best_values: dict[str, NDArray[np.float32]] = {}
         self._best_saved, self._saved_at = 0, -math.inf
-        self._rates = rates(config, config.epochs * self._per_epoch)
         self.history = self._history_until(done // self._per_epoch)
-        self._events = EventFile(folder / "tensorboard" / stage, self.history) if tensorboard else None
+        self._events = EventFile(stage.folder / "tensorboard" / stage.name, self.history) if stage.tensorboard else None
 
     @property
     def best_epoch(self) -> int:
@@ -78,11 +58,11 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self._began, self._first_step = time.perf_counter(), self._step
         self._trained_seconds = 0.0
         left = self._per_epoch - self._step % self._per_epoch
-        self._task = self._progress.start(f"{self._stage} {epoch + 1}/{self._config.epochs}", left)
+        self._task = self._progress.start(f"{self._stage.name} {epoch + 1}/{self._config.epochs}", left)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         if self._step == self._first_step and self._step % self._per_epoch:  # the first step after an interruption
-            add_metrics(self._checkpoints, self.model, self._step)
+            add_metrics(self._stage.checkpoints, self.model, self._step)
         self._step += 1
         loss = float((logs or {}).get("loss", 0.0))
         self._require_number(loss)
@@ -102,7 +82,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self._require_number(figures["val_loss"])  # the last step shows here alone
         images = (self._step - self._first_step) * self._batch_size
         record = EpochRecord(
-            stage=self._stage,
+            stage=self._stage.name,
             epoch=epoch + 1,
             loss=figures["loss"],
             accuracy=figures["accuracy"],
@@ -117,8 +97,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self.history.append(record)
         if self.best_epoch == record.epoch:
             variables = named_variables(self.model)
-            # Copies: what a backend on the CPU gives is the variable's own memory.
-            self._best_values = {name: np.array(keras.ops.convert_to_numpy(value)) for name, value in variables.items()}
+            self._best_values = {name: keras.ops.convert_to_numpy(value) for name, value in variables.items()}
         if self._swapped:
             self._swap_averages()
         if self._config.plateau:
@@ -131,9 +110,10 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         done = record.epoch == self._config.epochs or self.stopped_early
         if self._config.ema or done or self._progress.stop_signal() or self._is_due():
             self._save()
-        if self._announce:
+        if self._stage.announce:
             self._progress.line(
-                f"{self._stage} {record.epoch}/{self._config.epochs}  loss {record.loss:.3f}  accuracy {record.accuracy:.1%}"
+                f"{self._stage.name} {record.epoch}/{self._config.epochs}"
+                f"  loss {record.loss:.3f}  accuracy {record.accuracy:.1%}"
                 f"  val loss {record.val_loss:.3f}  val accuracy {record.val_accuracy:.1%}"
                 f"  {record.images_per_second:.0f} images/s"
             )
@@ -159,7 +139,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         rate = self._config.learning_rate
         raise ResnetError(
             f"the loss is no longer a number at step {self._step}: the learning rate {rate:g} is too high",
-            f"try --learning-rate {rate / 10:g}; checkpoints of finished epochs are in {self._checkpoints}",
+            f"try --learning-rate {rate / 10:g}; checkpoints of finished epochs are in {self._stage.checkpoints}",
         )
 
     def _rate(self) -> float:
@@ -171,7 +151,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         if self._best_values and self._best_saved != self.best_epoch:
             write_whole(self._best_file, self._best_values)
             self._best_saved = self.best_epoch
-        save_checkpoint(self._checkpoints, self.model, self._step)
+        save_checkpoint(self._stage.checkpoints, self.model, self._step)
         self._saved_at = time.perf_counter()
 
     def _stop(self) -> None:
@@ -189,6 +169,6 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
     def _history_until(self, epoch: int) -> list[EpochRecord]:
         """Records of this stage's epochs that the checkpoint holds; later lines are dropped from the file."""
         records = read_history(self._metrics_file)
-        kept = [record for record in records if record.stage != self._stage or record.epoch <= epoch]
+        kept = [record for record in records if record.stage != self._stage.name or record.epoch <= epoch]
         write_text(self._metrics_file, "".join(record.to_line() for record in kept))
-        return [record for record in kept if record.stage == self._stage]
+        return [record for record in kept if record.stage == self._stage.name]

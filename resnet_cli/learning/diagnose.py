@@ -3,7 +3,7 @@
 In: accuracies and counts. Out: sentences for the user; none where nothing is odd.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 _FEW, _FEW_STEPS = 10, 300
 
@@ -36,25 +36,38 @@ def few_steps(steps: int) -> list[str]:
     ]
 
 
-def odd_accuracies(training: float, held_out: float, classes: int, held_out_count: int) -> list[str]:
+def odd_accuracies(training: float, held_out: float, counts: Mapping[str, int], kind: str) -> list[str]:
     """Signs of trouble in a pair of accuracies, 0..1.
 
     Training accuracy high with held-out accuracy near chance is what wrong preprocessing, or batch-norm that trains in one mode
     and predicts in the other, looks like (keras-team/keras pull request 9965); on few pictures, plain overfitting.
+
+    Args:
+        training: on training pictures.
+        held_out: on those that `counts` counts.
+        counts: pictures by class; chance is to answer with the largest.
+        kind: what they are called, "test" or "held-out".
     """
-    chance = 1 / classes
+    total = sum(counts.values())
+    largest = max(counts, key=counts.__getitem__)
+    chance = counts[largest] / total
     near_chance = held_out < chance + max(0.1, 0.15 * (1 - chance))
     words = []
+    if held_out <= chance:
+        unequal = "; --class-weights makes classes of all sizes count alike" if chance * len(counts) > 1.5 else ""
+        words.append(
+            f"{kind} accuracy {held_out:.1%} is no better than always answering {largest}, right for {chance:.1%}{unequal}"
+        )
     if training > 0.9 and near_chance:
         words.append(
-            f"training accuracy is {training:.0%} but held-out accuracy {held_out:.0%}, near chance ({chance:.0%}): usually the"
-            " held-out pictures are prepared differently, batch-norm behaves differently in training, or labels are mixed up"
+            f"training accuracy is {training:.0%} but {kind} accuracy {held_out:.0%}, near chance ({chance:.0%}): usually the"
+            f" {kind} pictures are prepared differently, batch-norm behaves differently in training, or labels are mixed up"
         )
     elif training - held_out > 0.25:
         words.append(
-            f"training accuracy is {training:.0%} but held-out accuracy {held_out:.0%}: the network learns the pictures"
+            f"training accuracy is {training:.0%} but {kind} accuracy {held_out:.0%}: the network learns the pictures"
             " by heart; more pictures, a higher --dropout or finetune's --unfreeze none help"
         )
-    if held_out_count < 30:
-        words.append(f"only {held_out_count} pictures are held out, so the held-out accuracy is uncertain: see its interval")
+    if total < 30:
+        words.append(f"only {total} {kind} pictures, so their accuracy is uncertain: see its interval")
     return words

@@ -82,8 +82,10 @@ class FeatureCache:
             keys: one a row.
             rows: a file of float16 numbers (keys, width).
         """
-        size = _size(len(keys), self._width)
-        if self._folder is None or not keys or not self._has_room(size):
+        if self._folder is None or not keys:
+            return
+        oldest = self._in_the_way(self._folder.parent, _size(len(keys), self._width))
+        if oldest is None:
             return
         digest = hashlib.sha256()
         with suppress(OSError):
@@ -96,7 +98,8 @@ class FeatureCache:
                     file.write(digest.digest())
                     file.flush()
                     os.fsync(file.fileno())
-                self._make_room(size)
+                for path in oldest:
+                    path.unlink(missing_ok=True)
                 partial.replace(self._folder / f"{digest.hexdigest()[:16]}.rows")
 
     def _open(self, path: Path) -> None:
@@ -110,19 +113,16 @@ class FeatureCache:
             self._places.update((key, (path, first + 2 * self._width * row)) for row, key in enumerate(keys))
             os.utime(path)  # used now: what was used longest ago goes first
 
-    def _has_room(self, size: int) -> bool:
-        assert self._folder is not None
-        return size + sum(status.st_size for status, _ in _files(self._folder.parent) if not _is_old(status)) <= self._limit
-
-    def _make_room(self, size: int) -> None:
-        assert self._folder is not None
-        files = _files(self._folder.parent)
-        over = size + sum(status.st_size for status, _ in files) - self._limit
-        for status, path in sorted(files, key=lambda each: each[0].st_mtime_ns):
-            if over <= 0 or not _is_old(status):
-                return
-            path.unlink(missing_ok=True)
+    def _in_the_way(self, folder: Path, size: int) -> list[Path] | None:
+        """What has to go for so many more bytes, used longest ago first; None where what was used of late leaves no room."""
+        files = sorted(_files(folder), key=lambda each: each[0].st_mtime_ns)
+        over, going = size + sum(status.st_size for status, _ in files) - self._limit, list[Path]()
+        for status, path in files:
+            if over <= 0 or time.time() - status.st_mtime <= _IN_USE:
+                break
+            going.append(path)
             over -= status.st_size
+        return going if over <= 0 else None
 
 
 def _files(folder: Path) -> list[tuple[os.stat_result, Path]]:
@@ -132,10 +132,6 @@ def _files(folder: Path) -> list[tuple[os.stat_result, Path]]:
         with suppress(OSError):
             found.append((path.stat(), path))
     return found
-
-
-def _is_old(status: os.stat_result) -> bool:
-    return time.time() - status.st_mtime > _IN_USE
 
 
 def _size(rows: int, width: int) -> int:

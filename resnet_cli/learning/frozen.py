@@ -25,6 +25,7 @@ from resnet_cli.learning.rows import NOT_YET, Rows
 from resnet_cli.learning.stored import Stored
 from resnet_cli.networks.weights import named_variables
 from resnet_cli.progress import Progress, stop_if_asked
+from resnet_cli.versions import versions
 
 _MERGED = 1024  # rows that are in memory at a time
 
@@ -52,11 +53,11 @@ def as_it_began(note: Path, views: int) -> int:
 
 
 def features_folder(material: Material, model: keras.Model, engine: Engine) -> Path | None:
-    """Where features of this backbone, geometry and engine are kept from run to run."""
+    """Where features of this backbone, geometry, engine and versions are kept from run to run."""
     if material.features is None:
         return None
     network = material.spec.network
-    what = hashlib.sha256(f"{material.geometry} {AUGMENTATION} {engine.name} {engine.precision}".encode())
+    what = hashlib.sha256(f"{material.geometry} {AUGMENTATION} {engine.name} {engine.precision} {versions()}".encode())
     what.update(str(network).encode())
     for name, variable in sorted(named_variables(model.get_layer(network.name)).items()):
         what.update(name.encode() + keras.ops.convert_to_numpy(variable).tobytes())

@@ -8,8 +8,9 @@ import numpy as np
 
 from resnet_cli.learning.config import FinetuneConfig, TrainConfig
 from resnet_cli.learning.material import Material
+from resnet_cli.learning.stage import Stage
 from resnet_cli.learning.stored import Stored, StoredBatches, StoredStream
-from resnet_cli.learning.training import Stage, TrainResult, train
+from resnet_cli.learning.training import TrainResult, train
 from resnet_cli.networks.classifier import add_head
 from resnet_cli.networks.weights import named_variables
 from resnet_cli.progress import Progress

@@ -9,6 +9,7 @@ from resnet_cli.data.pictures import Pictures
 from resnet_cli.networks.spec import ClassifierSpec
 
 AUGMENTATION = Augmentation("resized", scale=0.5)
+AS_IT_IS = Augmentation("none", flip=False)
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,17 @@ import keras
 from resnet_cli.errors import ResnetError
 from resnet_cli.learning.config import TrainConfig, small_epochs
 from resnet_cli.learning.optimizers import make_optimizer
+from resnet_cli.learning.reading import Reading
 from resnet_cli.learning.schedules import rates
 from resnet_cli.learning.snapshot import untouched
-from resnet_cli.learning.training import Stream, loss_of
-from resnet_cli.progress import Progress
+from resnet_cli.learning.stage import Stream
+from resnet_cli.learning.training import loss_of
+from resnet_cli.progress import Progress, stop_if_asked
 
 _WARM_UP, _MEASURED = 5, 25  # steps: the first ones trace and compile
+_SHARE = 0.1  # of the limit, for each measuring of steps
 _MARGIN = 0.95  # of the limit is planned: no machine keeps its pace
+_AGAIN = "type the same command again"
 
 
 @dataclass(frozen=True)
@@ -55,25 +59,37 @@ def measure_pace(
     stream: Stream,
     held_out: keras.utils.PyDataset,
     config: TrainConfig,
+    limit: float,
     progress: Progress,
     small: Stream | None = None,
 ) -> Pace:
-    """Train a few steps and leave the network as it was; arguments as of `train`."""
+    """Train a few steps and leave the network as it was.
+
+    Args:
+        model, stream, held_out, config, progress, small: as of `train`.
+        limit: seconds that the training may take; each measuring of steps ends after a tenth of that, or two steps.
+
+    Raises:
+        ResnetError: a picture cannot be read any more.
+        Interrupted: a signal asked to stop.
+    """
     task = progress.start("measuring the pace", None)
-    with untouched(model):
+    clock, reading = _Clock(limit * _SHARE, progress), Reading(_AGAIN)
+    with untouched(model), reading.told():
         model.compile(
             optimizer=make_optimizer(config, rates(replace(config, learning_rate=0.0), 1), model.trainable_variables),
             loss=loss_of(config),
         )
-        step, start = _measure_steps(model, stream)
+        step, start = _measure_steps(model, stream, clock, reading)
         small_step = step
         if small is not None:
-            small_step, start_of_small = _measure_steps(model, small)
+            small_step, start_of_small = _measure_steps(model, small, clock, reading)
             start += start_of_small
-        model.evaluate(held_out, steps=1, verbose=0)  # traces and compiles
+        watched = reading.held_out(held_out)
+        model.evaluate(watched, steps=1, callbacks=[clock], verbose=0)  # traces and compiles
         began = time.perf_counter()
         batches = max(1, min(8, len(held_out)))
-        model.evaluate(held_out, steps=batches, verbose=0)
+        model.evaluate(watched, steps=batches, callbacks=[clock], verbose=0)
         validation = (time.perf_counter() - began) * len(held_out) / batches
     task.finish()
     return Pace(step, small_step, validation, start)
@@ -102,21 +118,30 @@ def fit_to_limit(config: TrainConfig, limit: float, pace: Pace, steps_per_epoch:
 
 
 class _Clock(keras.callbacks.Callback):  # type: ignore[misc]
-    """When each step ended."""
+    """When each step of a `fit` ended; ends it after so many seconds, and all of it where a signal asks to stop."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float, progress: Progress) -> None:
         super().__init__()
-        self.times: list[float] = []
+        self._seconds, self._progress = seconds, progress
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self.began, self.times = time.perf_counter(), list[float]()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        stop_if_asked(self._progress, f"nothing was trained yet: {_AGAIN}")
         self.times.append(time.perf_counter())
+        self.model.stop_training = len(self.times) > 1 and self.times[-1] - self.began > self._seconds
+
+    def on_test_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        stop_if_asked(self._progress, f"nothing was trained yet: {_AGAIN}")
 
 
-def _measure_steps(model: keras.Model, stream: Stream) -> tuple[float, float]:
+def _measure_steps(model: keras.Model, stream: Stream, clock: _Clock, reading: Reading) -> tuple[float, float]:
     """Seconds a step, and what the first ones take beyond that."""
-    clock = _Clock()
-    began = time.perf_counter()
     model.train_function = None  # each size is measured with a graph of its own, as it is trained
-    model.fit(stream.batches(0), steps_per_epoch=_WARM_UP + _MEASURED, callbacks=[clock], shuffle=False, verbose=0)
-    step = (clock.times[-1] - clock.times[_WARM_UP - 1]) / _MEASURED
-    return step, max(0.0, clock.times[_WARM_UP - 1] - began - _WARM_UP * step)
+    with reading.batches(stream.batches()) as batches:
+        model.fit(batches, steps_per_epoch=_WARM_UP + _MEASURED, callbacks=[clock], shuffle=False, verbose=0)
+    warm_up = min(_WARM_UP, len(clock.times) // 2)
+    warm = clock.times[warm_up - 1]
+    step = (clock.times[-1] - warm) / (len(clock.times) - warm_up)
+    return step, max(0.0, warm - clock.began - warm_up * step)

@@ -20,7 +20,8 @@ from resnet_cli.errors import ResnetError
 from resnet_cli.learning.config import TrainConfig
 from resnet_cli.learning.optimizers import make_optimizer
 from resnet_cli.learning.snapshot import untouched
-from resnet_cli.learning.training import Stream, balanced_weights, loss_of
+from resnet_cli.learning.stage import Stream
+from resnet_cli.learning.training import balanced_weights, loss_of
 from resnet_cli.progress import Progress, Task, stop_if_asked
 
 STEPS = 100

@@ -3,25 +3,31 @@
 In: batches, and held-out batches. Out: the same; the first error of reading them, once Keras has stopped.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import keras
 
-from resnet_cli.errors import ResnetError
+from resnet_cli.errors import Interrupted, ResnetError
 
 
 class Reading:
-    """Remembers the first error of a picture or a stored row that could not be read."""
+    """Remembers the first error of a picture or a stored row that could not be read; `again` says what then helps."""
 
-    def __init__(self) -> None:
+    def __init__(self, again: str = "type the same command with --resume") -> None:
+        self._hint = f"put it back, then {again}"
         self._error: ResnetError | None = None
 
-    def batches(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """The same training batches."""
-        with self._remembered():
-            yield from batches
+    @contextmanager
+    def batches(self, batches: Iterator[Any]) -> Iterator[Iterator[Any]]:
+        """The same training batches; the threads that make them end with the block, for TensorFlow never lets go of them."""
+        watched = self._watched(batches)
+        try:
+            yield watched
+        finally:
+            with suppress(ValueError):  # another batch is being asked for at this moment
+                watched.close()
 
     def held_out(self, batches: keras.utils.PyDataset) -> keras.utils.PyDataset:
         """The same held-out batches."""
@@ -36,23 +42,26 @@ class Reading:
         """
         try:
             yield
-        except ResnetError:
+        except Interrupted:
             raise
         except Exception:
             if self._error is None:
                 raise
             raise self._error from None
 
+    def _watched(self, batches: Iterator[Any]) -> Generator[Any]:
+        with self._remembered():
+            yield from batches
+
     @contextmanager
     def _remembered(self) -> Iterator[None]:
-        hint = "put it back, then type the same command with --resume"
         try:
             yield
         except ResnetError as error:
-            self._error = self._error or ResnetError(error.message, error.hint or hint)
+            self._error = self._error or ResnetError(error.message, error.hint or self._hint)
             raise
         except OSError as error:
-            self._error = self._error or ResnetError(f"{error.filename} cannot be read: {error.strerror}", hint)
+            self._error = self._error or ResnetError(f"{error.filename} cannot be read: {error.strerror}", self._hint)
             raise
 
 

@@ -9,7 +9,7 @@ import keras
 @contextmanager
 def untouched(model: keras.Model) -> Iterator[None]:
     """Put every variable of the model back at the end, also after an error."""
-    before = [keras.ops.convert_to_numpy(variable).copy() for variable in model.variables]
+    before = [keras.ops.convert_to_numpy(variable) for variable in model.variables]
     try:
         yield
     finally:

@@ -12,9 +12,9 @@ from resnet_cli.data.batches import EvaluationBatches, TrainStream
 from resnet_cli.engines.base import Engine
 from resnet_cli.learning.config import FinetuneConfig, TrainConfig
 from resnet_cli.learning.live import EngineBatches, EngineStream
-from resnet_cli.learning.material import AUGMENTATION, Material
+from resnet_cli.learning.material import AS_IT_IS, AUGMENTATION, Material
+from resnet_cli.learning.stage import Stream
 from resnet_cli.learning.stored import Stored, StoredBatches, StoredStream
-from resnet_cli.learning.training import Stream
 from resnet_cli.networks.split import tail_model
 
 _PICTURES = 30_000  # as many epochs as make about this many pictures
@@ -52,8 +52,10 @@ def tail_on_pixels(model: keras.Model, material: Material, config: FinetuneConfi
 
 
 def _pixels(config: FinetuneConfig, material: Material) -> TrainStream:
-    size = _batch_size(config, material)
-    return TrainStream(material.training, material.spec.classes, size, material.geometry, AUGMENTATION, config.seed)
+    how = AS_IT_IS if config.views == 1 else AUGMENTATION
+    return TrainStream(
+        material.training, material.spec.classes, _batch_size(config, material), material.geometry, how, config.seed
+    )
 
 
 def _recipe(config: FinetuneConfig, material: Material, depth_decay: float) -> TrainConfig:

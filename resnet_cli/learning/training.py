@@ -7,8 +7,7 @@ activations, and whole networks in fine-tuning.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 import numpy as np
@@ -21,44 +20,8 @@ from resnet_cli.learning.config import TrainConfig, small_epochs
 from resnet_cli.learning.optimizers import make_optimizer
 from resnet_cli.learning.reading import Reading
 from resnet_cli.learning.schedules import rates
+from resnet_cli.learning.stage import Stage, Stream
 from resnet_cli.progress import Progress
-
-
-class Stream(Protocol):
-    """Training batches as a function of the step alone."""
-
-    @property
-    def classes(self) -> int: ...
-
-    @property
-    def batch_size(self) -> int: ...
-
-    @property
-    def steps_per_epoch(self) -> int: ...
-
-    @property
-    def labels(self) -> NDArray[np.int64]: ...
-
-    def batches(self, first_step: int = 0) -> Iterator[tuple[Any, NDArray[np.float32]]]: ...
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Where a training belongs.
-
-    Attributes:
-        name: "train", "head" or "tail": its records and checkpoints carry it.
-        folder: the run; metrics.jsonl and checkpoint/<name>/ are kept there.
-        resume: go on from the newest checkpoint, if there is one.
-        announce: report a line an epoch.
-        tensorboard: write TensorBoard's event files into tensorboard/<name>/.
-    """
-
-    name: str
-    folder: Path
-    resume: bool = False
-    announce: bool = True
-    tensorboard: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,37 +72,35 @@ def train(
         Interrupted: a signal asked to stop; a checkpoint was written.
     """
     per_epoch = stream.steps_per_epoch
+    table = rates(config, config.epochs * per_epoch)
     model.compile(
-        optimizer=make_optimizer(config, rates(config, config.epochs * per_epoch), model.trainable_variables),
+        optimizer=make_optimizer(config, table, model.trainable_variables),
         loss=loss_of(config),
         metrics=_metrics(stream.classes),
     )
     model.optimizer.build(model.trainable_variables)
-    checkpoints = stage.folder / "checkpoint" / stage.name
-    done = load_checkpoint(checkpoints, model) if stage.resume and has_checkpoint(checkpoints) else 0
-    recorder = Recorder(stage.name, stage.folder, config, stream, done, progress, stage.announce, stage.tensorboard)
+    done = load_checkpoint(stage.checkpoints, model) if stage.resume and has_checkpoint(stage.checkpoints) else 0
+    recorder = Recorder(stage, config, stream, table, done, progress)
     weights = balanced_weights(stream.labels, stream.classes) if config.class_weights else None
     reading = Reading()
-    watched = reading.held_out(held_out)
     for segment in _segments(config, per_epoch, done, stream, small):
         if recorder.stopped_early:
             break
-        batches = reading.batches(segment.stream.batches(segment.first_step))
         model.train_function = None  # `fit` would go on with one for any size, which knows no sizes and is slower
-        with reading.told():
+        with reading.told(), reading.batches(segment.stream.batches(segment.first_step)) as batches:
             model.fit(
                 batches if weights is None else _weighed(batches, weights),
                 steps_per_epoch=segment.steps_per_epoch,
                 initial_epoch=segment.first_epoch,
                 epochs=segment.last_epoch,
-                validation_data=watched,
+                validation_data=reading.held_out(held_out),
                 callbacks=[recorder],
                 shuffle=False,  # the stream is shuffled already
                 verbose=0,
             )
         if config.ema:
             # Keras leaves the averages in the weights at the end of `fit`; training goes on with the weights themselves.
-            load_checkpoint(checkpoints, model)
+            load_checkpoint(stage.checkpoints, model)
     recorder.restore_best(model)
     return TrainResult(tuple(recorder.history), recorder.best_epoch)
 

@@ -27,9 +27,10 @@ from resnet_cli.learning.head import train_head
 from resnet_cli.learning.material import Material
 from resnet_cli.learning.rate_finder import RateSearch, find_rate
 from resnet_cli.learning.rows import NOT_YET, rows_of
+from resnet_cli.learning.stage import Stage
 from resnet_cli.learning.stored import Stored
 from resnet_cli.learning.tail import Tail, tail_on_engine, tail_on_pixels, tail_on_stored
-from resnet_cli.learning.training import Stage, TrainResult, train
+from resnet_cli.learning.training import TrainResult, train
 from resnet_cli.networks.split import boundary_model, feature_model, freeze_batch_norm, prefix_model
 from resnet_cli.networks.weights import named_variables
 from resnet_cli.progress import Progress

@@ -29,7 +29,10 @@ def _fused_class() -> type[keras.layers.BatchNormalization]:
 
     class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc]
         def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-            learn = bool(training) and self.trainable
+            if training and not self.trainable:
+                # On GPUs the kernel has no repeatable gradient with fixed statistics; Keras' operations cost no more here.
+                return super().call(inputs, training=False)
+            learn = bool(training)
             outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
                 inputs,
                 tf.cast(tf.convert_to_tensor(self.gamma), tf.float32),

@@ -120,11 +120,6 @@ def room_for(network: Network) -> Iterator[None]:
         sys.setrecursionlimit(limit)
 
 
-def stage_names(network: Network) -> list[str]:
-    """Layer-name prefixes of the stages, from the input: ["conv2_", "conv3_", ...]."""
-    return [f"conv{stage + 2}_" for stage in range(len(network.blocks))]
-
-
 def _stem(parts: _Parts, x: Tensor) -> Tensor:
     network = parts.network
     if network.stem == "cifar":

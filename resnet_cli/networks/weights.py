@@ -53,14 +53,13 @@ def load_weights(model: keras.Model, path: Path, leave: Iterable[str] = ()) -> N
         leave: layers of the model that keep what they have, such as a new head.
 
     Raises:
-        ResnetError: the file is missing or damaged, lacks a variable, or holds another shape.
+        ResnetError: the file is missing or damaged, lacks a variable, holds another shape, or variables of another network.
     """
     left = set(leave)
+    wanted = {name: variable for name, variable in named_variables(model).items() if _layer(name) not in left}
     try:
         with h5py.File(path, "r") as file:
-            for name, variable in named_variables(model).items():
-                if name.split("/")[0] in left:
-                    continue
+            for name, variable in wanted.items():
                 if name not in file:
                     raise ResnetError(f"the weights {path} lack {name}: they belong to another network")
                 value = np.asarray(file[name], dtype="float32")
@@ -70,6 +69,7 @@ def load_weights(model: keras.Model, path: Path, leave: Iterable[str] = ()) -> N
                         "they belong to another network, shortcut option, head or number of classes",
                     )
                 variable.assign(value)
+            _require_no_more(path, [name for name in _names(file) if name not in wanted and _layer(name) not in left])
         settle(model)
     except FileNotFoundError:
         raise ResnetError(f"there are no weights at {path}") from None
@@ -77,12 +77,38 @@ def load_weights(model: keras.Model, path: Path, leave: Iterable[str] = ()) -> N
         raise ResnetError(f"the weights {path} cannot be read: {error}", "the file is damaged: copy it anew") from error
 
 
+def _require_no_more(path: Path, surplus: list[str]) -> None:
+    """A part of another network would pass for this one."""
+    if any(_layer(name) == PIXEL_MEAN for name in surplus):
+        raise ResnetError(
+            f"the weights {path} subtract a mean picture, which the file alone does not say", "name the run's folder instead"
+        )
+    if surplus:
+        raise ResnetError(f"the weights {path} hold {surplus[0]} as well: they belong to another network")
+
+
+def _names(file: h5py.File) -> list[str]:
+    """Of all variables in a file."""
+    found: list[str] = []
+
+    def visit(name: str, item: h5py.Dataset | h5py.Group) -> None:
+        if isinstance(item, h5py.Dataset):
+            found.append(name)
+
+    file.visititems(visit)
+    return found
+
+
+def _layer(name: str) -> str:
+    return name.split("/")[0]
+
+
 def copy_weights(source: keras.Model, target: keras.Model, leave: Iterable[str] = ()) -> None:
     """Carry variables over by name, for example from keras.applications to the builder."""
     values = named_variables(source)
     left = set(leave)
     for name, variable in named_variables(target).items():
-        if name.split("/")[0] not in left:
+        if _layer(name) not in left:
             variable.assign(values[name])
     settle(target)
 

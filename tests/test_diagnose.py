@@ -1,0 +1,30 @@
+"""What figures of a training usually mean, in words."""
+
+import pytest
+
+from resnet_cli.learning.diagnose import odd_accuracies
+
+
+@pytest.mark.parametrize(
+    ("training", "held_out", "counts", "said"),
+    [
+        (0.90, 0.85, {"a": 50, "b": 50}, []),
+        (
+            0.90,
+            0.50,
+            {"a": 50, "b": 50},
+            ["always answering a, right for 50.0%", "learns the pictures by heart"],
+        ),
+        (
+            0.70,
+            0.67,
+            {"a": 10, "b": 80},
+            ["always answering b, right for 88.9%; --class-weights makes classes"],
+        ),
+        (0.99, 0.92, {"a": 10, "b": 80}, ["near chance (89%): usually the test pictures are prepared differently"]),
+        (0.90, 0.85, {"a": 9, "b": 10}, ["only 19 test pictures, so their accuracy is uncertain: see its interval"]),
+    ],
+)
+def test_trouble_is_named(training: float, held_out: float, counts: dict[str, int], said: list[str]) -> None:
+    words = odd_accuracies(training, held_out, counts, "test")
+    assert len(words) == len(said) and all(part in word for part, word in zip(said, words, strict=True)), words
