@@ -180,7 +180,7 @@ def test_two_classes_of_ten_pictures_with_a_hidden_layer_and_everything_unfrozen
     assert result.exit_code == 0, result.stderr
     figures = json.loads(result.stdout)
     assert figures["val"]["count"] == 4
-    assert any("only 4 pictures are held out" in warning for warning in figures["warnings"])
+    assert any("only 4 held-out pictures" in warning for warning in figures["warnings"])
     weights = weights_of(tmp_path / "run")
     assert weights["hidden/kernel"].shape == (64, 2048) and weights["logits/kernel"].shape == (2048, 2)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
