@@ -160,6 +160,7 @@ def test_what_loses_more_than_a_point_is_refused_unless_forced(
     assert "note: only 42 pictures are held out (one is 2.4 points), too few to see a loss of 1 point\n" in kept.stdout
     assert "note: int8 loses more than 1 point of held-out top-1: kept because of --force\n" in kept.stdout
     assert sorted(path.name for path in (tmp_path / "new" / "out").iterdir()) == [
+        "classify.py",
         "export.json",
         "labels.txt",
         "model.bin",
