@@ -98,12 +98,14 @@ def test_force_empties_the_folder_that_was_named_whatever_it_is_called(tmp_path:
     assert begun_with(folder)["seed"] == 2
 
 
-def test_force_leaves_what_the_run_begins_with_alone(tmp_path: Path) -> None:
+def test_force_leaves_what_the_run_begins_with_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = begin_run(place_of_run("fruit", tmp_path / "run", False), {"seed": 0}, "resnet train")
     (folder / "model.weights.h5").touch()
     assert place_of_run("fruit", Path(folder), True, weights="none").folder == folder
-    with pytest.raises(ResnetError, match="holds the weights to begin with"):
-        place_of_run("fruit", folder, True, weights=str(folder / "model.weights.h5"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for weights in (str(folder / "model.weights.h5"), "~/run/model.weights.h5"):
+        with pytest.raises(ResnetError, match="holds the weights to begin with"):
+            place_of_run("fruit", folder, True, weights=weights)
     (folder / ".git").mkdir()
     with pytest.raises(ResnetError, match="is not a run folder, so --force does not replace it"):
         place_of_run("fruit", folder, True)

@@ -8,7 +8,7 @@ import pytest
 from conftest import MakeDataset
 
 from resnet_cli.data.scan import Dataset, Sample, scan_dataset
-from resnet_cli.data.split import group_copies, hold_out
+from resnet_cli.data.split import groups_by_class, hold_out
 from resnet_cli.errors import ResnetError
 
 
@@ -82,8 +82,10 @@ def test_files_of_one_size_or_one_beginning_are_not_taken_for_copies(tmp_path: P
         (tmp_path / str(number)).write_bytes(content)
         samples.append(Sample(tmp_path / str(number), 0))
     samples += [Sample(tmp_path / "0", 1), Sample(tmp_path / "gone", 0)]
-    groups = [[samples.index(sample) for sample in group] for group in group_copies(samples)]
-    assert groups == [[0, 3], [1], [2], [4, 6], [5], [7], [8]]
+    groups = {
+        label: [[samples.index(each) for each in group] for group in of] for label, of in groups_by_class(samples).items()
+    }
+    assert groups == {0: [[0, 3], [1], [2], [4, 6], [5], [8]], 1: [[7]]}
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from resnet_cli.data.inputs import at_home
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import write_text
 from resnet_cli.history import read_history
@@ -61,8 +62,9 @@ def place_of_run(
         folder = max(unfinished_runs(name, output), key=lambda each: _agreement(each, resume))
         _hold(folder)
         return Place(folder)
-    is_path = bool(weights) and os.path.lexists(weights)  # and not "none" or another word
-    if output and force and is_path and Path(weights).absolute().is_relative_to(output.absolute()):
+    begins_with = at_home(weights)
+    is_path = bool(weights) and os.path.lexists(begins_with)  # and not "none" or another word
+    if output and force and is_path and begins_with.absolute().is_relative_to(output.absolute()):
         raise ResnetError(f"--force would replace {output}, which holds the weights to begin with", "choose another --output")
     return Place(choose_run_folder(name, output, force), "" if output else name, force)
 

@@ -10,6 +10,8 @@ from typer.core import TyperGroup
 
 from resnet_cli.cli.console import Table, out
 
+_WIDE = 100  # columns that the tables of the longest options need
+
 # The first sentence of each command's own help, in the order of the list.
 SUMMARIES = {
     "finetune": "Turn a folder of photos into a classifier, from a pretrained network.",
@@ -21,9 +23,6 @@ SUMMARIES = {
     "check": "Look for what is wrong with a data set: damaged files, copies, leaks, small classes.",
     "models": "List every network: family, depth, parameters, input size, and where its weights come from.",
 }
-
-
-_WIDE = 100  # columns that the tables of the longest options need
 
 
 def command_function(name: str) -> Callable[..., Any]:

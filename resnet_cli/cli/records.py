@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_cli.data.folders import file_size
 from resnet_cli.data.scan import Dataset, LeftOut
-from resnet_cli.data.scoring import TEST_CHOSE, copied
+from resnet_cli.data.scoring import TEST_CHOSE, copied, kind_of
 from resnet_cli.learning.diagnose import few_pictures, odd_accuracies
 from resnet_cli.networks.pretrained import WeightsSource
 from resnet_cli.networks.spec import ClassifierSpec
@@ -73,14 +73,13 @@ def result_record(
 def remarks(dataset: Dataset, best: "EpochRecord", measured: "dict[str, Measured]") -> list[str]:
     """What a user must know about the figures of a training, of which the last is the headline."""
     split, figures = list(measured)[-1], list(measured.values())[-1].figures
-    kind = "test" if split == "test" else "held-out"
     counts = {each.name: each.count for each in figures.classes}
     held, trained = ([sample.path for sample in dataset.splits[name]] for name in (split, "train"))
     return [
         *few_pictures(dataset.classes, dataset.counts("train")),
-        *odd_accuracies(best.accuracy, figures.top1, counts, kind),
+        *odd_accuracies(best.accuracy, figures.top1, counts, kind_of(split)),
         *([TEST_CHOSE] if dataset.is_validated_by_test else []),
-        *copied(held, trained, kind),
+        *copied(held, trained, split),
     ]
 
 

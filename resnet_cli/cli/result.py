@@ -4,14 +4,15 @@ import shlex
 from typing import Any
 
 from resnet_cli.cli import console
+from resnet_cli.data.scoring import kind_of
 
 _SHOWN = 40  # classes that the table lists
 
 
 def print_result(result: dict[str, Any]) -> None:
     """Print the JSON contract of `finetune` and `train` for a person."""
-    headline = result.get("test") or result["val"]
-    kind = "test" if "test" in result else "held-out"
+    split = "test" if "test" in result else "val"
+    headline = result[split]
     low, high = headline["top1_interval"]
     table = console.Table("class", "pictures", "accuracy")
     for each in headline["classes"][:_SHOWN]:
@@ -20,7 +21,7 @@ def print_result(result: dict[str, Any]) -> None:
     if len(headline["classes"]) > _SHOWN:
         console.out.print(f"and {len(headline['classes']) - _SHOWN} more classes in the report")
     console.out.print(
-        f"[bold]{kind} accuracy {headline['top1']:.1%}[/]"
+        f"[bold]{kind_of(split)} accuracy {headline['top1']:.1%}[/]"
         f"  (95 % interval {low:.1%} to {high:.1%}, {headline['count']} pictures)"
     )
     if "test" in result and result["test"] != result["val"]:

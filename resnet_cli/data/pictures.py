@@ -167,7 +167,6 @@ def read_pictures(
 
 def mean_picture(pictures: Pictures, geometry: Geometry) -> NDArray[np.float32]:
     """The mean of all pictures as prediction sees them: float32 (size, size, 3), 0..1 (He et al. 2015, section 3.4)."""
-
     total = np.zeros((geometry.size, geometry.size, 3), np.uint64)
     for pixels in map_in_order(lambda index: to_square(Image.fromarray(pictures[index]), geometry), range(len(pictures))):
         total += pixels

@@ -67,8 +67,7 @@ def held_out(runs: Sequence[Run]) -> Scored:
     notes = [f"{taken} held-out pictures of {run.folder} that another run was trained on are not scored"] if taken else []
     if is_validated_by_test(rows):
         notes.append(TEST_CHOSE)
-    kind = "test" if split == "test" else "held-out"
-    notes += copied([sample.path for sample in samples], [run.data / row.path for row in rows if row.split == "train"], kind)
+    notes += copied([sample.path for sample in samples], [run.data / row.path for row in rows if row.split == "train"], split)
     return Scored(run.data.name, split, run.classes, samples, tuple(notes))
 
 
@@ -105,13 +104,18 @@ def folder(runs: Sequence[Run], root: Path) -> Scored:
     return Scored(root.resolve().name, split, run.classes, unseen, tuple(notes))
 
 
-def copied(held: Sequence[Path], trained: Sequence[Path], kind: str) -> list[str]:
-    """A sentence on held-out pictures that are copies of training pictures, where there are any."""
+def kind_of(split: str) -> str:
+    """What a user is told that the pictures of a split are: "test", or "held-out" of those that chose the epoch."""
+    return "test" if split == "test" else "held-out"
+
+
+def copied(held: Sequence[Path], trained: Sequence[Path], split: str) -> list[str]:
+    """A sentence on pictures of a split that are copies of training pictures, where there are any."""
     if not (count := len(copies(held, trained))):
         return []
     return [
-        f"{count} of {len(held)} {kind} pictures are copies of training pictures, so the figure is too good: `resnet check`"
-        " lists them"
+        f"{count} of {len(held)} {kind_of(split)} pictures are copies of training pictures, so the figure is too good:"
+        " `resnet check` lists them"
     ]
 
 
@@ -126,13 +130,18 @@ def _unseen(samples: tuple[Sample, ...], root: Path, runs: Sequence[Run]) -> tup
     A picture was trained on if it is the very file, or holds the same bytes, whatever it is called. Where the file that was
     trained on has gone, one at the same place below the folder (of the data set, or of one split) and of the same size counts.
     """
+    if not runs:
+        return samples
     trained = [(run.data / row.path, row) for run in runs for row in read_splits(run) if row.split == "train"]
-    there = {path.resolve() for path, _ in trained if path.is_file()}
-    gone = {(row.path, row.size) for path, row in trained if row.size is not None and not path.is_file()}
+    left = {path for path, _ in trained if path.is_file()}
+    there = {path.resolve() for path in left}
+    gone = {(row.path, row.size) for path, row in trained if row.size is not None and path not in left}
     files = {sample.path: sample.path.resolve() for sample in samples}
     same = copies((path for path, file in files.items() if file not in there), there)
 
     def is_gone(path: Path) -> bool:
+        if not gone:
+            return False
         below, size = path.relative_to(root).as_posix(), file_size(path)
         return any((place, size) in gone for place in (below, f"{root.resolve().name}/{below}"))
 

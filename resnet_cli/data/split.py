@@ -3,16 +3,15 @@
 In: a scanned `Dataset`. Out: the same with train, val and (where the folder has one) test splits.
 """
 
-import hashlib
 import random
 from collections import defaultdict
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
+from pathlib import Path
 
+from resnet_cli.data.same_files import group_same
 from resnet_cli.data.scan import Dataset, Sample
 from resnet_cli.errors import ResnetError
-
-_HEAD = 16_384  # bytes that are compared before whole files are
 
 
 def hold_out(dataset: Dataset, share: float, seed: int) -> Dataset:
@@ -56,11 +55,11 @@ def is_divided(splits: Collection[str]) -> bool:
 
 
 def groups_by_class(samples: Sequence[Sample]) -> dict[int, list[list[Sample]]]:
-    """The groups of `group_copies` by label; a label without samples has none."""
-    by_class: dict[int, list[list[Sample]]] = defaultdict(list)
-    for group in group_copies(samples):
-        by_class[group[0].label].append(group)
-    return by_class
+    """Samples whose files hold the same bytes, together, by label; groups in the order of their first samples."""
+    by_class: dict[int, dict[Path, Sample]] = defaultdict(dict)
+    for sample in samples:
+        by_class[sample.label][sample.path] = sample
+    return {label: [[by_path[path] for path in group] for group in group_same(by_path)] for label, by_path in by_class.items()}
 
 
 def why_indivisible(groups: Sequence[Sequence[Sample]]) -> str:
@@ -73,18 +72,6 @@ def why_indivisible(groups: Sequence[Sequence[Sample]]) -> str:
         return ""
     count = sum(map(len, groups))
     return f"{f'{count} copies of one picture' if count > 1 else 'only one picture'}, so none can be held out"
-
-
-def group_copies(samples: Sequence[Sample]) -> list[list[Sample]]:
-    """Samples of one class whose files hold the same bytes, together; groups in the order of their first samples.
-
-    Only files of one size are read, and whole only where they begin alike. A file that cannot be read is alone.
-    """
-    groups: list[list[Sample]] = [list(samples)] if samples else []
-    for key in (_class_and_size, _head, _content):
-        groups = [part for group in groups for part in (_parts(group, key) if len(group) > 1 else [group])]
-    place = {id(sample): number for number, sample in enumerate(samples)}
-    return sorted(groups, key=lambda group: place[id(group[0])])
 
 
 def _divide(groups: list[list[Sample]], name: str, share: float, seed: int) -> tuple[list[Sample], list[Sample]]:
@@ -103,32 +90,6 @@ def _divide(groups: list[list[Sample]], name: str, share: float, seed: int) -> t
         held = min(groups, key=len)
         kept = [sample for group in groups if group is not held for sample in group]
     return held, kept
-
-
-def _parts(group: list[Sample], key: Callable[[Sample], Hashable]) -> list[list[Sample]]:
-    parts: dict[Hashable, list[Sample]] = defaultdict(list)
-    for sample in group:
-        try:
-            parts[key(sample)].append(sample)
-        except OSError:
-            parts[sample.path].append(sample)
-    return list(parts.values())
-
-
-def _class_and_size(sample: Sample) -> Hashable:
-    return sample.label, sample.path.stat().st_size
-
-
-def _head(sample: Sample) -> Hashable:
-    with sample.path.open("rb") as file:
-        return hashlib.sha256(file.read(_HEAD)).digest()
-
-
-def _content(sample: Sample) -> Hashable:
-    if sample.path.stat().st_size <= _HEAD:
-        return b""  # the head was all of it
-    with sample.path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _place(sample: Sample) -> tuple[int, tuple[str, ...]]:

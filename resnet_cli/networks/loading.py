@@ -15,7 +15,7 @@ from resnet_cli.networks.catalogue import Network
 from resnet_cli.networks.classifier import build_classifier
 from resnet_cli.networks.pretrained import ImagenetClassifier, WeightsSource
 from resnet_cli.networks.spec import ClassifierSpec
-from resnet_cli.networks.weights import copy_weights, load_weights
+from resnet_cli.networks.weights import copy_weights, datasets, load_weights
 
 _HEAD = ("logits", "hidden")
 
@@ -83,15 +83,9 @@ def _read_keras_file(network: Network, path: Path) -> keras.Model:
 
 def _classes_in(path: Path) -> int:
     """Classes that a legacy file tells apart: the width of its only dense layer; 0 where it has none."""
-    classes: list[int] = []
-
-    def visit(name: str, item: h5py.Dataset | h5py.Group) -> None:
-        if isinstance(item, h5py.Dataset) and item.ndim == 2:
-            classes.append(item.shape[1])
-
     with h5py.File(path, "r") as file:
-        file.visititems(visit)
-    return classes[-1] if classes else 0
+        widths = [item.shape[1] for item in datasets(file).values() if item.ndim == 2]
+    return widths[-1] if widths else 0
 
 
 def _class_names(path: Path) -> tuple[str, ...]:

@@ -69,7 +69,7 @@ def load_weights(model: keras.Model, path: Path, leave: Iterable[str] = ()) -> N
                         "they belong to another network, shortcut option, head or number of classes",
                     )
                 variable.assign(value)
-            _require_no_more(path, [name for name in _names(file) if name not in wanted and _layer(name) not in left])
+            _require_no_more(path, [name for name in datasets(file) if name not in wanted and _layer(name) not in left])
         settle(model)
     except FileNotFoundError:
         raise ResnetError(f"there are no weights at {path}") from None
@@ -87,13 +87,13 @@ def _require_no_more(path: Path, surplus: list[str]) -> None:
         raise ResnetError(f"the weights {path} hold {surplus[0]} as well: they belong to another network")
 
 
-def _names(file: h5py.File) -> list[str]:
-    """Of all variables in a file."""
-    found: list[str] = []
+def datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
+    """All that a file holds, by name ("layer/variable"), in the order of the names."""
+    found: dict[str, h5py.Dataset] = {}
 
     def visit(name: str, item: h5py.Dataset | h5py.Group) -> None:
         if isinstance(item, h5py.Dataset):
-            found.append(name)
+            found[name] = item
 
     file.visititems(visit)
     return found
