@@ -1,5 +1,6 @@
 """The program `resnet`: its commands, and the one place where errors become text and exit codes (light)."""
 
+import errno
 import gc
 import sys
 
@@ -35,6 +36,12 @@ def root(version: bool = typer.Option(False, "--version", callback=_version, is_
     """A folder of photos in, a trained, measured, portable residual-network classifier out."""
 
 
+def _is_out_of_memory(error: Exception) -> bool:
+    """Of the machine or of its GPU, in the words of Python, TensorFlow and jax."""
+    told = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    return told or type(error).__name__ == "ResourceExhaustedError" or "RESOURCE_EXHAUSTED" in str(error)
+
+
 def main() -> None:
     """Entry point: run a command; errors become one sentence and an exit code, never a traceback."""
     try:
@@ -43,16 +50,19 @@ def main() -> None:
     except ResnetError as error:
         console.print_error(error.message, error.hint)
         sys.exit(error.exit_code)
-    except OSError as error:
-        # What a path may be refused for is endless: too long a name, a closed folder above, a disk that is gone.
-        if error.filename is None:
-            raise
-        console.print_error(f"{error.filename}: {error.strerror}", "")
-        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
     except ReaderGone:
         sys.exit(141)
+    except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            # What a path may be refused for is endless: too long a name, a closed folder above, a disk that is gone.
+            console.print_error(f"{error.filename}: {error.strerror}", "")
+        elif _is_out_of_memory(error):
+            console.print_error("there is not enough memory for this", "a smaller --batch-size or --image-size needs less")
+        else:
+            raise
+        sys.exit(1)
     finally:
         let_go_of_stdout()
         # The process ends: to look for garbage among all that TensorFlow made would take one to two seconds more.
