@@ -203,9 +203,15 @@ def test_a_rare_class_is_found_when_every_class_counts_alike(
 ) -> None:
     make_dataset(tmp_path / "pets", ("cat",), count=40)
     make_dataset(tmp_path / "pets", ("cat", "dog"), count=5)
-    run = tmp_path / "run"
+    run, note = (
+        tmp_path / "run",
+        "cat has 32 training pictures and dog 4: --class-weights makes classes of all sizes count alike",
+    )
+    result = run_cli("finetune", tmp_path / "pets", *QUICK, "--unfreeze", "none", "--output", tmp_path / "unequal")
+    assert note in json.loads(result.stdout)["warnings"]
     result = run_cli("finetune", tmp_path / "pets", *QUICK, "--unfreeze", "last", "--class-weights", "--output", run)
     assert result.exit_code == 0, result.stderr
+    assert note not in json.loads(result.stdout)["warnings"]
     counts = {each["class"]: (each["count"], each["recall"]) for each in json.loads(result.stdout)["val"]["classes"]}
     assert counts == {"cat": (8, 1.0), "dog": (1, 1.0)}
     assert record_of(run)["config"]["class_weights"] is True

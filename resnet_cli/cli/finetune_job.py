@@ -90,7 +90,8 @@ def run_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pro
     # The features of a network whose last layers were not trained, by the engine that will measure it.
     pooled = frozen.features[1].pieces() if result.kept == "head" and frozen.engine == "openvino" else None
     measured = write_trained(folder, model, spec, readable, geometry, progress, config.engine, pooled)
-    summary = _summary(folder, network, source, earlier + time.perf_counter() - began, dataset, frozen, result, measured)
+    seconds = earlier + time.perf_counter() - began
+    summary = _summary(folder, network, source, seconds, readable, frozen, result, measured, config)
     record = run_record(command, {**asdict(config), "val_split": share}, dataset, spec, geometry, source, precision)
     write_measured(folder, list(measured.values())[-1], record, folder / "curves.png", summary["warnings"])
     finish_run(folder, {**record, "engine": f"{frozen.engine} {frozen.precision}", "results": summary})
@@ -152,9 +153,10 @@ def _summary(
     frozen: Frozen,
     result: TransferResult,
     measured: dict[str, Measured],
+    config: FinetuneConfig,
 ) -> dict[str, Any]:
     best = result.best
-    warnings = remarks(dataset, best.best, measured)
+    warnings = remarks(dataset, best.best, measured, config.class_weights)
     if result.tail is not None and result.kept == "head":
         warnings.append("unfreezing did not raise the held-out accuracy, so the head alone was kept")
     if source.fallback:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from resnet_cli.data.folders import file_size
 from resnet_cli.data.scan import Dataset, LeftOut
 from resnet_cli.data.scoring import TEST_CHOSE, copied, kind_of
-from resnet_cli.learning.diagnose import few_pictures, odd_accuracies
+from resnet_cli.learning.diagnose import few_pictures, odd_accuracies, unequal_classes
 from resnet_cli.networks.pretrained import WeightsSource
 from resnet_cli.networks.spec import ClassifierSpec
 from resnet_cli.runs import SplitRow
@@ -70,14 +70,22 @@ def result_record(
     }
 
 
-def remarks(dataset: Dataset, best: "EpochRecord", measured: "dict[str, Measured]") -> list[str]:
-    """What a user must know about the figures of a training, of which the last is the headline."""
+def remarks(dataset: Dataset, best: "EpochRecord", measured: "dict[str, Measured]", weighed: bool) -> list[str]:
+    """What a user must know about the figures of a training, of which the last is the headline.
+
+    Args:
+        dataset: its pictures that could be read.
+        best: the epoch that was kept.
+        measured: figures by split.
+        weighed: classes of all sizes counted alike.
+    """
     split, figures = list(measured)[-1], list(measured.values())[-1].figures
-    counts = {each.name: each.count for each in figures.classes}
+    counts, tested = dataset.counts("train"), {each.name: each.count for each in figures.classes}
     held, trained = ([sample.path for sample in dataset.splits[name]] for name in (split, "train"))
     return [
-        *few_pictures(dataset.classes, dataset.counts("train")),
-        *odd_accuracies(best.accuracy, figures.top1, counts, kind_of(split)),
+        *few_pictures(dataset.classes, counts),
+        *([] if weighed else unequal_classes(dataset.classes, counts)),
+        *odd_accuracies(best.accuracy, figures.top1, tested, kind_of(split)),
         *([TEST_CHOSE] if dataset.is_validated_by_test else []),
         *copied(held, trained, split),
     ]

@@ -109,7 +109,7 @@ def run_training(request: TrainRequest, config: TrainConfig, progress: Progress)
     readable = as_read(dataset, *setup.pictures)
     measured = write_trained(folder, setup.model, setup.spec, readable, setup.geometry, progress, engine)
     seconds = earlier + time.perf_counter() - began
-    warnings = remarks(readable, result.best, measured)
+    warnings = remarks(readable, result.best, measured, config.class_weights)
     if setup.source.kind == "none":
         warnings = [*few_steps(len(result.history) * setup.stream.steps_per_epoch), *warnings]
     summary = result_record(folder, setup.spec.network.name, setup.source.kind, seconds, result, measured, warnings)

@@ -13,7 +13,7 @@ from resnet_cli.data.copies import Fingerprint, fingerprint, nearly_same, same
 from resnet_cli.data.decode import Header, decode, read_header
 from resnet_cli.data.folders import LeftOut
 from resnet_cli.data.pictures import map_in_order
-from resnet_cli.data.scan import Sample
+from resnet_cli.data.scan import IMBALANCE, SMALL_CLASS, Sample
 from resnet_cli.data.split import groups_by_class, is_divided, why_indivisible
 from resnet_cli.data.survey import Survey, faults, survey
 from resnet_cli.errors import ResnetError
@@ -21,8 +21,6 @@ from resnet_cli.progress import Progress
 
 Severity = Literal["error", "warning"]
 
-SMALL_CLASS = 10  # pictures; with fewer, neither training nor the held-out figure says much
-IMBALANCE = 5.0  # largest class / smallest; beyond it plain training begins to neglect the small ones
 TINY = 16  # pixels of the short side
 
 _ENDINGS = {

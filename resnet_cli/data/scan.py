@@ -10,7 +10,10 @@ from resnet_cli.data.folders import EXTENSIONS, LeftOut
 from resnet_cli.data.survey import faults, survey
 from resnet_cli.errors import ResnetError
 
-__all__ = ["EXTENSIONS", "Dataset", "LeftOut", "Sample", "scan_dataset"]
+__all__ = ["EXTENSIONS", "IMBALANCE", "SMALL_CLASS", "Dataset", "LeftOut", "Sample", "scan_dataset"]
+
+SMALL_CLASS = 10  # pictures; with fewer, neither training nor the held-out figure says much
+IMBALANCE = 5.0  # largest class / smallest; beyond it plain training begins to neglect the small ones
 
 
 @dataclass(frozen=True)

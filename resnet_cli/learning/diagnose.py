@@ -5,7 +5,9 @@ In: accuracies and counts. Out: sentences for the user; none where nothing is od
 
 from collections.abc import Mapping, Sequence
 
-_FEW, _FEW_STEPS = 10, 300
+from resnet_cli.data.scan import IMBALANCE, SMALL_CLASS
+
+_FEW_STEPS = 300
 
 
 def few_pictures(classes: Sequence[str], counts: Sequence[int]) -> list[str]:
@@ -15,11 +17,27 @@ def few_pictures(classes: Sequence[str], counts: Sequence[int]) -> list[str]:
         classes: names.
         counts: training pictures of each.
     """
-    few = [f"{name} ({count})" for name, count in zip(classes, counts, strict=True) if count < _FEW]
+    few = [f"{name} ({count})" for name, count in zip(classes, counts, strict=True) if count < SMALL_CLASS]
     if not few:
         return []
     shown = ", ".join(few[:5]) + (f" and {len(few) - 5} more" if len(few) > 5 else "")
-    return [f"too few pictures to learn from reliably: {shown}; {_FEW} or more of each class give a steadier result"]
+    return [f"too few pictures to learn from reliably: {shown}; {SMALL_CLASS} or more of each class give a steadier result"]
+
+
+def unequal_classes(classes: Sequence[str], counts: Sequence[int]) -> list[str]:
+    """Classes so much smaller than others that a training in which every picture counts alike neglects them.
+
+    Args:
+        classes: names.
+        counts: training pictures of each.
+    """
+    few, many = (choose(range(len(counts)), key=counts.__getitem__) for choose in (min, max))
+    if counts[many] <= IMBALANCE * counts[few]:
+        return []
+    return [
+        f"{classes[many]} has {counts[many]} training pictures and {classes[few]} {counts[few]}: --class-weights makes"
+        " classes of all sizes count alike"
+    ]
 
 
 def few_steps(steps: int) -> list[str]:
@@ -54,10 +72,7 @@ def odd_accuracies(training: float, held_out: float, counts: Mapping[str, int], 
     near_chance = held_out < chance + max(0.1, 0.15 * (1 - chance))
     words = []
     if held_out <= chance:
-        unequal = "; --class-weights makes classes of all sizes count alike" if chance * len(counts) > 1.5 else ""
-        words.append(
-            f"{kind} accuracy {held_out:.1%} is no better than always answering {largest}, right for {chance:.1%}{unequal}"
-        )
+        words.append(f"{kind} accuracy {held_out:.1%} is no better than always answering {largest}, right for {chance:.1%}")
     if training > 0.9 and near_chance:
         words.append(
             f"training accuracy is {training:.0%} but {kind} accuracy {held_out:.0%}, near chance ({chance:.0%}): usually the"
