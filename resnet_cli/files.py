@@ -5,6 +5,7 @@ In: a path, and what goes there.
 
 import csv
 import glob
+import hashlib
 import io
 import os
 import shutil
@@ -76,3 +77,9 @@ def _remove(path: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink()
+
+
+def digest(path: Path, algorithm: str = "sha256") -> str:
+    """Hash of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_cli.errors import ResnetError
-from resnet_cli.files import UNFINISHED, write_csv, write_text
+from resnet_cli.files import UNFINISHED, digest, write_csv, write_text
 
 FORMAT = 1
 RUNS = Path("runs")
@@ -29,6 +29,8 @@ _FILES = {
     *("run.json", SPLITS, "model.weights.h5", "model.xml", "model.bin", "metrics.jsonl", "metrics.csv", "rate.png"),
     *("rate.csv", "tensorboard", "curves.png", "checkpoint", "export", EVALUATIONS, *FIGURES),
 }
+
+Content = tuple[int, str]  # bytes of a file, and their SHA-256, hexadecimal
 
 
 @dataclass(frozen=True)
@@ -71,15 +73,15 @@ class Run:
 
 @dataclass(frozen=True)
 class SplitRow:
-    """One line of splits.csv: a picture's path below the data set's folder, its class, train, val or test, and its bytes.
+    """One line of splits.csv: a picture's path below the data set's folder, its class, train, val or test, and its content.
 
-    Runs of older versions do not know the bytes.
+    Runs of older versions do not know the content, nor is that of a file known which could not be read any more.
     """
 
     path: str
     label: str
     split: str
-    size: int | None = None
+    content: Content | None = None
 
 
 def is_run_like(folder: Path) -> bool:
@@ -92,6 +94,11 @@ def is_run_like(folder: Path) -> bool:
 def is_evaluation(folder: Path) -> bool:
     """Whether a folder holds what `evaluate` writes, and nothing else."""
     return (folder / FIGURES[0]).is_file() and all(path.name in FIGURES for path in folder.iterdir())
+
+
+def is_rate_search(folder: Path) -> bool:
+    """Whether a folder holds what `--lr-find plot` writes, and no run."""
+    return (folder / "rate.csv").is_file() and not any((folder / name).exists() for name in ("run.json", "checkpoint"))
 
 
 def holds_runs(folder: Path) -> bool:
@@ -155,6 +162,8 @@ def load_run(folder: Path | None = None) -> Run:
             raise ResnetError(f"{folder} is an export, not a run", "name the run that it was made from with --run")
         if not any((folder / name).exists() for name in (*_TELLTALE, "model.weights.h5")):
             raise ResnetError(f"{folder} is not a run folder: it has no run.json", "`ls runs` shows the runs of this folder")
+        if is_rate_search(folder):
+            raise ResnetError(f"{folder} holds a search for a learning rate, not a run", "name a run with --run")
         raise ResnetError(f"the run {folder} is not complete: it has no run.json", "finish it with --resume")
     run = Run(folder, read_record(path))
     if not run.weights.exists():
@@ -193,8 +202,8 @@ def newest_run() -> Path:
 
 def write_splits(folder: Path, rows: Iterable[SplitRow]) -> None:
     """Write splits.csv, whole."""
-    lines = ((row.path, row.label, row.split, row.size) for row in rows)
-    write_csv(folder / SPLITS, [("path", "class", "split", "bytes"), *lines])
+    lines = ((row.path, row.label, row.split, *(row.content or ("", ""))) for row in rows)
+    write_csv(folder / SPLITS, [("path", "class", "split", "bytes", "sha256"), *lines])
 
 
 def read_splits(run: Run) -> list[SplitRow]:
@@ -202,12 +211,33 @@ def read_splits(run: Run) -> list[SplitRow]:
     try:
         with run.splits.open(encoding="utf-8", newline="") as file:
             return [
-                SplitRow(row["path"], row["class"], row["split"], int(row["bytes"]) if row.get("bytes") else None)
+                SplitRow(
+                    row["path"], row["class"], row["split"], (int(row["bytes"]), sha) if (sha := row.get("sha256")) else None
+                )
                 for row in csv.DictReader(file)
             ]
     except (OSError, KeyError, ValueError) as error:
         hint = "export the run anew" if "export" in run.record else ""
         raise ResnetError(f"{run.splits} cannot be read: {error}", hint) from error
+
+
+def trained_contents(run: Run) -> set[Content]:
+    """Of the pictures that a run was trained on, itself and not the runs that it began with."""
+    return {row.content for row in read_splits(run) if row.split == "train" and row.content}
+
+
+def ancestors(run: Run) -> list[Run]:
+    """The run whose weights a run began with, the one that this began with, and so on, as far as they are where they were."""
+    found: list[Run] = []
+    weights = run.record.get("weights", {})
+    while weights.get("source") == "file":
+        path = Path(weights["path"])
+        folder = path.parent
+        if not (folder / "run.json").is_file() or not path.is_file() or digest(path) != weights["sha256"]:
+            break
+        found.append(Run(folder, read_record(folder / "run.json")))
+        weights = found[-1].record.get("weights", {})
+    return found
 
 
 def is_validated_by_test(rows: Sequence[SplitRow]) -> bool:

@@ -23,8 +23,8 @@ from resnet_cli.cli.ready import Ready
 from resnet_cli.data.scoring import held_out
 from resnet_cli.engines.openvino import convert, save
 from resnet_cli.engines.portable import read_classifier
+from resnet_cli.files import digest
 from resnet_cli.inference.geometry import run_geometry
-from resnet_cli.networks.imagenet_files import digest
 from resnet_cli.networks.spec import spec_from_record
 from resnet_cli.progress import Silent
 from resnet_cli.runs import Run, load_run
@@ -51,7 +51,7 @@ def main() -> None:
         source.visititems(copy)
     record = {key: run.record[key] for key in _KEPT} | {"image_size": options.image_size}
     record["results"] = {"val": _figures(run, weights, options.image_size)}
-    record["weights_sha256"] = digest(weights, "sha256")
+    record["weights_sha256"] = digest(weights)
     # The folder's place on the machine that trained means nothing elsewhere.
     record["command"] = run.record["command"].replace(run.record["data"]["path"], run.record["data"]["name"])
     record["data"] = {"name": run.record["data"]["name"], "path": "", "counts": run.record["data"]["counts"]}

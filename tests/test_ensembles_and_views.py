@@ -134,7 +134,7 @@ def test_no_picture_is_scored_that_one_of_the_runs_was_trained_on(
 
 
 def write_splits(run: Path, rows: list[dict[str, str]]) -> None:
-    (run / "splits.csv").write_text("path,class,split\n" + "".join(",".join(row.values()) + "\n" for row in rows))
+    (run / "splits.csv").write_text("".join(",".join(row) + "\n" for row in [rows[0], *(row.values() for row in rows)]))
 
 
 def test_what_cannot_answer_together_is_refused(

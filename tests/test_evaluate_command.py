@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import sklearn.metrics
-from conftest import Finetuned, MakeDataset, MakePicture, RunCli
+from conftest import Finetuned, MakeDataset, MakePicture, MakeRun, RunCli
 
 from resnet_cli.inference.measure import measure
 from resnet_cli.runs import is_run_like
@@ -146,6 +146,44 @@ def test_a_folder_is_matched_by_the_names_of_its_classes(
     assert any("berry, elder, fig, grape" in note for note in document["notes"])
 
 
+def test_a_class_may_be_spelled_as_macos_spells_it(
+    run_folder: Path, run_cli: RunCli, make_picture: MakePicture, tmp_path: Path
+) -> None:
+    record = json.loads((run_folder / "run.json").read_text())
+    record["classes"][0] = "\u00e9clair"
+    (run_folder / "run.json").write_text(json.dumps(record))
+    make_picture(tmp_path / "cakes" / "e\u0301clair" / "0.png", seed=90)
+    assert evaluated(run_cli, tmp_path / "cakes", "--run", run_folder)["classes"][0]["count"] == 1
+
+
+def test_two_test_folders_are_refused(run_folder: Path, run_cli: RunCli, make_dataset: MakeDataset, tmp_path: Path) -> None:
+    for name in ("train", "test", "testing"):
+        make_dataset(tmp_path / "two" / name, ("apple", "fig"), count=2)
+    result = run_cli("evaluate", tmp_path / "two", "--run", run_folder)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "keep one of them" in result.stderr
+
+
+def test_data_sets_of_one_name_do_not_replace_each_other_s_figures(
+    run_folder: Path, run_cli: RunCli, make_picture: MakePicture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = []
+    for place, name in enumerate(("here", "there")):
+        make_picture(tmp_path / name / "fresh" / "apple" / "0.png", seed=90 + place)
+        monkeypatch.chdir(tmp_path / name)
+        folders.append(evaluated(run_cli, "fresh", "--run", run_folder)["output"])
+    assert evaluated(run_cli, tmp_path / "there" / "fresh", "--run", run_folder)["output"] == folders[1]
+    assert [Path(folder).name for folder in folders] == ["fresh-all", "fresh-all-2"]
+
+
+def test_a_confusion_table_that_does_not_fit_gives_way_to_a_list(
+    run_folder: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for columns, words in ((200, "true \\ predicted"), (40, "taken for")):
+        monkeypatch.setattr("resnet_cli.cli.console.out.width", columns)
+        assert words in run_cli("evaluate", "--run", run_folder).stdout
+
+
 def test_a_folder_of_one_class_is_scored_against_all_that_the_run_knows(
     run_folder: Path, run_cli: RunCli, make_picture: MakePicture, tmp_path: Path
 ) -> None:
@@ -176,12 +214,39 @@ def test_training_pictures_are_known_wherever_the_data_set_lies_by_now(
     content = (copy / trained).read_bytes()
     (copy / trained).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert evaluated(run_cli, copy, "--run", run_folder)["count"] == 44
-    # Where the data set itself has gone, place and size tell.
+    # The data set itself may have gone.
     record = json.loads((run_folder / "run.json").read_text())
     record["data"]["path"] = str(tmp_path / "gone")
     (run_folder / "run.json").write_text(json.dumps(record))
-    assert evaluated(run_cli, copy, "--run", run_folder)["count"] == 43
-    assert evaluated(run_cli, copy.rename(tmp_path / "moved"), "--run", run_folder)["count"] == 43
+    assert evaluated(run_cli, copy.rename(tmp_path / "moved"), "--run", run_folder)["count"] == 44
+
+
+def test_held_out_pictures_that_are_others_by_now_are_told(
+    run_cli: RunCli, make_run: MakeRun, tmp_path: Path, tiny_dataset: Path
+) -> None:
+    run = make_run(tmp_path / "run", tiny_dataset)
+    rows = rows_of(run / "splits.csv")
+    trained, held = (next(row for row in rows if row["split"] == split) for split in ("train", "val"))
+    (tiny_dataset / held["path"]).write_bytes((tiny_dataset / trained["path"]).read_bytes())
+    assert "1 of 9 held-out pictures are copies of training pictures" in " ".join(evaluated(run_cli, "--run", run)["notes"])
+
+
+def test_pictures_that_an_earlier_run_was_trained_on_are_told_and_never_scored_elsewhere(
+    run_cli: RunCli, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    options = ["--arch", "resnet8", "--epochs", "1", "--json", "--output"]
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert run_cli("train", tiny_dataset, *options, first).exit_code == 0
+    result = run_cli("train", tiny_dataset, "--weights", first, "--val-split", "0.5", "--seed", "1", *options, second)
+    assert result.exit_code == 0, result.stderr
+    held = {row["path"] for row in rows_of(second / "splits.csv") if row["split"] == "val"}
+    before = {row["path"] for row in rows_of(first / "splits.csv") if row["split"] == "train"}
+    told = f"{len(held & before)} of {len(held)} held-out pictures are among those that {first} was trained on"
+    assert told in " ".join(json.loads(result.stdout)["warnings"])
+    assert told in " ".join(evaluated(run_cli, "--run", second)["notes"])
+    assert held & before and held - before
+    everything = evaluated(run_cli, shutil.copytree(tiny_dataset, tmp_path / "copy"), "--run", second)
+    assert everything["count"] == len(held - before)
 
 
 def test_test_pictures_that_are_copies_of_training_pictures_are_told(

@@ -3,6 +3,7 @@
 import gc
 import json
 import shutil
+import struct
 import subprocess
 import sys
 import textwrap
@@ -248,13 +249,16 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(run_folder: Path, run_c
 
 @pytest.fixture(scope="module")
 def odd_pictures(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """A photo that was turned and is decoded smaller than it is, one with transparent parts, and a long one in grey."""
+    """Photos that were turned and are decoded smaller than they are, one with transparent parts, and a long one in grey."""
     folder = tmp_path_factory.mktemp("odd")
     with Image.open(next((sample_data / "cars").iterdir())) as picture:
         large = picture.convert("RGB").resize((600, 400))
     exif = Image.Exif()
     exif[0x0112] = 6
     large.save(folder / "turned.jpg", exif=exif)
+    # Orientation 6 beside a tag of a wrong type, over which Pillow stumbles once the picture is turned.
+    tags = struct.pack("<HHHIIHHI4sI", 2, 0x0112, 3, 1, 6, 0x0102, 7, 4, b"abcd", 0)
+    large.save(folder / "stumbling.jpg", exif=b"Exif\0\0II*\0" + struct.pack("<I", 8) + tags)
     clear = large.convert("RGBA")
     clear.putalpha(large.convert("L"))
     clear.save(folder / "clear.png")

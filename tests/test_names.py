@@ -25,7 +25,7 @@ def run_folder(make_run: MakeRun, make_dataset: MakeDataset, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", ["a\rb.jpg", "a\r\nb.jpg", "a\nb.jpg", 'a"b,c.jpg', "ü é.jpg"])
 def test_every_name_comes_back_from_splits_csv(name: str, tmp_path: Path) -> None:
-    rows = [SplitRow(f"cars/{name}", "cars", "train", 7), SplitRow("cars/other.jpg", "cars", "val", 8)]
+    rows = [SplitRow(f"cars/{name}", "cars", "train", (7, "ab")), SplitRow("cars/other.jpg", "cars", "val")]
     write_splits(tmp_path, rows)
     assert read_splits(Run(tmp_path, {})) == rows
 

@@ -42,6 +42,17 @@ def test_an_answer_that_cannot_be_written_is_one_sentence(
     assert (done.returncode, done.stderr) == (1, b"error: cannot write the result: No space left on device\n")
 
 
+@pytest.mark.parametrize("line", ['"$@" 2> /dev/full', '"$@" 2> >(exec true)', '"$@" 2>&-'])
+def test_notices_that_cannot_be_written_cost_no_answer(
+    line: str, run_folder: Path, make_picture: MakePicture, tmp_path: Path
+) -> None:
+    picture, broken = make_picture(tmp_path / "cat.png"), tmp_path / "broken.png"
+    broken.touch()
+    done = in_shell(line, "predict", *[broken] * 30, *[picture] * 3, "--run", run_folder, "--csv", "--top", "1")
+    assert (done.returncode, done.stderr) == (1, b"")
+    assert done.stdout.count(b"cat.png,1,") == 3
+
+
 @pytest.mark.parametrize("words", [("models",), ("models", "--json"), ("--help",)])
 def test_a_reader_that_went_away_is_no_error(words: tuple[str, ...]) -> None:
     done = in_shell('"$@" | (exec 0<&-; sleep 4)', *words)

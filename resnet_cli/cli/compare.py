@@ -21,7 +21,6 @@ _CAPTION = (
 )
 _SEEDS = " ± = standard deviation over runs that differ by their seed alone; other figures are means."
 _TEST = " kept, test = the weights of the run on the test folder, which chose nothing."
-_WIDEST = 200  # characters of a table
 
 
 def compare(
@@ -89,7 +88,7 @@ def _print_table(rows: "Sequence[Row]", title: str, held_out: str) -> None:
             str(timedelta(seconds=round(row.seconds))),
         )
     # On a narrower terminal lines go on below: rich would leave the names out.
-    table.width = console.out.measure(table, options=console.out.options.update(width=_WIDEST)).maximum
+    table.width = console.full_width(table)
     console.out.print(table)
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from resnet_cli.errors import ResnetError
 from resnet_cli.history import EpochRecord, read_history
 from resnet_cli.networks.spec import ClassifierSpec, spec_from_record
-from resnet_cli.runs import Run, is_evaluation, is_validated_by_test, load_run, read_splits
+from resnet_cli.runs import Run, is_evaluation, is_rate_search, is_validated_by_test, load_run, read_splits
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,13 @@ class Trained:
 
 
 def read_runs(folders: Iterable[Path]) -> list[Trained]:
-    """Open runs; a folder that is named twice counts once, and evaluations, which runs/* fits as well, do not count.
+    """Open runs; a folder that is named twice counts once; evaluations and searches for a rate, which runs/* fits too, do not.
 
     Raises:
         ResnetError: a run is incomplete or damaged, or was trained on other pictures than the first.
     """
     named = list({folder.resolve(): folder for folder in folders}.values())
-    runs = [folder for folder in named if not is_evaluation(folder)]
+    runs = [folder for folder in named if not (is_evaluation(folder) or is_rate_search(folder))]
     trained = [_read(folder) for folder in runs or named]
     first = trained[0]
     for each in trained[1:]:

@@ -9,11 +9,12 @@ from rich import markup
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["Table", "err", "escape", "json_text", "out", "print_error", "print_json"]
+__all__ = ["Table", "err", "escape", "full_width", "json_text", "out", "print_error", "print_json"]
 
 # Names of files come out as they are: no emoji for what stands between colons.
 out = Console(highlight=False, soft_wrap=True, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+_WIDEST = 10_000  # columns, more than any table has
 
 # Control characters but tab and line feed: a terminal would obey them.
 _CONTROL = {code: repr(chr(code))[1:-1] for code in (*range(9), *range(11, 32), *range(127, 160))}
@@ -22,6 +23,11 @@ _CONTROL = {code: repr(chr(code))[1:-1] for code in (*range(9), *range(11, 32), 
 def escape(text: str) -> str:
     """Text for rich that comes out as it is: no markup in it, and control characters as escapes."""
     return markup.escape(text.translate(_CONTROL))
+
+
+def full_width(table: Table) -> int:
+    """Columns that a table takes where nothing of it is cut off."""
+    return out.measure(table, options=out.options.update(width=_WIDEST)).maximum
 
 
 def print_json(document: Any) -> None:

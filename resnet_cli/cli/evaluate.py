@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from resnet_cli.inference.measure import Evaluation
     from resnet_cli.runs import Run
 
+_MANY = 12  # classes, more than which no terminal has room for
 _ENSEMBLE = "ensemble"  # folder of several runs' figures, under runs/
-_WIDEST = 12  # classes that a confusion table has room for on a terminal
 
 
 def evaluate(
@@ -157,12 +157,16 @@ def _print_tables(evaluation: "Evaluation", title: str, notes: list[str]) -> Non
 
 def _print_confusion(evaluation: "Evaluation") -> None:
     names = [each.name for each in evaluation.classes]
-    if len(names) <= _WIDEST:
-        table = console.Table("true \\ predicted", *map(console.escape, names), title="confusion")
-        for name, row in zip(names, evaluation.confusion.tolist(), strict=True):
-            table.add_row(console.escape(name), *(str(count) if count else "." for count in row))
-    else:
+    table = _matrix(evaluation, names) if len(names) <= _MANY else None
+    if table is None or console.full_width(table) > console.out.width:
         table = console.Table("true", "taken for", "pictures", title="most frequent confusions (all: confusion.csv)")
         for count, true, guess in most_frequent_confusions(names, evaluation.confusion.tolist(), 10):
             table.add_row(console.escape(true), console.escape(guess), str(count))
     console.out.print(table)
+
+
+def _matrix(evaluation: "Evaluation", names: Sequence[str]) -> console.Table:
+    table = console.Table("true \\ predicted", *map(console.escape, names), title="confusion")
+    for name, row in zip(names, evaluation.confusion.tolist(), strict=True):
+        table.add_row(console.escape(name), *(str(count) if count else "." for count in row))
+    return table

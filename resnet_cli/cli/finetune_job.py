@@ -3,7 +3,6 @@
 import time
 from contextlib import suppress
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from resnet_cli.cli.beginning import (
@@ -38,7 +37,7 @@ from resnet_cli.networks.loading import load_backbone
 from resnet_cli.networks.pretrained import BUNDLED, PREFERRED, WeightsSource, choose_backbone, require_size
 from resnet_cli.networks.spec import ClassifierSpec
 from resnet_cli.progress import Progress
-from resnet_cli.runs import drop_checkpoint, finish_run, unfinished_runs
+from resnet_cli.runs import Run, drop_checkpoint, finish_run, unfinished_runs
 
 
 def run_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Progress) -> dict[str, Any]:
@@ -91,8 +90,8 @@ def run_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pro
     pooled = frozen.features[1].pieces() if result.kept == "head" and frozen.engine == "openvino" else None
     measured = write_trained(folder, model, spec, readable, geometry, progress, config.engine, pooled)
     seconds = earlier + time.perf_counter() - began
-    summary = _summary(folder, network, source, seconds, readable, frozen, result, measured, config)
     record = run_record(command, {**asdict(config), "val_split": share}, dataset, spec, geometry, source, precision)
+    summary = _summary(Run(folder, record), network, source, seconds, readable, frozen, result, measured)
     write_measured(folder, list(measured.values())[-1], record, folder / "curves.png", summary["warnings"])
     finish_run(folder, {**record, "engine": f"{frozen.engine} {frozen.precision}", "results": summary})
     return summary
@@ -145,7 +144,7 @@ def _describe(dataset: Dataset, network: Network, source: WeightsSource, size: i
 
 
 def _summary(
-    folder: Path,
+    run: Run,
     network: Network,
     source: WeightsSource,
     seconds: float,
@@ -153,10 +152,9 @@ def _summary(
     frozen: Frozen,
     result: TransferResult,
     measured: dict[str, Measured],
-    config: FinetuneConfig,
 ) -> dict[str, Any]:
     best = result.best
-    warnings = remarks(dataset, best.best, measured, config.class_weights)
+    warnings = remarks(run, dataset, best.best, measured)
     if result.tail is not None and result.kept == "head":
         warnings.append("unfreezing did not raise the held-out accuracy, so the head alone was kept")
     if source.fallback:
@@ -166,4 +164,4 @@ def _summary(
         "head_top1": result.head.best.val_accuracy,
         "views": frozen.views,
     }
-    return {**result_record(folder, network.name, source.kind, seconds, best, measured, warnings), **extra}
+    return {**result_record(run.folder, network.name, source.kind, seconds, best, measured, warnings), **extra}

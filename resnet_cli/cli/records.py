@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnet_cli.data.folders import file_size
+from resnet_cli.data.same_files import contents
 from resnet_cli.data.scan import Dataset, LeftOut
-from resnet_cli.data.scoring import TEST_CHOSE, copied, kind_of
+from resnet_cli.data.scoring import TEST_CHOSE, kind_of, seen_before
 from resnet_cli.learning.diagnose import few_pictures, odd_accuracies, unequal_classes
 from resnet_cli.networks.pretrained import WeightsSource
 from resnet_cli.networks.spec import ClassifierSpec
-from resnet_cli.runs import SplitRow
+from resnet_cli.runs import Run, SplitRow, read_splits
 from resnet_cli.versions import versions
 
 if TYPE_CHECKING:
@@ -33,7 +34,12 @@ def run_record(
     precision: str,
 ) -> dict[str, Any]:
     """The part of run.json that says how to repeat a run; `precision` is that of training."""
-    weights = {"source": source.kind, "path": str(source.path or ""), "sha256": source.sha256, "fallback": source.fallback}
+    weights = {
+        "source": source.kind,
+        "path": str(source.path.absolute()) if source.path else "",
+        "sha256": source.sha256,
+        "fallback": source.fallback,
+    }
     return {
         "command": command,
         "classes": list(dataset.classes),
@@ -70,38 +76,34 @@ def result_record(
     }
 
 
-def remarks(dataset: Dataset, best: "EpochRecord", measured: "dict[str, Measured]", weighed: bool) -> list[str]:
+def remarks(run: Run, dataset: Dataset, best: "EpochRecord", measured: "dict[str, Measured]") -> list[str]:
     """What a user must know about the figures of a training, of which the last is the headline.
 
     Args:
+        run: it has its splits.csv already.
         dataset: its pictures that could be read.
         best: the epoch that was kept.
         measured: figures by split.
-        weighed: classes of all sizes counted alike.
     """
     split, figures = list(measured)[-1], list(measured.values())[-1].figures
     counts, tested = dataset.counts("train"), {each.name: each.count for each in figures.classes}
-    held, trained = ([sample.path for sample in dataset.splits[name]] for name in (split, "train"))
+    weighed = run.record["config"]["class_weights"]
+    held = [row.content for row in read_splits(run) if row.split == split]
     return [
         *few_pictures(dataset.classes, counts),
         *([] if weighed else unequal_classes(dataset.classes, counts)),
         *odd_accuracies(best.accuracy, figures.top1, tested, kind_of(split)),
         *([TEST_CHOSE] if dataset.is_validated_by_test else []),
-        *copied(held, trained, split),
+        *seen_before(held, run, split),
     ]
 
 
 def split_rows(dataset: Dataset) -> list[SplitRow]:
     """Lines of splits.csv: the pictures of every split, by their place in the data set's folder."""
+    samples = [(split, sample) for split, those in dataset.splits.items() for sample in those]
     return [
-        SplitRow(
-            sample.path.relative_to(dataset.root).as_posix(),
-            dataset.classes[sample.label],
-            split,
-            file_size(sample.path),
-        )
-        for split, samples in dataset.splits.items()
-        for sample in samples
+        SplitRow(sample.path.relative_to(dataset.root).as_posix(), dataset.classes[sample.label], split, content)
+        for (split, sample), content in zip(samples, contents(sample.path for _, sample in samples), strict=True)
     ]
 
 

@@ -4,7 +4,7 @@ import io
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, TextIO, cast
 
 from resnet_cli.errors import ResnetError
@@ -32,6 +32,32 @@ class _Results:
         return getattr(self._stream, name)
 
 
+class _Notices:
+    """Stderr, but no command fails because nobody can be told how it goes."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with self._in_vain():
+            return self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._in_vain():
+            self._stream.flush()
+
+    @contextmanager
+    def _in_vain(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 @contextmanager
 def results_to_stdout() -> Iterator[None]:
     """A command belongs inside: when it ends, what it printed has left this process.
@@ -51,7 +77,8 @@ def results_to_stdout() -> Iterator[None]:
             stream.reconfigure(errors="backslashreplace")
     if sys.stdout is None:
         raise ResnetError("cannot write the result: stdout is closed")
-    with redirect_stdout(cast(TextIO, _Results(sys.stdout))):
+    stdout, stderr = cast(TextIO, _Results(sys.stdout)), cast(TextIO, _Notices(sys.stderr))
+    with redirect_stdout(stdout), redirect_stderr(stderr):
         try:
             yield
         except SystemExit:

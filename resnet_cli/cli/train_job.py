@@ -43,7 +43,7 @@ from resnet_cli.networks.loading import load_backbone
 from resnet_cli.networks.pretrained import WeightsSource, choose_backbone, require_size
 from resnet_cli.networks.spec import ClassifierSpec
 from resnet_cli.progress import Progress
-from resnet_cli.runs import finish_run
+from resnet_cli.runs import Run, finish_run
 
 
 @dataclass(frozen=True)
@@ -109,12 +109,12 @@ def run_training(request: TrainRequest, config: TrainConfig, progress: Progress)
     readable = as_read(dataset, *setup.pictures)
     measured = write_trained(folder, setup.model, setup.spec, readable, setup.geometry, progress, engine)
     seconds = earlier + time.perf_counter() - began
-    warnings = remarks(readable, result.best, measured, config.class_weights)
+    configuration = {"recipe": request.recipe, **asdict(config)}
+    record = run_record(command, configuration, dataset, setup.spec, setup.geometry, setup.source, setup.precision)
+    warnings = remarks(Run(folder, record), readable, result.best, measured)
     if setup.source.kind == "none":
         warnings = [*few_steps(len(result.history) * setup.stream.steps_per_epoch), *warnings]
     summary = result_record(folder, setup.spec.network.name, setup.source.kind, seconds, result, measured, warnings)
-    configuration = {"recipe": request.recipe, **asdict(config)}
-    record = run_record(command, configuration, dataset, setup.spec, setup.geometry, setup.source, setup.precision)
     headline = list(measured.values())[-1]
     write_measured(folder, headline, record, folder / "curves.png", warnings)
     finish_run(folder, {**record, "engine": headline.engine, "results": summary})

@@ -144,16 +144,16 @@ def _is_new(folder: Path, seen: set[tuple[int, int]]) -> bool:
 def _why_no_picture(entry: os.DirEntry[str]) -> str:
     """The reason to leave a file out, in a few words; empty for a picture."""
     suffix = Path(entry.name).suffix.lower()
-    if suffix in _OTHER_PICTURES:
-        return f"{suffix[1:].upper()} pictures are not read; convert it to JPEG"
-    if suffix not in EXTENSIONS:
-        return "not a picture"
     try:
         is_file = entry.is_file()
     except OSError:
         is_file = False
     if not is_file:
         return "a broken link" if entry.is_symlink() else "not a file"
+    if suffix in _OTHER_PICTURES:
+        return f"{suffix[1:].upper()} pictures are not read; convert it to JPEG"
+    if suffix not in EXTENSIONS:
+        return "not a picture"
     if not is_printable(Path(entry.name)):
         return _NO_TEXT
     return ""

@@ -35,6 +35,8 @@ def is_one_file(words: Sequence[str]) -> bool:
 def _named(word: str, lines: Iterable[str], notice: Callable[[str], None]) -> Iterable[Path]:
     if word == "-":
         return _listed(lines)
+    if not word:
+        raise ResnetError("a picture without a name was given", "is a variable of the shell empty?")
     path = at_home(word)
     if glob.has_magic(word) and not _is(Path.exists, path):
         fitting = sorted(glob.iglob(str(path), recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)

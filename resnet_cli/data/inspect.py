@@ -133,6 +133,9 @@ def _copies(places: list[_Place], prints: list[Fingerprint]) -> Iterator[Problem
             yield _copy(place, other)
     for earlier, later in nearly_same(prints):
         place, other = places[later], places[earlier]
+        if len(_by_pixels([other, place])) == 1:  # in files of two kinds, of which one is decoded smaller than it is
+            yield _copy(place, other)
+            continue
         yield Problem("near-duplicate", place.path, f"looks like {other.path}{_apart(place, other)}", "warning")
 
 

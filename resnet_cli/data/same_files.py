@@ -1,43 +1,52 @@
 """Files of the same content, whatever they are called (light: the standard library only).
 
-In: paths. Out: those whose bytes are equal, told by size, then by beginning, then by the whole: most files are never read.
+In: paths. Out: those whose bytes are equal, told by size, then by beginning, then by the whole: most files are never read; or
+what tells a file's bytes from all others, to be kept.
 """
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from resnet_cli.data.folders import file_size
+from resnet_cli.files import digest
+from resnet_cli.runs import Content
 
 _HEAD = 16_384  # bytes that are compared before whole files are
 
 
-def group_same(
-    paths: Iterable[Path], matters: Callable[[Sequence[Path]], bool] = lambda group: len(group) > 1
-) -> list[list[Path]]:
+def group_same(paths: Iterable[Path]) -> list[list[Path]]:
     """Paths whose files hold the same bytes, together; groups, and paths in them, in the order given.
 
     A file that cannot be read is alone.
-
-    Args:
-        paths: each once.
-        matters: whether a group of candidates is worth reading; one that is not stays as it is.
     """
     order = {path: number for number, path in enumerate(paths)}
     groups = [list(order)]
-    for key in (_size, _head, _content):
-        groups = [part for group in groups for part in (_parts(group, key) if matters(group) else [group])]
+    for key in (_size, _head, _whole):
+        groups = [part for group in groups for part in (_parts(group, key) if len(group) > 1 else [group])]
     return sorted(filter(None, groups), key=lambda group: order[group[0]])
 
 
-def copies(some: Iterable[Path], others: Iterable[Path]) -> set[Path]:
-    """Those of some files that hold what one of the others holds; a file that cannot be read is no copy."""
-    asked, known = set(some), set(others)
+def contents(paths: Iterable[Path]) -> list[Content | None]:
+    """Size and digest of every file, in order; None of one that cannot be read."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(_content, paths))
 
-    def is_shared(group: Sequence[Path]) -> bool:
-        return not (asked.isdisjoint(group) or known.isdisjoint(group))
 
-    shared = filter(is_shared, group_same([*asked, *(known - asked)], is_shared))
-    return {path for group in shared for path in group if path in asked}
+def among(paths: Sequence[Path], known: Collection[Content]) -> set[Path]:
+    """Those of some files whose content is known; only files of a known size are read."""
+    sizes = {size for size, _ in known}
+    candidates = [path for path in paths if file_size(path) in sizes]
+    return {path for path, content in zip(candidates, contents(candidates), strict=True) if content in known}
+
+
+def _content(path: Path) -> Content | None:
+    try:
+        return path.stat().st_size, digest(path)
+    except OSError:
+        return None
 
 
 def _parts(group: list[Path], key: Callable[[Path], Hashable]) -> list[list[Path]]:
@@ -59,8 +68,5 @@ def _head(path: Path) -> Hashable:
         return hashlib.sha256(file.read(_HEAD)).digest()
 
 
-def _content(path: Path) -> Hashable:
-    if path.stat().st_size <= _HEAD:
-        return b""  # the head was all of it
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
+def _whole(path: Path) -> Hashable:
+    return digest(path) if path.stat().st_size > _HEAD else ""  # the head was all of it

@@ -1,19 +1,19 @@
 """Which pictures an evaluation scores: those that a run held out, or a folder's, matched with the run's classes by name.
 
 In: runs that answer together (mostly one), and a folder or none. Out: a `Scored`. A picture that one of the runs was trained on
-is never scored (light: the standard library only).
+is never scored, nor one of the runs whose weights they began with (light: the standard library only).
 """
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from resnet_cli.data.folders import file_size
-from resnet_cli.data.same_files import copies
+from resnet_cli.data.same_files import among, contents
 from resnet_cli.data.scan import Sample
 from resnet_cli.data.survey import Survey, survey
 from resnet_cli.errors import ResnetError
-from resnet_cli.runs import Run, is_validated_by_test, read_splits
+from resnet_cli.runs import Content, Run, ancestors, is_validated_by_test, read_splits, trained_contents
 
 TEST_CHOSE = "the test pictures chose the epoch as well (--val-split 0), so their figure is a little too good"
 
@@ -52,8 +52,9 @@ def held_out(runs: Sequence[Run]) -> Scored:
     place = {name: index for index, name in enumerate(run.classes)}
     if unknown := sorted({row.label for row in rows} - set(place)):
         raise ResnetError(f"{run.splits} has a class that {run.path.name} does not know: {unknown[0]}", "name it alike in both")
-    held = tuple(Sample(run.data / row.path, place[row.label]) for row in rows if row.split == split)
-    samples = _unseen(held, run.data, runs[1:])
+    held = [row for row in rows if row.split == split]
+    elsewhere = _trained(runs[1:])
+    samples = [Sample(run.data / row.path, place[row.label]) for row in held if row.content not in elsewhere]
     if not samples:
         what = f"the other runs were trained on all of {run.folder}'s" if held else f"the run {run.folder} has no"
         raise ResnetError(f"{what} held-out pictures", "give a folder: resnet evaluate FOLDER")
@@ -67,8 +68,8 @@ def held_out(runs: Sequence[Run]) -> Scored:
     notes = [f"{taken} held-out pictures of {run.folder} that another run was trained on are not scored"] if taken else []
     if is_validated_by_test(rows):
         notes.append(TEST_CHOSE)
-    notes += copied([sample.path for sample in samples], [run.data / row.path for row in rows if row.split == "train"], split)
-    return Scored(run.data.name, split, run.classes, samples, tuple(notes))
+    notes += seen_before(contents(sample.path for sample in samples), run, split)
+    return Scored(run.data.name, split, run.classes, tuple(samples), tuple(notes))
 
 
 def folder(runs: Sequence[Run], root: Path) -> Scored:
@@ -82,21 +83,22 @@ def folder(runs: Sequence[Run], root: Path) -> Scored:
         ResnetError: no class in common, or nothing left to score.
     """
     run, who = runs[0], "the run was" if len(runs) == 1 else "the runs were"
-    found = survey(root)
+    found = survey(root.absolute())
     split = next(name for name in ("test", "val", "all", "train") if name in found.classes)
     _require_readable(found, split)
-    present = {name: listing.pictures for name, listing in found.classes[split].items() if listing.pictures}
-    shared = [name for name in run.classes if name in present]
+    present = {_composed(name): listing.pictures for name, listing in found.classes[split].items() if listing.pictures}
+    shared = [name for name in run.classes if _composed(name) in present]
     if not shared:
         raise ResnetError(
             f"{root} has no pictures of a class that the run {run.folder} knows ({some(run.classes)})",
             "class folders are matched by name",
         )
-    notes = _class_notes(present.keys() - set(shared), [name for name in run.classes if name not in shared])
+    notes = _class_notes(present.keys() - set(map(_composed, shared)), [name for name in run.classes if name not in shared])
     if passed := [each for listing in found.classes[split].values() for each in listing.left_out]:
         notes.append(f"passed over {len(passed)} file(s), such as {passed[0].path}: {passed[0].reason}")
-    samples = tuple(Sample(path, label) for label, name in enumerate(run.classes) for path in present.get(name, ()))
-    unseen = _unseen(samples, root, runs)
+    samples = tuple(Sample(path, label) for label, name in enumerate(run.classes) for path in present.get(_composed(name), ()))
+    seen = among([sample.path for sample in samples], _trained(runs))
+    unseen = tuple(sample for sample in samples if sample.path not in seen)
     if len(unseen) < len(samples):
         notes.append(f"{len(samples) - len(unseen)} pictures that {who} trained on are not scored")
     if not unseen:
@@ -109,14 +111,26 @@ def kind_of(split: str) -> str:
     return "test" if split == "test" else "held-out"
 
 
-def copied(held: Sequence[Path], trained: Sequence[Path], split: str) -> list[str]:
-    """A sentence on pictures of a split that are copies of training pictures, where there are any."""
-    if not (count := len(copies(held, trained))):
-        return []
-    return [
-        f"{count} of {len(held)} {kind_of(split)} pictures are copies of training pictures, so the figure is too good:"
-        " `resnet check` lists them"
-    ]
+def seen_before(held: Sequence[Content | None], run: Run, split: str) -> list[str]:
+    """Sentences on pictures of a split that a run's network has learned from: copies of training pictures, and pictures that
+    a run was trained on whose weights it began with.
+    """
+    kind = kind_of(split)
+    trained = trained_contents(run)
+    notes = []
+    if count := sum(content in trained for content in held):
+        notes.append(
+            f"{count} of {len(held)} {kind} pictures are copies of training pictures, so the figure is too good:"
+            " `resnet check` lists them"
+        )
+    for before in ancestors(run):
+        trained = trained_contents(before)
+        if count := sum(content in trained for content in held):
+            notes.append(
+                f"{count} of {len(held)} {kind} pictures are among those that {before.folder} was trained on, whose weights"
+                " this run began with, so the figure is too good: a test folder of its own gives a true one"
+            )
+    return notes
 
 
 def some(names: Sequence[str]) -> str:
@@ -124,37 +138,21 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _unseen(samples: tuple[Sample, ...], root: Path, runs: Sequence[Run]) -> tuple[Sample, ...]:
-    """The samples below a folder that none of the runs was trained on, wherever its data set lies by now.
+def _trained(runs: Sequence[Run]) -> set[Content]:
+    """What the networks of some runs have learned from."""
+    return {content for run in runs for each in (run, *ancestors(run)) for content in trained_contents(each)}
 
-    A picture was trained on if it is the very file, or holds the same bytes, whatever it is called. Where the file that was
-    trained on has gone, one at the same place below the folder (of the data set, or of one split) and of the same size counts.
-    """
-    if not runs:
-        return samples
-    trained = [(run.data / row.path, row) for run in runs for row in read_splits(run) if row.split == "train"]
-    left = {path for path, _ in trained if path.is_file()}
-    there = {path.resolve() for path in left}
-    gone = {(row.path, row.size) for path, row in trained if row.size is not None and path not in left}
-    files = {sample.path: sample.path.resolve() for sample in samples}
-    same = copies((path for path, file in files.items() if file not in there), there)
 
-    def is_gone(path: Path) -> bool:
-        if not gone:
-            return False
-        below, size = path.relative_to(root).as_posix(), file_size(path)
-        return any((place, size) in gone for place in (below, f"{root.resolve().name}/{below}"))
-
-    return tuple(
-        sample for sample in samples if not (files[sample.path] in there or sample.path in same or is_gone(sample.path))
-    )
+def _composed(name: str) -> str:
+    """A name as most systems spell it: macOS takes letters and their accents apart."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _require_readable(found: Survey, split: str) -> None:
-    """A class folder that cannot be read must not be taken for one without pictures."""
+    """A class folder that cannot be read must not be taken for one without pictures, nor one of two test folders for all."""
     place = found.folders[split]
     for fault in found.broken:
-        if fault.kind == "unreadable" and place in (fault.path, *fault.path.parents):
+        if fault.kind == "two-splits" or (fault.kind == "unreadable" and place in (fault.path, *fault.path.parents)):
             raise ResnetError(fault.message, fault.hint)
 
 

@@ -13,6 +13,7 @@ probabilities, N x {classes}, in the order of {labels}. Its pictures were prepar
 its answers get worse. Needs: pip install numpy pillow {needs}
 """
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -27,7 +28,9 @@ def square(path):
     """A picture's file as uint8 ({size}, {size}, 3)."""
     picture = Image.open(path)
     picture.draft("RGB", ({enough}, {enough}))  # a large JPEG is decoded at a half, quarter or eighth of its size
-    picture = ImageOps.exif_transpose(picture)
+    picture.load()
+    with contextlib.suppress(Exception):  # a damaged tag may fail after the picture was turned
+        ImageOps.exif_transpose(picture, in_place=True)
     if picture.has_transparency_data:  # on white
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)

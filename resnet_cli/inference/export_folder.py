@@ -103,7 +103,7 @@ def describe(folder: Path, run: Run, name: FormatName, precision: str) -> int:
         name: the format.
         precision: what the model multiplies in, "float" or "int8".
     """
-    (folder / LABELS).write_text("".join(f"{each}\n" for each in run.classes), "utf-8", errors="surrogateescape")
+    (folder / LABELS).write_text("".join(f"{each}\n" for each in run.classes), "utf-8", "surrogateescape", "\n")
     shape = run.record["input"]
     program = example(name, run.record["image_size"], shape["resize"], shape["fraction"], len(run.classes))
     (folder / EXAMPLE).write_text(program, "utf-8")

@@ -14,9 +14,9 @@ from resnet_cli.data.augment import augment, generator
 from resnet_cli.data.decode import Geometry, Pixels, decode_square
 from resnet_cli.data.pictures import Pictures, map_in_order
 from resnet_cli.errors import ResnetError
+from resnet_cli.files import digest
 from resnet_cli.learning.feature_cache import KEY
 from resnet_cli.learning.material import AUGMENTATION
-from resnet_cli.networks.imagenet_files import digest
 from resnet_cli.progress import Progress, stop_if_asked
 
 NOT_YET = "type the same command with --resume; nothing was trained yet"
@@ -100,6 +100,6 @@ def rows_of(title: str, pictures: Pictures, geometry: Geometry, views: int, seed
 
 def _identity(path: Path) -> str:
     try:
-        return digest(path, "sha256")
+        return digest(path)
     except OSError:  # whoever decodes it will say why
         return hashlib.sha256(os.fsencode(path)).hexdigest()

@@ -4,7 +4,6 @@ In: a network's name. Out: the path of a file whose hash is right, in Keras' own
 there by hand. The one connection that is ever opened is to the host of the file.
 """
 
-import hashlib
 import os
 import tempfile
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from urllib.parse import urlsplit
 
 from resnet_cli.downloads import answers, watch
 from resnet_cli.errors import ResnetError
+from resnet_cli.files import digest
 from resnet_cli.progress import Progress
 
 _BASE = "https://storage.googleapis.com/tensorflow/keras-applications/resnet/"
@@ -100,12 +100,6 @@ def obtain(file: PublishedFile, network: str, progress: Progress) -> Path:
             f"download {file.url} on a machine with a network and copy it to {file.path}",
         )
     return file.path
-
-
-def digest(path: Path, algorithm: str) -> str:
-    """Hash of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
 
 def _download(file: PublishedFile, progress: Progress) -> str:

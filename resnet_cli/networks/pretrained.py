@@ -10,8 +10,9 @@ from typing import Literal
 
 from resnet_cli.data.inputs import at_home
 from resnet_cli.errors import Interrupted, ResnetError
+from resnet_cli.files import digest
 from resnet_cli.networks.catalogue import CATALOGUE, Network, Shortcut, find_network
-from resnet_cli.networks.imagenet_files import class_index_file, digest, is_cached, network_of_file, obtain, weights_file
+from resnet_cli.networks.imagenet_files import class_index_file, is_cached, network_of_file, obtain, weights_file
 from resnet_cli.networks.spec import spec_from_record
 from resnet_cli.progress import Progress
 from resnet_cli.runs import Run, load_run
@@ -147,7 +148,7 @@ def _require_pretrained(network: Network, wanted: str) -> None:
 
 def _imagenet(network: Network, progress: Progress) -> WeightsSource:
     path = obtain(weights_file(network.name), network.name, progress)
-    return WeightsSource("imagenet", path, digest(path, "sha256"))
+    return WeightsSource("imagenet", path, digest(path))
 
 
 def _bundled(fallback: str = "") -> WeightsSource:
@@ -156,7 +157,7 @@ def _bundled(fallback: str = "") -> WeightsSource:
             f"the installation is incomplete: the bundled weights {_BUNDLED_FILE} are missing",
             "install the package again: pip install --force-reinstall resnet-cli",
         )
-    return WeightsSource("bundled", _BUNDLED_FILE, digest(_BUNDLED_FILE, "sha256"), fallback)
+    return WeightsSource("bundled", _BUNDLED_FILE, digest(_BUNDLED_FILE), fallback)
 
 
 def _from_path(arch: str, weights: str, shortcut: Shortcut | None) -> tuple[Network, WeightsSource]:
@@ -194,6 +195,6 @@ def _from_run(folder: Path, arch: str, shortcut: Shortcut | None) -> tuple[Netwo
 
 def _file(path: Path) -> WeightsSource:
     try:
-        return WeightsSource("file", path, digest(path, "sha256"))
+        return WeightsSource("file", path, digest(path))
     except OSError as error:
         raise ResnetError(f"the weights {path} cannot be read: {error.strerror}") from error
