@@ -63,6 +63,7 @@ GROUPS = {
     # What the bundled weights are worth at the same number of epochs.
     "transfer": [
         Experiment("compact-scratch", f"{_COMPACT} --recipe fast --optimizer sgd", 3),
+        Experiment("compact-scratch-muon", f"{_COMPACT} --recipe fast", 3),
         Experiment("compact-bundled", f"{_COMPACT} --weights bundled --unfreeze all --batch-size 128", 3, command="finetune"),
     ],
 }

@@ -1,8 +1,11 @@
 """Bad input: one sentence that says what is wrong and what to do, exit code 1 (2 for usage), and nothing half-written."""
 
 import json
+import os
 import resource
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -293,3 +296,28 @@ def test_figures_are_not_half_written_where_there_is_no_room(finetuned_run: Fine
         result = run_cli("evaluate", "--run", finetuned_run.folder, "--output", tmp_path / "figures", "--json")
     assert_one_sentence(result, f"cannot write {tmp_path / 'figures' / 'predictions.csv'}")
     assert list((tmp_path / "figures").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("backend", "words"),
+    [("openvino", "this program does not train with Keras' backend openvino"), ("cntk", "Keras cannot start its backend cntk")],
+)
+def test_a_backend_that_cannot_train_is_one_sentence(backend: str, words: str, tiny_dataset: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from resnet_cli.cli.app import main; main()", "train", tiny_dataset, "--arch", "resnet8"]
+    environment = {**os.environ, "KERAS_BACKEND": backend}
+    done = subprocess.run(
+        [*command, "--output", tmp_path / "run"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1 and f"error: {words}" in done.stderr and "KERAS_BACKEND=tensorflow" in done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "run").exists()
+
+
+def test_what_other_projects_made_of_keras_json_does_not_matter(tiny_dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "keras.json").write_text(
+        '{"image_data_format": "channels_first", "floatx": "float16", "backend": "tensorflow"}'
+    )
+    command = [sys.executable, "-c", "from resnet_cli.cli.app import main; main()", "train", tiny_dataset, "--arch", "resnet8"]
+    environment = {**os.environ, "KERAS_HOME": str(tmp_path)}
+    options = ["--epochs", "1", "--output", tmp_path / "run", "--quiet"]
+    done = subprocess.run([*command, *options], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

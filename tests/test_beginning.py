@@ -64,16 +64,33 @@ def test_resume_takes_the_run_that_began_with_the_same_options(tmp_path: Path, m
     ]
 
 
-def test_a_run_that_another_process_is_at_is_left_to_it(tmp_path: Path) -> None:
-    folder = begin_run(place_of_run("fruit", tmp_path / "run", False), {"seed": 0}, "resnet train")
+def elsewhere(line: str, *words: object) -> str:
+    """What another process prints, or how it is refused."""
     code = (
-        "import sys\nfrom pathlib import Path\nfrom resnet_cli.cli.beginning import place_of_run\n"
-        "from resnet_cli.errors import ResnetError\n"
-        "try:\n    place_of_run('fruit', Path(sys.argv[1]), False, {})\nexcept ResnetError as error:\n    print(error.message)"
+        "import sys\nfrom pathlib import Path\nfrom resnet_cli.cli.beginning import begin_run, place_of_run\n"
+        f"from resnet_cli.errors import ResnetError\ntry:\n    {line}\nexcept ResnetError as error:\n    print(error.message)"
     )
-    done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True)
-    assert "is still going on in another process" in done.stdout
+    return subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("how", ["False, {}", "True"])
+def test_a_run_that_another_process_is_at_is_left_to_it(how: str, tmp_path: Path) -> None:
+    folder = begin_run(place_of_run("fruit", tmp_path / "run", False), {"seed": 0}, "resnet train")
+    told = elsewhere(f"place_of_run('fruit', Path(sys.argv[1]), {how})", folder)
+    assert "is still going on in another process" in told
+    assert begun_with(folder)["seed"] == 0
     assert place_of_run("fruit", folder, False, {}).folder == folder  # this process may
+
+
+def test_of_runs_that_began_alike_the_one_that_nobody_is_at_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    elsewhere("begin_run(place_of_run('fruit', None, False), {'seed': 0}, 'resnet train')")  # and the process has ended
+    busy = begin_run(place_of_run("fruit", None, False), {"seed": 0}, "resnet train")
+    begin_run(place_of_run("fruit", None, False), {"seed": 1}, "resnet train")
+    os.utime(busy, (2e9, 2e9))
+    resume = "print(place_of_run('fruit', None, False, {'seed': int(sys.argv[1])}).folder.name)"
+    assert elsewhere(resume, 0) == "fruit\n"
+    assert "runs/fruit-3 is still going on" in elsewhere(resume, 1)
 
 
 @pytest.mark.parametrize("link", ["runs", "runs/fruit", "named"])

@@ -175,7 +175,7 @@ def test_fine_tuning_stopped_in_its_second_stage_goes_on_from_there(
     assert not (tmp_path / "parts" / "checkpoint").exists()
     assert histories(tmp_path / "parts") == histories(tmp_path / "whole")
     rates = [json.loads((tmp_path / name / "run.json").read_text())["config"]["learning_rate"] for name in ("whole", "parts")]
-    assert rates == ([0.002] * 2 if lr_find else [FinetuneConfig().learning_rate] * 2)
+    assert rates == ([0.002] * 2 if lr_find else [FinetuneConfig().rate] * 2)
 
 
 @pytest.mark.parametrize("title", ["reading training", "features of training", "learning rate", "measuring"])
@@ -267,6 +267,26 @@ def test_other_options_or_other_pictures_do_not_resume(
     assert result.exit_code == 1
     assert "error: the run runs/pets-resnet8 began with other pictures\n" in result.stderr
     assert sorted(tmp_path.rglob("step-*.npz")) == checkpoint
+
+
+def test_the_run_goes_on_that_began_with_what_is_typed(
+    make_dataset: MakeDataset, tmp_path: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_dataset(tmp_path / "pets", ("cat", "dog"), count=10)
+    monkeypatch.chdir(tmp_path)
+    runs = [["--time-limit", "20s"], ["--epochs", "2", "--shortcut", "B"], ["--epochs", "2"], []]
+    for number, options in enumerate(runs, 1):
+        begun = tmp_path / "runs" / f"pets-resnet8{f'-{number}' if number > 1 else ''}"
+        with monkeypatch.context() as patch:
+            patch.setattr("resnet_cli.cli.reporter.Reporter.stop_signal", lambda self, at=begun: signal.SIGINT * at.exists())
+            assert run_cli("train", data, *QUICK, *options).exit_code == 130
+    for number, options in enumerate(runs[:3], 1):
+        result = run_cli("train", data, *QUICK, *options, "--resume", "--json")
+        assert result.exit_code == 0, result.stderr
+        assert json.loads(result.stdout)["run"] == f"runs/pets-resnet8{f'-{number}' if number > 1 else ''}"
+    # None is left that began with a limit.
+    result = run_cli("train", data, *QUICK, *runs[0], "--resume")
+    assert result.exit_code == 1 and "began with --time-limit None, not 20s" in result.stderr
 
 
 @pytest.mark.parametrize("options", [[], ["--output", "somewhere"]])

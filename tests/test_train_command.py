@@ -10,18 +10,15 @@ import keras
 import numpy as np
 import pytest
 from conftest import MakeDataset, RunCli
-from training_material import CLASSES, FEATURES, STEPS, HeldOut, Points, network, run, values
+from training_material import CLASSES, STEPS, HeldOut, Points, network, run, values
 
 from resnet_cli.errors import ResnetError
 from resnet_cli.history import read_history
 from resnet_cli.learning.config import TrainConfig
-from resnet_cli.learning.optimizers import depth_factors, make_optimizer
+from resnet_cli.learning.optimizers import make_optimizer
 from resnet_cli.learning.schedules import rates
 from resnet_cli.learning.stage import Stage
 from resnet_cli.learning.training import balanced_weights, train
-from resnet_cli.networks.catalogue import find_network
-from resnet_cli.networks.classifier import build_logits
-from resnet_cli.networks.spec import ClassifierSpec
 from resnet_cli.progress import Silent
 
 CONFIG = TrainConfig(epochs=4, optimizer="adamw", learning_rate=0.03, weight_decay=0.01)
@@ -103,29 +100,6 @@ def test_steps_are_those_of_keras_own_optimizers(optimizer: str, nesterov: bool)
     ours, expected = (keras.ops.convert_to_numpy(kernel) for kernel in kernels)
     assert np.abs(expected - 1).max() > 0.1
     np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
-
-
-def test_the_rate_falls_geometrically_from_the_head_to_the_input() -> None:
-    model = build_logits(ClassifierSpec(find_network("resnet8"), 3, 32))
-    factors = depth_factors(model.trainable_variables, 0.01)
-    by_layer = {path.split("/")[-2]: factor for path, factor in factors.items()}
-    assert by_layer["conv1_conv"] == pytest.approx(0.01) and by_layer["logits"] == 1.0
-    assert list(by_layer.values()) == sorted(by_layer.values())
-    ratios = np.diff(np.log(list(by_layer.values())))
-    np.testing.assert_allclose(ratios, ratios[0])
-
-
-def test_layers_near_the_input_move_by_their_factor() -> None:
-    model = network()
-    moved = {}
-    for share in (1.0, 0.01):
-        before = values(model)
-        config = TrainConfig(optimizer="sgd", momentum=0.0, weight_decay=0.0, depth_decay=share)
-        model.compile(make_optimizer(config, np.full(1, 1e-3, np.float32), model.trainable_variables), "mse", jit_compile=False)
-        model.fit(np.ones((4, FEATURES), np.float32), np.ones((4, CLASSES), np.float32), verbose=0)
-        moved[share] = [float(np.abs(value - old).max()) for value, old in zip(values(model), before, strict=True)]
-    assert moved[0.01][0] == pytest.approx(0.01 * moved[1.0][0], rel=0.3)
-    assert moved[0.01][-1] == pytest.approx(moved[1.0][-1], rel=0.3)
 
 
 def test_class_weights_make_every_class_count_alike() -> None:

@@ -6,11 +6,12 @@ In: names and options. Out: a folder, with the configuration beside its checkpoi
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from resnet_cli.cli.run_lock import hold, require_free
 from resnet_cli.data.inputs import at_home
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import write_text
@@ -18,12 +19,7 @@ from resnet_cli.history import read_history
 from resnet_cli.progress import Progress
 from resnet_cli.runs import RUNS, is_run_like, unfinished_runs
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
-_CONFIG, _LOCK, _COMMAND = Path("checkpoint", "config.json"), Path("checkpoint", "lock"), "command"
+_CONFIG, _COMMAND = Path("checkpoint", "config.json"), "command"
 PRECISION = "precision"
 _UNNAMED = {"weights": "weights", "data": "pictures"}  # kept as fingerprints, which say nothing to a reader
 
@@ -52,21 +48,29 @@ def place_of_run(
         name: what it is called where nobody named a folder.
         output: the folder that was named.
         force: an older run there is replaced.
-        resume: options; of interrupted runs the one goes on that began with most of them, of several the newest.
+        resume: options; of interrupted runs the one goes on that began with most of them, of several the newest that no other
+            process is at.
         weights: what the run begins with, as it was typed.
 
     Raises:
         ResnetError: it is taken, cannot be written, holds the weights, or there is nothing to resume.
     """
     if resume is not None:
-        folder = max(unfinished_runs(name, output), key=lambda each: _agreement(each, resume))
-        _hold(folder)
-        return Place(folder)
+        return Place(_begun_likewise(unfinished_runs(name, output), resume))
     begins_with = at_home(weights)
     is_path = bool(weights) and os.path.lexists(begins_with)  # and not "none" or another word
     if output and force and is_path and begins_with.absolute().is_relative_to(output.absolute()):
         raise ResnetError(f"--force would replace {output}, which holds the weights to begin with", "choose another --output")
     return Place(choose_run_folder(name, output, force), "" if output else name, force)
+
+
+def _begun_likewise(folders: Sequence[Path], options: Mapping[str, Any]) -> Path:
+    """The first of some unfinished runs that began with most of the options and is free; it is held from here on."""
+    agreeing = [_agreement(folder, options) for folder in folders]
+    best = [folder for folder, count in zip(folders, agreeing, strict=True) if count == max(agreeing)]
+    free = next((folder for folder in best if hold(folder)), best[0])
+    require_free(free)
+    return free
 
 
 def _agreement(folder: Path, options: Mapping[str, Any]) -> int:
@@ -78,23 +82,6 @@ def _agreement(folder: Path, options: Mapping[str, Any]) -> int:
     return sum(before.get(name) == value for name, value in json.loads(json.dumps(options)).items())
 
 
-def _hold(folder: Path) -> None:
-    """Keep other processes from going on with an unfinished run as long as this one lives.
-
-    Raises:
-        ResnetError: another process is at it.
-    """
-    if fcntl is None:  # Windows
-        return
-    try:
-        lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT)  # open, and locked, until the process ends
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ResnetError(f"the run {folder} is still going on in another process", "wait for it, or stop it") from None
-    except OSError:  # a file system without locks, or one that cannot be written, which will be told
-        return
-
-
 def begin_run(place: Place, config: dict[str, Any], command: str) -> Path:
     """Make the folder of a new run and keep its configuration there; where another run took it meanwhile, the next free one.
 
@@ -104,7 +91,7 @@ def begin_run(place: Place, config: dict[str, Any], command: str) -> Path:
     folder = make_run_folder(place)
     path = folder / _CONFIG
     path.parent.mkdir()
-    _hold(folder)
+    hold(folder)
     write_text(path, json.dumps({**config, _COMMAND: command}))
     return folder
 
@@ -121,6 +108,7 @@ def choose_run_folder(name: str, output: Path | None = None, force: bool = False
             raise ResnetError(f"{folder} exists already", "choose another --output, or add --force to replace it")
         if not is_run_like(folder):
             raise ResnetError(f"{folder} is not a run folder, so --force does not replace it", "choose another --output")
+        require_free(folder)
     require_writable(folder)
     return folder
 
@@ -145,6 +133,7 @@ def make_run_folder(place: Place) -> Path:
     folder = place.folder
     try:
         if place.force and folder.exists():
+            require_free(folder)
             _empty(folder)  # and not removed: it may be a link, or where somebody stands
         while not _made(folder, take_empty=not place.name):
             if not place.name:

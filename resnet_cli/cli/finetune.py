@@ -48,7 +48,9 @@ def finetune(
     resize: Annotated[Literal["crop", "pad", "squash"], typer.Option(help="How a picture becomes a square.")] = "crop",
     epochs: Annotated[int, typer.Option(min=0, help="Passes of the second stage, or of a head alone; 0 chooses.")] = D.epochs,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures a step, second stage.")] = D.batch_size,
-    learning_rate: Annotated[float, typer.Option(min=0, help="Peak rate of the second stage.")] = D.learning_rate,
+    learning_rate: Annotated[
+        float, typer.Option(min=0, help="Peak rate of the second stage; 0 chooses: 0.0005, or Muon's 0.01 to train all.")
+    ] = D.learning_rate,
     views: Annotated[int, typer.Option(min=0, help="Augmented views of a picture; 1 = as it is, 0 chooses.")] = D.views,
     lr_find: LrFind = None,
     class_weights: ClassWeights = D.class_weights,

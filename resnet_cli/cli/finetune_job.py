@@ -43,7 +43,7 @@ from resnet_cli.runs import Run, drop_checkpoint, finish_run, unfinished_runs
 def run_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Progress) -> dict[str, Any]:
     """Fine-tune and write a run; returns the JSON contract of `finetune`, or that of `--lr-find plot`."""
     began = time.perf_counter()
-    config = replace(config, engine=settled_for_keras(config.engine, progress))
+    config = replace(config, engine=settled_for_keras(config.engine, progress), learning_rate=config.rate)
     scanned = scan_dataset(request.dataset)
     share = config.val_split if config.val_split is not None else (0.1 if "test" in scanned.splits else 0.2)
     dataset = hold_out(scanned, share, config.seed)

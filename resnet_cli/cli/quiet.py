@@ -15,6 +15,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from resnet_cli.errors import ResnetError
+
 _CHATTER = re.compile(
     r"^[IW]\d{4} "  # TensorFlow's own remarks and warnings, where it was imported before its level could be set
     r"|All log messages before absl::InitializeLog"
@@ -25,6 +27,8 @@ _CHATTER = re.compile(
     r"|Created TensorFlow Lite XNNPACK delegate"
     r"|^fully_quantize: "  # LiteRT's converter, of its own settings
 )
+
+_BACKENDS = "set KERAS_BACKEND=tensorflow, or KERAS_BACKEND=jax after pip install 'resnet-cli[jax]'"
 
 
 @contextmanager
@@ -40,6 +44,7 @@ def tensorflow_import() -> Iterator[None]:
     gc.disable()
     try:
         with without_chatter():
+            _import_keras()
             yield
             import keras
 
@@ -47,6 +52,23 @@ def tensorflow_import() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def _import_keras() -> None:
+    """Import Keras as this program needs it, whatever the user's other projects made of ~/.keras/keras.json.
+
+    Raises:
+        ResnetError: its backend is none that trains here, or is not installed.
+    """
+    try:
+        import keras
+    except ImportError as error:
+        backend = os.environ.get("KERAS_BACKEND", "the one of ~/.keras/keras.json")
+        raise ResnetError(f"Keras cannot start its backend {backend}: {error}", _BACKENDS) from error
+    if keras.backend.backend() not in ("tensorflow", "jax"):
+        raise ResnetError(f"this program does not train with Keras' backend {keras.backend.backend()}", _BACKENDS)
+    keras.config.set_image_data_format("channels_last")
+    keras.config.set_floatx("float32")
 
 
 @contextmanager

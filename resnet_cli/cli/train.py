@@ -122,7 +122,7 @@ def _run(request: TrainRequest, config: TrainConfig, quiet: bool, json: bool) ->
 
 def _show(recipe: Recipe, config: TrainConfig, usual: TrainConfig, json: bool) -> None:
     """The recipe as options that can be typed; changed ones are marked."""
-    values = {name: value for name, value in asdict(config).items() if name != "depth_decay"}
+    values = asdict(config)
     if json:
         console.print_json({"recipe": recipe, "source": source_of(recipe), **values})
         return

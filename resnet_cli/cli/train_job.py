@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -45,6 +44,8 @@ from resnet_cli.networks.spec import ClassifierSpec
 from resnet_cli.progress import Progress
 from resnet_cli.runs import Run, finish_run
 
+_Backbone = tuple[Network, WeightsSource, int]  # a network, where its first weights come from, and its input's side in pixels
+
 
 @dataclass(frozen=True)
 class _Setup:
@@ -80,16 +81,19 @@ class _Setup:
 def run_training(request: TrainRequest, config: TrainConfig, progress: Progress) -> dict[str, Any]:
     """Train and write a run; returns the JSON contract of `train`."""
     began = time.perf_counter()
-    dataset = _dataset(request, config)
-    like = asdict(config) if request.resume else None
-    place = place_of_run(_name(request, dataset), request.output, request.force, like, request.weights)
+    dataset, backbone = _dataset(request, config), _backbone(request, config, progress)
+    chosen = _chosen(request, config, dataset, backbone)
+    typed = {key: value for key, value in chosen.items() if key not in _decided(request)}
+    place = place_of_run(
+        _name(request, dataset), request.output, request.force, typed if request.resume else None, request.weights
+    )
     folder = place.folder
     if request.resume:
-        config = _as_it_began(folder, request, config)
+        require_same(folder, typed)
+        config = replace(config, **{key: begun_with(folder)[key] for key in _decided(request)})
     engine = settled("auto", progress)
-    setup = _set_up(request, config, dataset, progress)
+    setup = _set_up(request, config, dataset, backbone, progress)
     if request.resume:
-        require_same(folder, _chosen(request, config, setup))
         tell_other_precision(folder, setup.precision, progress)
     else:
         search = find_rate(setup.model, setup.stream, config, progress) if request.lr_find else None
@@ -99,8 +103,7 @@ def run_training(request: TrainRequest, config: TrainConfig, progress: Progress)
             pace = measure_pace(setup.model, setup.stream, setup.held_out, config, request.limit, progress, setup.small)
             config = fit_to_limit(config, request.limit, pace, setup.stream.steps_per_epoch)
             progress.line(f"{config.epochs} epochs fit into the time limit")
-        begun = {**_chosen(request, config, setup), PRECISION: setup.precision}
-        folder = begin_run(place, begun, request.command)
+        folder = begin_run(place, {**chosen, **asdict(config), PRECISION: setup.precision}, request.command)
         if search is not None:
             write_search(folder, search)
     command, earlier = begun_by(folder)
@@ -125,7 +128,7 @@ def search_rate(request: TrainRequest, config: TrainConfig, progress: Progress) 
     """The range test alone: draw it into a folder of its own; returns its place and the suggested rate."""
     dataset = _dataset(request, config)
     place = place_of_run(f"{_name(request, dataset)}-lr-find", request.output, request.force)
-    setup = _set_up(request, config, dataset, progress)
+    setup = _set_up(request, config, dataset, _backbone(request, config, progress), progress)
     search = find_rate(setup.model, setup.stream, config, progress)
     folder = make_run_folder(place)
     write_search(folder, search)
@@ -140,7 +143,7 @@ def _name(request: TrainRequest, dataset: Dataset) -> str:
     return f"{dataset.name}-{find_network(request.arch).name}"
 
 
-def _set_up(request: TrainRequest, config: TrainConfig, dataset: Dataset, progress: Progress) -> _Setup:
+def _backbone(request: TrainRequest, config: TrainConfig, progress: Progress) -> _Backbone:
     network, source = find_network(request.arch, request.shortcut), WeightsSource("none", None, "")
     if request.weights != "none":
         network, source = choose_backbone(request.arch, request.weights, progress, request.shortcut)
@@ -148,6 +151,11 @@ def _set_up(request: TrainRequest, config: TrainConfig, dataset: Dataset, progre
     _require_scaling(request, config, network, source, size)
     if config.pixel_mean:
         network = replace(network, preprocessing="pixel-mean")
+    return network, source, size
+
+
+def _set_up(request: TrainRequest, config: TrainConfig, dataset: Dataset, backbone: _Backbone, progress: Progress) -> _Setup:
+    network, source, size = backbone
     geometry = Geometry(size, fraction=network.crop_fraction)
     spec = ClassifierSpec(network, len(dataset.classes), size, dropout=config.dropout)
     precision = prepare(config.seed)
@@ -185,21 +193,17 @@ def _require_scaling(request: TrainRequest, config: TrainConfig, network: Networ
         raise ResnetError(f"--weights {request.weights} subtract a mean picture of one size", "leave --progressive out")
 
 
-def _chosen(request: TrainRequest, config: TrainConfig, setup: _Setup) -> dict[str, Any]:
+def _chosen(request: TrainRequest, config: TrainConfig, dataset: Dataset, backbone: _Backbone) -> dict[str, Any]:
     """What a run that goes on must have begun with."""
-    network = setup.spec.network
-    options = {"arch": network.name, "shortcut": network.shortcut, "image_size": setup.spec.image_size}
-    return {**asdict(config), **options, "weights": setup.source.sha256, "data": fingerprint(setup.dataset)}
+    network, source, size = backbone
+    options = {"arch": network.name, "shortcut": network.shortcut, "image_size": size, "weights": source.sha256}
+    limit = None if request.limit is None else f"{request.limit:g}s"
+    return {**asdict(config), **options, "time_limit": limit, "lr_find": request.lr_find, "data": fingerprint(dataset)}
 
 
-def _as_it_began(folder: Path, request: TrainRequest, config: TrainConfig) -> TrainConfig:
-    """What the clock or the range test chose when the run began is not chosen again."""
-    before = begun_with(folder)
-    if request.limit:
-        config = replace(config, epochs=before["epochs"])
-    if request.lr_find:
-        config = replace(config, learning_rate=before["learning_rate"])
-    return config
+def _decided(request: TrainRequest) -> list[str]:
+    """What the clock and the range test choose when a run begins, and not again when it goes on."""
+    return [*(["epochs"] if request.limit else []), *(["learning_rate"] if request.lr_find else [])]
 
 
 def _augmentation(config: TrainConfig) -> Augmentation:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import write_text
 from resnet_cli.history import EpochRecord, read_history
-from resnet_cli.learning.checkpoints import add_metrics, save_checkpoint, write_whole
+from resnet_cli.learning.checkpoints import add_metrics, has_checkpoint, save_checkpoint, write_whole
 from resnet_cli.learning.config import TrainConfig
 from resnet_cli.learning.schedules import plateau_scale
 from resnet_cli.learning.stage import Stage, Stream
@@ -137,10 +137,13 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         if math.isfinite(loss):
             return
         rate = self._config.learning_rate
-        raise ResnetError(
-            f"the loss is no longer a number at step {self._step}: the learning rate {rate:g} is too high",
-            f"try --learning-rate {rate / 10:g}; checkpoints of finished epochs are in {self._stage.checkpoints}",
-        )
+        # The head's rate is the program's own, and its inputs are of zero mean and unit variance.
+        why, hint = "the weights to begin with hold values that are no numbers, or nearly none", "choose other --weights"
+        if self._stage.name != "head":
+            why, hint = f"the learning rate {rate:g} is too high", f"begin again with --learning-rate {rate / 10:g}"
+        if has_checkpoint(self._stage.checkpoints):
+            hint += f"; the last good checkpoint stays in {self._stage.checkpoints}"
+        raise ResnetError(f"the loss is no longer a number at step {self._step}: {why}", hint)
 
     def _rate(self) -> float:
         """The rate of the last step; the optimizer itself is at the next one already."""

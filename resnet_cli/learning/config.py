@@ -39,7 +39,6 @@ class TrainConfig:
         crop, scale, flip, rotate, shift, sharpness, cutout, mixup: see `data.augment.Augmentation`.
         val_split: share held out where the folder has no validation pictures, 0..1.
         seed: of everything random.
-        depth_decay: rate at the input as a share of the rate at the head; 1 trains all layers alike.
     """
 
     epochs: int = 30
@@ -71,7 +70,6 @@ class TrainConfig:
     mixup: float = 0.0
     val_split: float = 0.1
     seed: int = 0
-    depth_decay: float = 1.0
 
 
 def small_epochs(epochs: int) -> int:
@@ -84,13 +82,14 @@ class FinetuneConfig:
     """Transfer: a new head on pretrained features, then the last layers with it.
 
     Attributes:
-        unfreeze: none = the head alone; last = the last stage as well; all = every layer, slower towards the input.
+        unfreeze: none = the head alone; last = the last stage as well; all = every layer, by Muon.
         hidden: units of a ReLU layer in the head, 0 for none; the tutorials' head has 2048.
         dropout: share of pooled features dropped in training, 0..1.
         epochs: passes of the second stage over the pictures, 0 chooses by their number; the first stage takes what it needs.
             With unfreeze none, passes of the head over all views.
         batch_size: pictures a step.
-        learning_rate: peak rate of the second stage.
+        learning_rate: peak rate of the second stage, 0 for the usual one; of Muon (unfreeze all) the share of its norm by which
+            a kernel moves in a step.
         views: augmented views of each training picture that go through the frozen layers; 1 = the picture as prediction sees
             it, 0 chooses by the number of pictures.
         class_weights: weigh classes by 1 / their count.
@@ -104,9 +103,14 @@ class FinetuneConfig:
     dropout: float = 0.2
     epochs: int = 0
     batch_size: int = 32
-    learning_rate: float = 5e-4
+    learning_rate: float = 0.0
     views: int = 0
     class_weights: bool = False
     val_split: float | None = None
     seed: int = 0
     engine: EngineName = "auto"
+
+    @property
+    def rate(self) -> float:
+        """Peak rate of the second stage: the one that was chosen, or the usual one."""
+        return self.learning_rate or (0.01 if self.unfreeze == "all" else 5e-4)

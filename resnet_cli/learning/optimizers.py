@@ -33,20 +33,19 @@ def make_optimizer(config: TrainConfig, table: NDArray[np.float32], variables: l
         config: recipe. Its weight decay is part of the gradient (He et al. 2015); of adamw's step, times the rate. Muon moves
             the kernels of convolutions and decays none of them; all else moves as by sgd.
         table: rate of every step.
-        variables: the trainable variables from the input to the output of the network.
+        variables: the trainable variables of the network.
     """
     has_momentum = config.optimizer in ("sgd", "muon")
     kind = keras.optimizers.SGD if has_momentum else keras.optimizers.Adam
     options: dict[str, Any] = {"momentum": config.momentum, "nesterov": config.nesterov} if has_momentum else {}
     if config.ema:
         options |= {"use_ema": True, "ema_momentum": max(0.0, 1 - 1 / max(1.0, config.ema * len(table)))}
-    shares = depth_factors(variables, config.depth_decay)
     muon = config.optimizer == "muon"
     by_muon = [muon and variable.name == "kernel" and len(variable.shape) == 4 for variable in variables]
     beside = _BESIDE_MUON if muon else 1.0
     settings = [
         _Setting(
-            rate=shares[variable.path] * (1.0 if orthogonal else beside),
+            rate=1.0 if orthogonal else beside,
             decay=config.weight_decay if variable.name == "kernel" and not orthogonal else 0.0,
             orthogonal=orthogonal,
         )
@@ -54,17 +53,6 @@ def make_optimizer(config: TrainConfig, table: NDArray[np.float32], variables: l
     ]
     by_variable, decoupled = _by_variable(kind), config.optimizer == "adamw"
     return by_variable(TableSchedule(table), peak=float(table.max()), settings=settings, decoupled=decoupled, **options)
-
-
-def depth_factors(variables: list[Any], share: float) -> dict[str, float]:
-    """Factor on the rate of every variable, by path: `share` at the input, 1 at the head, geometric over the layers between.
-
-    Source: discriminative fine-tuning (Howard and Ruder 2018, section 3.2).
-    """
-    layers = list(dict.fromkeys(variable.path.rsplit("/", 1)[0] for variable in variables))
-    steps = max(1, len(layers) - 1)
-    by_layer = {layer: share ** (1 - place / steps) for place, layer in enumerate(layers)}
-    return {variable.path: by_layer[variable.path.rsplit("/", 1)[0]] for variable in variables}
 
 
 def _by_variable(kind: type[keras.optimizers.Optimizer]) -> type[keras.optimizers.Optimizer]:

@@ -39,7 +39,7 @@ class RateSearch:
     """What the loss did while the rate grew; the three sequences are of one length, at most `STEPS`, and finite.
 
     Attributes:
-        rates: learning rate of each step, growing; with `depth_decay` it is the head's.
+        rates: learning rate of each step, growing.
         losses: training loss of each step's batch, before the step, nats.
         smoothed: their average, see `smooth`.
         suggested: peak rate for a training, see `suggest`; None where the loss falls no further than by chance, as it may where

@@ -3,7 +3,7 @@
 In: a network whose head is trained, its batch-norm frozen. Out: what is trained, on which batches, by which recipe.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import keras
 import numpy as np
@@ -35,20 +35,21 @@ def tail_on_stored(model: keras.Model, boundary: Stored, held_out: Stored, mater
     labels = material.training.labels
     stream = StoredStream(boundary, labels, material.spec.classes, _batch_size(config, material), config.seed)
     batches = StoredBatches(held_out, material.held_out.labels, material.spec.classes)
-    return Tail(tail_model(model, material.spec.network), stream, batches, _recipe(config, material, 1.0))
+    return Tail(tail_model(model, material.spec.network), stream, batches, _recipe(config, material))
 
 
 def tail_on_engine(model: keras.Model, engine: Engine, material: Material, config: FinetuneConfig) -> Tail:
     """The last stage and the head on activations that the engine computes as batches need them."""
     stream = EngineStream(_pixels(config, material), engine)
     batches = EngineBatches(EvaluationBatches(material.held_out, material.spec.classes, 64), engine)
-    return Tail(tail_model(model, material.spec.network), stream, batches, _recipe(config, material, 1.0))
+    return Tail(tail_model(model, material.spec.network), stream, batches, _recipe(config, material))
 
 
 def tail_on_pixels(model: keras.Model, material: Material, config: FinetuneConfig) -> Tail:
-    """Every layer, the rate falling a hundredfold from the head to the input."""
+    """Every layer, by Muon: the kernels of all of them move in earnest from the first step on."""
     batches = EvaluationBatches(material.held_out, material.spec.classes, 64)
-    return Tail(model, _pixels(config, material), batches, _recipe(config, material, 0.01))
+    recipe = replace(_recipe(config, material), optimizer="muon", weight_decay=5e-4)
+    return Tail(model, _pixels(config, material), batches, recipe)
 
 
 def _pixels(config: FinetuneConfig, material: Material) -> TrainStream:
@@ -58,18 +59,17 @@ def _pixels(config: FinetuneConfig, material: Material) -> TrainStream:
     )
 
 
-def _recipe(config: FinetuneConfig, material: Material, depth_decay: float) -> TrainConfig:
+def _recipe(config: FinetuneConfig, material: Material) -> TrainConfig:
     return TrainConfig(
         epochs=config.epochs or int(np.clip(round(_PICTURES / len(material.training)), 6, 20)),
         optimizer="adamw",
-        learning_rate=config.learning_rate,
+        learning_rate=config.rate,
         schedule="one-cycle",
         warmup=0.2,
         weight_decay=0.05,
         label_smoothing=0.1,
         class_weights=config.class_weights,
         seed=config.seed,
-        depth_decay=depth_decay,
     )
 
 

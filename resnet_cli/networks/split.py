@@ -3,6 +3,9 @@
 In: a network made by `build_logits`. Out: Keras models that share its layers, so what the tail learns the whole network knows.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 from keras import layers
 
@@ -28,8 +31,10 @@ def feature_model(model: keras.Model) -> keras.Model:
 
 def boundary_model(model: keras.Model, network: Network) -> keras.Model:
     """uint8 pictures to the boundary's feature map (N, h, w, c), as `tail_model` takes it."""
-    prefix = prefix_model(model, network)
-    return keras.Model(prefix.input, prefix.outputs[1], name="boundary")
+    backbone = model.get_layer(network.name)
+    # Of the layers before the boundary alone: jax takes the others' variables away while they are trained.
+    inner = keras.Model(backbone.input, backbone.get_layer(boundary_layer(network)).output)
+    return _on_pixels(model, network, "boundary", lambda pixels: [_every_second(network, inner(pixels))])
 
 
 def prefix_model(model: keras.Model, network: Network) -> keras.Model:
@@ -40,14 +45,12 @@ def prefix_model(model: keras.Model, network: Network) -> keras.Model:
     backbone = model.get_layer(network.name)
     with room_for(network):
         inner = keras.Model(backbone.input, [backbone.output, backbone.get_layer(boundary_layer(network)).output])
-    pixels = keras.Input(model.input.shape[1:], dtype="uint8", name="image")
-    last, boundary = inner(preprocess(network.preprocessing, pixels))
-    if _reads_every_second(network):
-        boundary = boundary[:, ::2, ::2]
-    prefix = keras.Model(pixels, [layers.GlobalAveragePooling2D(name="avg_pool")(last), boundary], name="prefix")
-    if network.preprocessing == "pixel-mean":
-        set_pixel_mean(prefix, model.get_layer(PIXEL_MEAN).adapt_mean)
-    return prefix
+
+    def outputs(pixels: Any) -> list[Any]:
+        last, boundary = inner(pixels)
+        return [layers.GlobalAveragePooling2D(name="avg_pool")(last), _every_second(network, boundary)]
+
+    return _on_pixels(model, network, "prefix", outputs)
 
 
 def tail_model(model: keras.Model, network: Network) -> keras.Model:
@@ -68,6 +71,20 @@ def tail_model(model: keras.Model, network: Network) -> keras.Model:
         if any(layer.name == name for layer in model.layers):
             x = model.get_layer(name)(x)
     return keras.Model(inputs, x, name="tail")
+
+
+def _on_pixels(model: keras.Model, network: Network, name: str, outputs: Callable[[Any], list[Any]]) -> keras.Model:
+    """A model of uint8 pictures, whose pixels reach the layers as those of the whole network do."""
+    pixels = keras.Input(model.input.shape[1:], dtype="uint8", name="image")
+    first = keras.Model(pixels, outputs(preprocess(network.preprocessing, pixels)), name=name)
+    if network.preprocessing == "pixel-mean":
+        set_pixel_mean(first, model.get_layer(PIXEL_MEAN).adapt_mean)
+    return first
+
+
+def _every_second(network: Network, boundary: Any) -> Any:
+    """The rows and columns of the boundary's feature map that the last stage reads."""
+    return boundary[:, ::2, ::2] if _reads_every_second(network) else boundary
 
 
 def _reads_every_second(network: Network) -> bool:
