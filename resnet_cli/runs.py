@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -229,14 +230,13 @@ def trained_contents(run: Run) -> set[Content]:
 def ancestors(run: Run) -> list[Run]:
     """The run whose weights a run began with, the one that this began with, and so on, as far as they are where they were."""
     found: list[Run] = []
-    weights = run.record.get("weights", {})
-    while weights.get("source") == "file":
-        path = Path(weights["path"])
-        folder = path.parent
-        if not (folder / "run.json").is_file() or not path.is_file() or digest(path) != weights["sha256"]:
-            break
-        found.append(Run(folder, read_record(folder / "run.json")))
-        weights = found[-1].record.get("weights", {})
+    with suppress(OSError, ResnetError):  # gone, or damaged since
+        while (weights := (found[-1] if found else run).record.get("weights", {})).get("source") == "file":
+            path = Path(weights["path"])
+            before = Run(path.parent, read_record(path.parent / "run.json"))
+            if digest(path) != weights["sha256"] or not trained_contents(before):
+                break
+            found.append(before)
     return found
 
 

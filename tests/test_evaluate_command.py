@@ -247,6 +247,11 @@ def test_pictures_that_an_earlier_run_was_trained_on_are_told_and_never_scored_e
     assert held & before and held - before
     everything = evaluated(run_cli, shutil.copytree(tiny_dataset, tmp_path / "copy"), "--run", second)
     assert everything["count"] == len(held - before)
+    # What became of the earlier run since does not matter to this one.
+    (first / "splits.csv").write_bytes(b"\xff")
+    assert evaluated(run_cli, "--run", second)["notes"] == []
+    shutil.rmtree(first)
+    assert evaluated(run_cli, "--run", second)["notes"] == []
 
 
 def test_test_pictures_that_are_copies_of_training_pictures_are_told(

@@ -33,7 +33,8 @@ def boundary_model(model: keras.Model, network: Network) -> keras.Model:
     """uint8 pictures to the boundary's feature map (N, h, w, c), as `tail_model` takes it."""
     backbone = model.get_layer(network.name)
     # Of the layers before the boundary alone: jax takes the others' variables away while they are trained.
-    inner = keras.Model(backbone.input, backbone.get_layer(boundary_layer(network)).output)
+    with room_for(network):
+        inner = keras.Model(backbone.input, backbone.get_layer(boundary_layer(network)).output)
     return _on_pixels(model, network, "boundary", lambda pixels: [_every_second(network, inner(pixels))])
 
 
