@@ -22,6 +22,7 @@ from resnet_cli.learning.diagnose import odd_accuracies, unequal_classes
             ["always answering b, right for 88.9%"],
         ),
         (0.99, 0.92, {"a": 10, "b": 80}, ["near chance (89%): usually the test pictures are prepared differently"]),
+        (0.60, 0.30, {"a": 50, "b": 50}, ["always answering a, right for 50.0%"]),
         (0.90, 0.85, {"a": 9, "b": 10}, ["only 19 test pictures, so their accuracy is uncertain: see its interval"]),
     ],
 )

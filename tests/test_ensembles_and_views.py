@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resnet_cli.data.decode import Geometry, Pixels, decode_square
+from resnet_cli.data.scoring import VAL_CHOSE
 from resnet_cli.data.views import decode_views
 from resnet_cli.engines.openvino import OpenVinoEngine
 from resnet_cli.inference.classify import Member, classify
@@ -97,7 +98,7 @@ def test_evaluate_scores_the_mean_and_leaves_the_runs_own_files_alone(
     assert result.exit_code == 0, result.stderr
     document = json.loads(result.stdout)
     assert (document["run"], document["runs"], document["views"]) == (str(residual), [str(residual), str(plain)], 1)
-    assert (document["count"], document["notes"]) == (9, [])
+    assert (document["count"], document["notes"]) == (9, [VAL_CHOSE])
     rows = rows_of(tmp_path / "runs" / "ensemble" / "predictions.csv")
     for row in rows:
         expected = mean_answers([residual, plain], Path(row["path"]))
@@ -122,6 +123,7 @@ def test_no_picture_is_scored_that_one_of_the_runs_was_trained_on(
     assert document["count"] == 9 - len(apples) == 6
     assert document["notes"] == [
         f"3 held-out pictures of {residual} that another run was trained on are not scored",
+        VAL_CHOSE,
     ]
     document = json.loads(run_cli("evaluate", fruit, *together).stdout)
     assert document["count"] == 6

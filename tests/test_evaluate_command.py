@@ -12,6 +12,7 @@ import pytest
 import sklearn.metrics
 from conftest import Finetuned, MakeDataset, MakePicture, MakeRun, RunCli
 
+from resnet_cli.data.scoring import VAL_CHOSE
 from resnet_cli.inference.measure import measure
 from resnet_cli.runs import is_run_like
 from resnet_cli.statistics import wilson_interval
@@ -249,9 +250,9 @@ def test_pictures_that_an_earlier_run_was_trained_on_are_told_and_never_scored_e
     assert everything["count"] == len(held - before)
     # What became of the earlier run since does not matter to this one.
     (first / "splits.csv").write_bytes(b"\xff")
-    assert evaluated(run_cli, "--run", second)["notes"] == []
+    assert evaluated(run_cli, "--run", second)["notes"] == [VAL_CHOSE]
     shutil.rmtree(first)
-    assert evaluated(run_cli, "--run", second)["notes"] == []
+    assert evaluated(run_cli, "--run", second)["notes"] == [VAL_CHOSE]
 
 
 def test_test_pictures_that_are_copies_of_training_pictures_are_told(

@@ -107,7 +107,7 @@ def test_links_to_folders_are_followed_and_circles_end(tiny_dataset: Path, tmp_p
     assert dataset.classes == ("apple", "berry", "cherry", "date")
     assert dataset.counts("all") == [12, 12, 12, 3]
     assert {(file.path.name, file.reason) for file in dataset.left_out} == {
-        ("self", "not a picture"),
+        ("self", "a broken link"),
         ("gone.png", "a broken link"),
         ("pipe.png", "not a file"),
     }
@@ -221,3 +221,13 @@ def test_a_folder_that_may_not_be_read_is_named(as_nobody: Path, make_dataset: M
         os.seteuid(65534)
     with pytest.raises(ResnetError, match=f"the folder {root / closed} cannot be read: Permission denied"):
         scan_dataset(root)
+
+
+def test_pictures_of_a_kind_that_is_not_read_are_named_where_there_are_no_others(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "IMG_1.HEIC").touch()
+    with pytest.raises(ResnetError) as told:
+        scan_dataset(tmp_path)
+    assert told.value.hint.startswith("2 files there are passed over, such as ")
+    assert told.value.hint.endswith("IMG_1.HEIC: HEIC pictures are not read; convert it to JPEG")

@@ -105,6 +105,10 @@ def choose_run_folder(name: str, output: Path | None = None, force: bool = False
     folder = output or _first_free(name)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if not force:
+            if (folder / _CONFIG).exists() and not (folder / "run.json").exists():
+                raise ResnetError(
+                    f"{folder} holds an interrupted run", "add --resume to go on with it, or --force to replace it"
+                )
             raise ResnetError(f"{folder} exists already", "choose another --output, or add --force to replace it")
         if not is_run_like(folder):
             raise ResnetError(f"{folder} is not a run folder, so --force does not replace it", "choose another --output")

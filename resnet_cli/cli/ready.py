@@ -47,7 +47,10 @@ class Ready:
 def classifiers_for(folders: Sequence[Path], engine: EngineName, progress: Progress) -> tuple[Ready, ...]:
     """The classifiers of runs; without `folders` of the newest; without any run a ready-made one, and it says so."""
     if folders or any(RUNS.glob("*/run.json")):
-        return tuple(map(run_classifier, load_runs(folders)))
+        runs = load_runs(folders)
+        if not folders:
+            progress.line(f"the newest run answers: {runs[0].folder}")
+        return tuple(map(run_classifier, runs))
     imagenet = cached_imagenet_classifier()
     if imagenet is not None:
         progress.line(f"no run here: {imagenet.network.name} answers with the 1000 ImageNet classes")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from resnet_cli.data.folders import file_size
 from resnet_cli.data.same_files import contents
 from resnet_cli.data.scan import Dataset, LeftOut
-from resnet_cli.data.scoring import TEST_CHOSE, kind_of, seen_before
+from resnet_cli.data.scoring import TEST_CHOSE, VAL_CHOSE, kind_of, seen_before
 from resnet_cli.learning.diagnose import few_pictures, odd_accuracies, unequal_classes
 from resnet_cli.networks.pretrained import WeightsSource
 from resnet_cli.networks.spec import ClassifierSpec
@@ -93,7 +93,7 @@ def remarks(run: Run, dataset: Dataset, best: "EpochRecord", measured: "dict[str
         *few_pictures(dataset.classes, counts),
         *([] if weighed else unequal_classes(dataset.classes, counts)),
         *odd_accuracies(best.accuracy, figures.top1, tested, kind_of(split)),
-        *([TEST_CHOSE] if dataset.is_validated_by_test else []),
+        *([TEST_CHOSE] if dataset.is_validated_by_test else [VAL_CHOSE] if split == "val" else []),
         *seen_before(held, run, split),
     ]
 

@@ -26,8 +26,10 @@ def print_result(result: dict[str, Any]) -> None:
     )
     if "test" in result and result["test"] != result["val"]:
         console.out.print(f"validation accuracy {result['val']['top1']:.1%} ({result['val']['count']} pictures)")
-    elif "test" not in result:
-        console.out.print("the same pictures chose the best epoch: a test folder beside train gives an untouched figure")
+    kept = f"epoch {result['best_epoch']} of {result['epochs']}"
+    if "kept" in result:
+        kept = f"the head alone, {kept}" if result["kept"] == "head" else f"{kept} (the head alone: {result['head_top1']:.1%})"
+    console.out.print(f"kept: {kept}, the best on validation pictures")
     for warning in result.get("warnings", []):
         console.out.print(f"[yellow]note:[/] {console.escape(warning)}")
     run = shlex.quote(result["run"])

@@ -164,7 +164,8 @@ def _set_up(request: TrainRequest, config: TrainConfig, dataset: Dataset, backbo
         replace(spec, image_size=None if config.progressive else size), stochastic_depth=config.stochastic_depth
     )
     load_backbone(model, network, source)
-    progress.line(f"{dataset.name}: {len(dataset.classes)} classes, {len(dataset.splits['train'])} pictures to train on")
+    for line in _describe(request, dataset, backbone):
+        progress.line(line)
     for line in passed_over_lines(dataset):
         progress.line(line)
     training, held_out = read_splits_for_training(dataset, geometry, progress, request.strict, MEMORY_LIMIT)
@@ -191,6 +192,16 @@ def _require_scaling(request: TrainRequest, config: TrainConfig, network: Networ
     require_size(network, source, size)
     if has_mean and config.progressive:
         raise ResnetError(f"--weights {request.weights} subtract a mean picture of one size", "leave --progressive out")
+
+
+def _describe(request: TrainRequest, dataset: Dataset, backbone: _Backbone) -> list[str]:
+    network, source, size = backbone
+    counts = ", ".join(f"{len(samples)} {split}" for split, samples in dataset.splits.items())
+    weights = "random weights" if source.path is None else f"weights of {request.weights}, with a new head"
+    return [
+        f"{dataset.name}: {len(dataset.classes)} classes, pictures: {counts}",
+        f"network: {network.name}, {size} pixels, {weights}; recipe {request.recipe}",
+    ]
 
 
 def _chosen(request: TrainRequest, config: TrainConfig, dataset: Dataset, backbone: _Backbone) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from resnet_cli.errors import ResnetError
 from resnet_cli.runs import Content, Run, ancestors, is_validated_by_test, read_splits, trained_contents
 
 TEST_CHOSE = "the test pictures chose the epoch as well (--val-split 0), so their figure is a little too good"
+VAL_CHOSE = "the same pictures chose the best epoch: a test folder beside train gives an untouched figure"
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ def held_out(runs: Sequence[Run]) -> Scored:
     notes = [f"{taken} held-out pictures of {run.folder} that another run was trained on are not scored"] if taken else []
     if is_validated_by_test(rows):
         notes.append(TEST_CHOSE)
+    elif split == "val":
+        notes.append(VAL_CHOSE)
     notes += seen_before(contents(sample.path for sample in samples), run, split)
     return Scored(run.data.name, split, run.classes, tuple(samples), tuple(notes))
 

@@ -112,7 +112,11 @@ def faults(found: Survey) -> Iterator[Fault]:
         yield Fault("no-classes", folder, f"{folder} has no class folders", hint)
         return
     if not any(listing.pictures for listing in main.values()):
-        yield Fault("no-pictures", folder, f"{folder} has no pictures in its class folders", "add JPEG or PNG files")
+        left = [file for listing in main.values() for file in listing.left_out]
+        hint = "add JPEG or PNG files"
+        if left:
+            hint = f"{len(left)} files there are passed over, such as {left[0].path}: {left[0].reason}"
+        yield Fault("no-pictures", folder, f"{folder} has no pictures in its class folders", hint)
         return
     for split, listings in found.classes.items():
         place = found.folders[split]

@@ -44,6 +44,8 @@ def probabilities(squares):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(f"usage: python {{sys.argv[0]}} PICTURE")
     names = (HERE / "{labels}").read_bytes().decode("utf-8", "backslashreplace").split("\\n")
     (answer,) = probabilities(np.stack([square(sys.argv[1])]))
     for place in answer.argsort()[::-1][:5]:

@@ -78,7 +78,7 @@ def odd_accuracies(training: float, held_out: float, counts: Mapping[str, int], 
             f"training accuracy is {training:.0%} but {kind} accuracy {held_out:.0%}, near chance ({chance:.0%}): usually the"
             f" {kind} pictures are prepared differently, batch-norm behaves differently in training, or labels are mixed up"
         )
-    elif training - held_out > 0.25:
+    elif training > max(held_out, chance) + 0.25:
         words.append(
             f"training accuracy is {training:.0%} but {kind} accuracy {held_out:.0%}: the network learns the pictures"
             " by heart; more pictures, a higher --dropout or finetune's --unfreeze none help"
