@@ -29,7 +29,7 @@ def print_result(result: dict[str, Any]) -> None:
     kept = f"epoch {result['best_epoch']} of {result['epochs']}"
     if "kept" in result:
         kept = f"the head alone, {kept}" if result["kept"] == "head" else f"{kept} (the head alone: {result['head_top1']:.1%})"
-    console.out.print(f"kept: {kept}, the best on validation pictures")
+    console.out.print(f"kept: {kept}, the best one")
     for warning in result.get("warnings", []):
         console.out.print(f"[yellow]note:[/] {console.escape(warning)}")
     run = shlex.quote(result["run"])
