@@ -62,7 +62,7 @@ def _import_keras() -> None:
     """
     try:
         import keras
-    except ImportError as error:
+    except (ImportError, ValueError) as error:  # not installed, or no backend at all
         backend = os.environ.get("KERAS_BACKEND", "the one of ~/.keras/keras.json")
         raise ResnetError(f"Keras cannot start its backend {backend}: {error}", _BACKENDS) from error
     if keras.backend.backend() not in ("tensorflow", "jax"):
