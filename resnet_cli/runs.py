@@ -222,21 +222,22 @@ def read_splits(run: Run) -> list[SplitRow]:
         raise ResnetError(f"{run.splits} cannot be read: {error}", hint) from error
 
 
-def trained_contents(run: Run) -> set[Content]:
+def trained_contents(rows: Iterable[SplitRow]) -> set[Content]:
     """Of the pictures that a run was trained on, itself and not the runs that it began with."""
-    return {row.content for row in read_splits(run) if row.split == "train" and row.content}
+    return {row.content for row in rows if row.split == "train" and row.content}
 
 
-def ancestors(run: Run) -> list[Run]:
-    """The run whose weights a run began with, the one that this began with, and so on, as far as they are where they were."""
-    found: list[Run] = []
+def trained_before(run: Run) -> dict[Path, set[Content]]:
+    """What the earlier runs learned from whose weights a run began with, by their folders, as far as these are there still."""
+    found: dict[Path, set[Content]] = {}
     with suppress(OSError, ResnetError):  # gone, or damaged since
-        while (weights := (found[-1] if found else run).record.get("weights", {})).get("source") == "file":
+        while (weights := run.record.get("weights", {})).get("source") == "file":
             path = Path(weights["path"])
-            before = Run(path.parent, read_record(path.parent / "run.json"))
-            if digest(path) != weights["sha256"] or not trained_contents(before):
+            run = Run(path.parent, read_record(path.parent / "run.json"))
+            trained = trained_contents(read_splits(run))
+            if digest(path) != weights["sha256"] or not trained:
                 break
-            found.append(before)
+            found[run.folder] = trained
     return found
 
 

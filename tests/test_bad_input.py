@@ -298,16 +298,19 @@ def test_figures_are_not_half_written_where_there_is_no_room(finetuned_run: Fine
     assert list((tmp_path / "figures").iterdir()) == []
 
 
+def train_anew(dataset: Path, run: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`resnet train` in a process of its own, where Keras has not been imported yet."""
+    program = [sys.executable, "-c", "from resnet_cli.cli.app import main; main()"]
+    command = [*program, "train", dataset, "--arch", "resnet8", "--epochs", "1", "--output", run, "--quiet"]
+    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+
+
 @pytest.mark.parametrize(
     ("backend", "words"),
     [("openvino", "this program does not train with Keras' backend openvino"), ("cntk", "Keras cannot start its backend cntk")],
 )
 def test_a_backend_that_cannot_train_is_one_sentence(backend: str, words: str, tiny_dataset: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "from resnet_cli.cli.app import main; main()", "train", tiny_dataset, "--arch", "resnet8"]
-    environment = {**os.environ, "KERAS_BACKEND": backend}
-    done = subprocess.run(
-        [*command, "--output", tmp_path / "run"], env=environment, capture_output=True, text=True, check=False
-    )
+    done = train_anew(tiny_dataset, tmp_path / "run", KERAS_BACKEND=backend)
     assert done.returncode == 1 and f"error: {words}" in done.stderr and "KERAS_BACKEND=tensorflow" in done.stderr
     assert "Traceback" not in done.stderr and not (tmp_path / "run").exists()
 
@@ -316,8 +319,5 @@ def test_what_other_projects_made_of_keras_json_does_not_matter(tiny_dataset: Pa
     (tmp_path / "keras.json").write_text(
         '{"image_data_format": "channels_first", "floatx": "float16", "backend": "tensorflow"}'
     )
-    command = [sys.executable, "-c", "from resnet_cli.cli.app import main; main()", "train", tiny_dataset, "--arch", "resnet8"]
-    environment = {**os.environ, "KERAS_HOME": str(tmp_path)}
-    options = ["--epochs", "1", "--output", tmp_path / "run", "--quiet"]
-    done = subprocess.run([*command, *options], env=environment, capture_output=True, text=True, check=False)
+    done = train_anew(tiny_dataset, tmp_path / "run", KERAS_HOME=str(tmp_path))
     assert done.returncode == 0, done.stderr

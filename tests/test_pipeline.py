@@ -13,15 +13,14 @@ from resnet_cli.data.batches import EvaluationBatches, TrainStream
 from resnet_cli.data.decode import Geometry, Pixels, decode_square
 from resnet_cli.data.pictures import (
     Pictures,
-    map_in_order,
     mean_picture,
     read_pictures,
     reader_for_prediction,
     reader_for_training,
-    workers,
 )
 from resnet_cli.data.scan import Sample, scan_dataset
 from resnet_cli.data.split import hold_out
+from resnet_cli.data.threads import map_in_order, workers
 from resnet_cli.errors import ResnetError
 from resnet_cli.progress import Silent
 
@@ -62,7 +61,7 @@ def test_a_batch_is_the_same_whenever_and_however_it_is_made(stream: TrainStream
 def test_the_number_of_threads_changes_nothing(stream: TrainStream, monkeypatch: pytest.MonkeyPatch) -> None:
     batches = []
     for threads in (1, 7):
-        monkeypatch.setattr("resnet_cli.data.pictures.workers", lambda threads=threads: threads)
+        monkeypatch.setattr("resnet_cli.data.threads.workers", lambda threads=threads: threads)
         made = stream.batches()
         batches.append([next(made)[0] for _ in range(6)])
     np.testing.assert_array_equal(batches[0], batches[1])
@@ -302,6 +301,6 @@ def test_a_container_s_quota_of_cores_is_kept(
 ) -> None:
     if words is not None:
         (tmp_path / "cpu.max").write_text(f"{words}\n")
-    monkeypatch.setattr("resnet_cli.data.pictures._QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr("resnet_cli.data.threads._QUOTA", tmp_path / "cpu.max")
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(64)))
     assert workers() == threads

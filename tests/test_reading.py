@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from training_material import STEPS, HeldOut, Points, network, run, values
 
-from resnet_cli.data.pictures import map_in_order
+from resnet_cli.data.threads import map_in_order
 from resnet_cli.errors import ResnetError
 from resnet_cli.learning.config import TrainConfig
 from resnet_cli.learning.stage import Stage

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resnet_cli.cli.run_lock import hold, require_free
+from resnet_cli.cli.run_lock import hold, hold_first
 from resnet_cli.data.inputs import at_home
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import write_text
@@ -66,11 +66,9 @@ def place_of_run(
 
 def _begun_likewise(folders: Sequence[Path], options: Mapping[str, Any]) -> Path:
     """The first of some unfinished runs that began with most of the options and is free; it is held from here on."""
-    agreeing = [_agreement(folder, options) for folder in folders]
-    best = [folder for folder, count in zip(folders, agreeing, strict=True) if count == max(agreeing)]
-    free = next((folder for folder in best if hold(folder)), best[0])
-    require_free(free)
-    return free
+    agreeing = {folder: _agreement(folder, options) for folder in folders}
+    most = max(agreeing.values())
+    return hold_first([folder for folder, count in agreeing.items() if count == most])
 
 
 def _agreement(folder: Path, options: Mapping[str, Any]) -> int:
@@ -112,7 +110,7 @@ def choose_run_folder(name: str, output: Path | None = None, force: bool = False
             raise ResnetError(f"{folder} exists already", "choose another --output, or add --force to replace it")
         if not is_run_like(folder):
             raise ResnetError(f"{folder} is not a run folder, so --force does not replace it", "choose another --output")
-        require_free(folder)
+        hold_first([folder])
     require_writable(folder)
     return folder
 
@@ -137,7 +135,7 @@ def make_run_folder(place: Place) -> Path:
     folder = place.folder
     try:
         if place.force and folder.exists():
-            require_free(folder)
+            hold_first([folder])
             _empty(folder)  # and not removed: it may be a link, or where somebody stands
         while not _made(folder, take_empty=not place.name):
             if not place.name:

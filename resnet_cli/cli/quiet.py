@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from resnet_cli.errors import ResnetError
 
@@ -44,17 +45,15 @@ def tensorflow_import() -> Iterator[None]:
     gc.disable()
     try:
         with without_chatter():
-            _import_keras()
+            keras = _import_keras()
             yield
-            import keras
-
             keras.distribution.list_devices()
     finally:
         gc.freeze()
         gc.enable()
 
 
-def _import_keras() -> None:
+def _import_keras() -> Any:
     """Import Keras as this program needs it, whatever the user's other projects made of ~/.keras/keras.json.
 
     Raises:
@@ -69,6 +68,7 @@ def _import_keras() -> None:
         raise ResnetError(f"this program does not train with Keras' backend {keras.backend.backend()}", _BACKENDS)
     keras.config.set_image_data_format("channels_last")
     keras.config.set_floatx("float32")
+    return keras
 
 
 @contextmanager

@@ -88,13 +88,14 @@ def remarks(run: Run, dataset: Dataset, best: "EpochRecord", measured: "dict[str
     split, figures = list(measured)[-1], list(measured.values())[-1].figures
     counts, tested = dataset.counts("train"), {each.name: each.count for each in figures.classes}
     weighed = run.record["config"]["class_weights"]
-    held = [row.content for row in read_splits(run) if row.split == split]
+    rows = read_splits(run)
+    held = [row.content for row in rows if row.split == split]
     return [
         *few_pictures(dataset.classes, counts),
         *([] if weighed else unequal_classes(dataset.classes, counts)),
         *odd_accuracies(best.accuracy, figures.top1, tested, kind_of(split)),
         *([TEST_CHOSE] if dataset.is_validated_by_test else [VAL_CHOSE] if split == "val" else []),
-        *seen_before(held, run, split),
+        *seen_before(held, run, rows, split),
     ]
 
 

@@ -12,8 +12,9 @@ import keras
 from resnet_cli.cli.measuring import Measured, measure_splits
 from resnet_cli.cli.records import left_out_lines, split_rows
 from resnet_cli.data.decode import Geometry
-from resnet_cli.data.pictures import Pictures, map_in_order, read_pictures, reader_for_prediction, reader_for_training
+from resnet_cli.data.pictures import Pictures, read_pictures, reader_for_prediction, reader_for_training
 from resnet_cli.data.scan import Dataset, Sample
+from resnet_cli.data.threads import map_in_order
 from resnet_cli.engines.base import Outputs
 from resnet_cli.engines.choice import EngineName
 from resnet_cli.engines.portable import write_classifier

@@ -4,6 +4,7 @@ In: the folder of an unfinished run. Out: whether it is this process's.
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from resnet_cli.errors import ResnetError
@@ -30,11 +31,13 @@ def hold(folder: Path) -> bool:
     return True
 
 
-def require_free(folder: Path) -> None:
-    """Hold a run.
+def hold_first(folders: Sequence[Path]) -> Path:
+    """Hold the first of some runs, one at least, that no other process is at.
 
     Raises:
-        ResnetError: another process is at it.
+        ResnetError: there are others at all of them; the first is named.
     """
-    if not hold(folder):
-        raise ResnetError(f"the run {folder} is still going on in another process", "wait for it, or stop it")
+    for folder in folders:
+        if hold(folder):
+            return folder
+    raise ResnetError(f"the run {folders[0]} is still going on in another process", "wait for it, or stop it")

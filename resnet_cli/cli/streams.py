@@ -52,7 +52,7 @@ class _Notices:
         try:
             yield
         except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            _discard(self._stream.fileno())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -68,8 +68,7 @@ def results_to_stdout() -> Iterator[None]:
     """
     if sys.stderr is None:
         # Closed. Libraries write to it by either name, and a file that is opened later must not become it.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 2)
+        _discard(2)
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 -- a descriptor, for as long as the process lives
     for stream in (sys.stdout, sys.stderr):
         # File names need not be text in the terminal's encoding: show them with escapes instead of failing.
@@ -92,7 +91,7 @@ def let_go_of_stdout() -> None:
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard(sys.stdout.fileno())
 
 
 def lines_of_stdin() -> Iterable[str] | None:
@@ -100,6 +99,14 @@ def lines_of_stdin() -> Iterable[str] | None:
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(encoding=sys.getfilesystemencoding(), errors=sys.getfilesystemencodeerrors())
     return sys.stdin
+
+
+def _discard(descriptor: int) -> None:
+    """From here on, what is written to a descriptor goes nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    if nowhere != descriptor:
+        os.dup2(nowhere, descriptor)
+        os.close(nowhere)
 
 
 @contextmanager

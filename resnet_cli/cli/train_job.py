@@ -44,7 +44,14 @@ from resnet_cli.networks.spec import ClassifierSpec
 from resnet_cli.progress import Progress
 from resnet_cli.runs import Run, finish_run
 
-_Backbone = tuple[Network, WeightsSource, int]  # a network, where its first weights come from, and its input's side in pixels
+
+@dataclass(frozen=True)
+class _Backbone:
+    """What is trained: a network, where its first weights come from, and its input's side in pixels."""
+
+    network: Network
+    source: WeightsSource
+    size: int
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,6 @@ class _Setup:
     Attributes:
         model: pictures to logits.
         spec: what it is.
-        source: where its first weights come from.
         precision: of training, as `prepare` found it.
         geometry: how pictures reach the input size.
         dataset: with its splits.
@@ -65,7 +71,6 @@ class _Setup:
 
     model: keras.Model
     spec: ClassifierSpec
-    source: WeightsSource
     precision: str
     geometry: Geometry
     dataset: Dataset
@@ -113,11 +118,11 @@ def run_training(request: TrainRequest, config: TrainConfig, progress: Progress)
     measured = write_trained(folder, setup.model, setup.spec, readable, setup.geometry, progress, engine)
     seconds = earlier + time.perf_counter() - began
     configuration = {"recipe": request.recipe, **asdict(config)}
-    record = run_record(command, configuration, dataset, setup.spec, setup.geometry, setup.source, setup.precision)
+    record = run_record(command, configuration, dataset, setup.spec, setup.geometry, backbone.source, setup.precision)
     warnings = remarks(Run(folder, record), readable, result.best, measured)
-    if setup.source.kind == "none":
+    if backbone.source.kind == "none":
         warnings = [*few_steps(len(result.history) * setup.stream.steps_per_epoch), *warnings]
-    summary = result_record(folder, setup.spec.network.name, setup.source.kind, seconds, result, measured, warnings)
+    summary = result_record(folder, setup.spec.network.name, backbone.source.kind, seconds, result, measured, warnings)
     headline = list(measured.values())[-1]
     write_measured(folder, headline, record, folder / "curves.png", warnings)
     finish_run(folder, {**record, "engine": headline.engine, "results": summary})
@@ -151,11 +156,11 @@ def _backbone(request: TrainRequest, config: TrainConfig, progress: Progress) ->
     _require_scaling(request, config, network, source, size)
     if config.pixel_mean:
         network = replace(network, preprocessing="pixel-mean")
-    return network, source, size
+    return _Backbone(network, source, size)
 
 
 def _set_up(request: TrainRequest, config: TrainConfig, dataset: Dataset, backbone: _Backbone, progress: Progress) -> _Setup:
-    network, source, size = backbone
+    network, size = backbone.network, backbone.size
     geometry = Geometry(size, fraction=network.crop_fraction)
     spec = ClassifierSpec(network, len(dataset.classes), size, dropout=config.dropout)
     precision = prepare(config.seed)
@@ -163,7 +168,7 @@ def _set_up(request: TrainRequest, config: TrainConfig, dataset: Dataset, backbo
     model = build_logits(
         replace(spec, image_size=None if config.progressive else size), stochastic_depth=config.stochastic_depth
     )
-    load_backbone(model, network, source)
+    load_backbone(model, network, backbone.source)
     for line in _describe(request, dataset, backbone):
         progress.line(line)
     for line in passed_over_lines(dataset):
@@ -175,7 +180,7 @@ def _set_up(request: TrainRequest, config: TrainConfig, dataset: Dataset, backbo
     stream = TrainStream(training, spec.classes, batch_size, geometry, _augmentation(config), config.seed)
     half = max(network.reduction, size // 2)
     small = replace(stream, geometry=replace(geometry, size=half)) if config.progressive else None
-    return _Setup(model, spec, source, precision, geometry, dataset, (training, held_out), stream, small)
+    return _Setup(model, spec, precision, geometry, dataset, (training, held_out), stream, small)
 
 
 def _require_scaling(request: TrainRequest, config: TrainConfig, network: Network, source: WeightsSource, size: int) -> None:
@@ -195,19 +200,18 @@ def _require_scaling(request: TrainRequest, config: TrainConfig, network: Networ
 
 
 def _describe(request: TrainRequest, dataset: Dataset, backbone: _Backbone) -> list[str]:
-    network, source, size = backbone
     counts = ", ".join(f"{len(samples)} {split}" for split, samples in dataset.splits.items())
-    weights = "random weights" if source.path is None else f"weights of {request.weights}, with a new head"
+    weights = "random weights" if backbone.source.path is None else f"weights of {request.weights}, with a new head"
     return [
         f"{dataset.name}: {len(dataset.classes)} classes, pictures: {counts}",
-        f"network: {network.name}, {size} pixels, {weights}; recipe {request.recipe}",
+        f"network: {backbone.network.name}, {backbone.size} pixels, {weights}; recipe {request.recipe}",
     ]
 
 
 def _chosen(request: TrainRequest, config: TrainConfig, dataset: Dataset, backbone: _Backbone) -> dict[str, Any]:
     """What a run that goes on must have begun with."""
-    network, source, size = backbone
-    options = {"arch": network.name, "shortcut": network.shortcut, "image_size": size, "weights": source.sha256}
+    network, weights = backbone.network, backbone.source.sha256
+    options = {"arch": network.name, "shortcut": network.shortcut, "image_size": backbone.size, "weights": weights}
     limit = None if request.limit is None else f"{request.limit:g}s"
     return {**asdict(config), **options, "time_limit": limit, "lr_find": request.lr_find, "data": fingerprint(dataset)}
 

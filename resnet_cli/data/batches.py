@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from resnet_cli.data.augment import Augmentation, augment, generator, mix
 from resnet_cli.data.decode import Geometry
-from resnet_cli.data.pictures import Pictures, map_in_order
+from resnet_cli.data.pictures import Pictures
+from resnet_cli.data.threads import map_in_order
 
 Batch = tuple[NDArray[np.uint8], NDArray[np.float32]]
 

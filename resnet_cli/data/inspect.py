@@ -12,10 +12,10 @@ from typing import Literal
 from resnet_cli.data.copies import Fingerprint, fingerprint, nearly_same, same
 from resnet_cli.data.decode import Header, decode, read_header
 from resnet_cli.data.folders import LeftOut
-from resnet_cli.data.pictures import map_in_order
 from resnet_cli.data.scan import IMBALANCE, SMALL_CLASS, Sample
 from resnet_cli.data.split import groups_by_class, is_divided, why_indivisible
 from resnet_cli.data.survey import Survey, faults, survey
+from resnet_cli.data.threads import map_in_order
 from resnet_cli.errors import ResnetError
 from resnet_cli.progress import Progress
 

@@ -3,14 +3,9 @@
 In: samples. Out: `Pictures`, indexed like the samples that could be read, and the list of those that could not.
 """
 
-import math
-import os
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,46 +13,12 @@ from PIL import Image
 
 from resnet_cli.data.decode import Geometry, Pixels, decode, decode_square, to_square
 from resnet_cli.data.scan import LeftOut, Sample
+from resnet_cli.data.threads import map_in_order
 from resnet_cli.errors import ResnetError
 from resnet_cli.progress import Progress, stop_if_asked
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
 MEMORY_LIMIT = 1_000_000_000  # bytes of uint8 pixels that are kept; larger sets are decoded again every epoch
-_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _ROOM = 1.15  # stored pictures are this much larger than prediction needs, so that random crops keep detail
-
-
-def workers() -> int:
-    """Threads that decode: as many as the process may use cores, by its affinity and by its container's quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 2)
-    return max(2, min(cores, _quota() or cores))
-
-
-def _quota() -> int | None:
-    """Cores that the quota of a container comes to, rounded up; None without one (Linux, control groups 2)."""
-    try:
-        quota, period = _QUOTA.read_text().split()
-        return math.ceil(int(quota) / int(period))
-    except (OSError, ValueError):  # "max" where there is none
-        return None
-
-
-def map_in_order(work: Callable[[Item], Result], items: Iterable[Item], ahead: int = 64) -> Iterator[Result]:
-    """Run `work` on threads; results in the order of the items, at most `ahead` of them waiting."""
-    with ThreadPoolExecutor(workers()) as pool:
-        waiting: deque[Future[Result]] = deque()
-        try:
-            for item in items:
-                waiting.append(pool.submit(work, item))
-                if len(waiting) >= ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 @dataclass(frozen=True)

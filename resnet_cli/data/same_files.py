@@ -7,10 +7,10 @@ what tells a file's bytes from all others, to be kept.
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from resnet_cli.data.folders import file_size
+from resnet_cli.data.threads import map_in_order
 from resnet_cli.files import digest
 from resnet_cli.runs import Content
 
@@ -31,8 +31,7 @@ def group_same(paths: Iterable[Path]) -> list[list[Path]]:
 
 def contents(paths: Iterable[Path]) -> list[Content | None]:
     """Size and digest of every file, in order; None of one that cannot be read."""
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(_content, paths))
+    return list(map_in_order(_content, paths))
 
 
 def among(paths: Sequence[Path], known: Collection[Content]) -> set[Path]:

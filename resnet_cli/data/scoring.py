@@ -13,7 +13,7 @@ from resnet_cli.data.same_files import among, contents
 from resnet_cli.data.scan import Sample
 from resnet_cli.data.survey import Survey, survey
 from resnet_cli.errors import ResnetError
-from resnet_cli.runs import Content, Run, ancestors, is_validated_by_test, read_splits, trained_contents
+from resnet_cli.runs import Content, Run, SplitRow, is_validated_by_test, read_splits, trained_before, trained_contents
 
 TEST_CHOSE = "the test pictures chose the epoch as well (--val-split 0), so their figure is a little too good"
 VAL_CHOSE = "the same pictures chose the best epoch: a test folder beside train gives an untouched figure"
@@ -71,7 +71,7 @@ def held_out(runs: Sequence[Run]) -> Scored:
         notes.append(TEST_CHOSE)
     elif split == "val":
         notes.append(VAL_CHOSE)
-    notes += seen_before(contents(sample.path for sample in samples), run, split)
+    notes += seen_before(contents(sample.path for sample in samples), run, rows, split)
     return Scored(run.data.name, split, run.classes, tuple(samples), tuple(notes))
 
 
@@ -114,23 +114,22 @@ def kind_of(split: str) -> str:
     return "test" if split == "test" else "held-out"
 
 
-def seen_before(held: Sequence[Content | None], run: Run, split: str) -> list[str]:
+def seen_before(held: Sequence[Content | None], run: Run, rows: Sequence[SplitRow], split: str) -> list[str]:
     """Sentences on pictures of a split that a run's network has learned from: copies of training pictures, and pictures that
-    a run was trained on whose weights it began with.
+    a run was trained on whose weights it began with; `rows` are those of the run's splits.csv.
     """
     kind = kind_of(split)
-    trained = trained_contents(run)
+    trained = trained_contents(rows)
     notes = []
     if count := sum(content in trained for content in held):
         notes.append(
             f"{count} of {len(held)} {kind} pictures are copies of training pictures, so the figure is too good:"
             " `resnet check` lists them"
         )
-    for before in ancestors(run):
-        trained = trained_contents(before)
+    for earlier, trained in trained_before(run).items():
         if count := sum(content in trained for content in held):
             notes.append(
-                f"{count} of {len(held)} {kind} pictures are among those that {before.folder} was trained on, whose weights"
+                f"{count} of {len(held)} {kind} pictures are among those that {earlier} was trained on, whose weights"
                 " this run began with, so the figure is too good: a test folder of its own gives a true one"
             )
     return notes
@@ -143,7 +142,12 @@ def some(names: Sequence[str]) -> str:
 
 def _trained(runs: Sequence[Run]) -> set[Content]:
     """What the networks of some runs have learned from."""
-    return {content for run in runs for each in (run, *ancestors(run)) for content in trained_contents(each)}
+    return {
+        content
+        for run in runs
+        for those in (trained_contents(read_splits(run)), *trained_before(run).values())
+        for content in those
+    }
 
 
 def _composed(name: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_cli.data.decode import Geometry
-from resnet_cli.data.pictures import map_in_order
+from resnet_cli.data.threads import map_in_order
 from resnet_cli.data.views import decode_views
 from resnet_cli.engines.base import Engine, good_batch
 from resnet_cli.errors import ResnetError

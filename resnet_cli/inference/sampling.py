@@ -9,8 +9,8 @@ from itertools import islice
 import numpy as np
 
 from resnet_cli.data.decode import Geometry, Pixels, decode_square
-from resnet_cli.data.pictures import map_in_order
 from resnet_cli.data.scan import Sample
+from resnet_cli.data.threads import map_in_order
 from resnet_cli.errors import ResnetError
 from resnet_cli.runs import Run, SplitRow
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from resnet_cli.data.augment import augment, generator
 from resnet_cli.data.decode import Geometry, Pixels, decode_square
-from resnet_cli.data.pictures import Pictures, map_in_order
+from resnet_cli.data.pictures import Pictures
+from resnet_cli.data.threads import map_in_order
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import digest
 from resnet_cli.learning.feature_cache import KEY

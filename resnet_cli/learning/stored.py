@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_cli.data.batches import drawn
-from resnet_cli.data.pictures import map_in_order
+from resnet_cli.data.threads import map_in_order
 
 
 @dataclass(frozen=True)

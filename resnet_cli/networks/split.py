@@ -35,7 +35,7 @@ def boundary_model(model: keras.Model, network: Network) -> keras.Model:
     # Of the layers before the boundary alone: jax takes the others' variables away while they are trained.
     with room_for(network):
         inner = keras.Model(backbone.input, backbone.get_layer(boundary_layer(network)).output)
-    return _on_pixels(model, network, "boundary", lambda pixels: [_every_second(network, inner(pixels))])
+    return _on_pixels(model, network, "boundary", lambda pixels: _every_second(network, inner(pixels)))
 
 
 def prefix_model(model: keras.Model, network: Network) -> keras.Model:
@@ -74,7 +74,7 @@ def tail_model(model: keras.Model, network: Network) -> keras.Model:
     return keras.Model(inputs, x, name="tail")
 
 
-def _on_pixels(model: keras.Model, network: Network, name: str, outputs: Callable[[Any], list[Any]]) -> keras.Model:
+def _on_pixels(model: keras.Model, network: Network, name: str, outputs: Callable[[Any], Any]) -> keras.Model:
     """A model of uint8 pictures, whose pixels reach the layers as those of the whole network do."""
     pixels = keras.Input(model.input.shape[1:], dtype="uint8", name="image")
     first = keras.Model(pixels, outputs(preprocess(network.preprocessing, pixels)), name=name)

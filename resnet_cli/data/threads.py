@@ -1,0 +1,48 @@
+"""Work on many things at once, by threads (light).
+
+In: a function, and what it is called with. Out: what it returns, in the same order.
+"""
+
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+def workers() -> int:
+    """Threads to work with: as many as the process may use cores, by its affinity and by its container's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 2)
+    return max(2, min(cores, _quota() or cores))
+
+
+def _quota() -> int | None:
+    """Cores that the quota of a container comes to, rounded up; None without one (Linux, control groups 2)."""
+    try:
+        quota, period = _QUOTA.read_text().split()
+        return math.ceil(int(quota) / int(period))
+    except (OSError, ValueError):  # "max" where there is none
+        return None
+
+
+def map_in_order(work: Callable[[Item], Result], items: Iterable[Item], ahead: int = 64) -> Iterator[Result]:
+    """Run `work` on threads; results in the order of the items, at most `ahead` of them waiting."""
+    with ThreadPoolExecutor(workers()) as pool:
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) >= ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
