@@ -42,6 +42,14 @@ def stop_if_asked(progress: Progress, hint: str) -> None:
         raise Interrupted(number, hint)
 
 
+def how_long(seconds: float) -> str:
+    """A length of time in words: "40 s", "12 min", "2 h 5 min"."""
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
 class _SilentTask:
     def advance(self, steps: int = 1, figures: Mapping[str, float] | None = None) -> None:
         return

@@ -73,6 +73,22 @@ def elsewhere(line: str, *words: object) -> str:
     return subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=True).stdout
 
 
+def test_a_run_that_stopped_half_way_is_told_and_one_that_is_going_on_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    begin = "begin_run(place_of_run('fruit', None, False), {'seed': 0}, 'resnet train')"
+    elsewhere(begin)  # and the process has ended
+    tell = (
+        "from resnet_cli.progress import Silent; Silent.notice = lambda self, text: print(text);"
+        " from resnet_cli.cli.beginning import tell_interrupted; tell_interrupted(place_of_run({}), Silent())"
+    )
+    assert elsewhere(tell.format("'fruit', None, False")).startswith("runs/fruit was interrupted")
+    assert place_of_run("fruit", None, False, {}).folder == Path("runs/fruit")  # held from here on
+    for place in ("'fruit', None, False", "'berry', None, False", "'fruit', Path('elsewhere'), False"):
+        assert elsewhere(tell.format(place)) == ""
+
+
 @pytest.mark.parametrize("how", ["False, {}", "True"])
 def test_a_run_that_another_process_is_at_is_left_to_it(how: str, tmp_path: Path) -> None:
     folder = begin_run(place_of_run("fruit", tmp_path / "run", False), {"seed": 0}, "resnet train")

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from conftest import MakeDataset, MakePicture, RunCli
 from numpy.typing import NDArray
+from training_material import StopAfter
 
 from resnet_cli.data import decode as decoding
 from resnet_cli.data.augment import Augmentation
@@ -25,6 +26,7 @@ from resnet_cli.data.decode import Geometry, decode_square
 from resnet_cli.data.pictures import Pictures, reader_for_training
 from resnet_cli.data.scan import Sample, scan_dataset
 from resnet_cli.engines.keras_engine import KerasEngine
+from resnet_cli.errors import Interrupted
 from resnet_cli.learning.config import FinetuneConfig
 from resnet_cli.learning.feature_cache import KEY, FeatureCache, room_for_features
 from resnet_cli.learning.frozen import as_it_began, features_and_boundary, features_folder, features_of, room_on_disk
@@ -38,7 +40,7 @@ from resnet_cli.networks.loading import load_backbone
 from resnet_cli.networks.pretrained import choose_backbone
 from resnet_cli.networks.spec import ClassifierSpec
 from resnet_cli.networks.split import boundary_model, feature_model, prefix_model, tail_model
-from resnet_cli.progress import Silent
+from resnet_cli.progress import Progress, Silent
 
 HEAD = ["--weights", "bundled", "--image-size", "32", "--views", "2", "--unfreeze", "none", "--val-split", "0.25", "--json"]
 LIMIT = 10**9
@@ -186,18 +188,66 @@ def test_what_an_interrupted_run_stored_is_taken_though_a_picture_is_damaged(tin
     assert engine.seen == 35 * 2
 
 
+@pytest.mark.parametrize("with_boundary", [True, False])
+@pytest.mark.parametrize("how", ["asked to stop", "killed", "another order", "cut"])
+def test_a_pass_that_stops_half_way_goes_on_there_where_its_rows_are_the_same(
+    with_boundary: bool, how: str, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tiny_dataset / "apple" / "000.png").write_bytes(b"")  # is found before the stop,
+    (tiny_dataset / "cherry" / "011.png").write_bytes(b"")  # and after it
+    pictures = Pictures(scan_dataset(tiny_dataset).splits["all"], reader_for_training(Geometry(32)), None, ())
+    monkeypatch.setattr("resnet_cli.learning.row_files._NOTED", 0)
+
+    def compute(folder: Path, engine: Colours, progress: Progress, seed: int = 0) -> tuple[list[bytes], dict[int, str]]:
+        rows, cache = rows_of("training", pictures, Geometry(32), 2, seed, Silent()), FeatureCache(None, 3, LIMIT)
+        if with_boundary:
+            stored, damaged = features_and_boundary(engine, rows, folder, [(3,), (32, 32, 3)], cache, progress)
+        else:
+            *stored, damaged = features_of(engine, rows, folder, 3, cache, progress)
+        return [each.path.read_bytes() for each in stored], damaged
+
+    def once(folder: Path) -> Path:
+        folder.mkdir()
+        return folder
+
+    whole = compute(once(tmp_path / "whole"), Colours(with_boundary), Silent())
+    assert list(whole[1]) == [0, 35] and len(whole[0][0]) == 34 * 2 * 3 * 2
+    stopped, engine = once(tmp_path / "stopped"), Colours(with_boundary)
+    progress = StopAfter(4, title="features")
+    with pytest.raises(Interrupted):
+        compute(stopped, engine, progress)
+    assert 0 < engine.seen < 68
+    seed, seen = 0, engine.seen
+    if how == "killed":
+        shutil.copytree(stopped, tmp_path / "killed")
+        stopped = tmp_path / "killed"
+        for path in stopped.glob("*.partial"):
+            path.write_bytes(path.read_bytes() + b"what came after the note")
+    elif how == "another order":
+        seed, seen = 1, 0
+        whole = compute(once(tmp_path / "other"), Colours(with_boundary), Silent(), seed)
+    elif how == "cut":
+        seen = 0
+        for path in stopped.glob("*.partial"):
+            path.write_bytes(path.read_bytes()[:-1])
+    engine = Colours(with_boundary)
+    assert compute(stopped, engine, Silent(), seed) == whole
+    assert engine.seen == 68 - seen
+    assert not list(stopped.glob("*.partial"))
+
+
 class Colours:
     """An engine whose features are mean colours, and its activations the pictures."""
 
     name, precision, pixels = "colours", "f32", 8 * 32 * 32
 
-    def __init__(self) -> None:
-        self.seen = 0
+    def __init__(self, with_boundary: bool = True) -> None:
+        self.seen, self.outputs = 0, 1 + with_boundary
 
     def run(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
         self.seen += len(images)
         values = images.astype(np.float32)
-        return values.mean((1, 2)), values
+        return (values.mean((1, 2)), values)[: self.outputs]
 
     def run_many(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[tuple[NDArray[np.float32], ...]]:
         return map(self.run, batches)

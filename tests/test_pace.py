@@ -1,7 +1,10 @@
 """Measuring the pace for --time-limit: it takes a small share of the limit, stops when asked, and leaves no trace."""
 
+import itertools
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,8 +13,11 @@ from test_reading import CONFIG, Gone, GoneHeldOut
 from training_material import HeldOut, Points, network, values
 
 from resnet_cli.errors import Interrupted, ResnetError
+from resnet_cli.learning.config import TrainConfig
 from resnet_cli.learning.pace import measure_pace
-from resnet_cli.progress import Silent
+from resnet_cli.learning.stage import Stage
+from resnet_cli.learning.training import train
+from resnet_cli.progress import Silent, how_long
 
 Batch = tuple[NDArray[np.float32], NDArray[np.float32]]
 
@@ -59,3 +65,27 @@ def test_a_picture_that_vanishes_meanwhile_is_named(stream: Points, held_out: He
     with pytest.raises(ResnetError, match=said) as caught:
         measure_pace(network(), stream, held_out, CONFIG, 1e6, Silent())
     assert caught.value.hint == "put it back, then type the same command again"
+
+
+@pytest.mark.parametrize(
+    ("progressive", "told"), [(False, ["3 min to go", "2 min to go", "60 s to go", ""]), (True, ["", "", "60 s to go", ""])]
+)
+def test_every_epoch_says_how_long_the_others_take_at_full_size(
+    progressive: bool, told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count(0, 10)  # an epoch of five steps takes a minute
+    monkeypatch.setattr("resnet_cli.learning.callbacks.time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
+    lines: list[str] = []
+    progress = Silent()
+    monkeypatch.setattr(progress, "line", lines.append)
+    config = TrainConfig(epochs=4, progressive=progressive)
+    stage, small = Stage("train", tmp_path, False), Points() if progressive else None
+    train(network(), Points(), HeldOut(), config, stage, progress, small)
+    assert [line.partition(" images/s")[2].strip() for line in lines] == told
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (3599, "1 h 0 min"), (7500, "2 h 5 min")]
+)
+def test_a_length_of_time_is_told_in_two_units_at_most(seconds: float, words: str) -> None:
+    assert how_long(seconds) == words

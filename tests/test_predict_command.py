@@ -55,6 +55,12 @@ def test_a_list_of_no_pictures_is_an_error(form: list[str], run_cli: RunCli, fin
     assert "error: stdin names no pictures\n" in result.stderr
 
 
+def test_an_address_is_no_file_that_went_missing(run_cli: RunCli, finetuned_run: Finetuned) -> None:
+    result = run_cli("predict", "https://example.org/cat.jpg", "--run", finetuned_run.folder)
+    assert result.exit_code == 1
+    assert "error: https://example.org/cat.jpg is an address, and nothing is fetched from the network\n" in result.stderr
+
+
 def test_files_folders_patterns_and_stdin_mix_and_keep_their_order(
     finetuned_run: Finetuned, run_cli: RunCli, album: Path
 ) -> None:

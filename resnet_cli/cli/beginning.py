@@ -7,11 +7,12 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resnet_cli.cli.run_lock import hold, hold_first
+from resnet_cli.cli.run_lock import hold, hold_first, is_held
 from resnet_cli.data.inputs import at_home
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import write_text
@@ -62,6 +63,14 @@ def place_of_run(
     if output and force and is_path and begins_with.absolute().is_relative_to(output.absolute()):
         raise ResnetError(f"--force would replace {output}, which holds the weights to begin with", "choose another --output")
     return Place(choose_run_folder(name, output, force), "" if output else name, force)
+
+
+def tell_interrupted(place: Place, progress: Progress) -> None:
+    """Say where a run of the same name stopped half-way that nobody goes on with: it need not begin anew."""
+    with suppress(ResnetError):  # there is none
+        stopped = [folder for folder in unfinished_runs(place.name) if not is_held(folder)] if place.name else []
+        if stopped:
+            progress.notice(f"{stopped[0]} was interrupted, and this is a new run: --resume would go on with that one")
 
 
 def _begun_likewise(folders: Sequence[Path], options: Mapping[str, Any]) -> Path:

@@ -12,6 +12,7 @@ from resnet_cli.cli.beginning import (
     begun_with,
     place_of_run,
     require_same,
+    tell_interrupted,
     tell_other_precision,
 )
 from resnet_cli.cli.cache import kept_in_cache
@@ -44,11 +45,12 @@ def run_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pro
     """Fine-tune and write a run; returns the JSON contract of `finetune`, or that of `--lr-find plot`."""
     began = time.perf_counter()
     config = replace(config, engine=settled_for_keras(config.engine, progress), learning_rate=config.rate)
+    asked = _asked_size(request.image_size)
     scanned = scan_dataset(request.dataset)
     share = config.val_split if config.val_split is not None else (0.1 if "test" in scanned.splits else 0.2)
     dataset = hold_out(scanned, share, config.seed)
     network, source = choose_backbone(request.arch, _weights(request, dataset), progress)
-    size = _image_size(request.image_size, network, dataset)
+    size = asked or _natural_size(network, dataset)
     require_size(network, source, size)
     geometry = Geometry(size, request.resize, network.crop_fraction)
     spec = ClassifierSpec(network, len(dataset.classes), size, config.hidden, config.dropout)
@@ -58,6 +60,7 @@ def run_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pro
     chosen = {**asdict(config), **options, "lr_find": request.lr_find, "data": fingerprint(dataset)}
     place = place_of_run(name, request.output, request.force, chosen if request.resume else None, request.weights)
     folder = place.folder
+    tell_interrupted(place, progress)
     if request.resume:
         require_same(folder, chosen)
     for line in _describe(dataset, network, source, size):
@@ -119,13 +122,18 @@ def _read(
     return splits_to_read_later(dataset, geometry)
 
 
-def _image_size(asked: str, network: Network, dataset: Dataset) -> int:
+def _asked_size(asked: str) -> int | None:
+    """What --image-size says, None of auto."""
     if asked == "auto":
-        one_size = network.stem == "imagenet" or network.preprocessing == "pixel-mean"
-        return network.image_size if one_size else suitable_size(dataset.splits["train"])
+        return None
     if not asked.isdecimal() or int(asked) < 8:
         raise ResnetError(f"--image-size {asked} is neither auto nor a number of pixels", "such as --image-size 224")
     return int(asked)
+
+
+def _natural_size(network: Network, dataset: Dataset) -> int:
+    one_size = network.stem == "imagenet" or network.preprocessing == "pixel-mean"
+    return network.image_size if one_size else suitable_size(dataset.splits["train"])
 
 
 def _describe(dataset: Dataset, network: Network, source: WeightsSource, size: int) -> list[str]:

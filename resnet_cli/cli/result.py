@@ -5,6 +5,7 @@ from typing import Any
 
 from resnet_cli.cli import console
 from resnet_cli.data.scoring import kind_of
+from resnet_cli.progress import how_long
 
 _SHOWN = 40  # classes that the table lists
 
@@ -33,7 +34,7 @@ def print_result(result: dict[str, Any]) -> None:
     for warning in result.get("warnings", []):
         console.out.print(f"[yellow]note:[/] {console.escape(warning)}")
     run = shlex.quote(result["run"])
-    console.out.print(f"run {console.escape(result['run'])}  ({result['seconds']:.0f} s), report: report.html in it")
+    console.out.print(f"run {console.escape(result['run'])}  ({how_long(result['seconds'])}), report: report.html in it")
     console.out.print(
         f"next: [bold]resnet predict image.jpg --run {console.escape(run)}[/]\n"
         f"      [bold]resnet evaluate --run {console.escape(run)}[/]"

@@ -31,6 +31,19 @@ def hold(folder: Path) -> bool:
     return True
 
 
+def is_held(folder: Path) -> bool:
+    """Whether another process is at an unfinished run, which this one does not hold."""
+    try:
+        with (folder / _LOCK).open("r+") as lock:
+            if fcntl is not None:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until it is closed
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def hold_first(folders: Sequence[Path]) -> Path:
     """Hold the first of some runs, one at least, that no other process is at.
 

@@ -126,8 +126,9 @@ def _show(recipe: Recipe, config: TrainConfig, usual: TrainConfig, json: bool) -
     if json:
         console.print_json({"recipe": recipe, "source": source_of(recipe), **values})
         return
-    table = console.Table("option", "value", "", title=f"{recipe}: {source_of(recipe)}")
+    changed = {name for name, value in values.items() if value != getattr(usual, name)}
+    table = console.Table("option", "value", *([""] if changed else []), title=f"{recipe}: {source_of(recipe)}")
     for name, value in values.items():
         spelled = ",".join(f"{share:g}:{factor:g}" for share, factor in value) if name == "drops" else str(value)
-        table.add_row(f"--{name.replace('_', '-')}", spelled, "changed" if value != getattr(usual, name) else "")
+        table.add_row(f"--{name.replace('_', '-')}", spelled, *(["changed"] if name in changed else []))
     console.out.print(table)

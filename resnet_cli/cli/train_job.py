@@ -14,6 +14,7 @@ from resnet_cli.cli.beginning import (
     make_run_folder,
     place_of_run,
     require_same,
+    tell_interrupted,
     tell_other_precision,
 )
 from resnet_cli.cli.measuring import write_measured
@@ -93,6 +94,7 @@ def run_training(request: TrainRequest, config: TrainConfig, progress: Progress)
         _name(request, dataset), request.output, request.force, typed if request.resume else None, request.weights
     )
     folder = place.folder
+    tell_interrupted(place, progress)
     if request.resume:
         require_same(folder, typed)
         config = replace(config, **{key: begun_with(folder)[key] for key in _decided(request)})

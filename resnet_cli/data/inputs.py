@@ -37,6 +37,8 @@ def _named(word: str, lines: Iterable[str], notice: Callable[[str], None]) -> It
         return _listed(lines)
     if not word:
         raise ResnetError("a picture without a name was given", "is a variable of the shell empty?")
+    if "://" in word:
+        raise ResnetError(f"{word} is an address, and nothing is fetched from the network", "download it, and name the file")
     path = at_home(word)
     if glob.has_magic(word) and not _is(Path.exists, path):
         fitting = sorted(glob.iglob(str(path), recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)

@@ -15,12 +15,12 @@ from resnet_cli.errors import ResnetError
 from resnet_cli.files import write_text
 from resnet_cli.history import EpochRecord, read_history
 from resnet_cli.learning.checkpoints import add_metrics, has_checkpoint, save_checkpoint, write_whole
-from resnet_cli.learning.config import TrainConfig
+from resnet_cli.learning.config import TrainConfig, small_epochs
 from resnet_cli.learning.schedules import plateau_scale
 from resnet_cli.learning.stage import Stage, Stream
 from resnet_cli.learning.tensorboard import EventFile
 from resnet_cli.networks.weights import named_variables
-from resnet_cli.progress import Progress, stop_if_asked
+from resnet_cli.progress import Progress, how_long, stop_if_asked
 
 CHECKPOINT_SECONDS = 20  # between checkpoints, where epochs are shorter: they are written in a tenth to a whole second
 
@@ -115,7 +115,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
                 f"{self._stage.name} {record.epoch}/{self._config.epochs}"
                 f"  loss {record.loss:.3f}  accuracy {record.accuracy:.1%}"
                 f"  val loss {record.val_loss:.3f}  val accuracy {record.val_accuracy:.1%}"
-                f"  {record.images_per_second:.0f} images/s"
+                f"  {record.images_per_second:.0f} images/s{self._to_go(record)}"
             )
         if self._progress.stop_signal():
             self._stop()
@@ -129,6 +129,15 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
                 best = dict(archive)
         for name, variable in named_variables(model).items():
             variable.assign(best[name])
+
+    def _to_go(self, record: EpochRecord) -> str:
+        """How long the epochs take that are left, at most; nothing while pictures are smaller than they are going to be."""
+        config = self._config
+        if config.progressive and record.epoch <= small_epochs(config.epochs):
+            return ""
+        whole = record.seconds * self._per_epoch / (self._step - self._first_step)
+        seconds = (config.epochs - record.epoch) * whole
+        return f"  {how_long(seconds)} to go" if seconds >= 60 else ""
 
     def _is_due(self) -> bool:
         return time.perf_counter() - self._saved_at >= CHECKPOINT_SECONDS

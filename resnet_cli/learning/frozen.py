@@ -1,6 +1,7 @@
 """The frozen part of a network: run once for every view of every picture, its outputs kept in files.
 
-In: an engine and pictures. Out: `Stored` rows, files complete or absent; features come from the user's cache where they are.
+In: an engine and pictures. Out: `Stored` rows, files complete or absent; features come from the user's cache where they are,
+and what an interrupted run computed is not computed again.
 """
 
 import hashlib
@@ -8,7 +9,7 @@ import itertools
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import keras
@@ -16,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_cli.data.decode import Pixels
-from resnet_cli.engines.base import Engine, good_batch, in_half
+from resnet_cli.engines.base import Engine, good_batch
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import write_text
 from resnet_cli.learning.feature_cache import FeatureCache
 from resnet_cli.learning.material import AUGMENTATION, Material
+from resnet_cli.learning.row_files import RowFiles
 from resnet_cli.learning.rows import NOT_YET, Rows
 from resnet_cli.learning.stored import Stored
 from resnet_cli.networks.weights import named_variables
@@ -80,7 +82,7 @@ def features_of(
     missing = [row for row in range(len(keys)) if row not in old]
     damaged: dict[int, str] = {}
     if missing:
-        damaged = _compute(engine, rows, missing, (computed,), progress)
+        damaged = _compute(engine, rows, missing, keys, (computed,), progress)
         missing = rows.readable(missing, damaged)
         cache.add([keys[row] for row in missing], computed)
     readable = rows.readable(range(len(rows)), damaged)
@@ -144,9 +146,9 @@ def features_and_boundary(
         return [Stored(file, count, shape) for file, shape in zip(files, shapes, strict=True)]
 
     if not all(each.is_whole() for each in stored()):
-        damaged = _compute(engine, rows, range(len(rows)), files, progress)
-        write_text(note, json.dumps(damaged))
         every = rows.keys()
+        damaged = _compute(engine, rows, range(len(rows)), every, files, progress)
+        write_text(note, json.dumps(damaged))
         keys = [every[row] for row in rows.readable(range(len(rows)), damaged)]
         if len(cache.missing(keys)) == len(keys):
             cache.add(keys, files[0])
@@ -162,8 +164,12 @@ def _noted(note: Path) -> dict[int, str]:
         return {}
 
 
-def _compute(engine: Engine, rows: Rows, some: Sequence[int], files: tuple[Path, ...], progress: Progress) -> dict[int, str]:
-    """Run some rows through the engine; each of its outputs becomes a file of float16, under its name when it is whole.
+def _compute(
+    engine: Engine, rows: Rows, some: Sequence[int], keys: Sequence[bytes], files: tuple[Path, ...], progress: Progress
+) -> dict[int, str]:
+    """Run some rows, of all that have keys, through the engine; each of its outputs becomes a file of float16.
+
+    What an interrupted run computed of the same rows is not computed again.
 
     Returns:
         Indices of the pictures that cannot be read, which have no rows in the files, and why.
@@ -173,33 +179,24 @@ def _compute(engine: Engine, rows: Rows, some: Sequence[int], files: tuple[Path,
         Interrupted: a signal asked to stop.
     """
     task = progress.start(f"features of {rows.title} pictures", len(some))
-    partial = [file.with_suffix(".partial") for file in files]
-    damaged: dict[int, str] = {}
-    with _storing(files[0].parent, partial):
-        with ExitStack() as stack:
-            opened = [stack.enter_context(path.open("wb")) for path in partial]
-            batches = _batched(rows.squares(some, damaged), good_batch(engine, rows.geometry.size))
-            for outputs in engine.run_many(batches):
-                stop_if_asked(progress, NOT_YET)
-                for file, output in zip(opened, outputs, strict=True):
-                    file.write(in_half(output).tobytes())
-                task.advance(len(outputs[0]))
-        for path, final in zip(partial, files, strict=True):
-            path.replace(final)
+    with _storing(files[0].parent), RowFiles(files, [keys[row] for row in some]) as stored:
+        task.advance(stored.count)
+        left = rows.readable(some, stored.damaged)[stored.count :]
+        for outputs in engine.run_many(_batched(rows.squares(left, stored.damaged), good_batch(engine, rows.geometry.size))):
+            stored.write(outputs)
+            task.advance(len(outputs[0]))
+            stop_if_asked(progress, NOT_YET)
     task.finish()
-    return damaged
+    return stored.damaged
 
 
 @contextmanager
-def _storing(folder: Path, partial: Sequence[Path] = ()) -> Iterator[None]:
-    """Name the folder where the disk is full; of partial files nothing is left, whatever happens."""
+def _storing(folder: Path) -> Iterator[None]:
+    """Name the folder where the disk is full."""
     try:
         yield
     except OSError as error:
         raise ResnetError(f"cannot store activations in {folder}: {error.strerror}", "free some disk") from error
-    finally:
-        for path in partial:
-            path.unlink(missing_ok=True)
 
 
 def _batched(squares: Iterator[Pixels], size: int) -> Iterator[NDArray[np.uint8]]:

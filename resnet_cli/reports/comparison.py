@@ -11,6 +11,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from resnet_cli.errors import ResnetError
 from resnet_cli.reports.figures import literal, save_figure
@@ -62,6 +63,7 @@ def draw_comparison(curves: Sequence[Curve], title: str, held_out: str, picture:
         _line(axes, curve.train, "--", colour, None)
         _line(axes, curve.held_out, "-", colour, literal(curve.label))
     axes.set(xlabel="epoch", ylabel="error, %", ylim=_limits(curves), title=literal(title))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend(title=f"solid: {held_out}, dashed: training")
     save_figure(figure, picture, CREATOR)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from resnet_cli.history import EpochRecord, read_history
 from resnet_cli.reports.figures import literal, save_figure
@@ -33,6 +34,7 @@ def draw_curves(metrics: Path, picture: Path, title: str) -> None:
     loss.set(xlabel="epoch", ylabel="cross-entropy, nats")
     accuracy.set(xlabel="epoch", ylabel="accuracy", ylim=(None, 1.0))
     for axes in (loss, accuracy):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
     figure.suptitle(literal(title))
