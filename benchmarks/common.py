@@ -27,7 +27,7 @@ _PICTURES = (".jpg", ".jpeg", ".png")  # what Keras, torch and this program all 
 _MAKE_RUN = """
 import json, sys
 from pathlib import Path
-from resnet_cli.engines.portable import write_classifier
+from resnet_cli.engines.portable import read_classifier, write_classifier
 from resnet_cli.networks.catalogue import find_network
 from resnet_cli.networks.classifier import build_logits
 from resnet_cli.networks.spec import ClassifierSpec
@@ -40,7 +40,8 @@ logits = build_logits(spec)
 for layer in logits.get_layer("resnet50").layers:
     if layer.name.endswith("_3_bn"):
         layer.gamma.assign(0.2 + 0 * layer.gamma)  # untrained branches would add up past what fp16 holds
-write_classifier(folder, logits, spec).save(folder / "model.keras")
+write_classifier(folder, logits, spec)
+read_classifier(folder / "model.weights.h5", spec).save(folder / "model.keras")
 write_splits(folder, [])
 origin = {"source": "none", "path": "", "sha256": "", "fallback": ""}
 notes = {"command": "random weights", "weights": origin, "data": {"path": data, "name": Path(data).name}, "versions": {}}

@@ -18,7 +18,7 @@ from resnet_cli.engines.choose import engine_for
 from resnet_cli.engines.openvino import OLDEST, OpenVinoEngine, convert, import_openvino, save
 from resnet_cli.engines.portable import read_classifier
 from resnet_cli.inference.geometry import run_geometry
-from resnet_cli.networks.spec import spec_from_record
+from resnet_cli.networks.spec import ClassifierSpec, spec_from_record
 from resnet_cli.runs import load_run
 
 QUICK = ("--arch", "resnet8", "--weights", "none", "--image-size", "32", "--views", "2", "--epochs", "1")
@@ -69,6 +69,25 @@ def test_the_engines_agree_to_a_thousandth_in_float32(run: Path, fruit: Path) ->
         np.testing.assert_allclose(engine.run(pixels)[0], expected, atol=1e-3)
         batches = [pixels[:5], pixels[5:6], pixels[6:]]
         np.testing.assert_allclose(np.concatenate([answer for (answer,) in engine.run_many(batches)]), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("hidden", [0, 16])
+def test_a_backbone_that_was_not_trained_is_not_converted_again_with_its_new_head(
+    hidden: int, fruit: Path, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def anew(spec: ClassifierSpec) -> keras.Model:
+        raise AssertionError("the whole network is built once more")
+
+    head = ["--weights", "bundled", "--image-size", "32", "--views", "2", "--unfreeze", "none", "--hidden", hidden]
+    with monkeypatch.context() as patch:
+        patch.setattr("resnet_cli.engines.portable.build_classifier", anew)
+        result = run_cli("finetune", fruit, *head, "--no-cache", "--output", tmp_path / "run")
+        assert result.exit_code == 0, result.stderr
+    loaded = load_run(tmp_path / "run")
+    pictures = pixels_of(loaded.folder, fruit)
+    classifier = read_classifier(loaded.weights, spec_from_record(loaded.record))
+    expected = np.asarray(classifier(pictures))
+    np.testing.assert_allclose(OpenVinoEngine(loaded.openvino, "many", exact=True).run(pictures)[0], expected, atol=2e-3)
 
 
 def test_half_precision_is_taken_where_the_cpu_has_it_and_the_precision_says_so(run: Path) -> None:

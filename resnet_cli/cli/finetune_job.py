@@ -20,7 +20,7 @@ from resnet_cli.cli.measuring import Measured, write_measured
 from resnet_cli.cli.rate_search import found_rate, search_once, search_record
 from resnet_cli.cli.records import fingerprint, left_out_lines, passed_over_lines, remarks, result_record, run_record
 from resnet_cli.cli.requests import FinetuneRequest
-from resnet_cli.cli.run_ends import as_read, read_splits_for_training, splits_to_read_later, write_trained
+from resnet_cli.cli.run_ends import Untrained, as_read, read_splits_for_training, splits_to_read_later, write_trained
 from resnet_cli.data.decode import Geometry
 from resnet_cli.data.pictures import MEMORY_LIMIT, Pictures
 from resnet_cli.data.scan import Dataset, scan_dataset
@@ -91,7 +91,8 @@ def run_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pro
     readable = as_read(dataset, seen.training, seen.held_out)
     # The features of a network whose last layers were not trained, by the engine that will measure it.
     pooled = frozen.features[1].pieces() if result.kept == "head" and frozen.engine == "openvino" else None
-    measured = write_trained(folder, model, spec, readable, geometry, progress, config.engine, pooled)
+    untrained = Untrained(pooled, frozen.backbone)
+    measured = write_trained(folder, model, spec, readable, geometry, progress, config.engine, untrained)
     seconds = earlier + time.perf_counter() - began
     record = run_record(command, {**asdict(config), "val_split": share}, dataset, spec, geometry, source, precision)
     summary = _summary(Run(folder, record), network, source, seconds, readable, frozen, result, measured)

@@ -4,8 +4,9 @@ In: a data set with its splits; later a trained network. Out: `Pictures`; the fi
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -105,6 +106,19 @@ def as_read(dataset: Dataset, training: Pictures, held_out: Pictures) -> Dataset
     return replace(dataset, splits={**dataset.splits, **read})
 
 
+@dataclass(frozen=True)
+class Untrained:
+    """What is known of a backbone that was not trained.
+
+    Attributes:
+        pooled: features of the pictures in "val", in order, in pieces of float32 (n, D).
+        backbone: pictures to pooled features, as an OpenVINO model.
+    """
+
+    pooled: Iterable[Outputs] | None = None
+    backbone: Any = None
+
+
 def write_trained(
     folder: Path,
     model: keras.Model,
@@ -113,7 +127,7 @@ def write_trained(
     geometry: Geometry,
     progress: Progress,
     engine: EngineName,
-    pooled: Iterable[Outputs] | None = None,
+    untrained: Untrained = Untrained(),
 ) -> dict[str, Measured]:
     """Write a trained network, its curves and splits, and measure it on what was held out.
 
@@ -125,16 +139,16 @@ def write_trained(
         geometry: how pictures reach the input size.
         progress: where to report.
         engine: what measures.
-        pooled: features of the pictures in "val", in order, in pieces of float32 (n, D), where they are known.
+        untrained: what is known of its backbone from before.
 
     Returns:
         Figures of "val", and of "test" where there is one.
     """
-    write_classifier(folder, model, spec)
+    write_classifier(folder, model, spec, untrained.backbone)
     write_metrics_csv(folder)
     draw_curves(folder / "metrics.jsonl", folder / "curves.png", f"{dataset.name}-{spec.network.name}")
     write_splits(folder, split_rows(dataset))
-    measured = measure_splits(folder, spec, dataset, geometry, progress, engine, pooled)
+    measured = measure_splits(folder, spec, dataset, geometry, progress, engine, untrained.pooled)
     for each in measured.values():
         for line in left_out_lines(each.rows.left_out):
             progress.line(line)

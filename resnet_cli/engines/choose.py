@@ -5,6 +5,7 @@ In: a Keras model. Out: an `Engine`.
 
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from typing import Any
 
 import keras
 
@@ -38,6 +39,12 @@ def engine_for(model: keras.Model, wish: EngineName) -> Engine:
     return _LateOpenVino(model)
 
 
+def converted(engine: Engine) -> Any | None:
+    """The OpenVINO model that an engine for a network of Keras' was made of, in float32; None where there is no such model."""
+    in_float32 = keras.mixed_precision.dtype_policy().name == "float32"
+    return engine.model if isinstance(engine, _LateOpenVino) and in_float32 else None
+
+
 class _LateOpenVino:
     """OpenVINO for a Keras model that is converted when the first picture comes: where all is kept from before, none does."""
 
@@ -45,7 +52,7 @@ class _LateOpenVino:
     pixels = OpenVinoEngine.pixels
 
     def __init__(self, model: keras.Model) -> None:
-        self._model = model
+        self._keras_model = model
         self.precision = usual_precision()
 
     def run(self, images: Images) -> tuple[Outputs, ...]:
@@ -57,8 +64,12 @@ class _LateOpenVino:
         return self._engine.run_many(batches)
 
     @cached_property
+    def model(self) -> Any:
+        return convert(self._keras_model)
+
+    @cached_property
     def _engine(self) -> OpenVinoEngine:
-        return OpenVinoEngine(rounded(convert(self._model)), "many")
+        return OpenVinoEngine(rounded(self.model.clone()), "many")
 
 
 def _convertible() -> bool:

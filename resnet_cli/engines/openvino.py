@@ -84,6 +84,16 @@ def rounded(model: Any) -> Any:
     return model
 
 
+def joined(features: Any, head: Any) -> Any:
+    """One model of two: `head` reads what is the only output of `features`."""
+    openvino = import_openvino()
+    (parameter,) = head.get_parameters()
+    pooled = features.get_results()[0].input_value(0)
+    for reader in parameter.output(0).get_target_inputs():
+        reader.replace_source_output(pooled)
+    return openvino.Model(head.get_results(), features.get_parameters(), features.get_name())
+
+
 def behind_pooling(path: Path) -> Any:
     """The part of a classifier's model.xml that is its head: pooled features, float32 (N, D), to probabilities (N, classes)."""
     openvino = import_openvino()

@@ -7,14 +7,16 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import keras
 
-from resnet_cli.engines.openvino import convert, import_openvino, save
+from resnet_cli.engines.openvino import convert, import_openvino, joined, save
 from resnet_cli.errors import ResnetError
-from resnet_cli.networks.classifier import build_classifier
+from resnet_cli.networks.classifier import build_classifier, build_head
 from resnet_cli.networks.spec import ClassifierSpec
 from resnet_cli.networks.weights import copy_weights, load_weights, save_weights
 
@@ -29,32 +31,35 @@ save(convert(read_classifier(folder / "model.weights.h5", spec_from_record(json.
 """
 
 
-def write_classifier(folder: Path, trained: keras.Model, spec: ClassifierSpec) -> keras.Model:
-    """Write both files and return the classifier, uint8 pictures to probabilities.
+def write_classifier(folder: Path, trained: keras.Model, spec: ClassifierSpec, backbone: Any = None) -> None:
+    """Write both files. Where OpenVINO cannot be used there is no model.xml: Keras answers from the weights.
 
-    Where OpenVINO cannot be used there is no model.xml: Keras answers from the weights.
+    Args:
+        folder: where to.
+        trained: pictures to logits.
+        spec: what it is.
+        backbone: where it was not trained and is an OpenVINO model already: that, uint8 pictures to pooled features.
 
     Raises:
         ResnetError: the folder cannot be written.
     """
-    classifier = _in_float32(spec)
-    copy_weights(trained, classifier)
-    save_weights(classifier, folder / "model.weights.h5")
+    save_weights(trained, folder / "model.weights.h5")
     try:
         import_openvino()
     except ResnetError:
         # Whoever trained was told when the training began, and a finished training is not thrown away for it.
-        return classifier
-    if keras.backend.backend() == "tensorflow":
-        save(convert(classifier), folder / "model.xml")
+        return
+    if backbone is not None:
+        save(joined(backbone, convert(_filled(build_head, spec, trained))), folder / "model.xml")
+    elif keras.backend.backend() == "tensorflow":
+        save(convert(_filled(build_classifier, spec, trained)), folder / "model.xml")
     else:
         _convert_elsewhere(folder, spec)
-    return classifier
 
 
 def read_classifier(weights: Path, spec: ClassifierSpec) -> keras.Model:
     """Rebuild a run's classifier, uint8 pictures to probabilities, from its spec and weights file."""
-    classifier = _in_float32(spec)
+    classifier = _in_float32(build_classifier, spec)
     load_weights(classifier, weights)
     return classifier
 
@@ -71,11 +76,17 @@ def _convert_elsewhere(folder: Path, spec: ClassifierSpec) -> None:
         raise ResnetError(f"cannot convert the network for OpenVINO: {reason[0]}", "TensorFlow must be installed beside jax")
 
 
-def _in_float32(spec: ClassifierSpec) -> keras.Model:
+def _filled(build: Callable[[ClassifierSpec], keras.Model], spec: ClassifierSpec, trained: keras.Model) -> keras.Model:
+    model = _in_float32(build, spec)
+    copy_weights(trained, model)
+    return model
+
+
+def _in_float32(build: Callable[[ClassifierSpec], keras.Model], spec: ClassifierSpec) -> keras.Model:
     """Whatever precision trained the network: what is kept and exported computes in float32."""
     policy = keras.mixed_precision.dtype_policy()
     keras.mixed_precision.set_dtype_policy("float32")
     try:
-        return build_classifier(replace(spec, dropout=0.0))
+        return build(replace(spec, dropout=0.0))
     finally:
         keras.mixed_precision.set_dtype_policy(policy)

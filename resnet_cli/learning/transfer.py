@@ -6,13 +6,14 @@ In: a pretrained network with an untrained head, and pictures. Out: the same net
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import keras
 import numpy as np
 
 from resnet_cli.data.pictures import Pictures
 from resnet_cli.data.scan import LeftOut
-from resnet_cli.engines.choose import engine_for
+from resnet_cli.engines.choose import converted, engine_for
 from resnet_cli.learning.config import FinetuneConfig
 from resnet_cli.learning.feature_cache import FeatureCache, room_for_features
 from resnet_cli.learning.frozen import (
@@ -71,6 +72,7 @@ class Frozen:
         features: pooled, of the training and of the held-out pictures.
         boundary: activations at the freeze boundary, of the same; None where they are not stored.
         left_out: the pictures that turned out unreadable, and why.
+        backbone: an OpenVINO model of pictures to pooled features, where the engine was made of one and all stays frozen.
     """
 
     material: Material
@@ -80,6 +82,7 @@ class Frozen:
     features: tuple[Stored, Stored]
     boundary: tuple[Stored, Stored] | None
     left_out: tuple[LeftOut, ...]
+    backbone: Any
 
 
 def transfer(
@@ -172,7 +175,8 @@ def run_frozen(model: keras.Model, material: Material, config: FinetuneConfig, p
     boundary = (training_boundary, held_out_boundary) if training_boundary and held_out_boundary else None
     readable = replace(material, training=training, held_out=held_out)
     features = (training_features, held_out_features)
-    return Frozen(readable, engine.name, engine.precision, views, features, boundary, tuple(left_out))
+    backbone = converted(engine) if config.unfreeze == "none" else None
+    return Frozen(readable, engine.name, engine.precision, views, features, boundary, tuple(left_out), backbone)
 
 
 def _second_stage(model: keras.Model, frozen: Frozen, config: FinetuneConfig) -> Tail:

@@ -79,8 +79,17 @@ def build_logits(spec: ClassifierSpec, fused: bool = True, stochastic_depth: flo
     return keras.Model(pixels, add_head(spec, features), name=f"{spec.network.name}_logits")
 
 
+def build_head(spec: ClassifierSpec) -> keras.Model:
+    """What follows pooling: features (N, D) to probabilities (N, classes)."""
+    features = keras.Input((spec.network.outputs[-1],), name="features")
+    return keras.Model(features, _probabilities(add_head(spec, features)), name="head")
+
+
 def build_classifier(spec: ClassifierSpec) -> keras.Model:
     """The whole network from uint8 pixels to probabilities (N, classes), of Keras' own layers only: what is exported."""
     logits = build_logits(spec, fused=False)
-    probabilities = layers.Softmax(dtype="float32", name="probabilities")(logits.output)
-    return keras.Model(logits.input, probabilities, name=spec.network.name)
+    return keras.Model(logits.input, _probabilities(logits.output), name=spec.network.name)
+
+
+def _probabilities(logits: Any) -> Any:
+    return layers.Softmax(dtype="float32", name="probabilities")(logits)
