@@ -49,9 +49,13 @@ print(json.dumps({
 """
 
 
-def guarded(home: Path, *arguments: object) -> dict[str, object]:
-    """Run a command behind the guard, as a user whose home is empty; the guard's report."""
-    command = [sys.executable, "-c", GUARD, *map(str, arguments)]
+MAIN = "from resnet_cli.cli.app import main\n    main()"
+CLASSIFY = "import runpy\n    runpy.run_path('exported/classify.py', run_name='__main__')"
+
+
+def guarded(home: Path, *arguments: object, body: str = MAIN) -> dict[str, object]:
+    """Run a command, or another body, behind the guard, as a user whose home is empty; the guard's report."""
+    command = [sys.executable, "-c", GUARD.replace(MAIN, body), *map(str, arguments)]
     environment = {"HOME": str(home), "PATH": "", "TMPDIR": str(home), "KERAS_HOME": str(home / "keras")}
     result = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, check=False)
     report: dict[str, object] = json.loads(result.stderr.splitlines()[-1])
@@ -65,7 +69,7 @@ def assert_silent(report: dict[str, object]) -> None:
 
 
 def test_the_guard_sees_what_it_is_to_see(tmp_path: Path) -> None:
-    script = GUARD.replace("from resnet_cli.cli.app import main\n    main()", "CALLS")
+    script = GUARD.replace(MAIN, "CALLS")
     calls = "import socket, urllib.request\n    for call in ({}):\n        try: call()\n        except OSError: pass".format(
         "lambda: socket.create_connection(('192.0.2.1', 80)), lambda: socket.getaddrinfo('example.org', 80),"
         " lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'', ('192.0.2.1', 53)),"
@@ -94,3 +98,8 @@ def test_fine_tuning_is_private(make_dataset: MakeDataset, tmp_path: Path) -> No
 def test_using_a_run_is_private(arguments: list[str], finetuned_run: Finetuned, tmp_path: Path) -> None:
     words = [finetuned_run.data if word == "DATA" else word for word in arguments]
     assert_silent(guarded(tmp_path, *words, "--run", finetuned_run.folder))
+
+
+def test_the_program_beside_an_export_is_private(finetuned_run: Finetuned, tmp_path: Path) -> None:
+    guarded(tmp_path, "export", "--format", "openvino", "--output", "exported", "--run", finetuned_run.folder)
+    assert_silent(guarded(tmp_path, next(finetuned_run.data.rglob("*.png")), body=CLASSIFY))

@@ -102,6 +102,7 @@ _RUN: dict[FormatName, tuple[str, str]] = {
     "openvino": (
         "openvino",
         """\
+    sys.modules["openvino_telemetry"] = None  # as if it were not installed: OpenVINO would report its use over the network
     import openvino
 
     return openvino.Core().compile_model(HERE / "model.xml", "CPU")(squares)[0]""",

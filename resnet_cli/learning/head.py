@@ -15,7 +15,8 @@ from resnet_cli.networks.classifier import add_head
 from resnet_cli.networks.weights import named_variables
 from resnet_cli.progress import Progress
 
-_STEPS = 1500  # enough for a linear head to settle at any size of data set
+_SHOWN = 96_000  # views, again and again, that are enough for a head to settle at any size of data set
+_FEWEST, _MOST = 6, 40  # epochs
 
 
 def train_head(
@@ -32,13 +33,16 @@ def train_head(
     spread = np.sqrt(np.maximum(variance, 1e-6))
     # Every view counts as a picture of its own here: an epoch of the head shows them all.
     labels = np.repeat(material.training.labels, features.count // len(material.training))
-    stream = StoredStream(features, labels, material.spec.classes, min(64, len(labels)), config.seed)
+    settling = int(np.clip(round(_SHOWN / len(labels)), _FEWEST, _MOST))
+    # A step costs a hidden layer as much as a hundred pictures do: fewer and larger ones, where there are enough of them.
+    batch_size = min(128 if material.spec.hidden and settling < _MOST else 64, len(labels))
+    stream = StoredStream(features, labels, material.spec.classes, batch_size, config.seed)
     inputs = keras.Input(features.shape)
     scaled = keras.layers.Normalization(mean=mean, variance=spread**2)(inputs)
     head = keras.Model(inputs, add_head(material.spec, scaled))
     asked = config.epochs if config.unfreeze == "none" else 0
     recipe = TrainConfig(
-        epochs=asked or int(np.clip(round(_STEPS / stream.steps_per_epoch), 6, 40)),
+        epochs=asked or settling,
         optimizer="adamw",
         learning_rate=3e-3,
         schedule="one-cycle",
