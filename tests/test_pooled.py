@@ -17,6 +17,12 @@ from resnet_cli.inference.pooled import classify_pooled
 from resnet_cli.networks.split import feature_model
 
 
+@pytest.fixture(autouse=True)
+def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every CPU computes as one without bf16, whose 8 bits round parts and whole up to 0.01 apart."""
+    monkeypatch.setattr(OpenVinoEngine.__init__, "__defaults__", (True, None))
+
+
 def probabilities(run: Path) -> dict[str, float]:
     with (run / "predictions.csv").open(newline="") as file:
         return {row["path"]: float(row["probability"]) for row in csv.DictReader(file)}
