@@ -4,8 +4,7 @@
 
 FOLDER has a folder of photos per class; --pictures takes fewer, every class by its share. A ResNet50 at 224 pixels with random
 weights. Each round begins with an empty cache: the first command has the program's defaults, the second `--hidden 2048
---dropout 0.3`, and features are the same for both. The cost of the second head itself shows in the third command, which has the
-second one's options and an empty cache.
+--dropout 0.3`, and features are the same for both. What each head itself costs shows in the table of phases.
 """
 
 import argparse
@@ -26,7 +25,7 @@ from common import (
 )
 from heads import Trained, print_phases, train_head
 
-_FIRST, _SECOND, _ALONE = "first", "second, other head", "the other head, empty cache"
+_FIRST, _SECOND = "first", "second, other head"
 _OTHER = ["--hidden", "2048", "--dropout", "0.3"]
 
 
@@ -41,7 +40,7 @@ def main() -> None:
         data = place / "pictures"
         count = lay_out(options.folder, data, options.pictures)
         weights = random_run(place / "run", data)
-        rounds = in_turns({"three commands": lambda: _round(data, weights, place)}, options.repeats)["three commands"]
+        rounds = in_turns({"both commands": lambda: _round(data, weights, place)}, options.repeats)["both commands"]
     results = {name: [each[name] for each in rounds] for name in rounds[0]}
     seconds = {name: [each.process.seconds for each in results[name]] for name in results}
     rows = [[name, spread(seconds[name], ".1f"), ratio(seconds[_FIRST], seconds[name])] for name in seconds]
@@ -55,7 +54,6 @@ def _round(data: Path, weights: Path, place: Path) -> dict[str, Trained]:
         return {
             _FIRST: train_head(data, weights, turn / "first", turn / "cache", []),
             _SECOND: train_head(data, weights, turn / "second", turn / "cache", _OTHER),
-            _ALONE: train_head(data, weights, turn / "alone", turn / "empty", _OTHER),
         }
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from resnet_cli.errors import ResnetError
 from resnet_cli.networks.catalogue import Network, find_network, widen
-from resnet_cli.networks.classifier import build_logits
+from resnet_cli.networks.classifier import build_logits, preprocess
 from resnet_cli.networks.convolution import convolution
 from resnet_cli.networks.parameters import parameter_count, usual_classes
 from resnet_cli.networks.residual import build_backbone
@@ -190,18 +190,30 @@ def test_frozen_batch_norm_asks_for_no_gradient_that_gpus_refuse_to_repeat() -> 
     assert not any("Grad" in kind for kind, _ in kinds[True])
 
 
-@pytest.mark.parametrize(("bf16", "side"), [(True, 4), (True, 9), (False, 4)])
-def test_the_filter_gradient_of_small_maps_is_keras_gradient(bf16: bool, side: int) -> None:
+@pytest.mark.parametrize(
+    ("bf16", "side", "stride", "small"),
+    [
+        (True, 4, 1, True),
+        (True, 9, 1, False),
+        (False, 4, 1, False),
+        (True, 17, 2, True),
+        (True, 18, 2, True),  # its last row and column are read by nothing
+        (True, 19, 2, False),
+        (False, 10, 2, False),
+    ],
+)
+def test_the_filter_gradient_of_small_maps_is_keras_gradient(bf16: bool, side: int, stride: int, small: bool) -> None:
     import tensorflow as tf
 
     from resnet_cli.networks.rewriting import set_rewriting
 
     random = np.random.default_rng(0)
-    images, upstream = (random.normal(size=(6, side, side, channels)).astype(np.float32) for channels in (3, 5))
-    fast, plain = (convolution(5, 3, 1, bias=True, name="conv", fused=fused) for fused in (True, False))
+    images = random.normal(size=(6, side, side, 3)).astype(np.float32)
+    fast, plain = (convolution(5, 3, stride, bias=True, name="conv", fused=fused) for fused in (True, False))
     assert type(plain) is keras.layers.Conv2D and type(fast) is not keras.layers.Conv2D
     fast.build(images.shape)
     plain.build(images.shape)
+    upstream = random.normal(size=plain.compute_output_shape(images.shape)).astype(np.float32)
     plain.set_weights(fast.get_weights())
 
     def gradients(layer: keras.layers.Layer) -> list[Any]:
@@ -213,10 +225,17 @@ def test_the_filter_gradient_of_small_maps_is_keras_gradient(bf16: bool, side: i
 
     set_rewriting(bf16)
     graph = tf.function(gradients, autograph=False).get_concrete_function(fast).graph
-    assert ("Conv2DBackpropFilter" in {operation.type for operation in graph.get_operations()}) is not (bf16 and side == 4)
+    assert ("Conv2DBackpropFilter" in {operation.type for operation in graph.get_operations()}) is not small
     # Outside a graph nothing is rewritten: both compute in float32 here.
     for ours, theirs in zip(gradients(fast), gradients(plain), strict=True):
         np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), rtol=1e-4, atol=1e-4)
+
+
+def test_training_sees_the_pixels_that_exports_see() -> None:
+    raw = pictures(2, 9, 7)
+    trained, exported = (np.asarray(preprocess("caffe", raw, fused=fused)) for fused in (True, False))
+    assert np.array_equal(trained, exported)
+    np.testing.assert_allclose(exported, raw[..., ::-1] - np.float32([103.939, 116.779, 123.68]), atol=1e-4)
 
 
 # --- names, depths and sizes --------------------------------------------------------------------------------------------------

@@ -44,8 +44,8 @@ def _fused_class() -> type[keras.layers.BatchNormalization]:
             )
             if learn:
                 # The kernel returns the unbiased variance; Keras keeps the biased one.
-                # (Of one channel: in bf16 the whole map would be cast to float32 to be counted.)
-                count = tf.cast(tf.size(inputs[..., 0]), tf.float32)
+                # (Of single rows: in bf16 the whole map would be cast to float32 to be counted.)
+                count = tf.cast(tf.size(inputs[:, 0, 0, 0]) * tf.size(inputs[0, :, :, 0]), tf.float32)
                 variance = variance * (count - 1.0) / count
                 self.moving_mean.assign(self.moving_mean * self.momentum + mean * (1.0 - self.momentum))
                 self.moving_variance.assign(self.moving_variance * self.momentum + variance * (1.0 - self.momentum))

@@ -46,6 +46,10 @@ class _Parts:
             x = layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x)
         return convolution(filters, size, stride, biased, f"{name}_conv", self.fused)(x)
 
+    def subsample(self, x: Tensor, stride: int, name: str) -> Tensor:
+        """What convolutions of 1x1 with a stride read: once for all of them, and the gradients of nothing else are computed."""
+        return layers.MaxPooling2D(1, strides=stride, name=f"{name}_0_subsample")(x) if stride > 1 else x
+
     def norm(self, x: Tensor, name: str) -> Tensor:
         return batch_norm(f"{name}_bn", self.fused)(x)
 
@@ -145,14 +149,15 @@ def _block_v1(parts: _Parts, x: Tensor, place: _Place) -> Tensor:
     network = parts.network
     stride, name = place.stride, place.name
     filters, outputs = network.filters[place.stage], network.outputs[place.stage]
+    if network.stride_in == "1x1":
+        x, stride = parts.subsample(x, stride, name), 1
     shortcut = _shortcut(parts, x, outputs, stride, name)
     if network.block == "basic":
         y = parts.conv_norm_relu(x, filters, 3, f"{name}_1", stride)
         y = parts.norm(parts.conv(y, outputs, 3, f"{name}_2"), f"{name}_2")
     else:
-        early = network.stride_in == "1x1"
-        y = parts.conv_norm_relu(x, filters, 1, f"{name}_1", stride if early else 1)
-        y = parts.conv_norm_relu(y, filters, 3, f"{name}_2", 1 if early else stride)
+        y = parts.conv_norm_relu(x, filters, 1, f"{name}_1")
+        y = parts.conv_norm_relu(y, filters, 3, f"{name}_2", stride)
         y = parts.norm(parts.conv(y, outputs, 1, f"{name}_3"), f"{name}_3")
     if shortcut is not None:
         y = parts.add(shortcut, y, place, "add")
@@ -185,11 +190,10 @@ def _shortcut(parts: _Parts, x: Tensor, outputs: int, stride: int, name: str, pr
     if option == "none":
         return None
     if option == "C" or (option == "B" and x.shape[-1] != outputs):
-        source = x if preact is None else preact
-        shortcut = parts.conv(source, outputs, 1, f"{name}_0", stride, role="end")
+        source = parts.subsample(x if preact is None else preact, stride, name)
+        shortcut = parts.conv(source, outputs, 1, f"{name}_0", role="end")
         return parts.norm(shortcut, f"{name}_0") if preact is None else shortcut
-    if stride > 1:
-        x = layers.MaxPooling2D(1, strides=stride, name=f"{name}_0_subsample")(x)
+    x = parts.subsample(x, stride, name)
     missing = outputs - x.shape[-1]
     if missing > 0:
         x = ops.pad(x, ((0, 0), (0, 0), (0, 0), (0, missing)))

@@ -16,8 +16,13 @@ from resnet_cli.networks.weights import PIXEL_MEAN
 
 
 def boundary_layer(network: Network) -> str:
-    """Name of the layer whose output the last stage reads."""
+    """Name of the layer whose output the last stage reads.
+
+    Where it begins with strided 1x1 convolutions that is every second row and column of what the stage before gives.
+    """
     stage = len(network.blocks) - 2
+    if network.stride_in == "1x1":
+        return f"conv{stage + 3}_block1_0_subsample"
     # A plain v2 block ends in a convolution, every other kind in its addition or activation.
     plain_v2 = network.version == 2 and network.shortcut == "none"
     ending = f"{3 if network.block == 'bottleneck' else 2}_conv" if plain_v2 else "out"
@@ -35,21 +40,18 @@ def boundary_model(model: keras.Model, network: Network) -> keras.Model:
     # Of the layers before the boundary alone: jax takes the others' variables away while they are trained.
     with room_for(network):
         inner = keras.Model(backbone.input, backbone.get_layer(boundary_layer(network)).output)
-    return _on_pixels(model, network, "boundary", lambda pixels: _every_second(network, inner(pixels)))
+    return _on_pixels(model, network, "boundary", inner)
 
 
 def prefix_model(model: keras.Model, network: Network) -> keras.Model:
-    """uint8 pictures to two outputs: pooled features (N, D), and the boundary's feature map (N, h, w, c).
-
-    Where the last stage begins with strided 1x1 convolutions it reads every second row and column alone, and no other is given.
-    """
+    """uint8 pictures to two outputs: pooled features (N, D), and the boundary's feature map (N, h, w, c)."""
     backbone = model.get_layer(network.name)
     with room_for(network):
         inner = keras.Model(backbone.input, [backbone.output, backbone.get_layer(boundary_layer(network)).output])
 
     def outputs(pixels: Any) -> list[Any]:
         last, boundary = inner(pixels)
-        return [layers.GlobalAveragePooling2D(name="avg_pool")(last), _every_second(network, boundary)]
+        return [layers.GlobalAveragePooling2D(name="avg_pool")(last), boundary]
 
     return _on_pixels(model, network, "prefix", outputs)
 
@@ -58,16 +60,10 @@ def tail_model(model: keras.Model, network: Network) -> keras.Model:
     """The boundary's feature map (N, h, w, c) to logits (N, classes), through the same layers as the whole network."""
     backbone = model.get_layer(network.name)
     boundary = backbone.get_layer(boundary_layer(network)).output
-    height, width, channels = boundary.shape[1:]
     with room_for(network):
         stage = keras.Model(boundary, backbone.output, name="last_stage")
-    if _reads_every_second(network):
-        inputs = keras.Input((-(-height // 2), -(-width // 2), channels), name="boundary")
-        # What stands in the rows and columns between is never read.
-        x = layers.UpSampling2D(2)(inputs)[:, :height, :width]
-    else:
-        x = inputs = keras.Input((height, width, channels), name="boundary")
-    x = model.get_layer("avg_pool")(stage(x))
+    inputs = keras.Input(boundary.shape[1:], name="boundary")
+    x = model.get_layer("avg_pool")(stage(inputs))
     for name in ("hidden", "dropout", "logits"):
         if any(layer.name == name for layer in model.layers):
             x = model.get_layer(name)(x)
@@ -81,18 +77,6 @@ def _on_pixels(model: keras.Model, network: Network, name: str, outputs: Callabl
     if network.preprocessing == "pixel-mean":
         set_pixel_mean(first, model.get_layer(PIXEL_MEAN).adapt_mean)
     return first
-
-
-def _every_second(network: Network, boundary: Any) -> Any:
-    """The rows and columns of the boundary's feature map that the last stage reads."""
-    return boundary[:, ::2, ::2] if _reads_every_second(network) else boundary
-
-
-def _reads_every_second(network: Network) -> bool:
-    """Bottlenecks of the 2015 paper and of keras.applications' V1: first convolution and projection are 1x1 with stride 2."""
-    projected = network.shortcut in ("B", "C")
-    first = network.version == 1 and network.block == "bottleneck" and network.stride_in == "1x1"
-    return first and projected and network.stride_block == "first"
 
 
 def freeze_batch_norm(model: keras.Model) -> None:
