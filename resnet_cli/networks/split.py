@@ -1,6 +1,7 @@
 """Cut a network at the freeze boundary: a prefix that is computed once, and a tail that is trained.
 
-In: a network made by `build_logits`. Out: Keras models that share its layers, so what the tail learns the whole network knows.
+In: a network made by `build_logits` to train (`fused`). Out: Keras models that share its layers, so what the tail learns the
+whole network knows.
 """
 
 from collections.abc import Callable
