@@ -1,0 +1,94 @@
+"""What JPEG takes from pictures of 32 pixels: the same photos, scaled down, as PNG and as JPEG of quality 75.
+
+    python benchmarks/jpeg_cost.py FOLDER [--arch resnet20] [--epochs 60] [--folds 5]
+
+The photos of FOLDER are cut square and scaled to 32 pixels, which hides what their own compression did, and written twice:
+without loss, and as CIFAR-10's JPEG copy is (Pillow's default: quality 75, half the resolution in colour). `resnet train`
+learns both from scratch in the same way, side by side, a core each where there are two (Linux). In each fold another part of
+the photos is the test.
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from common import RESNET, machine, pictures_by_class, positive, print_table, run, workplace
+from PIL import Image, ImageOps
+
+_SIDE = 32
+_KINDS = {"PNG": {}, "JPEG": {"quality": 75}}
+_RECIPE = "--recipe fast --optimizer sgd --cutout 0 --val-split 0 --json"
+
+
+def main() -> None:
+    """Write, train, report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--arch", default="resnet20")
+    parser.add_argument("--epochs", type=positive, default=60)
+    parser.add_argument("--folds", type=positive, default=5)
+    options = parser.parse_args()
+    if options.folds < 2:
+        parser.error("--folds begins at 2: what is not tested is trained on")
+    wrong: dict[str, list[int]] = {kind: [] for kind in _KINDS}
+    tested: list[int] = []
+    with workplace() as place:
+        for fold in range(options.folds):
+            tested.append(_write(options.folder, place / str(fold), fold, options.folds))
+            with ThreadPoolExecutor(len(_KINDS)) as pool:
+                errors = pool.map(lambda kind, fold=fold: _error(kind, place, fold, options), _KINDS)
+            for kind, error in zip(_KINDS, errors, strict=True):
+                wrong[kind].append(round(error * tested[-1]))
+            print(f"fold {fold + 1} of {options.folds}: {wrong} of {tested}", file=sys.stderr, flush=True)
+    _report(options, wrong, tested)
+
+
+def _write(folder: Path, target: Path, fold: int, folds: int) -> int:
+    """Both copies of the photos in train/ and test/; returns how many are in the test."""
+    tested = 0
+    for name, photos in pictures_by_class(folder).items():
+        for number, path in enumerate(photos):
+            part = "test" if number % folds == fold else "train"
+            tested += part == "test"
+            with Image.open(path) as photo:
+                small = ImageOps.fit(photo.convert("RGB"), (_SIDE, _SIDE), Image.Resampling.LANCZOS)
+            for kind, options in _KINDS.items():
+                place = target / kind / part / name
+                place.mkdir(parents=True, exist_ok=True)
+                small.save(place / f"{number:06}.{kind.lower()}", kind, **options)
+    return tested
+
+
+def _error(kind: str, place: Path, fold: int, options: argparse.Namespace) -> float:
+    """Test error of the network that learned this copy, 0..1."""
+    cores = sorted(os.sched_getaffinity(0))
+    core = cores[list(_KINDS).index(kind) % len(cores)]
+    data, output = place / str(fold) / kind, place / f"{kind}-{fold}"
+    fixed = ["--arch", options.arch, "--image-size", _SIDE, "--epochs", options.epochs, "--seed", fold, "--output", output]
+    command = ["taskset", "--cpu-list", core, RESNET, "train", data, *fixed, *_RECIPE.split()]
+    answer = json.loads(run([str(word) for word in command], place / "cache").output)
+    return 1 - float(answer["test"]["top1"])
+
+
+def _report(options: argparse.Namespace, wrong: dict[str, list[int]], tested: list[int]) -> None:
+    rows = []
+    for kind, counts in wrong.items():
+        rates = [100 * count / total for count, total in zip(counts, tested, strict=True)]
+        rows.append([kind, f"{100 * sum(counts) / sum(tested):.2f} %", f"{min(rates):.1f} to {max(rates):.1f} %"])
+    print_table(["pictures", "test error", "in single folds"], rows)
+    plain, compressed = wrong.values()
+    differences = [100 * (worse - better) / total for better, worse, total in zip(plain, compressed, tested, strict=True)]
+    error = statistics.stdev(differences) / math.sqrt(len(differences))
+    print(f"\nJPEG costs {statistics.mean(differences):.2f} points (standard error over the folds {error:.2f}),", end=" ")
+    print(f"{sum(compressed) / sum(plain):.2f} times the errors.")
+    photos = f"{sum(tested)} photos of {options.folder.name}, each tested once in {options.folds} folds"
+    print(f"\n{options.arch}, {options.epochs} epochs of `{_RECIPE}`; {photos}.\n\n{machine()}")
+
+
+if __name__ == "__main__":
+    main()
