@@ -16,6 +16,7 @@ import statistics
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from common import RESNET, machine, pictures_by_class, positive, print_table, run, workplace
 from PIL import Image, ImageOps
@@ -38,41 +39,43 @@ def main() -> None:
     wrong: dict[str, list[int]] = {kind: [] for kind in _KINDS}
     tested: list[int] = []
     with workplace() as place:
+        _shrink(options.folder, place)
         for fold in range(options.folds):
-            tested.append(_write(options.folder, place / str(fold), fold, options.folds))
             with ThreadPoolExecutor(len(_KINDS)) as pool:
-                errors = pool.map(lambda kind, fold=fold: _error(kind, place, fold, options), _KINDS)
-            for kind, error in zip(_KINDS, errors, strict=True):
-                wrong[kind].append(round(error * tested[-1]))
+                answers = list(pool.map(lambda kind, fold=fold: _train(kind, place, fold, options), _KINDS))
+            tested.append(answers[0]["count"])
+            for kind, answer in zip(_KINDS, answers, strict=True):
+                wrong[kind].append(round((1 - answer["top1"]) * answer["count"]))
             print(f"fold {fold + 1} of {options.folds}: {wrong} of {tested}", file=sys.stderr, flush=True)
     _report(options, wrong, tested)
 
 
-def _write(folder: Path, target: Path, fold: int, folds: int) -> int:
-    """Both copies of the photos in train/ and test/; returns how many are in the test."""
-    tested = 0
+def _shrink(folder: Path, place: Path) -> None:
+    """Both copies of the photos, a folder per class in a folder each."""
     for name, photos in pictures_by_class(folder).items():
+        for kind in _KINDS:
+            (place / kind / name).mkdir(parents=True)
         for number, path in enumerate(photos):
-            part = "test" if number % folds == fold else "train"
-            tested += part == "test"
             with Image.open(path) as photo:
                 small = ImageOps.fit(photo.convert("RGB"), (_SIDE, _SIDE), Image.Resampling.LANCZOS)
             for kind, options in _KINDS.items():
-                place = target / kind / part / name
-                place.mkdir(parents=True, exist_ok=True)
-                small.save(place / f"{number:06}.{kind.lower()}", kind, **options)
-    return tested
+                small.save(place / kind / name / f"{number:06}.{kind.lower()}", kind, **options)
 
 
-def _error(kind: str, place: Path, fold: int, options: argparse.Namespace) -> float:
-    """Test error of the network that learned this copy, 0..1."""
+def _train(kind: str, place: Path, fold: int, options: argparse.Namespace) -> dict[str, Any]:
+    """The test figures of the network that learned this copy without this fold."""
+    data, output = place / f"{kind}-{fold}", place / f"{kind}-{fold}-run"
+    for name, pictures in pictures_by_class(place / kind).items():
+        for number, path in enumerate(pictures):
+            part = data / ("test" if number % options.folds == fold else "train") / name
+            part.mkdir(parents=True, exist_ok=True)
+            (part / path.name).symlink_to(path)
     cores = sorted(os.sched_getaffinity(0))
     core = cores[list(_KINDS).index(kind) % len(cores)]
-    data, output = place / str(fold) / kind, place / f"{kind}-{fold}"
     fixed = ["--arch", options.arch, "--image-size", _SIDE, "--epochs", options.epochs, "--seed", fold, "--output", output]
     command = ["taskset", "--cpu-list", core, RESNET, "train", data, *fixed, *_RECIPE.split()]
-    answer = json.loads(run([str(word) for word in command], place / "cache").output)
-    return 1 - float(answer["test"]["top1"])
+    answer: dict[str, Any] = json.loads(run([str(word) for word in command], place / "cache").output)
+    return dict(answer["test"])
 
 
 def _report(options: argparse.Namespace, wrong: dict[str, list[int]], tested: list[int]) -> None:
