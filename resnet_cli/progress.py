@@ -15,13 +15,23 @@ class Task(Protocol):
 
 
 class Progress(Protocol):
-    """Where long work reports: bars that move, lines that stay, and notices that cannot be missed."""
+    """Where long work reports: bars that move, lines that stay, notices that cannot be missed, and warnings.
+
+    Attributes:
+        warnings: every warning of this command, in order, each once. A result carries them all.
+    """
+
+    warnings: list[str]
 
     def start(self, title: str, total: int | None) -> Task: ...
 
     def line(self, text: str) -> None: ...
 
     def notice(self, text: str) -> None: ...
+
+    def warn(self, text: str) -> None:
+        """Say at once what a reader of the result must know, whatever is silenced, and keep it in `warnings`."""
+        ...
 
     def stop_signal(self) -> int:
         """Number of the signal that asked to stop; 0 while none did. Long work asks between steps."""
@@ -61,6 +71,9 @@ class _SilentTask:
 class Silent:
     """Reports nothing: for tests, and for the core when nobody watches."""
 
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
     def start(self, title: str, total: int | None) -> Task:
         return _SilentTask()
 
@@ -69,6 +82,10 @@ class Silent:
 
     def notice(self, text: str) -> None:
         return
+
+    def warn(self, text: str) -> None:
+        if text not in self.warnings:
+            self.warnings.append(text)
 
     def stop_signal(self) -> int:
         return 0

@@ -32,11 +32,12 @@ class Reporter:
     """The `Progress` of the command line.
 
     Args:
-        quiet: report nothing but notices.
+        quiet: report nothing but notices and warnings.
     """
 
     def __init__(self, quiet: bool = False) -> None:
         self._quiet, self._signal = quiet, 0
+        self.warnings: list[str] = []
         self._display = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -58,6 +59,11 @@ class Reporter:
 
     def notice(self, text: str) -> None:
         err.print(Panel(escape(text), border_style="yellow", title="notice", title_align="left"), soft_wrap=False)
+
+    def warn(self, text: str) -> None:
+        if text not in self.warnings:
+            self.warnings.append(text)
+            err.print(f"[yellow]warning:[/] {escape(text)}")
 
     def stop_signal(self) -> int:
         return self._signal
