@@ -122,14 +122,14 @@ def test_no_picture_is_scored_that_one_of_the_runs_was_trained_on(
     document = json.loads(run_cli("evaluate", *together).stdout)
     assert document["count"] == 9 - len(apples) == 6
     assert document["notes"] == [
-        f"3 held-out pictures of {residual} that another run was trained on are not scored",
+        f"3 held-out images of {residual} that another run was trained on are not scored",
         VAL_CHOSE,
     ]
     document = json.loads(run_cli("evaluate", fruit, *together).stdout)
     assert document["count"] == 6
-    assert "30 pictures that the runs were trained on are not scored" in document["notes"]
+    assert "30 images that the runs were trained on are not scored" in document["notes"]
     write_splits(other, [{**row, "split": "train"} for row in rows])
-    for arguments, words in (([], f"all of {residual}'s held-out pictures"), ([fruit], f"trained on every picture of {fruit}")):
+    for arguments, words in (([], f"all of {residual}'s held-out images"), ([fruit], f"trained on every image of {fruit}")):
         refused = run_cli("evaluate", *arguments, *together)
         assert (refused.exit_code, refused.stdout) == (1, "")
         assert words in refused.stderr.splitlines()[0]

@@ -12,7 +12,6 @@ import pytest
 import sklearn.metrics
 from conftest import Finetuned, MakeDataset, MakePicture, MakeRun, RunCli
 
-from resnet_cli.data.scoring import VAL_CHOSE
 from resnet_cli.inference.measure import measure
 from resnet_cli.runs import is_run_like
 from resnet_cli.statistics import wilson_interval
@@ -195,7 +194,7 @@ def test_a_folder_of_one_class_is_scored_against_all_that_the_run_knows(
     assert document["top1"] < 0.5 and document["loss"] > 0.5
     assert document["output"] == str(run_folder / "evaluations" / "wrong-all")
     assert {row["true"] for row in rows_of(Path(document["output"], "predictions.csv"))} == {"apple"}
-    assert any("passed over 1 file(s)" in note and "notes.txt: not a picture" in note for note in document["notes"])
+    assert any("skipped 1 file(s)" in note and "notes.txt: not a picture" in note for note in document["notes"])
 
 
 def test_training_pictures_are_known_wherever_the_data_set_lies_by_now(
@@ -205,7 +204,7 @@ def test_training_pictures_are_known_wherever_the_data_set_lies_by_now(
     (copy / "apple" / "1000.png").write_bytes(next((copy / "fig").iterdir()).read_bytes() + b"another")
     document = evaluated(run_cli, copy, "--run", run_folder)
     assert document["count"] == 43, "the held-out pictures and the new one"
-    assert any("42 pictures that the run was trained on are not scored" in note for note in document["notes"])
+    assert any("42 images that the run was trained on are not scored" in note for note in document["notes"])
     # They are known by their content, whatever they are called.
     trained = next(row["path"] for row in rows_of(run_folder / "splits.csv") if row["split"] == "train")
     (copy / trained).rename(copy / "apple" / "IMG_1.png")
@@ -229,7 +228,8 @@ def test_held_out_pictures_that_are_others_by_now_are_told(
     rows = rows_of(run / "splits.csv")
     trained, held = (next(row for row in rows if row["split"] == split) for split in ("train", "val"))
     (tiny_dataset / held["path"]).write_bytes((tiny_dataset / trained["path"]).read_bytes())
-    assert "1 of 9 held-out pictures are copies of training pictures" in " ".join(evaluated(run_cli, "--run", run)["notes"])
+    document = evaluated(run_cli, "--run", run, "--allow-changed")
+    assert "1 of 9 held-out pictures are copies of training pictures" in " ".join(document["notes"])
 
 
 def test_pictures_that_an_earlier_run_was_trained_on_are_told_and_never_scored_elsewhere(
@@ -248,11 +248,12 @@ def test_pictures_that_an_earlier_run_was_trained_on_are_told_and_never_scored_e
     assert held & before and held - before
     everything = evaluated(run_cli, shutil.copytree(tiny_dataset, tmp_path / "copy"), "--run", second)
     assert everything["count"] == len(held - before)
-    # What became of the earlier run since does not matter to this one.
+    # What became of the earlier run since does not matter: what the training warned of is still so.
+    warned = json.loads((second / "run.json").read_text())["results"]["warnings"]
     (first / "splits.csv").write_bytes(b"\xff")
-    assert evaluated(run_cli, "--run", second)["notes"] == [VAL_CHOSE]
+    assert evaluated(run_cli, "--run", second)["notes"] == warned
     shutil.rmtree(first)
-    assert evaluated(run_cli, "--run", second)["notes"] == [VAL_CHOSE]
+    assert evaluated(run_cli, "--run", second)["notes"] == warned
 
 
 def test_test_pictures_that_are_copies_of_training_pictures_are_told(
@@ -300,7 +301,7 @@ def test_a_folder_without_a_known_class_is_one_sentence(
 ) -> None:
     result = run_cli("evaluate", make_dataset(tmp_path / "pets", ("cat", "dog"), count=2), "--run", run_folder)
     assert (result.exit_code, result.stdout) == (1, "")
-    assert "has no pictures of a class that the run" in result.stderr and "apple" in result.stderr
+    assert "has no images of a class that the run" in result.stderr and "apple" in result.stderr
 
 
 def test_training_pictures_are_never_scored(
@@ -310,7 +311,7 @@ def test_training_pictures_are_never_scored(
     for folder in (finetuned_run.data, tmp_path / "link"):
         document = evaluated(run_cli, folder, "--run", run_folder)
         assert document["count"] == 42
-        assert any("42 pictures that the run was trained on are not scored" in note for note in document["notes"])
+        assert any("42 images that the run was trained on are not scored" in note for note in document["notes"])
         scored = {str(Path(row["path"]).resolve()) for row in rows_of(Path(document["output"], "predictions.csv"))}
         assert scored == held_out_of(run_folder, finetuned_run.data)
 
@@ -326,10 +327,10 @@ def test_a_folder_of_training_pictures_alone_is_refused(
         Path(name).unlink()
     result = run_cli("evaluate", data, "--run", run_folder)
     assert result.exit_code == 1
-    assert f"error: the run was trained on every picture of {data}" in result.stderr
+    assert f"error: the run was trained on every image of {data}" in result.stderr
     moved = run_cli("evaluate", "--run", run_folder)
     assert moved.exit_code == 1
-    assert "error: 42 of 42 held-out pictures are no longer there, such as" in moved.stderr
+    assert "error: 42 of 42 held-out images are no longer there, such as" in moved.stderr
     assert "hint: put the data set back, or give a folder" in moved.stderr
 
 
@@ -367,7 +368,7 @@ def test_tables_for_people_and_files_where_they_are_asked_for(run_folder: Path, 
         "top-1",
         "top-5",
         "95 % interval",
-        "42 pictures",
+        "42 images",
         "calibration error",
     ):
         assert words in result.stdout
