@@ -248,6 +248,11 @@ def test_pictures_that_an_earlier_run_was_trained_on_are_told_and_never_scored_e
     assert held & before and held - before
     everything = evaluated(run_cli, shutil.copytree(tiny_dataset, tmp_path / "copy"), "--run", second)
     assert everything["count"] == len(held - before)
+    # So does an export, which knows none of the runs' folders.
+    export = ("export", "--format", "openvino", "--run", second, "--output", tmp_path / "out")
+    assert run_cli(*export).exit_code == 0
+    by_export = evaluated(run_cli, tmp_path / "copy", "--run", tmp_path / "out", "--output", tmp_path / "figures")
+    assert by_export["count"] == len(held - before)
     # What became of the earlier run since does not matter: what the training warned of is still so.
     warned = json.loads((second / "run.json").read_text())["results"]["warnings"]
     (first / "splits.csv").write_bytes(b"\xff")

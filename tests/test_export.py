@@ -161,9 +161,13 @@ def test_without_the_pictures_random_patterns_stand_in_and_it_says_so(
     data = make_dataset(tmp_path / "data", count=4)
     folder = make_run(tmp_path / "run", data, arch="resnet8")
     data.rename(tmp_path / "moved")
-    result = run_cli("export", "--format", "keras", "--run", folder)
+    result = run_cli("export", "--format", "keras", "--run", folder, "--quiet")
     assert result.exit_code == 0
     assert "on 32 random patterns (none of the held-out pictures is there any more)" in result.stdout
+    warning = f"none of the held-out images is in {data} any more, so the export was checked on random patterns"
+    assert result.stderr == f"warning: {warning}\n"
+    again = run_cli("export", "--format", "keras", "--run", folder, "--force", "--json")
+    assert (json.loads(again.stdout)["warnings"], again.stderr) == ([warning], result.stderr)
 
 
 def test_litert_answers_alike_in_its_own_package_and_in_tensorflow(

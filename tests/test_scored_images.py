@@ -268,3 +268,42 @@ def test_the_report_tells_what_was_scored_apart_from_what_was_trained_on(
     market = make_dataset(tmp_path / "market", count=2, first=40)
     page = Path(evaluated(run_cli, market, "--run", run_folder)["output"], "report.html").read_text(encoding="utf-8")
     assert f"<td>{market} (all)</td>" in page and f"<td>{tiny_dataset}</td>" in page
+
+
+# --- exports ------------------------------------------------------------------------------------------------------------------
+
+
+def test_an_export_of_an_older_version_still_finds_its_images(
+    run_folder: Path, run_cli: RunCli, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    old = tmp_path / "old"
+    old.mkdir()
+    for name in ("model.xml", "model.bin", "splits.csv"):
+        shutil.copy(run_folder / name, old)
+    record = json.loads((run_folder / "run.json").read_text())
+    made = {"format": "openvino", "precision": "float", "run": str(run_folder)}
+    (old / "export.json").write_text(json.dumps({**record, "export": made}))
+    document = evaluated(run_cli, "--run", old)
+    assert (document["split"], document["count"]) == ("val", 9)
+    assert document["output"] == "runs/old-fruit-val"
+    assert scored_by(document) == of_split(run_folder, tiny_dataset, "val")
+    assert evaluated(run_cli, tiny_dataset, "--run", old)["count"] == 9
+
+
+def test_training_images_of_an_export_are_scored_only_by_their_name(
+    make_run: MakeRun, split_folder: Path, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = make_run(tmp_path / "run", split_folder, arch="resnet8")
+    assert run_cli("export", "--format", "openvino", "--run", run, "--output", tmp_path / "out").exit_code == 0
+    shutil.rmtree(run)
+    assert evaluated(run_cli, split_folder, "--run", "out", "--split", "val")["count"] == 9
+    assert evaluated(run_cli, split_folder, "--run", "out", "--split", "train")["warnings"] == [
+        "the run was trained on 12 of these 12 images, so the figures do not show how well new images are classified"
+    ]
+    refused = run_cli("evaluate", split_folder / "train", "--run", "out")
+    assert refused.stderr == (
+        f"error: the run was trained on every image of {split_folder / 'train'}\nhint: give a folder of other images\n"
+    )
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["out-divided-train", "out-divided-val"]
