@@ -209,24 +209,6 @@ sys.stderr.write(" ".join(name for name in {UNWANTED!r} if name in sys.modules))
     assert len(json.loads(result.stdout)) == 6
 
 
-def test_without_any_run_the_bundled_network_answers_with_its_own_classes_and_says_so(
-    run_cli: RunCli, album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    result = run_cli("predict", album / "apple" / "080.png", "--json", "--top", 500)
-    assert result.exit_code == 0, result.stderr
-    assert "no run here: the bundled resnet18-compact answers with its own 200 classes" in result.stderr
-    (row,) = json.loads(result.stdout)
-    assert len({each["class"] for each in row["predictions"]}) == 200
-    kept = {path.suffix or path.name for path in (tmp_path / "cache" / "resnet-cli").iterdir()}
-    assert kept == {".xml", ".bin", "compiled"}
-    # The second time it is there already; a notice is no part of the answer.
-    quiet = run_cli("predict", album / "apple" / "080.png", "--json", "--top", 500, "--quiet")
-    assert quiet.stderr == "" and json.loads(quiet.stdout) == [row]
-
-
 def test_a_named_run_that_is_not_there_is_not_replaced_by_another(run_cli: RunCli, album: Path, tmp_path: Path) -> None:
     result = run_cli("predict", album, "--run", tmp_path / "nowhere")
     assert (result.exit_code, result.stdout) == (1, "")
