@@ -54,6 +54,7 @@ def test_without_any_run_the_bundled_network_answers_with_its_own_classes_and_sa
     assert "no run here: the bundled resnet18-compact answers with its own 200 classes" in result.stderr
     (row,) = json.loads(result.stdout)
     assert len({each["class"] for each in row["predictions"]}) == 200
+    assert row["runs"] == ["resnet18-compact (bundled)"]
     # A notice is no part of the answer.
     quiet = run_cli("predict", picture, "--json", "--top", 500, "--quiet")
     assert quiet.stderr == "" and json.loads(quiet.stdout) == [row]

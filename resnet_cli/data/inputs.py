@@ -11,9 +11,10 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from resnet_cli.data.folders import list_folder
+from resnet_cli.data.folders import NO_PICTURE, list_folder
 from resnet_cli.data.threads import Pause
 from resnet_cli.errors import ResnetError
+from resnet_cli.progress import Progress
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -24,21 +25,19 @@ _MARKS = (
 )
 
 
-def picture_paths(
-    words: Sequence[str], listed: Iterable[Path | Pause], notice: Callable[[str], None]
-) -> Iterator[Path | Pause]:
+def picture_paths(words: Sequence[str], listed: Iterable[Path | Pause], progress: Progress) -> Iterator[Path | Pause]:
     """Paths of pictures, one after another, so that endless stdin works.
 
     Args:
         words: files (any name; whether it is a picture shows when it is read), folders, patterns such as "*.jpg", or "-".
         listed: what `-` stands for, see `listed_paths`.
-        notice: is told of files in folders that are passed over, and why.
+        progress: is told which files of folders are skipped; images among them are a warning.
 
     Raises:
         ResnetError: a folder holds no pictures, a pattern fits nothing, or stdin was empty.
     """
     # Folders and patterns are listed before the first path goes out: a wrong one stops the command, not half its output.
-    return itertools.chain.from_iterable([listed if word == "-" else _named(word, notice) for word in words])
+    return itertools.chain.from_iterable([listed if word == "-" else _named(word, progress) for word in words])
 
 
 def listed_paths(chunks: Iterable[bytes | Pause], null: bool) -> Iterator[Path | Pause]:
@@ -102,7 +101,7 @@ def is_one_file(words: Sequence[str]) -> bool:
     return len(words) == 1 and words[0] != "-" and _is(Path.is_file, at_home(words[0]))
 
 
-def _named(word: str, notice: Callable[[str], None]) -> Iterable[Path]:
+def _named(word: str, progress: Progress) -> Iterable[Path]:
     if not word:
         raise ResnetError("a picture without a name was given", "is a variable of the shell empty?")
     if "://" in word:
@@ -111,23 +110,27 @@ def _named(word: str, notice: Callable[[str], None]) -> Iterable[Path]:
     if glob.has_magic(word) and not _is(Path.exists, path):
         fitting = sorted(glob.iglob(str(path), recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
         # `**` fits folders as well as what is in them, and one without pictures is no mistake.
-        found = dict.fromkeys(itertools.chain.from_iterable(_found(Path(each), notice) for each in fitting))
+        found = dict.fromkeys(itertools.chain.from_iterable(_found(Path(each), progress) for each in fitting))
         if not found:
             raise ResnetError(f"no picture fits the pattern {word}" if fitting else f"no file fits the pattern {word}")
         return found
-    pictures = _found(path, notice)
+    pictures = _found(path, progress)
     if not pictures:
         raise ResnetError(f"the folder {path} holds no pictures", "give a folder with JPEG, PNG or WebP files")
     return pictures
 
 
-def _found(path: Path, notice: Callable[[str], None]) -> Sequence[Path]:
+def _found(path: Path, progress: Progress) -> Sequence[Path]:
     """The pictures of a folder, or a file, whatever it is."""
     if not _is(Path.is_dir, path):
         return [path]
     listing = list_folder(path)
-    if passed := listing.left_out:
-        notice(f"passed over {len(passed)} file(s) of {path}, such as {passed[0].path.name}: {passed[0].reason}")
+    others = [file for file in listing.left_out if file.reason == NO_PICTURE]
+    images = [file for file in listing.left_out if file.reason != NO_PICTURE]
+    for skipped, tell in ((others, progress.line), (images, progress.warn)):
+        if skipped:
+            first = f"{skipped[0].path.name}: {skipped[0].reason}"
+            tell(f"skipped {len(skipped)} {'file' if len(skipped) == 1 else 'files'} of {path} (first: {first})")
     return listing.pictures
 
 
