@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_cli.errors import ResnetError
-from resnet_cli.files import UNFINISHED, digest, write_csv, write_text
+from resnet_cli.files import UNFINISHED, digest, path_text, write_csv, write_text
 
 FORMAT = 1
 RUNS = Path("runs")
@@ -203,7 +203,7 @@ def newest_run() -> Path:
 
 def write_splits(folder: Path, rows: Iterable[SplitRow]) -> None:
     """Write splits.csv, whole."""
-    lines = ((row.path, row.label, row.split, *(row.content or ("", ""))) for row in rows)
+    lines = ((path_text(row.path), row.label, row.split, *(row.content or ("", ""))) for row in rows)
     write_csv(folder / SPLITS, [("path", "class", "split", "bytes", "sha256"), *lines])
 
 
@@ -211,15 +211,15 @@ def read_splits(run: Run) -> list[SplitRow]:
     """The pictures of a run with the split that each was in."""
     try:
         with run.splits.open(encoding="utf-8", newline="") as file:
-            return [
-                SplitRow(
-                    row["path"], row["class"], row["split"], (int(row["bytes"]), sha) if (sha := row.get("sha256")) else None
-                )
-                for row in csv.DictReader(file)
-            ]
+            return [_split_row(line) for line in csv.DictReader(file)]
     except (OSError, KeyError, ValueError) as error:
         hint = "export the run anew" if "export" in run.record else ""
         raise ResnetError(f"{run.splits} cannot be read: {error}", hint) from error
+
+
+def _split_row(line: dict[str, str]) -> SplitRow:
+    content = (int(line["bytes"]), sha) if (sha := line.get("sha256")) else None
+    return SplitRow(line["path"].removeprefix("./"), line["class"], line["split"], content)
 
 
 def trained_contents(rows: Iterable[SplitRow]) -> set[Content]:

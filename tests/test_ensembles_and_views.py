@@ -78,6 +78,8 @@ def test_the_answer_of_several_runs_is_the_mean_of_their_answers(
 ) -> None:
     pictures = [make_picture(tmp_path / f"{number}.png", seed=number, label=number % 3, size=(60, 45)) for number in range(5)]
     pictures.insert(2, tmp_path / "missing.png")
+    table = run_cli("predict", pictures[0], "--run", residual, "--run", plain, "--csv", "--top", 1)
+    assert next(csv.DictReader(table.stdout.splitlines()))["runs"] == f"{residual};{plain}"
     result = run_cli("predict", *pictures, "--run", residual, "--run", plain, "--json")
     rows = json.loads(result.stdout)
     assert result.exit_code == 1 and [row["path"] for row in rows] == list(map(str, pictures))

@@ -12,6 +12,7 @@ from resnet_cli.runs import holds_runs
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jpe", ".jfif"})
 _OTHER_PICTURES = frozenset({".heic", ".heif", ".avif", ".svg", ".jp2", ".jxl", ".psd", ".dng", ".cr2", ".nef", ".arw"})
+NO_PICTURE = "not a picture"
 _CONTROL = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
 _NO_TEXT = "its name is not valid UTF-8; rename it"
 _PASSED_OVER = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
@@ -153,7 +154,7 @@ def _why_no_picture(entry: os.DirEntry[str]) -> str:
     if suffix in _OTHER_PICTURES:
         return f"{suffix[1:].upper()} pictures are not read; convert it to JPEG"
     if suffix not in EXTENSIONS:
-        return "not a picture"
+        return NO_PICTURE
     if not is_printable(Path(entry.name)):
         return _NO_TEXT
     return ""

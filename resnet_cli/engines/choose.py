@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from resnet_cli.data.threads import Pause
 from resnet_cli.engines.base import Engine, Images, Outputs
 from resnet_cli.engines.choice import EngineName
 from resnet_cli.engines.keras_engine import KerasEngine
@@ -57,7 +58,7 @@ class _LateOpenVino:
         """See `Engine.run`."""
         return self._engine.run(images)
 
-    def run_many(self, batches: Iterable[Images]) -> Iterator[tuple[Outputs, ...]]:
+    def run_many(self, batches: Iterable[Images | Pause]) -> Iterator[tuple[Outputs, ...]]:
         """See `Engine.run_many`."""
         return self._engine.run_many(batches)
 
