@@ -24,6 +24,13 @@ EXPORT_RECORD = "export.json"  # of an OpenVINO export: the record of its run, a
 SPLITS = "splits.csv"
 EVALUATIONS = "evaluations"  # folder of the figures of other pictures than a run held out
 FIGURES = ("predictions.csv", "confusion.csv", "report.html")  # what `evaluate` writes
+LABELS = "labels.txt"  # of an export: a class a line, in the order of the probabilities
+EXAMPLE = "classify.py"  # of an export: how an image reaches the model, as a program
+COMPARISON = "compare.png"  # what `compare` draws
+COMPARED_BY = "resnet compare"  # the creator that its figures name
+_MARKED = 4096  # bytes at a figure's beginning, which name its creator
+_EXPORTED = {".txt", ".py", ".json", ".csv", ".html", ".xml", ".bin", ".keras", ".onnx", ".tflite", ".pb"}
+_EXPORTED_FOLDERS = {"variables", "assets", EVALUATIONS}
 _LITTER = (".DS_Store", "._", ".nfs", ".writable")  # what file systems, and a process that was killed, leave behind
 _TELLTALE = ("run.json", "checkpoint/config.json", "metrics.jsonl", "rate.csv")
 _FILES = {
@@ -94,7 +101,28 @@ def is_run_like(folder: Path) -> bool:
 
 def is_evaluation(folder: Path) -> bool:
     """Whether a folder holds what `evaluate` writes, and nothing else."""
-    return (folder / FIGURES[0]).is_file() and all(path.name in FIGURES for path in folder.iterdir())
+    return (folder / FIGURES[0]).is_file() and all(
+        path.name in FIGURES or path.name.startswith((UNFINISHED, *_LITTER)) for path in folder.iterdir()
+    )
+
+
+def is_export_like(folder: Path) -> bool:
+    """Whether a folder holds what `export` writes, in any format, and nothing that could be an image."""
+    if not all((folder / name).is_file() for name in (LABELS, EXAMPLE)):
+        return False
+    inside = [path for path in folder.iterdir() if not path.name.startswith((UNFINISHED, *_LITTER))]
+    return all(path.suffix in _EXPORTED or path.name in _EXPORTED_FOLDERS for path in inside)
+
+
+def is_comparison(path: Path) -> bool:
+    """Whether a file is a figure that `compare` drew."""
+    if path.suffix.lower() not in (".png", ".svg"):
+        return False
+    try:
+        with path.open("rb") as file:
+            return COMPARED_BY.encode() in file.read(_MARKED)
+    except OSError:
+        return False
 
 
 def is_rate_search(folder: Path) -> bool:
@@ -103,18 +131,20 @@ def is_rate_search(folder: Path) -> bool:
 
 
 def holds_runs(folder: Path) -> bool:
-    """Whether a folder is a run, or holds runs, evaluations and nothing else: no class of pictures, wherever it lies."""
+    """Whether all in a folder was written by this program: a run, an evaluation, an export, a search for a learning rate or
+    comparisons, or folders of these. It is no class, wherever it is.
+    """
     try:
-        if is_run_like(folder):
+        if is_run_like(folder) or is_evaluation(folder) or is_export_like(folder):
             return True
         inside = False
         for path in folder.iterdir():
             if path.name.startswith("."):
                 continue
-            if not is_run_like(path) and not is_evaluation(path):
+            if not (holds_runs(path) if path.is_dir() else is_comparison(path)):
                 return False
             inside = True
-    except OSError:  # whoever lists its pictures will say why
+    except OSError:  # whoever lists its images will say why
         return False
     return inside
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from resnet_cli.data.layout import AMBIGUOUS
 from resnet_cli.data.same_files import among, contents
 from resnet_cli.data.scan import Sample
 from resnet_cli.data.survey import Survey, survey
@@ -156,10 +157,10 @@ def _composed(name: str) -> str:
 
 
 def _require_readable(found: Survey, split: str) -> None:
-    """A class folder that cannot be read must not be taken for one without pictures, nor one of two test folders for all."""
+    """A class folder that cannot be read must not be taken for one without images, nor one of two test folders for all."""
     place = found.folders[split]
     for fault in found.broken:
-        if fault.kind == "two-splits" or (fault.kind == "unreadable" and place in (fault.path, *fault.path.parents)):
+        if fault.kind in AMBIGUOUS or (fault.kind == "unreadable" and place in (fault.path, *fault.path.parents)):
             raise ResnetError(fault.message, fault.hint)
 
 
