@@ -47,7 +47,7 @@ def finetune(
     image_size: Annotated[str, typer.Option(help="Input side in pixels; auto follows network and pictures.")] = "auto",
     resize: Annotated[Literal["crop", "pad", "squash"], typer.Option(help="How a picture becomes a square.")] = "crop",
     epochs: Annotated[int, typer.Option(min=0, help="Passes of the second stage, or of a head alone; 0 chooses.")] = D.epochs,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures a step, second stage.")] = D.batch_size,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a step at most, second stage.")] = D.batch_size,
     learning_rate: Annotated[
         float, typer.Option(min=0, help="Peak rate of the second stage; 0 chooses: 0.0005, or Muon's 0.01 to train all.")
     ] = D.learning_rate,

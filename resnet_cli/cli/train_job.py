@@ -178,8 +178,7 @@ def _set_up(request: TrainRequest, config: TrainConfig, dataset: Dataset, backbo
     training, held_out = read_splits_for_training(dataset, geometry, progress, request.strict, MEMORY_LIMIT)
     if config.pixel_mean:
         set_pixel_mean(model, mean_picture(training, geometry))
-    batch_size = min(config.batch_size, len(training))
-    stream = TrainStream(training, spec.classes, batch_size, geometry, _augmentation(config), config.seed)
+    stream = TrainStream(training, spec.classes, config.batch_size, geometry, _augmentation(config), config.seed)
     half = max(network.reduction, size // 2)
     small = replace(stream, geometry=replace(geometry, size=half)) if config.progressive else None
     return _Setup(model, spec, precision, geometry, dataset, (training, held_out), stream, small)

@@ -15,7 +15,7 @@ class TrainConfig:
 
     Attributes:
         epochs: passes over the training pictures.
-        batch_size: pictures a step.
+        batch_size: images a step at most: all batches of an epoch have one size, so that together they are all images.
         optimizer: sgd (with momentum), muon (Jordan et al. 2024), adam or adamw.
         learning_rate: peak rate; of muon the share of its norm by which a kernel moves in a step.
         schedule: cosine = warm-up, then a half cosine to zero; one-cycle = up and down in straight lines; steps = warm-up,
@@ -87,7 +87,7 @@ class FinetuneConfig:
         dropout: share of pooled features dropped in training, 0..1.
         epochs: passes of the second stage over the pictures, 0 chooses by their number; the first stage takes what it needs.
             With unfreeze none, passes of the head over all views.
-        batch_size: pictures a step.
+        batch_size: images a step at most: all batches of an epoch have one size, so that together they are all images.
         learning_rate: peak rate of the second stage, 0 for the usual one; of Muon (unfreeze all) the share of its norm by which
             a kernel moves in a step.
         views: augmented views of each training picture that go through the frozen layers; 1 = the picture as prediction sees
