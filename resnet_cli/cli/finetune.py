@@ -24,13 +24,14 @@ from resnet_cli.cli.options import (
     Seed,
     Strict,
     Tensorboard,
+    ValSplit,
     require_effect_of_search,
 )
 from resnet_cli.cli.quiet import tensorflow_import
 from resnet_cli.cli.reporter import Reporter
 from resnet_cli.cli.requests import FinetuneRequest
 from resnet_cli.cli.result import print_result, print_search
-from resnet_cli.learning.config import FinetuneConfig
+from resnet_cli.learning.config import Augment, FinetuneConfig
 from resnet_cli.learning.tensorboard import require_tensorboard
 from resnet_cli.networks.catalogue import find_network
 
@@ -51,15 +52,12 @@ def finetune(
     learning_rate: Annotated[
         float, typer.Option(min=0, help="Peak rate of the second stage; 0 chooses: 0.0005, or Muon's 0.01 to train all.")
     ] = D.learning_rate,
+    augment: Annotated[Augment, typer.Option(help="light: random parts; strong: smaller ones, rotated too; none.")] = D.augment,
+    flip: Annotated[bool, typer.Option(help="Mirror every second view; not for digits, text and arrows.")] = D.flip,
     views: Annotated[int, typer.Option(min=0, help="Augmented views of a picture; 1 = as it is, 0 chooses.")] = D.views,
     lr_find: LrFind = None,
     class_weights: ClassWeights = D.class_weights,
-    val_split: Annotated[
-        float | None,
-        typer.Option(
-            min=0, max=0.9, help="Share held out where there is no val folder.  \\[default: 0.2, or 0.1 beside a test folder]"
-        ),
-    ] = D.val_split,
+    val_split: ValSplit = D.val_split,
     seed: Seed = D.seed,
     engine: Engine = D.engine,
     output: RunOutput = None,
@@ -107,6 +105,10 @@ def _require_effect(typed: dict[str, Any]) -> None:
         raise typer.BadParameter(f"{option} is about the second stage, and --unfreeze none has none: leave it out")
     if typed["cache_limit"] is not None and typed["unfreeze"] != "last":
         raise typer.BadParameter("--cache-limit is about the activations that --unfreeze last stores: leave it out")
+    if typed["augment"] == "none" and typed["views"] > 1:
+        raise typer.BadParameter(f"--views {typed['views']} are augmented, and --augment none augments nothing: leave one out")
+    if typed["augment"] == "strong" and typed["views"] == 1:
+        raise typer.BadParameter("--views 1 shows images as they are, so --augment strong has no effect: leave one out")
     require_effect_of_search(typed["lr_find"], "learning_rate" in changed, {"--tensorboard": typed["tensorboard"]})
     for name, value in typed.items():
         if isinstance(value, float) and not math.isfinite(value):

@@ -29,7 +29,7 @@ from resnet_cli.data.split import hold_out
 from resnet_cli.engines.choose import settled_for_keras
 from resnet_cli.errors import ResnetError
 from resnet_cli.learning.config import FinetuneConfig
-from resnet_cli.learning.material import Material
+from resnet_cli.learning.material import Material, augmentation_of
 from resnet_cli.learning.precision import prepare
 from resnet_cli.learning.transfer import Frozen, TransferResult, run_frozen, transfer
 from resnet_cli.networks.catalogue import Network
@@ -76,7 +76,7 @@ def run_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pro
     command, earlier = begun_by(folder)
     kept = kept_in_cache("features") if request.cache else None
     room = None if request.cache_limit is None else int(request.cache_limit * 1e9)
-    material = Material(spec, geometry, training, held_out, folder, kept, room, request.tensorboard)
+    material = Material(spec, geometry, augmentation_of(config), training, held_out, folder, kept, room, request.tensorboard)
     frozen = run_frozen(model, material, config, progress)
     for line in left_out_lines(frozen.left_out):
         progress.line(line)
@@ -116,11 +116,12 @@ def _read(
     request: FinetuneRequest, config: FinetuneConfig, dataset: Dataset, geometry: Geometry, progress: Progress
 ) -> tuple[Pictures, Pictures]:
     """Frozen layers see every picture once, and that is when it is read; training all layers comes back to them."""
+    how = augmentation_of(config)
     if config.unfreeze == "all":
-        return read_splits_for_training(dataset, geometry, progress, request.strict, MEMORY_LIMIT)
+        return read_splits_for_training(dataset, geometry, how, progress, request.strict, MEMORY_LIMIT)
     if request.strict:
-        return read_splits_for_training(dataset, geometry, progress, request.strict, 0)
-    return splits_to_read_later(dataset, geometry)
+        return read_splits_for_training(dataset, geometry, how, progress, request.strict, 0)
+    return splits_to_read_later(dataset, geometry, how)
 
 
 def _asked_size(asked: str) -> int | None:

@@ -175,10 +175,11 @@ def _set_up(request: TrainRequest, config: TrainConfig, dataset: Dataset, backbo
         progress.line(line)
     for line in passed_over_lines(dataset):
         progress.line(line)
-    training, held_out = read_splits_for_training(dataset, geometry, progress, request.strict, MEMORY_LIMIT)
+    how = _augmentation(config)
+    training, held_out = read_splits_for_training(dataset, geometry, how, progress, request.strict, MEMORY_LIMIT)
     if config.pixel_mean:
         set_pixel_mean(model, mean_picture(training, geometry))
-    stream = TrainStream(training, spec.classes, config.batch_size, geometry, _augmentation(config), config.seed)
+    stream = TrainStream(training, spec.classes, config.batch_size, geometry, how, config.seed)
     half = max(network.reduction, size // 2)
     small = replace(stream, geometry=replace(geometry, size=half)) if config.progressive else None
     return _Setup(model, spec, precision, geometry, dataset, (training, held_out), stream, small)

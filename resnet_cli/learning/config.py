@@ -7,6 +7,7 @@ from resnet_cli.engines.choice import EngineName
 
 Optimizer = Literal["sgd", "muon", "adam", "adamw"]
 Schedule = Literal["cosine", "one-cycle", "steps", "constant"]
+Augment = Literal["none", "light", "strong"]
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,11 @@ class FinetuneConfig:
         batch_size: images a step at most: all batches of an epoch have one size, so that together they are all images.
         learning_rate: peak rate of the second stage, 0 for the usual one; of Muon (unfreeze all) the share of its norm by which
             a kernel moves in a step.
-        views: augmented views of each training picture that go through the frozen layers; 1 = the picture as prediction sees
-            it, 0 chooses by the number of pictures.
+        augment: what happens to training images. none = they are as prediction sees them; light = random parts of half the area
+            or more; strong = of a quarter or more, also rotated and blurred or sharpened. See `learning.material`.
+        flip: mirror every second view of light and strong. Digits, text and arrows then get wrong labels.
+        views: augmented views of each training image that go through the frozen layers; 1 = the image as prediction sees it,
+            0 chooses by the number of images.
         class_weights: weigh classes by 1 / their count.
         val_split: share held out where the folder has no validation pictures; None = 0.2, or 0.1 beside a test folder.
         seed: of everything random.
@@ -104,6 +108,8 @@ class FinetuneConfig:
     epochs: int = 0
     batch_size: int = 32
     learning_rate: float = 0.0
+    augment: Augment = "light"
+    flip: bool = True
     views: int = 0
     class_weights: bool = False
     val_split: float | None = None

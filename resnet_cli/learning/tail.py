@@ -12,7 +12,7 @@ from resnet_cli.data.batches import EvaluationBatches, TrainStream
 from resnet_cli.engines.base import Engine
 from resnet_cli.learning.config import FinetuneConfig, TrainConfig
 from resnet_cli.learning.live import EngineBatches, EngineStream
-from resnet_cli.learning.material import AS_IT_IS, AUGMENTATION, Material
+from resnet_cli.learning.material import Material
 from resnet_cli.learning.stage import Stream
 from resnet_cli.learning.stored import Stored, StoredBatches, StoredStream
 from resnet_cli.networks.split import tail_model
@@ -53,8 +53,8 @@ def tail_on_pixels(model: keras.Model, material: Material, config: FinetuneConfi
 
 
 def _pixels(config: FinetuneConfig, material: Material) -> TrainStream:
-    how = AS_IT_IS if config.views == 1 else AUGMENTATION
-    return TrainStream(material.training, material.spec.classes, config.batch_size, material.geometry, how, config.seed)
+    source, classes = material.training, material.spec.classes
+    return TrainStream(source, classes, config.batch_size, material.geometry, material.augmentation, config.seed)
 
 
 def _recipe(config: FinetuneConfig, material: Material) -> TrainConfig:
