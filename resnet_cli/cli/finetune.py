@@ -10,6 +10,7 @@ import typer
 
 from resnet_cli.cli import console
 from resnet_cli.cli.cache import dataset_folder
+from resnet_cli.cli.finetune_plan import plan_finetune
 from resnet_cli.cli.options import (
     ClassWeights,
     DatasetFolder,
@@ -81,17 +82,22 @@ def finetune(
         find_network(arch)  # a misspelt name is told before a data set is fetched
     reporter = Reporter(quiet or json)
     folder = dataset_folder(dataset, reporter)
-    with tensorflow_import():
-        from resnet_cli.cli.finetune_job import run_finetune
-
     config = FinetuneConfig(**{field.name: typed[field.name] for field in fields(FinetuneConfig)})
     where = (folder, arch, weights, image_size, resize, output, force, resume, strict, lr_find)
     request = FinetuneRequest(*where, tensorboard, cache, cache_limit, shlex.join(["resnet", *sys.argv[1:]]))
+    _run(request, config, reporter, json)
+
+
+def _run(request: FinetuneRequest, config: FinetuneConfig, reporter: Reporter, json: bool) -> None:
+    plan = plan_finetune(request, config, reporter)
+    with tensorflow_import():
+        from resnet_cli.cli.finetune_job import run_finetune
+
     reporter.listen()
-    result = run_finetune(request, config, reporter)
+    result = run_finetune(plan, reporter)
     if json:
         console.print_json(result)
-    elif lr_find == "plot":
+    elif request.lr_find == "plot":
         print_search(result)
     else:
         print_result(result)

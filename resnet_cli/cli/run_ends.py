@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from resnet_cli.cli.measuring import Measured, measure_splits
-from resnet_cli.cli.records import left_out_lines, split_rows
+from resnet_cli.cli.records import split_rows, warn_of_left_out
 from resnet_cli.data.augment import Augmentation
 from resnet_cli.data.decode import Geometry
 from resnet_cli.data.pictures import Pictures, read_pictures, reader_for_prediction, reader_for_training, reader_that_fits
@@ -56,8 +56,7 @@ def read_splits_for_training(
         damaged += read_pictures(test, reader_for_prediction(geometry), progress, "reading test pictures", 0).left_out
     if damaged and strict:
         raise ResnetError(damaged[0].reason, f"{len(damaged)} picture(s) cannot be read; without --strict they are left out")
-    for line in left_out_lines(damaged):
-        progress.line(line)
+    warn_of_left_out(damaged, progress)
     present = {sample.label for sample in training.samples}
     readable = [label in present for label in range(len(dataset.classes))]
     _require_enough(dataset, readable, len(held_out) > 0, strict or _can_be_tested(dataset, held_out))
@@ -152,6 +151,5 @@ def write_trained(
     write_splits(folder, split_rows(dataset))
     measured = measure_splits(folder, spec, dataset, geometry, progress, engine, untrained.pooled)
     for each in measured.values():
-        for line in left_out_lines(each.rows.left_out):
-            progress.line(line)
+        warn_of_left_out(each.rows.left_out, progress)
     return measured
