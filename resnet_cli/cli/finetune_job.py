@@ -17,7 +17,7 @@ from resnet_cli.data.pictures import MEMORY_LIMIT, Pictures
 from resnet_cli.data.scan import Dataset
 from resnet_cli.engines.choose import require_convertible
 from resnet_cli.learning.config import FinetuneConfig
-from resnet_cli.learning.material import Material
+from resnet_cli.learning.material import Material, augmentation_of
 from resnet_cli.learning.precision import prepare
 from resnet_cli.learning.transfer import run_frozen, transfer
 from resnet_cli.networks.classifier import build_logits
@@ -42,7 +42,8 @@ def run_finetune(plan: FinetunePlan, progress: Progress) -> dict[str, Any]:
     command, earlier = begun_by(folder)
     kept = kept_in_cache("features") if request.cache else None
     room = None if request.cache_limit is None else int(request.cache_limit * 1e9)
-    material = Material(spec, plan.geometry, training, held_out, folder, kept, room, request.tensorboard)
+    how = augmentation_of(config)
+    material = Material(spec, plan.geometry, how, training, held_out, folder, kept, room, request.tensorboard)
     frozen = run_frozen(model, material, config, progress)
     warn_of_left_out(frozen.left_out, progress)
     only_search = request.lr_find == "plot"
@@ -76,8 +77,9 @@ def _read(
     request: FinetuneRequest, config: FinetuneConfig, dataset: Dataset, geometry: Geometry, progress: Progress
 ) -> tuple[Pictures, Pictures]:
     """Frozen layers see every picture once, and that is when it is read; training all layers comes back to them."""
+    how = augmentation_of(config)
     if config.unfreeze == "all":
-        return read_splits_for_training(dataset, geometry, progress, request.strict, MEMORY_LIMIT)
+        return read_splits_for_training(dataset, geometry, how, progress, request.strict, MEMORY_LIMIT)
     if request.strict:
-        return read_splits_for_training(dataset, geometry, progress, request.strict, 0)
-    return splits_to_read_later(dataset, geometry)
+        return read_splits_for_training(dataset, geometry, how, progress, request.strict, 0)
+    return splits_to_read_later(dataset, geometry, how)

@@ -103,11 +103,11 @@ def _set_up(plan: TrainPlan, progress: Progress) -> _Setup:
         replace(spec, image_size=None if config.progressive else size), stochastic_depth=config.stochastic_depth
     )
     load_backbone(model, network, plan.source)
-    training, held_out = read_splits_for_training(plan.dataset, geometry, progress, request.strict, MEMORY_LIMIT)
+    how = _augmentation(config)
+    training, held_out = read_splits_for_training(plan.dataset, geometry, how, progress, request.strict, MEMORY_LIMIT)
     if config.pixel_mean:
         set_pixel_mean(model, mean_picture(training, geometry))
-    batch_size = min(config.batch_size, len(training))
-    stream = TrainStream(training, spec.classes, batch_size, geometry, _augmentation(config), config.seed)
+    stream = TrainStream(training, spec.classes, config.batch_size, geometry, how, config.seed)
     half = max(network.reduction, size // 2)
     small = replace(stream, geometry=replace(geometry, size=half)) if config.progressive else None
     batches = EvaluationBatches(held_out, spec.classes, 128)
