@@ -1,6 +1,7 @@
 """What the core reports to while it works: a small protocol that the console implements with rich, and a silent stand-in."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Protocol
 
 from resnet_cli.errors import Interrupted
@@ -71,8 +72,10 @@ class _SilentTask:
 class Silent:
     """Reports nothing: for tests, and for the core when nobody watches."""
 
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
+    @cached_property
+    def warnings(self) -> list[str]:
+        """See `Progress`."""
+        return []
 
     def start(self, title: str, total: int | None) -> Task:
         return _SilentTask()

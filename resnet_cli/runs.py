@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_cli.errors import ResnetError
-from resnet_cli.files import UNFINISHED, write_csv, write_text
+from resnet_cli.files import UNFINISHED, path_text, write_csv, write_text
 
 FORMAT = 1
 RUNS = Path("runs")
@@ -24,6 +24,13 @@ SPLITS = "splits.csv"
 EARLIER = "earlier"  # split, in an export, of images that an earlier run was trained on, whose weights its run began with
 EVALUATIONS = "evaluations"  # folder of the figures of other pictures than a run held out
 FIGURES = ("predictions.csv", "confusion.csv", "report.html")  # what `evaluate` writes
+LABELS = "labels.txt"  # of an export: a class a line, in the order of the probabilities
+EXAMPLE = "classify.py"  # of an export: how an image reaches the model, as a program
+COMPARISON = "compare.png"  # what `compare` draws
+COMPARED_BY = "resnet compare"  # the creator that its figures name
+_MARKED = 4096  # bytes at a figure's beginning, which name its creator
+_EXPORTED = {".txt", ".py", ".json", ".csv", ".html", ".xml", ".bin", ".keras", ".onnx", ".tflite", ".pb"}
+_EXPORTED_FOLDERS = {"variables", "assets", EVALUATIONS}
 _LITTER = (".DS_Store", "._", ".nfs", ".writable")  # what file systems, and a process that was killed, leave behind
 _TELLTALE = ("run.json", "checkpoint/config.json", "metrics.jsonl", "rate.csv")
 _FILES = {
@@ -111,7 +118,28 @@ def is_run_like(folder: Path) -> bool:
 
 def is_evaluation(folder: Path) -> bool:
     """Whether a folder holds what `evaluate` writes, and nothing else."""
-    return (folder / FIGURES[0]).is_file() and all(path.name in FIGURES for path in folder.iterdir())
+    return (folder / FIGURES[0]).is_file() and all(
+        path.name in FIGURES or path.name.startswith((UNFINISHED, *_LITTER)) for path in folder.iterdir()
+    )
+
+
+def is_export_like(folder: Path) -> bool:
+    """Whether a folder holds what `export` writes, in any format, and nothing that could be an image."""
+    if not all((folder / name).is_file() for name in (LABELS, EXAMPLE)):
+        return False
+    inside = [path for path in folder.iterdir() if not path.name.startswith((UNFINISHED, *_LITTER))]
+    return all(path.suffix in _EXPORTED or path.name in _EXPORTED_FOLDERS for path in inside)
+
+
+def is_comparison(path: Path) -> bool:
+    """Whether a file is a figure that `compare` drew."""
+    if path.suffix.lower() not in (".png", ".svg"):
+        return False
+    try:
+        with path.open("rb") as file:
+            return COMPARED_BY.encode() in file.read(_MARKED)
+    except OSError:
+        return False
 
 
 def is_rate_search(folder: Path) -> bool:
@@ -120,18 +148,20 @@ def is_rate_search(folder: Path) -> bool:
 
 
 def holds_runs(folder: Path) -> bool:
-    """Whether a folder is a run, or holds runs, evaluations and nothing else: no class of pictures, wherever it lies."""
+    """Whether all in a folder was written by this program: a run, an evaluation, an export, a search for a learning rate or
+    comparisons, or folders of these. It is no class, wherever it is.
+    """
     try:
-        if is_run_like(folder):
+        if is_run_like(folder) or is_evaluation(folder) or is_export_like(folder):
             return True
         inside = False
         for path in folder.iterdir():
             if path.name.startswith("."):
                 continue
-            if not is_run_like(path) and not is_evaluation(path):
+            if not (holds_runs(path) if path.is_dir() else is_comparison(path)):
                 return False
             inside = True
-    except OSError:  # whoever lists its pictures will say why
+    except OSError:  # whoever lists its images will say why
         return False
     return inside
 
@@ -220,7 +250,7 @@ def newest_run() -> Path:
 
 def write_splits(folder: Path, rows: Iterable[SplitRow]) -> None:
     """Write splits.csv, whole."""
-    lines = ((row.path, row.label, row.split, *(row.content or ("", ""))) for row in rows)
+    lines = ((path_text(row.path), row.label, row.split, *(row.content or ("", ""))) for row in rows)
     write_csv(folder / SPLITS, [("path", "class", "split", "bytes", "sha256"), *lines])
 
 
@@ -229,17 +259,13 @@ def read_splits(run: Run) -> list[SplitRow]:
     try:
         with run.splits.open(encoding="utf-8", newline="") as file:
             lines = csv.DictReader(file)
-            if run.is_export and "path" not in (lines.fieldnames or ()):
-                return [SplitRow("", "", line["split"], (int(line["bytes"]), line["sha256"])) for line in lines]
-            return [
-                SplitRow(
-                    line["path"],
-                    line["class"],
-                    line["split"],
-                    (int(line["bytes"]), sha) if (sha := line.get("sha256")) else None,
-                )
-                for line in lines
-            ]
+            is_nameless = run.is_export and "path" not in (lines.fieldnames or ())
+            return [_split_row({"path": "", "class": "", **line} if is_nameless else line) for line in lines]
     except (OSError, KeyError, ValueError, TypeError) as error:
         hint = "export the run anew" if run.is_export else ""
         raise ResnetError(f"{run.splits} cannot be read: {error}", hint) from error
+
+
+def _split_row(line: dict[str, str]) -> SplitRow:
+    content = (int(line["bytes"]), sha) if (sha := line.get("sha256")) else None
+    return SplitRow(line["path"].removeprefix("./"), line["class"], line["split"], content)

@@ -46,7 +46,7 @@ def test_every_held_out_picture_is_counted_once_and_the_worst_comes_first(
     rows = rows_of(run_folder / "predictions.csv")
     assert list(rows[0]) == ["path", "true", "predicted", "probability", "loss"]
     assert sorted(row["path"] for row in rows) == sorted(held_out_of(run_folder, finetuned_run.data))
-    assert document["count"] == len(rows) == 42
+    assert document["count"] == len(rows) == finetuned_run.held > 35
     losses = [float(row["loss"]) for row in rows]
     assert losses == sorted(losses, reverse=True)
     assert all(row["true"] == Path(row["path"]).parent.name for row in rows)
@@ -89,7 +89,7 @@ def test_the_figures_are_scikit_learns(finetuned_run: Finetuned, run_folder: Pat
         [name, *map(str, row)] for name, row in zip(classes, confusion.tolist(), strict=True)
     ]
     assert document["loss"] == pytest.approx(np.mean([float(row["loss"]) for row in rows]), abs=1e-5)
-    assert document["top1_interval"] == list(wilson_interval(document["top1"], 42))
+    assert document["top1_interval"] == list(wilson_interval(document["top1"], finetuned_run.held))
     assert document["top1"] <= document["top5"] <= 1
     # What finetune printed is this very figure.
     for name, figure in finetuned_run.result["val"].items():
@@ -203,22 +203,25 @@ def test_training_pictures_are_known_wherever_the_data_set_lies_by_now(
     copy = shutil.copytree(finetuned_run.data, tmp_path / "elsewhere")
     (copy / "apple" / "1000.png").write_bytes(next((copy / "fig").iterdir()).read_bytes() + b"another")
     document = evaluated(run_cli, copy, "--run", run_folder)
-    assert document["count"] == 43, "the held-out pictures and the new one"
-    assert any("42 images that the run was trained on are not scored" in note for note in document["notes"])
+    known = finetuned_run.held + 1
+    assert document["count"] == known, "the held-out pictures and the new one"
+    assert any(
+        f"{finetuned_run.trained} images that the run was trained on are not scored" in note for note in document["notes"]
+    )
     # They are known by their content, whatever they are called.
     trained = next(row["path"] for row in rows_of(run_folder / "splits.csv") if row["split"] == "train")
     (copy / trained).rename(copy / "apple" / "IMG_1.png")
-    assert evaluated(run_cli, copy, "--run", run_folder)["count"] == 43
+    assert evaluated(run_cli, copy, "--run", run_folder)["count"] == known
     (copy / "apple" / "IMG_1.png").rename(copy / trained)
     # Another picture under the name of one that was trained on is a new picture, though it has as many bytes.
     content = (copy / trained).read_bytes()
     (copy / trained).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    assert evaluated(run_cli, copy, "--run", run_folder)["count"] == 44
+    assert evaluated(run_cli, copy, "--run", run_folder)["count"] == known + 1
     # The data set itself may have gone.
     record = json.loads((run_folder / "run.json").read_text())
     record["data"]["path"] = str(tmp_path / "gone")
     (run_folder / "run.json").write_text(json.dumps(record))
-    assert evaluated(run_cli, copy.rename(tmp_path / "moved"), "--run", run_folder)["count"] == 44
+    assert evaluated(run_cli, copy.rename(tmp_path / "moved"), "--run", run_folder)["count"] == known + 1
 
 
 def test_held_out_pictures_that_are_others_by_now_are_told(
@@ -229,7 +232,8 @@ def test_held_out_pictures_that_are_others_by_now_are_told(
     trained, held = (next(row for row in rows if row["split"] == split) for split in ("train", "val"))
     (tiny_dataset / held["path"]).write_bytes((tiny_dataset / trained["path"]).read_bytes())
     document = evaluated(run_cli, "--run", run, "--allow-changed")
-    assert "1 of 9 held-out pictures are copies of training pictures" in " ".join(document["notes"])
+    count = sum(row["split"] == "val" for row in rows)
+    assert f"1 of {count} held-out pictures are copies of training pictures" in " ".join(document["notes"])
 
 
 def test_pictures_that_an_earlier_run_was_trained_on_are_told_and_never_scored_elsewhere(
@@ -315,8 +319,10 @@ def test_training_pictures_are_never_scored(
     (tmp_path / "link").symlink_to(finetuned_run.data)
     for folder in (finetuned_run.data, tmp_path / "link"):
         document = evaluated(run_cli, folder, "--run", run_folder)
-        assert document["count"] == 42
-        assert any("42 images that the run was trained on are not scored" in note for note in document["notes"])
+        assert document["count"] == finetuned_run.held
+        assert any(
+            f"{finetuned_run.trained} images that the run was trained on are not scored" in note for note in document["notes"]
+        )
         scored = {str(Path(row["path"]).resolve()) for row in rows_of(Path(document["output"], "predictions.csv"))}
         assert scored == held_out_of(run_folder, finetuned_run.data)
 
@@ -335,7 +341,7 @@ def test_a_folder_of_training_pictures_alone_is_refused(
     assert f"error: the run was trained on every image of {data}" in result.stderr
     moved = run_cli("evaluate", "--run", run_folder)
     assert moved.exit_code == 1
-    assert "error: 42 of 42 held-out images are no longer there, such as" in moved.stderr
+    assert f"error: {finetuned_run.held} of {finetuned_run.held} held-out images are no longer there, such as" in moved.stderr
     assert "hint: put the data set back, or give a folder" in moved.stderr
 
 
@@ -362,7 +368,9 @@ def test_a_pipeline_stops_below_the_accuracy_that_it_asks_for(run_folder: Path, 
     assert (run_folder / "predictions.csv").exists()
 
 
-def test_tables_for_people_and_files_where_they_are_asked_for(run_folder: Path, run_cli: RunCli, tmp_path: Path) -> None:
+def test_tables_for_people_and_files_where_they_are_asked_for(
+    finetuned_run: Finetuned, run_folder: Path, run_cli: RunCli, tmp_path: Path
+) -> None:
     before = {name: (run_folder / name).stat().st_mtime_ns for name in ("predictions.csv", "confusion.csv", "report.html")}
     result = run_cli("evaluate", "--run", run_folder, "--output", tmp_path / "new" / "figures")
     assert result.exit_code == 0
@@ -373,7 +381,7 @@ def test_tables_for_people_and_files_where_they_are_asked_for(run_folder: Path, 
         "top-1",
         "top-5",
         "95 % interval",
-        "42 images",
+        f"{finetuned_run.held} images",
         "calibration error",
     ):
         assert words in result.stdout

@@ -165,7 +165,7 @@ def test_without_network_and_weights_the_bundled_backbone_stands_in_and_says_so(
     run = tmp_path / "runs" / "fruit-resnet18-compact-2"
     assert "resnet50" in record_of(run)["weights"]["fallback"]
     assert record_of(run)["weights"]["source"] == "bundled"
-    assert "the bundled backbone stands in for resnet50" in result.stdout
+    assert "the bundled backbone stands in for resnet50 with ImageNet weights" in record_of(run)["results"]["warnings"]
     for line in ("held-out accuracy", "95 % interval", "apple", "run runs/fruit-resnet18-compact-2"):
         assert line in result.stdout
     assert "next: resnet predict image.jpg --run runs/fruit-resnet18-compact-2" in result.stdout

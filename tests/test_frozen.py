@@ -31,7 +31,7 @@ from resnet_cli.learning.config import FinetuneConfig
 from resnet_cli.learning.feature_cache import KEY, FeatureCache, room_for_features
 from resnet_cli.learning.frozen import as_it_began, features_and_boundary, features_folder, features_of, room_on_disk
 from resnet_cli.learning.live import EngineStream
-from resnet_cli.learning.material import AS_IT_IS, AUGMENTATION, Material
+from resnet_cli.learning.material import AS_IT_IS, LIGHT, STRONG, Material, augmentation_of
 from resnet_cli.learning.rows import rows_of
 from resnet_cli.learning.tail import tail_on_engine, tail_on_pixels
 from resnet_cli.networks.catalogue import find_network
@@ -177,8 +177,8 @@ def test_without_room_the_last_stage_is_trained_on_activations_computed_as_neede
 
 def test_what_an_interrupted_run_stored_is_taken_though_a_picture_is_damaged(tiny_dataset: Path, tmp_path: Path) -> None:
     (tiny_dataset / "berry" / "004.png").write_bytes(b"")
-    pictures = Pictures(scan_dataset(tiny_dataset).splits["all"], reader_for_training(Geometry(32)), None, ())
-    rows = rows_of("training", pictures, Geometry(32), 2, 0, Silent())
+    pictures = Pictures(scan_dataset(tiny_dataset).splits["all"], reader_for_training(Geometry(32), LIGHT), None, ())
+    rows = rows_of("training", pictures, Geometry(32), LIGHT, 2, 0, Silent())
     cache = FeatureCache(None, 3, LIMIT)
     engine = Colours()
     first = features_and_boundary(engine, rows, tmp_path, [(3,), (32, 32, 3)], cache, Silent())
@@ -195,11 +195,11 @@ def test_a_pass_that_stops_half_way_goes_on_there_where_its_rows_are_the_same(
 ) -> None:
     (tiny_dataset / "apple" / "000.png").write_bytes(b"")  # is found before the stop,
     (tiny_dataset / "cherry" / "011.png").write_bytes(b"")  # and after it
-    pictures = Pictures(scan_dataset(tiny_dataset).splits["all"], reader_for_training(Geometry(32)), None, ())
+    pictures = Pictures(scan_dataset(tiny_dataset).splits["all"], reader_for_training(Geometry(32), LIGHT), None, ())
     monkeypatch.setattr("resnet_cli.learning.row_files._NOTED", 0)
 
     def compute(folder: Path, engine: Colours, progress: Progress, seed: int = 0) -> tuple[list[bytes], dict[int, str]]:
-        rows, cache = rows_of("training", pictures, Geometry(32), 2, seed, Silent()), FeatureCache(None, 3, LIMIT)
+        rows, cache = rows_of("training", pictures, Geometry(32), LIGHT, 2, seed, Silent()), FeatureCache(None, 3, LIMIT)
         if with_boundary:
             stored, damaged = features_and_boundary(engine, rows, folder, [(3,), (32, 32, 3)], cache, progress)
         else:
@@ -340,18 +340,28 @@ def test_the_oldest_features_make_room_but_not_those_that_were_used_within_a_day
     assert files_in(kept) == ["2", "3"], "what another run may still read stays, and the limit holds"
 
 
-def resnet8_on_one_picture(folder: Path) -> tuple[keras.Model, Material]:
+def resnet8_on_one_picture(folder: Path, how: Augmentation = LIGHT) -> tuple[keras.Model, Material]:
     spec = ClassifierSpec(find_network("resnet8"), 2, 32)
     one = Pictures((Sample(folder / "cat.png", 0),), lambda path: np.zeros((32, 32, 3), np.uint8), None, ())
-    return build_logits(spec), Material(spec, Geometry(32), one, one, folder, features=folder)
+    return build_logits(spec), Material(spec, Geometry(32), how, one, one, folder, features=folder)
 
 
-@pytest.mark.parametrize(("views", "how"), [(1, AS_IT_IS), (0, AUGMENTATION)])
-def test_a_single_view_is_the_picture_as_it_is_in_the_second_stage_as_well(
-    views: int, how: Augmentation, tmp_path: Path
+AUGMENTATIONS = [
+    (FinetuneConfig(), LIGHT),
+    (FinetuneConfig(flip=False), replace(LIGHT, flip=False)),
+    (FinetuneConfig(augment="strong", views=3), STRONG),
+    (FinetuneConfig(augment="strong", flip=False), replace(STRONG, flip=False)),
+    (FinetuneConfig(augment="none"), AS_IT_IS),
+    (FinetuneConfig(views=1), AS_IT_IS),
+]
+
+
+@pytest.mark.parametrize(("config", "how"), AUGMENTATIONS)
+def test_what_was_asked_for_happens_to_the_images_of_the_fine_tuning_phase_as_well(
+    config: FinetuneConfig, how: Augmentation, tmp_path: Path
 ) -> None:
-    model, material = resnet8_on_one_picture(tmp_path)
-    config = FinetuneConfig(views=views, unfreeze="all")
+    model, material = resnet8_on_one_picture(tmp_path, augmentation_of(config))
+    config = replace(config, unfreeze="all")
     engine = KerasEngine(boundary_model(model, material.spec.network))
     live, pixels = tail_on_engine(model, engine, material, config).stream, tail_on_pixels(model, material, config).stream
     assert isinstance(live, EngineStream) and live.pixels.augmentation == how
@@ -392,9 +402,9 @@ def test_the_room_for_features_is_that_of_their_own_disk(tmp_path: Path, monkeyp
 
 @pytest.mark.parametrize("when", ["before they are read", "while others are computed"])
 def test_features_that_another_process_deleted_are_computed(when: str, tiny_dataset: Path, tmp_path: Path) -> None:
-    pictures = Pictures(scan_dataset(tiny_dataset).splits["all"], reader_for_training(Geometry(32)), None, ())
+    pictures = Pictures(scan_dataset(tiny_dataset).splits["all"], reader_for_training(Geometry(32), AS_IT_IS), None, ())
     few = replace(pictures, samples=pictures.samples[::2])
-    rows, some = (rows_of("training", each, Geometry(32), 1, 0, Silent()) for each in (pictures, few))
+    rows, some = (rows_of("training", each, Geometry(32), AS_IT_IS, 1, 0, Silent()) for each in (pictures, few))
     engine = Deleting(tmp_path / "nothing")
     folder, kept = tmp_path / "run", tmp_path / "kept" / "network"
     folder.mkdir()

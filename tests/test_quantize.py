@@ -59,22 +59,23 @@ def held_out(run: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 def test_an_int8_export_is_smaller_takes_and_returns_the_same_and_is_measured(
     name: str, finetuned_run: Finetuned, run_cli: RunCli, tmp_path: Path
 ) -> None:
-    # Forced: on 42 pictures one more mistake is a drop of more than a point.
+    # Forced: on so few images two more mistakes are a drop of more than a point.
+    held = finetuned_run.held
     options = ("--format", name, "--quantize", "int8", "--run", finetuned_run.folder, "--output", tmp_path / "out", "--force")
     result = run_cli("export", *options, "--json")
     assert result.exit_code == 0, result.stderr
     document = json.loads(result.stdout)
     pictures, labels = held_out(finetuned_run.folder)
     got = ANSWER[name](Path(document["model"]), pictures)
-    assert got.dtype == np.float32 and got.shape == (42, 7)
+    assert got.dtype == np.float32 and got.shape == (held, 7)
     np.testing.assert_allclose(got.sum(1), 1, atol=0.02)
     figures, parity = document["int8"], document["parity"]
     before, after = figures["before"], figures["after"]
-    assert (figures["calibration_pictures"], figures["split"], figures["count"]) == (42, "val", 42)
-    assert before["correct"] == pytest.approx(42 * finetuned_run.result["val"]["top1"], abs=1)
+    assert (figures["calibration_pictures"], figures["split"], figures["count"]) == (finetuned_run.trained, "val", held)
+    assert before["correct"] == pytest.approx(held * finetuned_run.result["val"]["top1"], abs=1)
     assert after["correct"] == pytest.approx((got.argmax(1) == labels).sum(), abs=1)
-    assert after["top1"] == pytest.approx(after["correct"] / 42)
-    assert (parity["pictures"], parity["source"]) == (42, "held-out pictures")
+    assert after["top1"] == pytest.approx(after["correct"] / held)
+    assert (parity["pictures"], parity["source"]) == (held, "held-out pictures")
     # Two of the seven classes look alike: which of them is named is a coin toss, but no probability is far off.
     exact = OpenVinoEngine(finetuned_run.folder / "model.xml", "many", exact=True).run(pictures)[0]
     assert parity["top1_agreement"] == pytest.approx((got.argmax(1) == exact.argmax(1)).mean(), abs=0.05)
@@ -83,10 +84,10 @@ def test_an_int8_export_is_smaller_takes_and_returns_the_same_and_is_measured(
     assert after["bytes"] < (0.65 if name == "openvino" else 0.35) * before["bytes"]
     assert document["bytes"] == sum(path.stat().st_size for path in (tmp_path / "out").iterdir())
     lost = before["correct"] - after["correct"]
-    assert figures["drop"] == {"points": pytest.approx(100 * lost / 42), "images": lost}
+    assert figures["drop"] == {"points": pytest.approx(100 * lost / held), "images": lost}
     assert figures["max_drop"] == {"points": 1, "images": 1}
-    few = "only 42 images are held out, so one is 2.4 points: too few to see a loss of 1 point, and int8 may lose one"
-    more = f"int8 loses {lost} of 42 images ({lost / 0.42:.1f} points), more than 1 of 42 images (2.4 points)"
+    few = few_images(held)
+    more = f"int8 loses {in_images(lost, held)}, more than {in_images(1, held)}"
     forced = f"{more}: kept because of --force"
     assert document["warnings"] == figures["notes"] == ([few, forced] if lost > 1 else [few])
     assert result.stderr == "".join(f"warning: {warning}\n" for warning in document["warnings"])
@@ -103,15 +104,16 @@ def test_predict_and_evaluate_take_an_openvino_export_wherever_it_is(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     run, data = shutil.copytree(finetuned_run.folder, tmp_path / "run"), finetuned_run.data
+    held, trained = finetuned_run.held, finetuned_run.trained
     result = run_cli("export", "--format", "openvino", "--quantize", "int8", "--run", run, "--force")
     folder = run / "export" / "openvino-int8"
     assert result.exit_code == 0, result.stderr
-    assert str(folder / "model.xml") in result.stdout and "calibrated on 42 training images" in result.stdout
-    assert "--max-drop 1 allows 1 of 42 images (2.4 points)" in result.stdout
+    assert str(folder / "model.xml") in result.stdout and f"calibrated on {trained} training images" in result.stdout
+    assert f"--max-drop 1 allows {in_images(1, held)}" in result.stdout
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     document = json.loads(run_cli("evaluate", data, "--run", folder, "--json").stdout)
-    assert (document["run"], document["split"], document["count"]) == (str(folder), "all", 42)
-    assert f"{round(42 * document['top1'])} of 42" in result.stdout.replace("  ", " ")
+    assert (document["run"], document["split"], document["count"]) == (str(folder), "all", held)
+    assert f"{round(held * document['top1'])} of {held}" in result.stdout.replace("  ", " ")
     # What is handed on stays as it was; figures are kept beside, and none replaces others.
     assert document["output"] == "runs/openvino-int8-fruit-all"
     page = (tmp_path / "runs" / "openvino-int8-fruit-all" / "report.html").read_text(encoding="utf-8")
@@ -145,8 +147,8 @@ def test_predict_and_evaluate_take_an_openvino_export_wherever_it_is(
         "hint: give a folder of images: resnet evaluate FOLDER\n"
     )
     document = json.loads(run_cli("evaluate", data, "--run", moved, "--json").stdout)
-    assert document["count"] == 42
-    assert "42 images that the run was trained on are not scored" in document["warnings"]
+    assert document["count"] == held
+    assert f"{trained} images that the run was trained on are not scored" in document["warnings"]
     (moved / "splits.csv").unlink()
     refused = run_cli("evaluate", data, "--run", moved)
     assert (refused.exit_code, refused.stdout) == (1, "")
@@ -166,6 +168,15 @@ def answering_worse(monkeypatch: pytest.MonkeyPatch, mistakes: int) -> None:
 
     monkeypatch.setitem(quantizers.QUANTIZERS, "openvino", replace(quantizers.QUANTIZERS["openvino"], write=unchanged))
     monkeypatch.setattr(quantize, "answer_both", spoilt)
+
+
+def in_images(lost: int, count: int) -> str:
+    return f"{lost} of {count} images ({100 * lost / count:.1f} points)"
+
+
+def few_images(count: int) -> str:
+    words = f"only {count} images are held out, so one is {100 / count:.1f} points"
+    return f"{words}: too few to see a loss of 1 point, and int8 may lose one"
 
 
 INT8 = ("--format", "openvino", "--quantize", "int8")
@@ -202,21 +213,22 @@ def test_one_lost_image_of_forty_is_no_failure_and_a_failure_says_images_and_poi
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    held = finetuned_run.held
     answering_worse(monkeypatch, lost)
     result = run_cli("export", *INT8, *options, "--run", finetuned_run.folder, "--output", tmp_path / "out", "--json")
     if kept:
         assert result.exit_code == 0, result.stderr
         figures = json.loads(result.stdout)["int8"]
-        assert figures["drop"] == {"points": pytest.approx(100 * lost / 42), "images": lost}
+        assert figures["drop"] == {"points": pytest.approx(100 * lost / held), "images": lost}
         assert figures["max_drop"] == {"points": options[1] if options else 1, "images": allowed}
         return
     assert (result.exit_code, result.stdout) == (1, "")
-    right = round(42 * finetuned_run.result["val"]["top1"])
+    right = round(held * finetuned_run.result["val"]["top1"])
     error, hint = result.stderr.splitlines()
     assert error == (
-        f"error: int8 loses {lost} of 42 images ({100 * lost / 42:.1f} points), more than --max-drop"
-        f" {options[1] if options else 1} allows, which is {allowed} of 42 images ({100 * allowed / 42:.1f} points): it has"
-        f" {right - lost} of 42 held-out images right, the float export {right}"
+        f"error: int8 loses {in_images(lost, held)}, more than --max-drop"
+        f" {options[1] if options else 1} allows, which is {in_images(allowed, held)}: it has"
+        f" {right - lost} of {held} held-out images right, the float export {right}"
     )
     assert hint == ("hint: nothing was kept; export without --quantize, raise --max-drop, or keep it all the same with --force")
     assert list(tmp_path.iterdir()) == []
@@ -239,7 +251,7 @@ def test_held_out_images_that_changed_or_are_damaged_are_in_no_figure_of_int8(
     result = run_cli("export", *INT8, "--run", run, "--json")
     assert result.exit_code == 0, result.stderr
     document = json.loads(result.stdout)
-    assert document["int8"]["count"] == 9 - 2
+    assert document["int8"]["count"] == sum(row.split == "val" for row in rows) - 2
     assert document["warnings"][:2] == [
         f"1 held-out image(s) have changed since training and are left out: {changed}",
         "1 held-out image(s) cannot be read and are left out",
@@ -256,6 +268,7 @@ def test_what_loses_more_than_it_may_is_refused_unless_forced(
         save(convert(keras.Model(model.input, keras.ops.roll(model.output["probabilities"], 1, axis=1))), path)
 
     monkeypatch.setitem(quantizers.QUANTIZERS, "openvino", replace(quantizers.QUANTIZERS["openvino"], write=worse))
+    held = finetuned_run.held
     options = (*INT8, "--run", finetuned_run.folder, "--output", tmp_path / "new" / "out")
     refused = run_cli("export", *options, "--quiet")
     assert (refused.exit_code, refused.stdout) == (1, "")
@@ -264,11 +277,9 @@ def test_what_loses_more_than_it_may_is_refused_unless_forced(
     kept = run_cli("export", *options, "--force", "--quiet")
     assert kept.exit_code == 0
     few, forced = kept.stderr.splitlines()
-    assert few == (
-        "warning: only 42 images are held out, so one is 2.4 points: too few to see a loss of 1 point, and int8 may lose one"
-    )
+    assert few == f"warning: {few_images(held)}"
     assert forced.startswith("warning: int8 loses ") and forced.endswith(
-        " points), more than 1 of 42 images (2.4 points): kept because of --force"
+        f" points), more than {in_images(1, held)}: kept because of --force"
     )
     assert "warning" not in kept.stdout and "note:" not in kept.stdout
     assert sorted(path.name for path in (tmp_path / "new" / "out").iterdir()) == [
@@ -318,10 +329,10 @@ def test_without_the_pictures_there_is_no_int8(make_run: MakeRun, sample_data: P
     options = ("--format", "openvino", "--quantize", "int8", "--run", folder)
     result = run_cli("export", *options, "--quiet")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.startswith(f"error: none of the 60 training pictures of {data} can be read\n")
+    assert result.stderr.startswith(f"error: none of the {len(trained)} training pictures of {data} can be read\n")
     shutil.rmtree(data)
     result = run_cli("export", *options, "--quiet")
-    assert "20 of 20 held-out images are no longer there" in result.stderr.splitlines()[0]
+    assert f"{80 - len(trained)} of {80 - len(trained)} held-out images are no longer there" in result.stderr.splitlines()[0]
     assert result.stderr.splitlines()[1].startswith("hint: put the data set back: int8 is measured on")
     assert not (folder / "export").exists()
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from conftest import Finetuned, MakeDataset, MakePicture, MakeRun, RunCli
 
 from resnet_cli.data.scoring import VAL_CHOSE
+from resnet_cli.runs import load_run, read_splits, write_splits
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -37,7 +39,10 @@ def notes_in_report(folder: Path) -> int:
 @pytest.fixture
 def run_folder(make_run: MakeRun, tiny_dataset: Path, tmp_path: Path) -> Path:
     """An untrained run of 27 training and 9 validation images in `tiny_dataset`."""
-    return make_run(tmp_path / "run", tiny_dataset, arch="resnet8")
+    run = make_run(tmp_path / "run", tiny_dataset, arch="resnet8")
+    rows = [replace(row, split="val" if row.path < f"{row.label}/003" else "train") for row in read_splits(load_run(run))]
+    write_splits(run, rows)
+    return run
 
 
 @pytest.fixture

@@ -37,6 +37,11 @@ def test_every_file_of_the_package_is_in_the_wheel(wheel: zipfile.ZipFile) -> No
     assert packed == files
 
 
+def test_the_wheel_brings_the_bundled_network_with_its_openvino_model(wheel: zipfile.ZipFile) -> None:
+    files = {"run.json", "model.weights.h5", "model.xml", "model.bin"}
+    assert {f"resnet_cli/networks/bundled/{name}" for name in files} <= set(wheel.namelist())
+
+
 def test_the_wheel_holds_nothing_but_the_package(wheel: zipfile.ZipFile) -> None:
     assert {name.split("/")[0] for name in wheel.namelist()} == {"resnet_cli", f"resnet_cli-{__version__}.dist-info"}
 

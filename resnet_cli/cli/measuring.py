@@ -96,7 +96,7 @@ def measure_splits(
     "test" where there is one; once, where these are the same pictures.
     """
     rebuild = partial(read_weights, folder / "model.weights.h5", spec)
-    classifier = Ready(folder / "model.xml", dataset.classes, geometry, rebuild)
+    classifier = Ready(str(folder), folder / "model.xml", dataset.classes, geometry, rebuild)
 
     def measured(split: str, known: Iterable[Outputs] | None) -> Measured:
         scored = Scored(dataset.name, split, dataset.classes, dataset.splits[split], (), dataset.root)

@@ -39,6 +39,12 @@ Dropout = Annotated[float, typer.Option(min=0, max=0.9, help="Share of pooled fe
 Tensorboard = Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard's event files too.")]
 LARGEST_SEED = 2**32 - 1  # that numpy takes
 Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of everything random.")]
+ValSplit = Annotated[
+    float | None,
+    typer.Option(
+        min=0, max=0.9, help="Share held out where there is no val folder.  \\[default: 0.2, or 0.1 beside a test folder]"
+    ),
+]
 Engine = Annotated[
     EngineName,
     typer.Option(help="What runs networks forward; auto is OpenVINO, and Keras where that is missing or a GPU trains."),

@@ -1,7 +1,8 @@
 """Which classifiers answer: a run's, those of several runs together, or without any run a ready-made one.
 
-In: `--run`s or nothing, and the engine that was asked for. Out: classifiers, loaded into their engines. A ready-made network
-is converted once, into the user's cache; only that, and Keras as the engine, import TensorFlow.
+In: `--run`s or nothing, and the engine that was asked for. Out: classifiers, loaded into their engines. The bundled network
+comes with its OpenVINO model; ImageNet weights are converted once, into the user's cache. Only that, and Keras as the engine,
+import TensorFlow.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,12 +33,14 @@ class Ready:
     """A classifier that can be loaded.
 
     Attributes:
+        name: what answers: the run's folder, or the name of the ready-made network.
         model: its OpenVINO file; where it was trained without OpenVINO there is none.
         classes: in the order of its probabilities.
         geometry: how pictures reach its input.
         rebuild: makes the same classifier of Keras' layers, uint8 pictures to probabilities; imports Keras.
     """
 
+    name: str
     model: Path
     classes: tuple[str, ...]
     geometry: Geometry
@@ -65,7 +68,7 @@ def classifiers_for(folders: Sequence[Path], engine: EngineName, progress: Progr
 
 def run_classifier(run: Run) -> Ready:
     """The classifier of a run."""
-    return Ready(run.openvino, run.classes, run_geometry(run), partial(_read, run))
+    return Ready(str(run.folder), run.openvino, run.classes, run_geometry(run), partial(_read, run))
 
 
 def read_weights(weights: Path, spec: ClassifierSpec) -> Any:
@@ -132,7 +135,8 @@ def _imagenet(files: ImagenetClassifier, engine: EngineName) -> Ready:
         write_text(names, "\n".join(classes))
     size = files.network.image_size
     geometry = Geometry(size, fraction=files.network.crop_fraction)
-    return Ready(model, tuple(names.read_text("utf-8").split("\n")), geometry, lambda: _read_imagenet(files)[0])
+    classes = tuple(names.read_text("utf-8").split("\n"))
+    return Ready(f"{files.network.name} (ImageNet)", model, classes, geometry, lambda: _read_imagenet(files)[0])
 
 
 def _read_imagenet(files: ImagenetClassifier) -> tuple[Any, tuple[str, ...]]:
@@ -142,10 +146,13 @@ def _read_imagenet(files: ImagenetClassifier) -> tuple[Any, tuple[str, ...]]:
 
 
 def _bundled(run: Run, engine: EngineName) -> Ready:
-    model = cache_folder() / f"bundled-{run.record['weights_sha256'][:16]}.xml"
-    if engine != "keras" and not model.exists():
-        _convert(_read(run), model)
-    return Ready(model, run.classes, run_geometry(run), partial(_read, run))
+    model = run.openvino
+    if run.record.get("openvino_weights_sha256") != run.record["weights_sha256"] or not model.exists():
+        # Other weights were put there, and `scripts/make_bundled.py --openvino` was not run.
+        model = cache_folder() / f"bundled-{run.record['weights_sha256'][:16]}.xml"
+        if engine != "keras" and not model.exists():
+            _convert(_read(run), model)
+    return Ready(f"{run.record['network']['name']} (bundled)", model, run.classes, run_geometry(run), partial(_read, run))
 
 
 def _convert(classifier: Any, model: Path) -> None:

@@ -29,7 +29,7 @@ RecipeName = Annotated[Recipe, typer.Option(help="fast (ours), paper (He et al. 
 Show = Annotated[bool, typer.Option("--show", help="Print the recipe with all changes, and stop.")]
 TimeLimit = Annotated[str | None, typer.Option(help="Such as 30m, for the training itself: as many epochs as fit.")]
 Epochs = Annotated[int | None, _option("Passes over the pictures; the schedule follows.", 1)]
-BatchSize = Annotated[int | None, _option("Pictures a step.", 1)]
+BatchSize = Annotated[int | None, _option("Images a step, at most.", 1)]
 OptimizerName = Annotated[Optimizer | None, _option("Optimiser.")]
 LearningRate = Annotated[float | None, _option("Peak learning rate, if not the optimiser's usual one.", 0)]
 ScheduleName = Annotated[Schedule | None, _option("How the rate falls.")]

@@ -4,6 +4,7 @@ In: a path. Out: uint8 RGB, height x width x 3, upright, transparency on white.
 """
 
 import contextlib
+import math
 import stat
 import warnings
 from dataclasses import dataclass
@@ -89,10 +90,8 @@ def to_square(picture: Image.Image, geometry: Geometry, place: tuple[float, floa
         place: (x, y) of a crop: 0 is flush with the left or top edge, 1 with the right or bottom one.
     """
     size = geometry.size
-    if geometry.resize == "squash":
-        return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR))
-    if geometry.resize == "pad":
-        return _padded(picture, size)
+    if geometry.resize != "crop":
+        return part_of_square(picture, geometry, (0.0, 0.0, 1.0, 1.0))
     # One resampling of the square that is kept instead of a resize and a crop: the same picture, less work.
     side = min(picture.size) * size / round(size / geometry.fraction)
     left, top = (picture.width - side) * place[0], (picture.height - side) * place[1]
@@ -102,15 +101,56 @@ def to_square(picture: Image.Image, geometry: Geometry, place: tuple[float, floa
     return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR, box=box))
 
 
-def _padded(picture: Image.Image, size: int) -> Pixels:
-    """The whole picture in the middle of grey; at least a pixel wide, which `ImageOps.pad` does not see to."""
+def part_of_square(picture: Image.Image, geometry: Geometry, part: tuple[float, float, float, float]) -> Pixels:
+    """A part of the square that `pad` or `squash` makes of an image, scaled to the input, in one resampling.
+
+    Args:
+        picture: RGB, of any shape.
+        geometry: its `resize` is "pad" or "squash".
+        part: (left, top, right, bottom) of the part, shares of the square's side, 0..1.
+
+    Returns:
+        uint8 (size, size, 3).
+    """
+    size, (left, top, right, bottom) = geometry.size, part
+    if geometry.resize == "squash":
+        box = (left * picture.width, top * picture.height, right * picture.width, bottom * picture.height)
+        return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR, box=box))
     scale = size / max(picture.size)
-    width, height = (max(1, round(side * scale)) for side in picture.size)
+    x, width, from_x, to_x = _seen(picture.width, scale, size, left, right)
+    y, height, from_y, to_y = _seen(picture.height, scale, size, top, bottom)
     square = np.empty((size, size, 3), np.uint8)
     square[:] = _GREY
-    left, top = (size - width) // 2, (size - height) // 2
-    square[top : top + height, left : left + width] = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+    if width and height:
+        seen = picture.resize((width, height), Image.Resampling.BILINEAR, box=(from_x, from_y, to_x, to_y))
+        square[y : y + height, x : x + width] = np.asarray(seen)
     return square
+
+
+def _seen(side: int, scale: float, size: int, start: float, end: float) -> tuple[int, int, float, float]:
+    """Along one axis, what a view of a part of the padded square shows of the image.
+
+    Args:
+        side: of the image, pixels.
+        scale: pixels of the whole square's view to one of the image.
+        size: of the view, pixels.
+        start, end: of the part, shares of the square's side.
+
+    Returns:
+        The first pixel of the view that shows the image and how many do, 0 for none; from where to where in the image that is.
+    """
+    exact, middle = side * (scale / (end - start)), (0.5 - start) / (end - start) * size
+    length = max(1, round(exact))  # of the whole image; `ImageOps.pad` may make it 0
+    first = math.floor(middle - length / 2)
+    last = first + length
+    # An image that reaches the edge of the view does so in whole pixels too.
+    if middle - exact / 2 < 1e-6:
+        first = min(first, 0)
+    if middle + exact / 2 > size - 1e-6:
+        last = max(last, size)
+    seen = range(max(0, first), min(size, last))
+    pixel = side / (last - first)
+    return seen.start, len(seen), (seen.start - first) * pixel, min(side, (seen.stop - first) * pixel)
 
 
 def read_header(path: Path) -> Header | None:

@@ -13,7 +13,7 @@ from resnet_cli.data.copies import Fingerprint, fingerprint, nearly_same, same
 from resnet_cli.data.decode import Header, decode, read_header
 from resnet_cli.data.folders import LeftOut
 from resnet_cli.data.scan import IMBALANCE, SMALL_CLASS, Sample
-from resnet_cli.data.split import groups_by_class, is_divided, why_indivisible
+from resnet_cli.data.split import alike, indivisible, is_divided
 from resnet_cli.data.survey import Survey, faults, survey
 from resnet_cli.data.threads import map_in_order
 from resnet_cli.errors import ResnetError
@@ -182,9 +182,8 @@ def _indivisible(found: Survey) -> Iterator[Problem]:
         return
     classes = list(found.classes[found.main].items())
     samples = [Sample(path, label) for label, (_, listing) in enumerate(classes) for path in listing.pictures]
-    for label, groups in groups_by_class(samples).items():
-        if why := why_indivisible(groups):
-            yield Problem("indivisible", found.folders[found.main] / classes[label][0], why, "error")
+    for label, why in indivisible(alike(samples)).items():
+        yield Problem("indivisible", found.folders[found.main] / classes[label][0], why, "error")
 
 
 def _sizes(found: Survey, good: list[_Place]) -> Iterator[Problem]:

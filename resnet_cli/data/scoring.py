@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from resnet_cli.data.folders import EXTENSIONS, list_folder
+from resnet_cli.data.layout import AMBIGUOUS
 from resnet_cli.data.same_files import among, contents
 from resnet_cli.data.scan import LeftOut, Sample
 from resnet_cli.data.survey import Survey, survey
@@ -71,7 +72,7 @@ def held_out(runs: Sequence[Run], split: SplitName | None = None, allow_changed:
     chosen = split or headline
     held = [row for row in rows if row.split == chosen]
     if not held:
-        counts = ", ".join(f"{count} {name}" for name, count in Counter(row.split for row in rows).items())
+        counts = ", ".join(f"{count} {name}" for name, count in sorted(Counter(row.split for row in rows).items()))
         raise ResnetError(f"the run {run.folder} has no {chosen} images", f"it has {counts}" if split else _GIVE_A_FOLDER)
     elsewhere = set() if chosen == "train" else trained(runs[1:])
     untouched = [row for row in held if row.content not in elsewhere]
@@ -210,10 +211,10 @@ def _composed(name: str) -> str:
 
 
 def _require_readable(found: Survey, split: str) -> None:
-    """A class folder that cannot be read must not be taken for one without pictures, nor one of two test folders for all."""
+    """A class folder that cannot be read must not be taken for one without images, nor one of two test folders for all."""
     place = found.folders[split]
     for fault in found.broken:
-        if fault.kind == "two-splits" or (fault.kind == "unreadable" and place in (fault.path, *fault.path.parents)):
+        if fault.kind in AMBIGUOUS or (fault.kind == "unreadable" and place in (fault.path, *fault.path.parents)):
             raise ResnetError(fault.message, fault.hint)
 
 
@@ -242,9 +243,7 @@ def _skipped_notes(found: Survey, split: str) -> list[str]:
 
 
 def _class_notes(unknown: set[str], absent: Sequence[str]) -> list[str]:
-    notes = []
-    if unknown:
-        notes.append(f"not scored, unknown to the run: {some(sorted(unknown))}")
+    notes = [f"not scored, unknown to the run: {some(sorted(unknown))}"] if unknown else []
     if absent:
         notes.append(f"the folder has no images of: {some(absent)}")
     return notes

@@ -8,12 +8,21 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from enum import Enum
 from pathlib import Path
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+
+class Pause(Enum):
+    """Stands among items that come one by one: no further item is there yet, and whoever asks for it will have to wait."""
+
+    PAUSE = "pause"
+
+
+PAUSE = Pause.PAUSE
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -34,10 +43,20 @@ def _quota() -> int | None:
 
 def map_in_order(work: Callable[[Item], Result], items: Iterable[Item], ahead: int = 64) -> Iterator[Result]:
     """Run `work` on threads; results in the order of the items, at most `ahead` of them waiting."""
+    return (result for result in map_arriving(work, items, ahead) if not isinstance(result, Pause))
+
+
+def map_arriving(work: Callable[[Item], Result], items: Iterable[Item | Pause], ahead: int = 64) -> Iterator[Result | Pause]:
+    """As `map_in_order`, for items that come one by one: at a pause every result goes out, and then the pause itself."""
     with ThreadPoolExecutor(workers()) as pool:
         waiting: deque[Future[Result]] = deque()
         try:
             for item in items:
+                if isinstance(item, Pause):
+                    while waiting:
+                        yield waiting.popleft().result()
+                    yield item
+                    continue
                 waiting.append(pool.submit(work, item))
                 if len(waiting) >= ahead:
                     yield waiting.popleft().result()

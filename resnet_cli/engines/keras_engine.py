@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 import keras
 import numpy as np
 
+from resnet_cli.data.threads import Pause
 from resnet_cli.engines.base import Images, Outputs
 
 _SHORT = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
@@ -42,7 +43,8 @@ class KerasEngine:
         several = outputs if isinstance(outputs, list | tuple) else (outputs,)
         return tuple(np.asarray(output, dtype=np.float32) for output in several)
 
-    def run_many(self, batches: Iterable[Images]) -> Iterator[tuple[Outputs, ...]]:
+    def run_many(self, batches: Iterable[Images | Pause]) -> Iterator[tuple[Outputs, ...]]:
         """See `Engine.run_many`; a device queue of its own keeps a GPU busy."""
         for images in batches:
-            yield self.run(images)
+            if not isinstance(images, Pause):
+                yield self.run(images)

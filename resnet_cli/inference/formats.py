@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import UNFINISHED
-from resnet_cli.runs import EVALUATIONS, EXPORT_RECORD, FIGURES, SPLITS
+from resnet_cli.runs import EVALUATIONS, EXAMPLE, EXPORT_RECORD, FIGURES, LABELS, SPLITS
 
 if TYPE_CHECKING:
     from resnet_cli.engines.base import Images, Outputs
@@ -24,8 +24,6 @@ FormatName = Literal["savedmodel", "keras", "onnx", "tflite", "openvino"]
 Answer = Callable[["Images"], "Outputs"]
 
 OUTPUT = "probabilities"
-LABELS = "labels.txt"  # a class a line, in the order of the probabilities
-EXAMPLE = "classify.py"  # how a picture reaches the model, as a program
 _BESIDE = {LABELS, EXAMPLE, EXPORT_RECORD, SPLITS, EVALUATIONS, *FIGURES}
 # Understood by every runtime of the last years; a newer one would add nothing to a residual network.
 _OPSET = 15

@@ -33,7 +33,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self._stage, self._config, self._progress, self._rates = stage, config, progress, table
-        self._per_epoch, self._batch_size, self._step = stream.steps_per_epoch, stream.batch_size, done
+        self._per_epoch, self._images, self._step = stream.steps_per_epoch, stream.images_per_step, done
         stage.checkpoints.mkdir(parents=True, exist_ok=True)
         self._metrics_file = stage.folder / "metrics.jsonl"
         self._best_file = stage.checkpoints / "best.npz"
@@ -80,7 +80,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         figures = logs or {}
         self._require_number(figures["val_loss"])  # the last step shows here alone
-        images = (self._step - self._first_step) * self._batch_size
+        images = (self._step - self._first_step) * self._images
         record = EpochRecord(
             stage=self._stage.name,
             epoch=epoch + 1,

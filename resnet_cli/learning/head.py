@@ -35,7 +35,7 @@ def train_head(
     labels = np.repeat(material.training.labels, features.count // len(material.training))
     settling = int(np.clip(round(_SHOWN / len(labels)), _FEWEST, _MOST))
     # A step costs a hidden layer as much as a hundred pictures do: fewer and larger ones, where there are enough of them.
-    batch_size = min(128 if material.spec.hidden and settling < _MOST else 64, len(labels))
+    batch_size = 128 if material.spec.hidden and settling < _MOST else 64
     stream = StoredStream(features, labels, material.spec.classes, batch_size, config.seed)
     inputs = keras.Input(features.shape)
     scaled = keras.layers.Normalization(mean=mean, variance=spread**2)(inputs)

@@ -10,14 +10,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from resnet_cli.data.augment import augment, generator
-from resnet_cli.data.decode import Geometry, Pixels, decode_square
+from resnet_cli.data.augment import Augmentation, augment, generator
+from resnet_cli.data.decode import Geometry, Pixels
 from resnet_cli.data.pictures import Pictures
 from resnet_cli.data.threads import map_in_order
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import digest
 from resnet_cli.learning.feature_cache import KEY
-from resnet_cli.learning.material import AUGMENTATION
+from resnet_cli.learning.material import AS_IT_IS
 from resnet_cli.progress import Progress, stop_if_asked
 
 NOT_YET = "type the same command with --resume; nothing was trained yet"
@@ -30,9 +30,10 @@ class Rows:
 
     Attributes:
         title: of the progress bar, and of the files.
-        pictures: what is seen.
+        pictures: what is seen, as `reader_for_training` gives it for the augmentation.
         geometry: input size.
-        views: augmented views of a picture; 1 = as prediction sees it.
+        augmentation: what happens to each view.
+        views: of an image; one where the augmentation leaves it as prediction sees it.
         seed: of the views.
         identities: SHA-256 of each picture's file, hexadecimal.
     """
@@ -40,6 +41,7 @@ class Rows:
     title: str
     pictures: Pictures
     geometry: Geometry
+    augmentation: Augmentation
     views: int
     seed: int
     identities: tuple[str, ...]
@@ -48,8 +50,10 @@ class Rows:
         return len(self.pictures) * self.views
 
     def keys(self) -> list[bytes]:
-        """What tells the rows apart, whatever their order: the picture's content and how it is seen."""
-        seen = ["square"] if self.views == 1 else [f"{self.seed} {view}" for view in range(self.views)]
+        """What tells the rows apart, whatever their order: the image's content and how it is seen."""
+        # How large images are read decides how sharp a random part of them is.
+        how = f"{self.augmentation} {self.pictures.read} {self.seed}"
+        seen = ["square"] if self.augmentation == AS_IT_IS else [f"{how} {view}" for view in range(self.views)]
         return [hashlib.sha256(f"{each} {how}".encode()).digest()[:KEY] for each in self.identities for how in seen]
 
     def readable(self, rows: Iterable[int], damaged: Mapping[int, str]) -> list[int]:
@@ -77,17 +81,23 @@ class Rows:
             return index, error
 
     def _views_of(self, index: int, rows: Sequence[int]) -> list[Pixels]:
-        if self.views == 1:
-            return [decode_square(self.pictures.samples[index].path, self.geometry)]
         picture = self.pictures[index]
         # Drawn from the content, so that a picture looks the same whatever else is in the folder.
         number = int(self.identities[index][:14], 16)
         draw = (generator(self.seed, row % self.views, number, _VIEW) for row in rows)
-        return [augment(picture, self.geometry, AUGMENTATION, random) for random in draw]
+        return [augment(picture, self.geometry, self.augmentation, random) for random in draw]
 
 
-def rows_of(title: str, pictures: Pictures, geometry: Geometry, views: int, seed: int, progress: Progress) -> Rows:
-    """Name every picture by the content of its file.
+def rows_of(
+    title: str,
+    pictures: Pictures,
+    geometry: Geometry,
+    augmentation: Augmentation,
+    views: int,
+    seed: int,
+    progress: Progress,
+) -> Rows:
+    """Name every image by the content of its file; the arguments are the attributes of `Rows`.
 
     Raises:
         Interrupted: a signal asked to stop.
@@ -96,7 +106,7 @@ def rows_of(title: str, pictures: Pictures, geometry: Geometry, views: int, seed
     for identity in map_in_order(_identity, [sample.path for sample in pictures.samples]):
         stop_if_asked(progress, NOT_YET)
         identities.append(identity)
-    return Rows(title, pictures, geometry, views, seed, tuple(identities))
+    return Rows(title, pictures, geometry, augmentation, views, seed, tuple(identities))
 
 
 def _identity(path: Path) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from resnet_cli.data.augment import Augmentation
 from resnet_cli.data.pictures import Pictures
 from resnet_cli.data.scan import LeftOut
 from resnet_cli.engines.choose import converted, engine_for
@@ -25,7 +26,7 @@ from resnet_cli.learning.frozen import (
     views_that_fit,
 )
 from resnet_cli.learning.head import train_head
-from resnet_cli.learning.material import Material
+from resnet_cli.learning.material import AS_IT_IS, Material
 from resnet_cli.learning.rate_finder import RateSearch, find_rate
 from resnet_cli.learning.rows import NOT_YET, rows_of
 from resnet_cli.learning.stage import Stage
@@ -142,7 +143,8 @@ def run_frozen(model: keras.Model, material: Material, config: FinetuneConfig, p
     folder.mkdir(parents=True, exist_ok=True)
     frozen, shapes = feature_model(model), [model.get_layer("avg_pool").output.shape[1:]]
     room = room_on_disk(folder, material.cache_limit)
-    views = config.views or int(np.clip(round(_FORWARD_PASSES / len(material.training)), 2, 12))
+    views = 1 if material.augmentation == AS_IT_IS else config.views
+    views = views or int(np.clip(round(_FORWARD_PASSES / len(material.training)), 2, 12))
     stored = False
     if config.unfreeze == "last":
         prefix = prefix_model(model, network)
@@ -160,8 +162,8 @@ def run_frozen(model: keras.Model, material: Material, config: FinetuneConfig, p
     cache = FeatureCache(features_folder(material, model, engine), shapes[0][0], lasting)
     left_out: list[LeftOut] = []
 
-    def through(title: str, pictures: Pictures, seen: int) -> tuple[Pictures, Stored, Stored | None]:
-        rows = rows_of(title, pictures, material.geometry, seen, config.seed, progress)
+    def through(title: str, pictures: Pictures, how: Augmentation, seen: int) -> tuple[Pictures, Stored, Stored | None]:
+        rows = rows_of(title, pictures, material.geometry, how, seen, config.seed, progress)
         boundary = None
         if stored:
             (features, boundary), damaged = features_and_boundary(engine, rows, folder, shapes, cache, progress)
@@ -170,8 +172,8 @@ def run_frozen(model: keras.Model, material: Material, config: FinetuneConfig, p
         left_out.extend(LeftOut(pictures.samples[index].path, reason) for index, reason in damaged.items())
         return pictures.without(damaged), features, boundary
 
-    training, training_features, training_boundary = through("training", material.training, views)
-    held_out, held_out_features, held_out_boundary = through("held-out", material.held_out, 1)
+    training, training_features, training_boundary = through("training", material.training, material.augmentation, views)
+    held_out, held_out_features, held_out_boundary = through("held-out", material.held_out, AS_IT_IS, 1)
     boundary = (training_boundary, held_out_boundary) if training_boundary and held_out_boundary else None
     readable = replace(material, training=training, held_out=held_out)
     features = (training_features, held_out_features)
