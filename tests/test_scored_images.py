@@ -241,6 +241,9 @@ def test_the_warnings_of_the_training_stay_in_the_report_and_in_the_result(
     assert notes_in_report(run) == len(warned)
     page = (run / "report.html").read_text(encoding="utf-8")
     assert page.count("<h2>Warnings</h2>") == 1
+    # They are about what was held out, and about nothing else.
+    (told,) = evaluated(run_cli, "--run", run, "--split", "train")["warnings"]
+    assert told.startswith(f"these {finetuned_run.trained} images were trained on")
 
 
 @pytest.mark.parametrize("quiet", [True, False])

@@ -87,8 +87,8 @@ def evaluate(
     name = _new_name(runs, scored, int(views))
     target = output or (choose_run_folder(name) if name else _place(runs[0], scored, int(views)))
     _require_own(target, runs)
-    # What a training warned of holds for every figure of its run's images.
-    for warning in (*(runs[0].warnings if root is None and len(runs) == 1 else ()), *scored.notes):
+    # What a training warned of is about the very images of its headline figure.
+    for warning in (*(runs[0].warnings if scored.is_headline and len(runs) == 1 else ()), *scored.notes):
         reporter.warn(warning)
     measured = measure_together(list(map(run_classifier, runs)), scored, int(views), reporter, engine)
     if left_out := measured.rows.left_out:
