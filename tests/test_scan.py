@@ -12,7 +12,7 @@ from conftest import MakeDataset, MakePicture, RunCli
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from resnet_cli.data.folders import OWN_FILES
+from resnet_cli.data.own_files import OWN_FILES
 from resnet_cli.data.scan import Dataset, scan_dataset
 from resnet_cli.errors import ResnetError
 

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from resnet_cli.data.own_files import EXAMPLE, LABELS
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import UNFINISHED, unfinished, write_text
 from resnet_cli.inference.example import example
 from resnet_cli.inference.formats import FormatName, is_export
-from resnet_cli.runs import EXAMPLE, EXPORT_RECORD, LABELS, SPLITS, Run, load_run, read_record
+from resnet_cli.runs import EXPORT_RECORD, SPLITS, Run, load_run, read_record
 
 
 def check_free(folder: Path, force: bool) -> None:
