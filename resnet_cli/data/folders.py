@@ -7,12 +7,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from resnet_cli.data import heif
 from resnet_cli.data.own_files import COMPARISON, OWN_FILES, holds_runs, is_comparison
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import UNFINISHED
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jpe", ".jfif"})
-_OTHER_PICTURES = frozenset({".heic", ".heif", ".avif", ".svg", ".jp2", ".jxl", ".psd", ".dng", ".cr2", ".nef", ".arw"})
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jpe", ".jfif"})
+_OTHER_PICTURES = frozenset({".svg", ".jp2", ".jxl", ".psd", ".dng", ".cr2", ".nef", ".arw"})
 NO_PICTURE = "not a picture"
 _CONTROL = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
 _NO_TEXT = "its name is not valid UTF-8; rename it"
@@ -214,9 +215,11 @@ def _why_no_picture(entry: os.DirEntry[str]) -> str:
         is_file = False
     if not is_file:
         return "a broken link" if entry.is_symlink() else "not a file"
+    if suffix in heif.ENDINGS and not heif.is_installed():
+        return f"HEIC images need: {heif.INSTALL}"
     if suffix in _OTHER_PICTURES:
         return f"{suffix[1:].upper()} pictures are not read; convert it to JPEG"
-    if suffix not in EXTENSIONS:
+    if suffix not in EXTENSIONS | heif.ENDINGS:
         return NO_PICTURE
     if not is_printable(Path(entry.name)):
         return _NO_TEXT

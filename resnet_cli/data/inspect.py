@@ -32,6 +32,8 @@ _ENDINGS = {
     "BMP": (".bmp",),
     "GIF": (".gif",),
     "TIFF": (".tif", ".tiff"),
+    "AVIF": (".avif",),
+    "HEIC": (".heic", ".heif", ".hif"),
 }
 _ENOUGH = 64  # pixels of the short side that a fingerprint needs
 
