@@ -309,6 +309,22 @@ def test_fine_tuning_stopped_while_features_are_computed_can_be_resumed_as_the_h
     assert run_finetune(replace(request, resume=True), config, Silent())["val"]["count"] == 4
 
 
+@pytest.mark.parametrize("unfreeze", ["none", "all", "last"])
+def test_what_went_through_the_frozen_layers_does_not_go_through_them_again_without_the_users_cache(
+    unfreeze: Any, make_dataset: MakeDataset, tmp_path: Path
+) -> None:
+    data = make_dataset(tmp_path / "pets", ("cat", "dog"), count=10)
+    limit = 0.0 if unfreeze == "last" else None  # GB: too little for the boundary
+    request = FinetuneRequest(
+        data, "resnet8", "none", "32", "crop", tmp_path / "run", False, False, False, None, False, False, limit, "resnet"
+    )
+    config = FinetuneConfig(views=2, epochs=1, unfreeze=unfreeze)
+    with pytest.raises(Interrupted):
+        run_finetune(request, config, StopAfter(1, title="head"))
+    resumed = run_finetune(replace(request, resume=True), config, Forbids("features of training pictures"))
+    assert resumed["val"]["count"] == 4
+
+
 def test_the_program_saves_and_says_how_to_go_on_when_it_is_terminated(
     make_dataset: MakeDataset, tmp_path: Path, run_cli: RunCli
 ) -> None:
