@@ -29,7 +29,7 @@ from resnet_cli.engines.keras_engine import KerasEngine
 from resnet_cli.errors import Interrupted
 from resnet_cli.learning.config import FinetuneConfig
 from resnet_cli.learning.feature_cache import KEY, FeatureCache, room_for_features
-from resnet_cli.learning.frozen import as_it_began, features_and_boundary, features_folder, features_of, room_on_disk
+from resnet_cli.learning.frozen import as_it_began, features_folder, frozen_rows, room_on_disk
 from resnet_cli.learning.live import EngineStream
 from resnet_cli.learning.material import AS_IT_IS, LIGHT, STRONG, Material, augmentation_of
 from resnet_cli.learning.rows import rows_of
@@ -178,17 +178,23 @@ def test_without_room_the_last_stage_is_trained_on_activations_computed_as_neede
     assert not (tmp_path / "live" / "checkpoint").exists()
 
 
-def test_what_an_interrupted_run_stored_is_taken_though_a_picture_is_damaged(tiny_dataset: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("shapes", [[(3,)], [(3,), (32, 32, 3)]], ids=["features", "features and boundary"])
+def test_what_an_interrupted_run_stored_is_taken_though_a_picture_is_damaged(
+    shapes: list[tuple[int, ...]], tiny_dataset: Path, tmp_path: Path
+) -> None:
     (tiny_dataset / "berry" / "004.png").write_bytes(b"")
     pictures = Pictures(scan_dataset(tiny_dataset).splits["all"], reader_for_training(Geometry(32), LIGHT), None, ())
     rows = rows_of("training", pictures, Geometry(32), LIGHT, 2, 0, Silent())
     cache = FeatureCache(None, 3, LIMIT)
-    engine = Colours()
-    first = features_and_boundary(engine, rows, tmp_path, [(3,), (32, 32, 3)], cache, Silent())
+    engine = Colours(len(shapes) > 1)
+    first = frozen_rows(engine, rows, tmp_path, shapes, cache, Silent())
     assert engine.seen == 35 * 2 and list(first[1]) == [12 + 4]
-    assert [(each.count, each.is_whole()) for each in first[0]] == [(70, True), (70, True)]
-    assert features_and_boundary(engine, rows, tmp_path, [(3,), (32, 32, 3)], cache, Silent()) == first
+    assert [(each.count, each.is_whole()) for each in first[0]] == [(70, True)] * len(shapes)
+    assert frozen_rows(engine, rows, tmp_path, shapes, cache, Silent()) == first
     assert engine.seen == 35 * 2
+    # Rows of other views are others, though they are as many.
+    frozen_rows(engine, replace(rows, seed=1), tmp_path, shapes, cache, Silent())
+    assert engine.seen == 2 * 35 * 2
 
 
 @pytest.mark.parametrize("with_boundary", [True, False])
@@ -203,10 +209,8 @@ def test_a_pass_that_stops_half_way_goes_on_there_where_its_rows_are_the_same(
 
     def compute(folder: Path, engine: Colours, progress: Progress, seed: int = 0) -> tuple[list[bytes], dict[int, str]]:
         rows, cache = rows_of("training", pictures, Geometry(32), LIGHT, 2, seed, Silent()), FeatureCache(None, 3, LIMIT)
-        if with_boundary:
-            stored, damaged = features_and_boundary(engine, rows, folder, [(3,), (32, 32, 3)], cache, progress)
-        else:
-            *stored, damaged = features_of(engine, rows, folder, 3, cache, progress)
+        shapes = [(3,), (32, 32, 3)] if with_boundary else [(3,)]
+        stored, damaged = frozen_rows(engine, rows, folder, shapes, cache, progress)
         return [each.path.read_bytes() for each in stored], damaged
 
     def once(folder: Path) -> Path:
@@ -411,17 +415,18 @@ def test_features_that_another_process_deleted_are_computed(when: str, tiny_data
     engine = Deleting(tmp_path / "nothing")
     folder, kept = tmp_path / "run", tmp_path / "kept" / "network"
     folder.mkdir()
-    features_of(engine, some, folder, 3, FeatureCache(kept, 3, LIMIT), Silent())
-    expected, _ = features_of(engine, rows, folder, 3, FeatureCache(None, 3, LIMIT), Silent())
+    frozen_rows(engine, some, folder, [(3,)], FeatureCache(kept, 3, LIMIT), Silent())
+    (expected,), _ = frozen_rows(engine, rows, folder, [(3,)], FeatureCache(None, 3, LIMIT), Silent())
     values = expected.read(range(36))
     cache = FeatureCache(kept, 3, LIMIT)
     deleting = Deleting(kept)
     if when == "before they are read":
         shutil.rmtree(kept)
-    stored, damaged = features_of(deleting, rows, folder, 3, cache, Silent())
+    (folder / "training-rows.json").unlink()  # as of another run
+    (stored,), damaged = frozen_rows(deleting, rows, folder, [(3,)], cache, Silent())
     assert (deleting.seen, damaged) == (36 if when == "before they are read" else 18, {})
     np.testing.assert_array_equal(stored.read(range(36)), values)
-    assert [path.name for path in folder.iterdir()] == ["training-features.f16"]
+    assert sorted(path.name for path in folder.iterdir()) == ["training-features.f16", "training-rows.json"]
 
 
 class Deleting(Colours):

@@ -9,6 +9,9 @@ Optimizer = Literal["sgd", "muon", "adam", "adamw"]
 Schedule = Literal["cosine", "one-cycle", "steps", "constant"]
 Augment = Literal["none", "light", "strong"]
 
+# Seconds between checkpoints, which are written in a tenth of a second to some seconds: at the ends of epochs, and inside one.
+CHECKPOINT_SECONDS, MID_EPOCH_SECONDS = 20, 600
+
 
 @dataclass(frozen=True)
 class TrainConfig:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from resnet_cli.history import EpochRecord
 from resnet_cli.learning.callbacks import Recorder
-from resnet_cli.learning.checkpoints import has_checkpoint, load_checkpoint
+from resnet_cli.learning.checkpoints import Point, has_checkpoint, load_checkpoint, stored_metrics
 from resnet_cli.learning.config import TrainConfig, small_epochs
 from resnet_cli.learning.optimizers import make_optimizer
 from resnet_cli.learning.reading import Reading
@@ -79,11 +79,14 @@ def train(
         metrics=_metrics(stream.classes),
     )
     model.optimizer.build(model.trainable_variables)
-    done = load_checkpoint(stage.checkpoints, model) if stage.resume and has_checkpoint(stage.checkpoints) else 0
-    recorder = Recorder(stage, config, stream, table, done, progress)
+    begun = load_checkpoint(stage.checkpoints, model) if stage.resume and has_checkpoint(stage.checkpoints) else Point(0)
+    recorder = Recorder(stage, config, stream, table, begun, progress)
     weights = balanced_weights(stream.labels, stream.classes) if config.class_weights else None
     reading = Reading()
-    for segment in _segments(config, per_epoch, done, stream, small):
+    if not begun.validated:
+        with reading.told():
+            _validate(model, reading.held_out(held_out), recorder, stage, begun.step, per_epoch)
+    for segment in _segments(config, per_epoch, begun.step, stream, small):
         if recorder.stopped_early:
             break
         model.train_function = None  # `fit` would go on with one for any size, which knows no sizes and is slower
@@ -98,11 +101,22 @@ def train(
                 shuffle=False,  # the stream is shuffled already
                 verbose=0,
             )
-        if config.ema:
-            # Keras leaves the averages in the weights at the end of `fit`; training goes on with the weights themselves.
-            load_checkpoint(stage.checkpoints, model)
     recorder.restore_best(model)
     return TrainResult(tuple(recorder.history), recorder.best_epoch)
+
+
+def _validate(
+    model: keras.Model, held_out: keras.utils.PyDataset, recorder: Recorder, stage: Stage, step: int, per_epoch: int
+) -> None:
+    """Validate and record an epoch that was interrupted after its last step, as `fit` would have."""
+    epoch = step // per_epoch - 1
+    recorder.set_model(model)
+    recorder.on_epoch_begin(epoch)
+    validation = model.evaluate(held_out, callbacks=[recorder], return_dict=True, verbose=0)
+    for variable, value in stored_metrics(stage.checkpoints, model, step):
+        variable.assign(value)
+    figures = {name: float(value) for name, value in model.get_metrics_result().items()}
+    recorder.on_epoch_end(epoch, figures | {f"val_{name}": value for name, value in validation.items()})
 
 
 def loss_of(config: TrainConfig) -> keras.losses.Loss:

@@ -19,9 +19,8 @@ from resnet_cli.learning.config import FinetuneConfig
 from resnet_cli.learning.feature_cache import FeatureCache, room_for_features
 from resnet_cli.learning.frozen import (
     as_it_began,
-    features_and_boundary,
     features_folder,
-    features_of,
+    frozen_rows,
     room_on_disk,
     views_that_fit,
 )
@@ -164,13 +163,9 @@ def run_frozen(model: keras.Model, material: Material, config: FinetuneConfig, p
 
     def through(title: str, pictures: Pictures, how: Augmentation, seen: int) -> tuple[Pictures, Stored, Stored | None]:
         rows = rows_of(title, pictures, material.geometry, how, seen, config.seed, progress)
-        boundary = None
-        if stored:
-            (features, boundary), damaged = features_and_boundary(engine, rows, folder, shapes, cache, progress)
-        else:
-            features, damaged = features_of(engine, rows, folder, shapes[0][0], cache, progress)
+        (features, *boundary), damaged = frozen_rows(engine, rows, folder, shapes, cache, progress)
         left_out.extend(LeftOut(pictures.samples[index].path, reason) for index, reason in damaged.items())
-        return pictures.without(damaged), features, boundary
+        return pictures.without(damaged), features, boundary[0] if boundary else None
 
     training, training_features, training_boundary = through("training", material.training, material.augmentation, views)
     held_out, held_out_features, held_out_boundary = through("held-out", material.held_out, AS_IT_IS, 1)
