@@ -9,12 +9,13 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from conftest import RunCli
+from conftest import MakeDataset, RunCli
 from PIL import Image
 
 from resnet_cli.data.augment import Augmentation, augment, generator
 from resnet_cli.data.batches import TrainStream
 from resnet_cli.data.decode import Geometry, Pixels, Resize, decode_square, part_of_square
+from resnet_cli.data.mirrored import changed_by_mirroring
 from resnet_cli.data.pictures import Pictures, Squares, WholeImages, read_pictures, reader_for_training, reader_that_fits
 from resnet_cli.data.scan import Sample
 from resnet_cli.learning.config import FinetuneConfig
@@ -315,3 +316,40 @@ def test_features_are_not_shared_between_augmentations_but_squares_are(
         splits = [row["split"] for row in csv.DictReader(file)]
     training, held_out = splits.count("train"), splits.count("val")
     assert counts == [held_out + 2 * training * times for times in (1, 2, 3, 3)]
+
+
+@pytest.mark.parametrize(
+    ("classes", "words"),
+    [
+        (["turn_left", "turn_right"], "a mirrored image of the class turn_left shows turn_right"),
+        (["TurnRight", "TurnLeft", "stop"], "a mirrored image of the class TurnLeft shows TurnRight"),
+        (["clockwise", "counterclockwise"], "a mirrored image of the class clockwise shows counterclockwise"),
+        (list("0123456789"), "the classes 0, 1, 2, ... are called as digits are"),
+        (["one", "two", "three"], "the classes one, two, three are called as digits are"),
+        (["A", "B", "C"], "the classes A, B, C are called as letters are"),
+        (["0", "1", "a"], "the classes 0, 1, a are called as letters are"),
+        (["0", "1"], ""),
+        (["left_hand", "right_foot"], ""),
+        (["leftover", "rightover"], ""),
+        (["cars", "trucks", "b"], ""),
+        (["00", "11", "42"], ""),
+        ([], ""),
+    ],
+)
+def test_class_names_tell_where_a_mirrored_image_would_be_labelled_wrongly(classes: list[str], words: str) -> None:
+    assert (changed_by_mirroring(classes) or "").startswith(words) and bool(changed_by_mirroring(classes)) == bool(words)
+
+
+def test_finetune_train_and_check_warn_of_mirrored_classes(make_dataset: MakeDataset, run_cli: RunCli, tmp_path: Path) -> None:
+    data = make_dataset(tmp_path / "signs", ("arrow left", "arrow right"), count=12)
+    warning = "a mirrored image of the class arrow left shows arrow right: --no-flip trains without mirrored images"
+    for options, warned in ((["--views", "2"], True), (["--views", "2", "--no-flip"], False), (["--augment", "none"], False)):
+        done = run_cli("finetune", data, *QUICK, *options, "--output", tmp_path / "run", "--force")
+        assert (warning in json.loads(done.stdout)["warnings"], warning in done.stderr) == (warned, warned)
+    plot = ["--arch", "resnet8", "--lr-find", "plot", "--force", "--output", tmp_path / "search", "--batch-size", "8"]
+    assert warning in run_cli("train", data, *plot).stderr
+    assert warning not in run_cli("train", data, *plot, "--no-flip").stderr
+    (problem,) = json.loads(run_cli("check", data, "--json").stdout)["problems"]
+    detail = "a mirrored image of the class arrow left shows arrow right"
+    assert problem == {"kind": "mirrored", "path": str(data), "detail": detail, "severity": "warning"}
+    assert "train with --no-flip" in run_cli("check", data).stdout

@@ -34,6 +34,7 @@ _ADVICE = {
     "near-duplicate": "look at them, and keep one of each where they are the same photo",
     "small-class": "add pictures; ten a class is little, a hundred is good",
     "imbalance": "add pictures to the small classes, or train with --class-weights",
+    "mirrored": "train with --no-flip",
     "tiny-picture": "replace them by larger ones",
     "wrong-extension": "rename them, so that other programs can open them",
     "not-a-picture": "nothing, or move them elsewhere; training passes them over",
@@ -55,8 +56,9 @@ def check(
     a val folder, a class of one picture or of copies of one, so that none can be held out (indivisible).
 
     Warnings (exit code 0): copies in one folder (duplicate), pictures that look the same (near-duplicate), fewer than 10
-    pictures in a class (small-class), a class more than 5 times as large as another (imbalance), pictures below 16 pixels
-    (tiny-picture), file endings that tell another format (wrong-extension), and files that are passed over.
+    pictures in a class (small-class), a class more than 5 times as large as another (imbalance), classes whose names are left
+    and right, digits or letters (mirrored), pictures below 16 pixels (tiny-picture), file endings that tell another format
+    (wrong-extension), and files that are passed over.
     """
     from resnet_cli.data.inspect import inspect_dataset
 

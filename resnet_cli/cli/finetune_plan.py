@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from resnet_cli.cli.beginning import Place, begun_with, place_of_run, require_same, tell_interrupted
 from resnet_cli.cli.records import dataset_lines, fingerprint, passed_over_lines
 from resnet_cli.cli.requests import FinetuneRequest
+from resnet_cli.data.mirrored import changed_by_mirroring
 from resnet_cli.data.scan import Dataset, scan_dataset
 from resnet_cli.data.split import hold_out
 from resnet_cli.engines.choice import settled
@@ -69,6 +70,8 @@ def plan_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pr
         progress.line(line)
     for line in passed_over_lines(dataset):
         progress.warn(line)
+    if config.mirrors and (why := changed_by_mirroring(dataset.classes)):
+        progress.warn(f"{why}: --no-flip trains without mirrored images")
     config = replace(config, engine=settled(config.engine, progress), learning_rate=config.rate)
     network, source = choose_backbone(request.arch, _weights(request, dataset), progress)
     if source.fallback:

@@ -11,6 +11,7 @@ from typing import Any
 from resnet_cli.cli.beginning import Place, begun_with, place_of_run, require_same, tell_interrupted
 from resnet_cli.cli.records import dataset_lines, fingerprint, passed_over_lines
 from resnet_cli.cli.requests import TrainRequest
+from resnet_cli.data.mirrored import changed_by_mirroring
 from resnet_cli.data.scan import Dataset, scan_dataset
 from resnet_cli.data.split import hold_out
 from resnet_cli.engines.choice import EngineName, settled
@@ -61,6 +62,8 @@ def plan_training(request: TrainRequest, config: TrainConfig, progress: Progress
         progress.line(line)
     for line in passed_over_lines(dataset):
         progress.warn(line)
+    if config.flip and (why := changed_by_mirroring(dataset.classes)):
+        progress.warn(f"{why}: --no-flip trains without mirrored images")
     network, source = find_network(request.arch, request.shortcut), WeightsSource("none", None, "")
     if request.weights != "none":
         network, source = choose_backbone(request.arch, request.weights, progress, request.shortcut)

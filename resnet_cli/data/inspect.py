@@ -12,6 +12,7 @@ from typing import Literal
 from resnet_cli.data.copies import Fingerprint, fingerprint, nearly_same, same
 from resnet_cli.data.decode import Header, decode, read_header
 from resnet_cli.data.folders import LeftOut
+from resnet_cli.data.mirrored import changed_by_mirroring
 from resnet_cli.data.scan import IMBALANCE, SMALL_CLASS, Sample
 from resnet_cli.data.split import groups_by_class, is_divided, why_indivisible
 from resnet_cli.data.survey import Survey, faults, survey
@@ -97,6 +98,8 @@ def inspect_dataset(root: Path, progress: Progress) -> Inspection:
     problems += _copies(good, prints)
     problems += _left_out(found)
     problems += _sizes(found, good)
+    if why := changed_by_mirroring(list(found.classes[found.main])):
+        problems.append(Problem("mirrored", found.folders[found.main], why, "warning"))
     counts = {split: {name: len(listing.pictures) for name, listing in found.classes[split].items()} for split in found.classes}
     hidden = found.hidden + sum(listing.hidden for split in found.classes.values() for listing in split.values())
     return Inspection(tuple(sorted({name for split in counts.values() for name in split})), counts, hidden, tuple(problems))
