@@ -120,6 +120,11 @@ class FinetuneConfig:
     engine: EngineName = "auto"
 
     @property
+    def mirrors(self) -> bool:
+        """Whether training images are mirrored."""
+        return self.flip and self.augment != "none" and self.views != 1
+
+    @property
     def rate(self) -> float:
         """Peak rate of the second stage: the one that was chosen, or the usual one."""
         return self.learning_rate or (0.01 if self.unfreeze == "all" else 5e-4)
