@@ -320,7 +320,7 @@ def test_features_are_not_shared_between_augmentations_but_squares_are(
 def test_finetune_train_and_check_warn_of_mirrored_classes(make_dataset: MakeDataset, run_cli: RunCli, tmp_path: Path) -> None:
     data = make_dataset(tmp_path / "signs", ("arrow left", "arrow right"), count=12)
     warning = (
-        "mirrored images of the classes arrow left, arrow right may belong to another class or to none: --no-flip keeps"
+        "mirrored images of the classes arrow left and arrow right may belong to another class or to none: --no-flip keeps"
         " training images as they are"
     )
     for options, warned in ((["--views", "2"], True), (["--views", "2", "--no-flip"], False), (["--augment", "none"], False)):
