@@ -11,10 +11,12 @@ import typer
 from resnet_cli.cli import console
 from resnet_cli.cli.cache import dataset_folder
 from resnet_cli.cli.options import (
+    CacheLimit,
     ClassWeights,
     DatasetFolder,
     Dropout,
     Engine,
+    FineTuningPatience,
     ForceRun,
     Json,
     LrFind,
@@ -52,6 +54,7 @@ def finetune(
         float, typer.Option(min=0, help="Peak rate of the second stage; 0 chooses: 0.0005, or Muon's 0.01 to train all.")
     ] = D.learning_rate,
     views: Annotated[int, typer.Option(min=0, help="Augmented views of a picture; 1 = as it is, 0 chooses.")] = D.views,
+    patience: FineTuningPatience = D.patience,
     lr_find: LrFind = None,
     class_weights: ClassWeights = D.class_weights,
     val_split: Annotated[
@@ -68,9 +71,7 @@ def finetune(
     strict: Strict = False,
     tensorboard: Tensorboard = False,
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keep features for later runs, and use kept ones.")] = True,
-    cache_limit: Annotated[
-        float | None, typer.Option(min=0, help="GB of disk for activations.  \\[default: half of what is free]")
-    ] = None,
+    cache_limit: CacheLimit = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -101,7 +102,7 @@ def finetune(
 
 def _require_effect(typed: dict[str, Any]) -> None:
     """Refuse what would be passed over."""
-    changed = [name for name in ("batch_size", "learning_rate") if typed[name] != getattr(D, name)]
+    changed = [name for name in ("batch_size", "learning_rate", "patience") if typed[name] != getattr(D, name)]
     if typed["unfreeze"] == "none" and (vain := [*changed, *(["lr_find"] if typed["lr_find"] else [])]):
         option = f"--{vain[0].replace('_', '-')}"
         raise typer.BadParameter(f"{option} is about the second stage, and --unfreeze none has none: leave it out")

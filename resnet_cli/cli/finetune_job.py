@@ -31,6 +31,7 @@ from resnet_cli.errors import ResnetError
 from resnet_cli.learning.config import FinetuneConfig
 from resnet_cli.learning.material import Material
 from resnet_cli.learning.precision import prepare
+from resnet_cli.learning.tail import LABEL_SMOOTHING
 from resnet_cli.learning.transfer import Frozen, TransferResult, run_frozen, transfer
 from resnet_cli.networks.catalogue import Network
 from resnet_cli.networks.classifier import build_logits
@@ -92,10 +93,12 @@ def run_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pro
     # The features of a network whose last layers were not trained, by the engine that will measure it.
     pooled = frozen.features[1].pieces() if result.kept == "head" and frozen.engine == "openvino" else None
     untrained = Untrained(pooled, frozen.backbone)
-    measured = write_trained(folder, model, spec, readable, geometry, progress, config.engine, untrained)
+    measured = write_trained(
+        folder, model, spec, readable, geometry, progress, config.engine, untrained, label_smoothing=LABEL_SMOOTHING
+    )
     seconds = earlier + time.perf_counter() - began
     record = run_record(command, {**asdict(config), "val_split": share}, dataset, spec, geometry, source, precision)
-    summary = _summary(Run(folder, record), network, source, seconds, readable, frozen, result, measured)
+    summary = _summary(Run(folder, record), network, source, seconds, readable, frozen, result, measured, progress.warnings)
     write_measured(folder, list(measured.values())[-1], record, folder / "curves.png", summary["warnings"])
     finish_run(folder, {**record, "engine": f"{frozen.engine} {frozen.precision}", "results": summary})
     return summary
@@ -161,16 +164,11 @@ def _summary(
     frozen: Frozen,
     result: TransferResult,
     measured: dict[str, Measured],
+    told: list[str],
 ) -> dict[str, Any]:
     best = result.best
-    warnings = remarks(run, dataset, best.best, measured)
-    if result.tail is not None and result.kept == "head":
-        warnings.append("unfreezing did not raise the held-out accuracy, so the head alone was kept")
+    warnings = [*told, *remarks(run, dataset, best.best, measured)]
     if source.fallback:
         warnings.append("the bundled backbone stands in for resnet50 with ImageNet weights")
-    extra = {
-        "kept": result.kept,
-        "head_top1": result.head.best.val_accuracy,
-        "views": frozen.views,
-    }
+    extra = {**result.to_json(), "views": frozen.views}
     return {**result_record(run.folder, network.name, source.kind, seconds, best, measured, warnings), **extra}

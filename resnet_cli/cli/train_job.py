@@ -117,7 +117,8 @@ def run_training(request: TrainRequest, config: TrainConfig, progress: Progress)
     stage = Stage("train", folder, request.resume, tensorboard=request.tensorboard)
     result = train(setup.model, setup.stream, setup.held_out, config, stage, progress, setup.small)
     readable = as_read(dataset, *setup.pictures)
-    measured = write_trained(folder, setup.model, setup.spec, readable, setup.geometry, progress, engine)
+    where = (folder, setup.model, setup.spec, readable, setup.geometry, progress, engine)
+    measured = write_trained(*where, label_smoothing=config.label_smoothing)
     seconds = earlier + time.perf_counter() - began
     configuration = {"recipe": request.recipe, **asdict(config)}
     record = run_record(command, configuration, dataset, setup.spec, setup.geometry, backbone.source, setup.precision)
