@@ -18,19 +18,30 @@ from resnet_cli.learning.checkpoints import Point, has_checkpoint, save_checkpoi
 from resnet_cli.learning.config import CHECKPOINT_SECONDS, MID_EPOCH_SECONDS, TrainConfig, small_epochs
 from resnet_cli.learning.schedules import plateau_scale
 from resnet_cli.learning.stage import Stage, Stream
+from resnet_cli.learning.stopping import epochs_without_gain
 from resnet_cli.learning.tensorboard import EventFile
 from resnet_cli.networks.weights import named_variables
 from resnet_cli.progress import GO_ON, Progress, how_long, stop_if_asked
+
+CROSS_ENTROPY = "cross_entropy"  # the metric whose value on validation images is recorded as val_loss
 
 
 class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
     """Follows a whole training, over several calls of `fit`."""
 
     def __init__(
-        self, stage: Stage, config: TrainConfig, stream: Stream, table: NDArray[np.float32], begun: Point, progress: Progress
+        self,
+        stage: Stage,
+        config: TrainConfig,
+        stream: Stream,
+        table: NDArray[np.float32],
+        begun: Point,
+        progress: Progress,
+        reference: EpochRecord | None = None,
     ) -> None:
         super().__init__()
         self._stage, self._config, self._progress, self._rates = stage, config, progress, table
+        self._reference = reference
         self._per_epoch, self._images = stream.steps_per_epoch, stream.images_per_step
         self._step, self._validated, self._seconds_before = begun.step, begun.validated, begun.seconds
         stage.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -48,13 +59,14 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
     @property
     def best_epoch(self) -> int:
         """Epoch of the best validation accuracy, from 1; the lower loss decides between equals; 0 before any epoch."""
-        best = min(self.history, key=lambda record: (-record.val_accuracy, record.val_loss), default=None)
+        best = min(self.history, key=lambda record: record.rank, default=None)
         return best.epoch if best else 0
 
     @property
     def stopped_early(self) -> bool:
-        """Whether the validation accuracy has not risen for as many epochs as the configuration waits."""
-        return bool(self._config.patience) and len(self.history) - self.best_epoch >= self._config.patience
+        """Whether validation has gained nothing for as many epochs as the configuration waits."""
+        patience = self._config.patience
+        return bool(patience) and epochs_without_gain(self.history, self._reference) >= patience
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self._began, self._first_step = time.perf_counter(), self._step
@@ -89,14 +101,15 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         figures = logs or {}
-        self._require_number(figures["val_loss"])  # the last step shows here alone
+        val_loss = figures[f"val_{CROSS_ENTROPY}"]
+        self._require_number(val_loss)  # the last step shows here alone
         images = self._per_epoch * self._images
         record = EpochRecord(
             stage=self._stage.name,
             epoch=epoch + 1,
             loss=figures["loss"],
             accuracy=figures["accuracy"],
-            val_loss=figures["val_loss"],
+            val_loss=val_loss,
             val_accuracy=figures["val_accuracy"],
             val_top5=figures.get("val_top5"),
             learning_rate=self._rate(),
