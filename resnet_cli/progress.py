@@ -6,6 +6,9 @@ from typing import Protocol
 
 from resnet_cli.errors import Interrupted
 
+NOTHING_YET = "nothing was trained yet: type the same command again"
+GO_ON = "type the same command with --resume to go on where it stopped"
+
 
 class Task(Protocol):
     """One bar: `advance` moves it, `finish` removes it."""
@@ -36,6 +39,18 @@ class Progress(Protocol):
 
     def stop_signal(self) -> int:
         """Number of the signal that asked to stop; 0 while none did. Long work asks between steps."""
+        ...
+
+    def saved(self, hint: str) -> None:
+        """All that is worth keeping is on the disk, so that a signal may end the process without waiting for a long call.
+
+        Args:
+            hint: how to go on then.
+        """
+        ...
+
+    def unsaved(self) -> None:
+        """There is work that an end of the process would lose, until `saved` is called again: signals wait for its step."""
         ...
 
 
@@ -92,3 +107,9 @@ class Silent:
 
     def stop_signal(self) -> int:
         return 0
+
+    def saved(self, hint: str) -> None:
+        return
+
+    def unsaved(self) -> None:
+        return

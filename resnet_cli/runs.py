@@ -24,14 +24,7 @@ SPLITS = "splits.csv"
 EARLIER = "earlier"  # split, in an export, of images that an earlier run was trained on, whose weights its run began with
 EVALUATIONS = "evaluations"  # folder of the figures of other pictures than a run held out
 FIGURES = ("predictions.csv", "confusion.csv", "report.html")  # what `evaluate` writes
-LABELS = "labels.txt"  # of an export: a class a line, in the order of the probabilities
-EXAMPLE = "classify.py"  # of an export: how an image reaches the model, as a program
-COMPARISON = "compare.png"  # what `compare` draws
-COMPARED_BY = "resnet compare"  # the creator that its figures name
-_MARKED = 4096  # bytes at a figure's beginning, which name its creator
-_EXPORTED = {".txt", ".py", ".json", ".csv", ".html", ".xml", ".bin", ".keras", ".onnx", ".tflite", ".pb"}
-_EXPORTED_FOLDERS = {"variables", "assets", EVALUATIONS}
-_LITTER = (".DS_Store", "._", ".nfs", ".writable")  # what file systems, and a process that was killed, leave behind
+LITTER = (".DS_Store", "._", ".nfs", ".writable")  # what file systems, and a process that was killed, leave behind
 _TELLTALE = ("run.json", "checkpoint/config.json", "metrics.jsonl", "rate.csv")
 _FILES = {
     *("run.json", SPLITS, "model.weights.h5", "model.xml", "model.bin", "metrics.jsonl", "metrics.csv", "rate.png"),
@@ -113,57 +106,19 @@ def is_run_like(folder: Path) -> bool:
     """Whether a folder holds a run or the beginning of one, and nothing else: --force replaces no other folder."""
     if not folder.is_dir() or not any((folder / name).exists() for name in _TELLTALE):
         return False
-    return all(path.name in _FILES or path.name.startswith((UNFINISHED, *_LITTER)) for path in folder.iterdir())
+    return all(path.name in _FILES or path.name.startswith((UNFINISHED, *LITTER)) for path in folder.iterdir())
 
 
 def is_evaluation(folder: Path) -> bool:
     """Whether a folder holds what `evaluate` writes, and nothing else."""
     return (folder / FIGURES[0]).is_file() and all(
-        path.name in FIGURES or path.name.startswith((UNFINISHED, *_LITTER)) for path in folder.iterdir()
+        path.name in FIGURES or path.name.startswith((UNFINISHED, *LITTER)) for path in folder.iterdir()
     )
-
-
-def is_export_like(folder: Path) -> bool:
-    """Whether a folder holds what `export` writes, in any format, and nothing that could be an image."""
-    if not all((folder / name).is_file() for name in (LABELS, EXAMPLE)):
-        return False
-    inside = [path for path in folder.iterdir() if not path.name.startswith((UNFINISHED, *_LITTER))]
-    return all(path.suffix in _EXPORTED or path.name in _EXPORTED_FOLDERS for path in inside)
-
-
-def is_comparison(path: Path) -> bool:
-    """Whether a file is a figure that `compare` drew."""
-    if path.suffix.lower() not in (".png", ".svg"):
-        return False
-    try:
-        with path.open("rb") as file:
-            return COMPARED_BY.encode() in file.read(_MARKED)
-    except OSError:
-        return False
 
 
 def is_rate_search(folder: Path) -> bool:
     """Whether a folder holds what `--lr-find plot` writes, and no run."""
     return (folder / "rate.csv").is_file() and not any((folder / name).exists() for name in ("run.json", "checkpoint"))
-
-
-def holds_runs(folder: Path) -> bool:
-    """Whether all in a folder was written by this program: a run, an evaluation, an export, a search for a learning rate or
-    comparisons, or folders of these. It is no class, wherever it is.
-    """
-    try:
-        if is_run_like(folder) or is_evaluation(folder) or is_export_like(folder):
-            return True
-        inside = False
-        for path in folder.iterdir():
-            if path.name.startswith("."):
-                continue
-            if not (holds_runs(path) if path.is_dir() else is_comparison(path)):
-                return False
-            inside = True
-    except OSError:  # whoever lists its images will say why
-        return False
-    return inside
 
 
 def unfinished_runs(name: str, output: Path | None = None) -> list[Path]:

@@ -24,9 +24,9 @@ from resnet_cli.learning.diagnose import odd_accuracies, unequal_classes
             {"a": 10, "b": 80},
             ["always answering b, right for 88.9%"],
         ),
-        (0.99, 0.92, {"a": 10, "b": 80}, ["near chance (89%): usually the test pictures are prepared differently"]),
+        (0.99, 0.92, {"a": 10, "b": 80}, ["near chance (89%): usually the test images are preprocessed differently"]),
         (0.60, 0.30, {"a": 50, "b": 50}, ["always answering a, right for 50.0%"]),
-        (0.90, 0.85, {"a": 9, "b": 10}, ["only 19 test pictures, so their accuracy is uncertain: see its interval"]),
+        (0.90, 0.85, {"a": 9, "b": 10}, ["only 19 test images, so their accuracy is uncertain: see its interval"]),
     ],
 )
 def test_trouble_is_named(training: float, held_out: float, counts: dict[str, int], said: list[str]) -> None:
@@ -39,7 +39,7 @@ def test_classes_of_very_unequal_sizes_are_named() -> None:
     assert unequal_classes(["a", "b", "c"], [20, 100, 30], plain) == []
     assert unequal_classes(["a", "b", "c"], [19, 100, 30], weighed) == []
     assert unequal_classes(["a", "b", "c"], [19, 100, 30], plain) == [
-        "b has 100 training pictures and a 19: --class-weights makes classes of all sizes count alike"
+        "b has 100 training images and a 19: --class-weights gives all classes the same weight"
     ]
 
 

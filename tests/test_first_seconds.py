@@ -1,6 +1,7 @@
 """What is known from paths and options alone is said before TensorFlow is imported."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,9 +43,9 @@ def test_the_summary_of_the_data_set_comes_before_tensorflow(
 ) -> None:
     (tiny_dataset / "apple" / "notes.txt").write_text("no image")
     told = before_keras(command[0], tiny_dataset, *command[1:], cwd=tmp_path)
-    held = {"finetune": "30 train, 6 val", "train": "33 train, 3 val"}[command[0]]
-    assert told[0] == f"fruit: 3 classes; {held}"
-    assert told[1].startswith("training images: apple 1")
+    counts = re.fullmatch(r"fruit: 3 classes; (\d+) train, (\d+) val", told[0])
+    assert counts and sum(map(int, counts.groups())) == 36
+    assert told[1].startswith("training images: apple ")
     assert any(line.startswith("warning: ") and "notes.txt" in line for line in told)
     assert told[-2:] == ["keras would be imported now", "[]"]
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from conftest import RunCli
+from conftest import MakeDataset, RunCli
 from PIL import Image
 
 from resnet_cli.data.augment import Augmentation, augment, generator
@@ -315,3 +315,22 @@ def test_features_are_not_shared_between_augmentations_but_squares_are(
         splits = [row["split"] for row in csv.DictReader(file)]
     training, held_out = splits.count("train"), splits.count("val")
     assert counts == [held_out + 2 * training * times for times in (1, 2, 3, 3)]
+
+
+def test_finetune_train_and_check_warn_of_mirrored_classes(make_dataset: MakeDataset, run_cli: RunCli, tmp_path: Path) -> None:
+    data = make_dataset(tmp_path / "signs", ("arrow left", "arrow right"), count=12)
+    warning = (
+        "mirrored images of the classes arrow left and arrow right may belong to another class or to none: --no-flip keeps"
+        " training images as they are"
+    )
+    for options, warned in ((["--views", "2"], True), (["--views", "2", "--no-flip"], False), (["--augment", "none"], False)):
+        done = run_cli("finetune", data, *QUICK, *options, "--output", tmp_path / "run", "--force")
+        assert (warning in json.loads(done.stdout)["warnings"], warning in done.stderr) == (warned, warned)
+    plot = ["--arch", "resnet8", "--lr-find", "plot", "--force", "--output", tmp_path / "search", "--batch-size", "8"]
+    assert warning in run_cli("train", data, *plot).stderr
+    assert warning not in run_cli("train", data, *plot, "--no-flip").stderr
+    problems = json.loads(run_cli("check", data, "--json").stdout)["problems"]
+    assert [(each["kind"], each["path"]) for each in problems] == [
+        ("mirror-sensitive", str(data / "arrow left")),
+        ("mirror-sensitive", str(data / "arrow right")),
+    ]

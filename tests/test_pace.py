@@ -74,7 +74,8 @@ def test_every_epoch_says_how_long_the_others_take_at_full_size(
     progressive: bool, told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = itertools.count(0, 10)  # an epoch of five steps takes a minute
-    monkeypatch.setattr("resnet_cli.learning.callbacks.time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
+    watches = SimpleNamespace(perf_counter=lambda: float(next(clock)), monotonic=time.monotonic)
+    monkeypatch.setattr("resnet_cli.learning.callbacks.time", watches)
     lines: list[str] = []
     progress = Silent()
     monkeypatch.setattr(progress, "line", lines.append)

@@ -170,7 +170,7 @@ def test_damaged_pictures_are_left_out_and_named(tiny_dataset: Path) -> None:
     assert len(pictures) == 35 and np.bincount(pictures.labels).tolist() == [11, 12, 12]
     assert [(file.path.name, file.reason.split()[-3:]) for file in pictures.left_out] == [
         ("003.png", ["empty", "(0", "bytes)"]),
-        ("note.jpg", ["GIF", "or", "TIFF)"]),
+        ("note.jpg", ["AVIF", "or", "HEIC)"]),
     ]
 
 

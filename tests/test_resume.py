@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import pytest
 from conftest import MakeDataset, RunCli
-from training_material import STEPS, StopAfter, run, values
+from training_material import STEPS, HeldOut, Points, StopAfter, run, values
 
 from resnet_cli.cli.finetune_job import run_finetune
 from resnet_cli.cli.finetune_plan import plan_finetune
@@ -39,6 +39,7 @@ class Forbids(Silent):
     """Progress of a kind that must not come."""
 
     def __init__(self, title: str) -> None:
+        super().__init__()
         self.title = title
 
     def start(self, title: str, total: int | None) -> Task:
@@ -117,6 +118,111 @@ def test_a_training_may_be_stopped_again_and_again(
         np.testing.assert_array_equal(value, other)
 
 
+class ManyHeldOut(HeldOut):
+    """Forty batches; that of one number, counted over all epochs, does something first."""
+
+    def __init__(self, number: int = -1, then: Callable[[], None] = lambda: None) -> None:
+        super().__init__()
+        self.number, self.then, self.asked = number, then, 0
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, index: int) -> Any:
+        if self.asked == self.number:
+            self.then()
+        self.asked += 1
+        return super().__getitem__(index)
+
+
+class Watched(Points):
+    """Batches that remember from which step on they were asked for, and whose step `gone` fails."""
+
+    def __init__(self, gone: int = -1) -> None:
+        super().__init__()
+        object.__setattr__(self, "begun", [])
+        object.__setattr__(self, "gone", gone)
+
+    def batches(self, first_step: int = 0) -> Iterator[Any]:
+        self.begun.append(first_step)
+        for step, batch in enumerate(super().batches(first_step), first_step):
+            if step == self.gone:
+                _power_is_gone()
+            yield batch
+
+
+def _power_is_gone() -> None:
+    raise ResnetError("the power is gone")
+
+
+@pytest.mark.parametrize("config", [CONFIG, replace(CONFIG, ema=0.8)], ids=["plain", "with averaged weights"])
+def test_a_signal_ends_validation_at_its_next_batch_and_the_epoch_is_kept(config: TrainConfig, tmp_path: Path) -> None:
+    expected, _ = run(tmp_path / "whole", config, held_out=ManyHeldOut())
+    progress = StopAfter(10**6)
+
+    def press() -> None:
+        progress.left = 0
+
+    held_out = ManyHeldOut(40 + 3, press)
+    with pytest.raises(Interrupted) as stopped:
+        run(tmp_path / "parts", config, progress, held_out=held_out)
+    assert (stopped.value.exit_code, stopped.value.hint) == (143, HINT)
+    assert held_out.asked < 40 + 20  # of 80; some are read ahead
+    stream = Watched()
+    model, _ = run(tmp_path / "parts", config, resume=True, stream=stream, held_out=ManyHeldOut())
+    assert stream.begun == [2 * STEPS]
+    for value, other in zip(values(model), values(expected), strict=True):
+        np.testing.assert_array_equal(value, other)
+    assert histories(tmp_path / "parts") == histories(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("config", [CONFIG, replace(CONFIG, ema=0.8)], ids=["plain", "with averaged weights"])
+@pytest.mark.parametrize("twice", [False, True], ids=["once", "again in the validation that was left"])
+def test_a_loss_of_power_in_validation_costs_that_validation_alone(
+    config: TrainConfig, twice: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resnet_cli.learning.callbacks.MID_EPOCH_SECONDS", 0)
+    expected, _ = run(tmp_path / "whole", config, held_out=ManyHeldOut())
+    with pytest.raises(ResnetError, match="the power is gone"):
+        run(tmp_path / "parts", config, held_out=ManyHeldOut(40 + 30, _power_is_gone))
+    if twice:
+        with pytest.raises(ResnetError, match="the power is gone"):
+            run(tmp_path / "parts", config, resume=True, held_out=ManyHeldOut(30, _power_is_gone))
+    stream = Watched()
+    model, _ = run(tmp_path / "parts", config, resume=True, stream=stream, held_out=ManyHeldOut())
+    assert stream.begun == [2 * STEPS]
+    for value, other in zip(values(model), values(expected), strict=True):
+        np.testing.assert_array_equal(value, other)
+    assert histories(tmp_path / "parts") == histories(tmp_path / "whole")
+
+
+def test_a_loss_of_power_in_a_long_epoch_costs_the_time_since_the_last_checkpoint_alone(
+    tmp_path: Path, uninterrupted: Callable[[TrainConfig], tuple[Path, list[np.ndarray]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resnet_cli.learning.callbacks.MID_EPOCH_SECONDS", 0)
+    with pytest.raises(ResnetError, match="the power is gone"):
+        run(tmp_path, CONFIG, stream=Watched(gone=STEPS + 4))
+    stream = Watched()
+    model, _ = run(tmp_path, CONFIG, resume=True, stream=stream)
+    # Batches are read ahead of the step that is trained.
+    assert STEPS < stream.begun[0] <= STEPS + 4
+    for value, other in zip(values(model), uninterrupted(CONFIG)[1], strict=True):
+        np.testing.assert_array_equal(value, other)
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.8])
+def test_short_epochs_are_not_saved_one_by_one(ema: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resnet_cli.learning.callbacks.CHECKPOINT_SECONDS", 1000)
+    saved: list[tuple[int, bool]] = []
+    monkeypatch.setattr(
+        "resnet_cli.learning.callbacks.save_checkpoint",
+        lambda folder, model, point, metrics: saved.append((point.step, point.validated)),
+    )
+    run(tmp_path, replace(CONFIG, ema=ema))
+    # Before the first validation, whose graph is compiled for long, and in the end.
+    assert saved == [(STEPS, False), (4 * STEPS, True)]
+
+
 @pytest.mark.parametrize("damage", [b"", b"PK not really", None], ids=["empty", "garbage", "cut short"])
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     damage: bytes | None, tmp_path: Path, uninterrupted: Callable[[TrainConfig], tuple[Path, list[np.ndarray]]]
@@ -143,7 +249,7 @@ def test_no_readable_checkpoint_is_one_sentence(tmp_path: Path) -> None:
 def test_a_training_that_stopped_early_stays_stopped(tmp_path: Path) -> None:
     config = replace(CONFIG, epochs=40, patience=2)
     model, result = run(tmp_path, config)
-    assert len(result.history) == result.best_epoch + 2 < 40
+    assert result.best_epoch + 2 <= len(result.history) < 40
     again, resumed = run(tmp_path, config, resume=True)
     assert len(resumed.history) == len(result.history)
     for value, other in zip(values(again), values(model), strict=True):
@@ -156,7 +262,7 @@ def test_fine_tuning_stopped_in_its_second_stage_goes_on_from_there(
 ) -> None:
     monkeypatch.setattr("resnet_cli.learning.rate_finder.suggest", lambda rates, losses: 0.002)
     data = make_dataset(tmp_path / "pets", ("cat", "dog"), count=10)
-    config = FinetuneConfig(views=2, epochs=3, batch_size=4)
+    config = FinetuneConfig(views=2, epochs=3, batch_size=4, patience=0)
 
     def finetune(name: str, progress: Silent, resume: bool = False) -> dict[str, Any]:
         folder = tmp_path / name
@@ -201,11 +307,29 @@ def test_fine_tuning_stopped_while_features_are_computed_can_be_resumed_as_the_h
     request = FinetuneRequest(
         data, "resnet8", "none", "32", "crop", tmp_path / "run", False, False, False, None, False, True, None, "resnet"
     )
-    config = FinetuneConfig(views=4, epochs=1, unfreeze="none")
+    config = FinetuneConfig(views=4, epochs=1, unfreeze="none", seed=20)  # a fifth of each class, to the image
     with pytest.raises(Interrupted) as stopped:
         run_finetune(plan_finetune(request, config, Silent()), StopAfter(1, title="features"))
     assert "--resume" in stopped.value.hint
-    assert run_finetune(plan_finetune(replace(request, resume=True), config, Silent()), Silent())["val"]["count"] == 4
+    plan = plan_finetune(replace(request, resume=True), config, Silent())
+    assert run_finetune(plan, Silent())["val"]["count"] == len(plan.dataset.splits["val"])
+
+
+@pytest.mark.parametrize("unfreeze", ["none", "all", "last"])
+def test_what_went_through_the_frozen_layers_does_not_go_through_them_again_without_the_users_cache(
+    unfreeze: Any, make_dataset: MakeDataset, tmp_path: Path
+) -> None:
+    data = make_dataset(tmp_path / "pets", ("cat", "dog"), count=10)
+    limit = 0.0 if unfreeze == "last" else None  # GB: too little for the boundary
+    request = FinetuneRequest(
+        data, "resnet8", "none", "32", "crop", tmp_path / "run", False, False, False, None, False, False, limit, "resnet"
+    )
+    config = FinetuneConfig(views=2, epochs=1, unfreeze=unfreeze)
+    with pytest.raises(Interrupted):
+        run_finetune(plan_finetune(request, config, Silent()), StopAfter(1, title="head"))
+    plan = plan_finetune(replace(request, resume=True), config, Silent())
+    resumed = run_finetune(plan, Forbids("features of training pictures"))
+    assert resumed["val"]["count"] == len(plan.dataset.splits["val"])
 
 
 def test_the_program_saves_and_says_how_to_go_on_when_it_is_terminated(

@@ -12,7 +12,7 @@ from conftest import MakeDataset, MakePicture, RunCli
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from resnet_cli.data.folders import OWN_FILES
+from resnet_cli.data.own_files import OWN_FILES
 from resnet_cli.data.scan import Dataset, scan_dataset
 from resnet_cli.errors import ResnetError
 
@@ -164,7 +164,7 @@ def test_what_is_no_picture_is_named_and_what_is_hidden_is_counted(tiny_dataset:
     make_picture(tiny_dataset / "__MACOSX" / "apple" / "._000.png")
     make_picture(tiny_dataset / "apple" / ".ipynb_checkpoints" / "000-checkpoint.png")
     (tiny_dataset / "apple" / "labels.csv").write_text("a,b")
-    (tiny_dataset / "berry" / "phone.HEIC").write_bytes(b"x")
+    (tiny_dataset / "berry" / "phone.JXL").write_bytes(b"x")
     make_picture(tiny_dataset / "loose.png")
     dataset = scan_dataset(tiny_dataset)
     assert dataset.counts("all") == [12, 12, 12]
@@ -172,7 +172,7 @@ def test_what_is_no_picture_is_named_and_what_is_hidden_is_counted(tiny_dataset:
     reasons = {file.path.name: file.reason for file in dataset.left_out}
     assert reasons == {
         "labels.csv": "not a picture",
-        "phone.HEIC": "HEIC pictures are not read; convert it to JPEG",
+        "phone.JXL": "JXL pictures are not read; convert it to JPEG",
         "loose.png": "in no class folder",
     }
 
@@ -412,11 +412,14 @@ def test_a_folder_that_may_not_be_read_is_named(as_nobody: Path, make_dataset: M
         scan_dataset(root)
 
 
-def test_pictures_of_a_kind_that_is_not_read_are_named_where_there_are_no_others(tmp_path: Path) -> None:
+def test_pictures_of_a_kind_that_is_not_read_are_named_where_there_are_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resnet_cli.data.heif.is_installed", lambda: False)
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "IMG_1.HEIC").touch()
     with pytest.raises(ResnetError) as told:
         scan_dataset(tmp_path)
     assert told.value.hint.startswith("2 files there are passed over, such as ")
-    assert told.value.hint.endswith("IMG_1.HEIC: HEIC pictures are not read; convert it to JPEG")
+    assert told.value.hint.endswith("IMG_1.HEIC: HEIC images need: pip install 'resnet-cli[heif]'")

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from resnet_cli.errors import ResnetError
-from resnet_cli.learning.checkpoints import load_checkpoint, save_checkpoint
+from resnet_cli.learning.checkpoints import Point, load_checkpoint, save_checkpoint
 from resnet_cli.networks.catalogue import find_network
 from resnet_cli.networks.classifier import build_logits
 from resnet_cli.networks.residual import build_backbone
@@ -100,9 +100,9 @@ def test_a_resumed_training_draws_what_it_would_have_drawn(policy: str, tmp_path
     batch = pictures(8)
     whole = learner(policy)
     whole.train_on_batch(*batch)
-    save_checkpoint(tmp_path, whole, 1)
+    save_checkpoint(tmp_path, whole, Point(1))
     resumed = learner(policy)
-    assert load_checkpoint(tmp_path, resumed) == 1
+    assert load_checkpoint(tmp_path, resumed) == Point(1)
     losses = [[float(model.train_on_batch(*batch)) for _ in range(3)] for model in (whole, resumed)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
     assert len(set(losses[0])) == 3 and np.isfinite(losses[0]).all()

@@ -57,5 +57,5 @@ def test_the_wheel_names_its_licence_its_version_and_what_it_needs(wheel: zipfil
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Version"] == __version__
     assert metadata["Requires-Python"] == ">=3.11"
-    assert set(metadata.get_all("Provides-Extra") or ()) == {"export", "gpu", "jax", "tensorboard", "test"}
+    assert set(metadata.get_all("Provides-Extra") or ()) == {"export", "gpu", "heif", "jax", "tensorboard", "test"}
     assert "Apache License" in read(wheel, "licenses/LICENSE")

@@ -60,6 +60,7 @@ class StopAfter(Silent):
     """Progress that asks to stop, as a signal does, after a number of steps."""
 
     def __init__(self, steps: int, signal: int = 15, title: str = "") -> None:
+        super().__init__()
         self.left, self.signal, self.title = steps, signal, title
 
     def start(self, title: str, total: int | None) -> Task:
@@ -89,12 +90,17 @@ def network(seed: int = 0) -> keras.Model:
 
 
 def run(
-    folder: Path, config: TrainConfig, progress: Progress | None = None, resume: bool = False
+    folder: Path,
+    config: TrainConfig,
+    progress: Progress | None = None,
+    resume: bool = False,
+    stream: Points | None = None,
+    held_out: keras.utils.PyDataset | None = None,
 ) -> tuple[keras.Model, TrainResult]:
     """Train the network in a folder; (network, result)."""
     model = network()
     stage = Stage("train", folder, resume, announce=False)
-    return model, train(model, Points(), HeldOut(), config, stage, progress or Silent())
+    return model, train(model, stream or Points(), held_out or HeldOut(), config, stage, progress or Silent())
 
 
 def values(model: keras.Model) -> list[NDArray[np.float32]]:

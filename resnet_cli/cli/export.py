@@ -13,9 +13,10 @@ from resnet_cli.cli import console
 from resnet_cli.cli.options import Json, RunFolder
 from resnet_cli.cli.quiet import tensorflow_import, without_chatter
 from resnet_cli.cli.reporter import Reporter
+from resnet_cli.data.own_files import EXAMPLE, LABELS
 from resnet_cli.inference.formats import FormatName, find_format
 from resnet_cli.inference.quantizers import MAX_DROP, QUANTIZERS, find_quantizer
-from resnet_cli.runs import EXAMPLE, LABELS, load_run
+from resnet_cli.runs import load_run
 
 if TYPE_CHECKING:
     from resnet_cli.data.decode import Geometry

@@ -12,10 +12,12 @@ from resnet_cli.cli import console
 from resnet_cli.cli.cache import dataset_folder
 from resnet_cli.cli.finetune_plan import plan_finetune
 from resnet_cli.cli.options import (
+    CacheLimit,
     ClassWeights,
     DatasetFolder,
     Dropout,
     Engine,
+    FineTuningPatience,
     ForceRun,
     Json,
     LrFind,
@@ -56,6 +58,7 @@ def finetune(
     augment: Annotated[Augment, typer.Option(help="light: random parts; strong: smaller ones, rotated too; none.")] = D.augment,
     flip: Annotated[bool, typer.Option(help="Mirror every second view; not for digits, text and arrows.")] = D.flip,
     views: Annotated[int, typer.Option(min=0, help="Augmented views of a picture; 1 = as it is, 0 chooses.")] = D.views,
+    patience: FineTuningPatience = D.patience,
     lr_find: LrFind = None,
     class_weights: ClassWeights = D.class_weights,
     val_split: ValSplit = D.val_split,
@@ -67,9 +70,7 @@ def finetune(
     strict: Strict = False,
     tensorboard: Tensorboard = False,
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keep features for later runs, and use kept ones.")] = True,
-    cache_limit: Annotated[
-        float | None, typer.Option(min=0, help="GB of disk for activations.  \\[default: half of what is free]")
-    ] = None,
+    cache_limit: CacheLimit = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -105,7 +106,7 @@ def _run(request: FinetuneRequest, config: FinetuneConfig, reporter: Reporter, j
 
 def _require_effect(typed: dict[str, Any]) -> None:
     """Refuse what would be passed over."""
-    changed = [name for name in ("batch_size", "learning_rate") if typed[name] != getattr(D, name)]
+    changed = [name for name in ("batch_size", "learning_rate", "patience") if typed[name] != getattr(D, name)]
     if typed["unfreeze"] == "none" and (vain := [*changed, *(["lr_find"] if typed["lr_find"] else [])]):
         option = f"--{vain[0].replace('_', '-')}"
         raise typer.BadParameter(f"{option} is about the second stage, and --unfreeze none has none: leave it out")

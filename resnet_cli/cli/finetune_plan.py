@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from resnet_cli.cli.beginning import Place, begun_with, place_of_run, require_same, tell_interrupted
-from resnet_cli.cli.records import dataset_lines, fingerprint, passed_over_lines
+from resnet_cli.cli.records import dataset_lines, fingerprint
 from resnet_cli.cli.requests import FinetuneRequest
 from resnet_cli.data.scan import Dataset, scan_dataset
 from resnet_cli.data.split import hold_out
+from resnet_cli.data.warnings import dataset_warnings
 from resnet_cli.engines.choice import settled
 from resnet_cli.errors import ResnetError
 from resnet_cli.learning.config import FinetuneConfig
@@ -67,8 +68,8 @@ def plan_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pr
     dataset = hold_out(scanned, share, config.seed)
     for line in dataset_lines(dataset):
         progress.line(line)
-    for line in passed_over_lines(dataset):
-        progress.warn(line)
+    for words in dataset_warnings(dataset, config.mirrors):
+        progress.warn(words)
     config = replace(config, engine=settled(config.engine, progress), learning_rate=config.rate)
     network, source = choose_backbone(request.arch, _weights(request, dataset), progress)
     if source.fallback:

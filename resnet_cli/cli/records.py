@@ -141,14 +141,6 @@ def pictures_fingerprint(dataset: Dataset) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def passed_over_lines(dataset: Dataset) -> list[str]:
-    """A few words on files that were never taken for samples."""
-    if not dataset.left_out:
-        return []
-    first = dataset.left_out[0]
-    return [f"passed over {len(dataset.left_out)} file(s), such as {first.path}: {first.reason}"]
-
-
 def dataset_lines(dataset: Dataset) -> list[str]:
     """What a data set with its splits holds, in two lines."""
     counts = ", ".join(f"{len(samples)} {split}" for split, samples in dataset.splits.items())

@@ -1,15 +1,22 @@
 """Progress on the terminal: bars, lines and notices on stderr, and the signals that ask to stop (light: rich)."""
 
+import os
 import signal
 import sys
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from types import FrameType
 
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from resnet_cli.cli.console import err, escape
-from resnet_cli.progress import Task
+from resnet_cli.cli.console import err, escape, print_error
+from resnet_cli.cli.signals import listen
+from resnet_cli.progress import NOTHING_YET, Task
+
+_TOLD, _AT_ONCE, _PATIENCE = 0.3, 1.0, 2.0  # seconds that the main thread has to tell of a signal, and to end by itself
+_LOOK = 0.05
 
 
 class _Bar:
@@ -36,7 +43,9 @@ class Reporter:
     """
 
     def __init__(self, quiet: bool = False) -> None:
-        self._quiet, self._signal = quiet, 0
+        self._quiet, self._signal, self._noticed = quiet, 0, 0
+        self._is_told = self._is_heard = False
+        self._saved: str | None = NOTHING_YET
         self.warnings: list[str] = []
         self._display = Progress(
             TextColumn("{task.description}"),
@@ -66,18 +75,52 @@ class Reporter:
             err.print(f"[yellow]warning:[/] {escape(text)}")
 
     def stop_signal(self) -> int:
+        self._is_heard = self._is_heard or bool(self._signal)
         return self._signal
 
+    def saved(self, hint: str) -> None:
+        self._saved = hint
+
+    def unsaved(self) -> None:
+        self._saved = None
+
     def listen(self) -> None:
-        """From now on Ctrl-C and SIGTERM ask long work to save and stop; a second Ctrl-C stops at once."""
+        """From now on Ctrl-C and SIGTERM ask long work to save and stop; a second Ctrl-C stops at once.
 
-        def ask(number: int, frame: FrameType | None) -> None:
-            if self._signal and number == signal.SIGTERM:
-                sys.exit(128 + number)
-            if self._signal:
-                raise KeyboardInterrupt
-            self._signal = number
-            self.line("stopping after this step; press Ctrl-C again to stop at once")
+        Where nothing has to be saved, they also end the process out of a call that blocks the main thread.
+        """
+        listen(self._ask, self._watch)
 
-        signal.signal(signal.SIGINT, ask)
-        signal.signal(signal.SIGTERM, ask)
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self._signal and number == signal.SIGTERM:
+            sys.exit(128 + number)
+        if self._signal:
+            raise KeyboardInterrupt
+        self._signal = number
+        self._tell()
+
+    def _tell(self) -> None:
+        if not self._is_told:
+            self._is_told = True
+            after = " after the current step or batch, and saving" if self._saved is None else ", all so far is saved"
+            self.line(f"stopping{after}; press Ctrl-C again to stop at once")
+
+    def _watch(self, number: int) -> None:
+        """End the process where the main thread does not, on a thread of its own, one a signal."""
+        self._noticed += 1
+        again, began = self._noticed > 1, time.monotonic()
+        while again or not self._is_heard:
+            time.sleep(_LOOK)
+            waited = time.monotonic() - began
+            if waited >= _TOLD:
+                self._tell()
+            if (again and waited >= _AT_ONCE) or (self._saved is not None and waited >= _PATIENCE):
+                self._end(number)
+
+    def _end(self, number: int) -> None:
+        """Without the main thread, so that nothing of it is unwound: files are whole or absent whatever stops the program."""
+        with suppress(Exception):
+            self._display.stop()
+            print_error("stopped before the end", self._saved or "")
+            sys.stderr.flush()
+        os._exit(128 + number)

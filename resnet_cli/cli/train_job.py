@@ -77,7 +77,8 @@ def run_training(plan: TrainPlan, progress: Progress) -> dict[str, Any]:
     stage = Stage("train", folder, request.resume, tensorboard=request.tensorboard)
     result = train(setup.model, setup.stream, setup.held_out, config, stage, progress, setup.small)
     readable = as_read(plan.dataset, *setup.pictures)
-    measured = write_trained(folder, setup.model, spec, readable, setup.geometry, progress, plan.engine)
+    where = (folder, setup.model, spec, readable, setup.geometry, progress, plan.engine)
+    measured = write_trained(*where, label_smoothing=config.label_smoothing)
     seconds = earlier + time.perf_counter() - plan.began
     configuration = {"recipe": request.recipe, **asdict(config)}
     record = run_record(command, configuration, plan.dataset, spec, setup.geometry, plan.source, setup.precision)

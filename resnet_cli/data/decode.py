@@ -4,23 +4,26 @@ In: a path. Out: uint8 RGB, height x width x 3, upright, transparency on white.
 """
 
 import contextlib
+import io
 import math
 import stat
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from resnet_cli.data.heif import HEAD, INSTALL, is_heif, open_heif
 from resnet_cli.errors import ResnetError
 
 Pixels = NDArray[np.uint8]
 Resize = Literal["crop", "pad", "squash"]
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # JPEG opens MPO, the twin pictures of some cameras, as well
+# HEIC is opened by `open_heif`; JPEG opens MPO, the twin pictures of some cameras, as well.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 _LARGEST = 200_000_000  # pixels, the largest cameras' pictures; beyond it a file is taken for a decompression bomb
 _GREY = (124, 116, 104)  # ImageNet's mean colour
 Image.MAX_IMAGE_PIXELS = _LARGEST
@@ -52,7 +55,7 @@ def pad_width(size: int) -> int:
 
 @dataclass(frozen=True)
 class Header:
-    """Format (JPEG, PNG, WEBP, BMP, GIF, TIFF) and size in pixels, as stored."""
+    """Format (JPEG, PNG, WEBP, BMP, GIF, TIFF, AVIF, HEIC) and size in pixels, as stored."""
 
     format: str
     width: int
@@ -63,7 +66,7 @@ def decode(path: Path, short_side: int | None = None) -> Pixels:
     """Decode a picture file.
 
     Args:
-        path: a JPEG, PNG, WebP, BMP, GIF or TIFF file.
+        path: a JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC file.
         short_side: pixels that are enough; a JPEG may be decoded at a half, quarter or eighth of its size, never below this.
 
     Returns:
@@ -156,8 +159,9 @@ def _seen(side: int, scale: float, size: int, start: float, end: float) -> tuple
 def read_header(path: Path) -> Header | None:
     """What a file says it holds, without decoding it; None where it is no picture of an allowed format."""
     try:
-        with Image.open(path, formats=_FORMATS) as picture:
-            return Header("JPEG" if picture.format == "MPO" else str(picture.format), picture.width, picture.height)
+        with path.open("rb") as file, _opened(file) as picture:
+            kind = {"MPO": "JPEG", "HEIF": "HEIC"}.get(str(picture.format), str(picture.format))
+            return Header(kind, picture.width, picture.height)
     except Exception:  # as for decoding: a parser's errors are of every kind
         return None
 
@@ -178,8 +182,14 @@ def _open(path: Path, short_side: int | None) -> Image.Image:
     with file:
         try:
             return _decode(file, short_side)
+        except ImportError:
+            # The command stands in the message: where many files are read, that is all which is told of each.
+            raise ResnetError(f"{path} is a HEIC image, which needs: {INSTALL}") from None
         except UnidentifiedImageError:
-            raise ResnetError(f"{path} is not a picture (JPEG, PNG, WebP, BMP, GIF or TIFF)") from None
+            file.seek(0)
+            if is_heif(file.read(HEAD)):
+                raise ResnetError(f"{path} is damaged: no image can be read from this HEIC file") from None
+            raise ResnetError(f"{path} is not a picture (JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC)") from None
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             raise ResnetError(f"{path} has more than {_LARGEST // 1_000_000} million pixels", "scale it down") from None
         except Exception as error:
@@ -187,8 +197,12 @@ def _open(path: Path, short_side: int | None) -> Image.Image:
             raise ResnetError(f"{path} is damaged: {str(error) or type(error).__name__}") from error
 
 
-def _decode(file: IO[bytes], short_side: int | None) -> Image.Image:
-    with Image.open(file, formats=_FORMATS) as picture:  # its first frame, where there are several
+def _opened(file: io.BufferedReader) -> Image.Image:
+    return open_heif(file) if is_heif(file.peek(HEAD)) else Image.open(file, formats=_FORMATS)
+
+
+def _decode(file: io.BufferedReader, short_side: int | None) -> Image.Image:
+    with _opened(file) as picture:  # its first frame, where there are several
         if picture.width * picture.height > _LARGEST:
             raise Image.DecompressionBombError
         if short_side is not None:

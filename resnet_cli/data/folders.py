@@ -7,12 +7,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from resnet_cli.data import heif
+from resnet_cli.data.own_files import COMPARISON, OWN_FILES, holds_runs, is_comparison
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import UNFINISHED
-from resnet_cli.runs import COMPARISON, holds_runs, is_comparison
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jpe", ".jfif"})
-_OTHER_PICTURES = frozenset({".heic", ".heif", ".avif", ".svg", ".jp2", ".jxl", ".psd", ".dng", ".cr2", ".nef", ".arw"})
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jpe", ".jfif"})
+_OTHER_PICTURES = frozenset({".svg", ".jp2", ".jxl", ".psd", ".dng", ".cr2", ".nef", ".arw"})
 NO_PICTURE = "not a picture"
 _CONTROL = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
 _NO_TEXT = "its name is not valid UTF-8; rename it"
@@ -24,7 +25,6 @@ _LITTER = {
     *(".idea", ".vscode", ".venv", ".picasaoriginals", ".snapshot"),
 }
 _LITTER_BEGINNINGS = (".trash-", ".nfs", UNFINISHED)
-OWN_FILES = "files of this program: runs, figures or exports"  # why such folders are left out, which needs no warning
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,36 @@ def list_folder(folder: Path, deep: bool = True) -> Listing:
         hidden,
         tuple(sorted(hidden_folders, key=lambda each: each.path.parts)),
     )
+
+
+def folder_names(folder: Path) -> list[str]:
+    """Names of the folders that may be classes or splits, sorted.
+
+    Raises:
+        ResnetError: it cannot be read.
+    """
+    return sorted(name for name in all_folder_names(folder) if not holds_runs(folder / name))
+
+
+def all_folder_names(folder: Path) -> list[str]:
+    """As `folder_names`, with those that hold what this program wrote."""
+    names = (entry.name for entry in entries(folder) if is_folder(entry) and not is_hidden(entry.name))
+    return [name for name in names if not wrong_name(name)]
+
+
+def wrong_name(name: str) -> str:
+    """What is wrong with the name of a class; empty where it is right."""
+    if not is_printable(Path(name)):
+        return "is not valid UTF-8"
+    return "holds a line break or another control character" if has_control_characters(name) else ""
+
+
+def count_images(folder: Path) -> int:
+    """Images in a folder and those below it; 0 where it cannot be read."""
+    try:
+        return len(list_folder(folder).pictures)
+    except ResnetError:
+        return 0
 
 
 def _with_images(entry: os.DirEntry[str], path: Path) -> list[Hidden]:
@@ -185,9 +215,11 @@ def _why_no_picture(entry: os.DirEntry[str]) -> str:
         is_file = False
     if not is_file:
         return "a broken link" if entry.is_symlink() else "not a file"
+    if suffix in heif.ENDINGS and not heif.is_installed():
+        return f"HEIC images need: {heif.INSTALL}"
     if suffix in _OTHER_PICTURES:
         return f"{suffix[1:].upper()} pictures are not read; convert it to JPEG"
-    if suffix not in EXTENSIONS:
+    if suffix not in EXTENSIONS | heif.ENDINGS:
         return NO_PICTURE
     if not is_printable(Path(entry.name)):
         return _NO_TEXT

@@ -116,7 +116,7 @@ def _named(word: str, progress: Progress) -> Iterable[Path]:
         return found
     pictures = _found(path, progress)
     if not pictures:
-        raise ResnetError(f"the folder {path} holds no pictures", "give a folder with JPEG, PNG or WebP files")
+        raise ResnetError(f"the folder {path} holds no pictures", "give a folder of JPEG, PNG, WebP or HEIC files")
     return pictures
 
 

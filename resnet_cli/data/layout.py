@@ -4,36 +4,15 @@ In: a folder. Out: a `Layout`: the folder of each split, or "all" where there ar
 be read in two ways. Nothing is guessed: docs/data.md lists what is recognised and what is refused.
 """
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from resnet_cli.data.folders import (
-    LeftOut,
-    entries,
-    has_control_characters,
-    is_folder,
-    is_hidden,
-    is_printable,
-    list_folder,
-)
+from resnet_cli.data.folders import LeftOut, count_images, folder_names, list_folder
+from resnet_cli.data.words import counted, is_unlabelled, rest_of, says_nothing, some_names, split_of
 from resnet_cli.errors import ResnetError
-from resnet_cli.runs import holds_runs
 
 AMBIGUOUS = ("beside-train", "split-or-class", "two-splits")  # kinds of faults: it is not known which folders hold classes
 
-_WORDS = {
-    **dict.fromkeys(("train", "training", "trn"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "eval", "evaluation", "dev", "holdout", "heldout"), "val"),
-    **dict.fromkeys(("test", "testing", "tst"), "test"),
-}
-# Words that say nothing of what the images show: `train_images` and `Training Data` are splits, `steam_train` may be a class.
-_FILLERS = {
-    *("set", "sets", "data", "dataset", "datasets", "image", "images", "img", "imgs", "photo", "photos", "picture", "pictures"),
-    *("split", "splits", "folder", "folders", "sample", "samples", "file", "files"),
-}
-_UNLABELLED = {"pred", "predict", "prediction", "predictions", "unlabeled", "unlabelled", "unsupervised", "inference"}
 _DEEPEST = 8  # folders that may wrap a data set
 
 
@@ -93,9 +72,9 @@ class _Named:
 
     def is_twin(self, other: "_Named") -> bool:
         """Whether another split has the same class folders, or holds the same class by its name: train_cats and test_cats."""
-        rest = _rest(self.path.name)
+        rest = rest_of(self.path.name)
         alike = self.classes & other.classes or (
-            self.has_images and other.has_images and rest and rest == _rest(other.path.name)
+            self.has_images and other.has_images and rest and rest == rest_of(other.path.name)
         )
         return self.split != other.split and bool(alike)
 
@@ -124,54 +103,8 @@ def find_layout(root: Path) -> Layout:
     return Layout(places, (*between, *wraps), tuple(left_out), tuple(faults))
 
 
-def folder_names(folder: Path) -> list[str]:
-    """Names of the folders that may be classes or splits, sorted.
-
-    Raises:
-        ResnetError: it cannot be read.
-    """
-    return sorted(name for name in all_folder_names(folder) if not holds_runs(folder / name))
-
-
-def all_folder_names(folder: Path) -> list[str]:
-    """As `folder_names`, with those that hold what this program wrote."""
-    names = (entry.name for entry in entries(folder) if is_folder(entry) and not is_hidden(entry.name))
-    return [name for name in names if not wrong_name(name)]
-
-
-def wrong_name(name: str) -> str:
-    """What is wrong with the name of a class; empty where it is right."""
-    if not is_printable(Path(name)):
-        return "is not valid UTF-8"
-    return "holds a line break or another control character" if has_control_characters(name) else ""
-
-
-def words_of(name: str) -> list[str]:
-    """Words of a name, in lower case: those of "Training-Data2" and "TrainingData" are training and data."""
-    parted = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
-    words = " ".join(re.findall(r"[^\W\d_]+", parted)).lower()
-    return re.sub(r"\b(hold|held) out\b", r"\1out", words).split()
-
-
-def some_names(names: Sequence[str]) -> str:
-    """Up to four names as words of a sentence: "a, b and c", or "a, b, c and 5 more"."""
-    shown = [*names[:3], f"{len(names) - 3} more"] if len(names) > 4 else list(names)
-    return " and ".join(filter(None, [", ".join(shown[:-1]), *shown[-1:]]))
-
-
-def _split_of(name: str) -> tuple[str, bool] | None:
-    """The split that a name tells, and whether it tells nothing else; None of two splits, or none."""
-    words = words_of(name)
-    told = {_WORDS[word] for word in words if word in _WORDS}
-    return (told.pop(), all(word in _WORDS or word in _FILLERS for word in words)) if len(told) == 1 else None
-
-
-def _rest(name: str) -> list[str]:
-    return [word for word in words_of(name) if word not in _WORDS and word not in _FILLERS]
-
-
 def _look(folder: Path) -> _Named | None:
-    told = _split_of(folder.name)
+    told = split_of(folder.name)
     if told is None:
         return None
     try:
@@ -190,13 +123,8 @@ def _look(folder: Path) -> _Named | None:
 
 def _wraps(outer: Path, inner: Path, split: str) -> bool:
     """Whether a folder, alone in a split, is no class: it is called as the split is, or like `images`."""
-    told = _split_of(inner.name)
-    return inner.name.lower() == outer.name.lower() or _says_nothing(inner.name) or (told is not None and told[0] == split)
-
-
-def _says_nothing(name: str) -> bool:
-    words = words_of(name)
-    return bool(words) and all(word in _FILLERS for word in words)
+    told = split_of(inner.name)
+    return inner.name.lower() == outer.name.lower() or says_nothing(inner.name) or (told is not None and told[0] == split)
 
 
 def _only_folder(folder: Path) -> Path | None:
@@ -214,11 +142,11 @@ def _unwrapped_root(root: Path) -> tuple[Path, ...]:
     chain = [root]
     while len(chain) < _DEEPEST and (inner := _only_folder(chain[-1])):
         try:
-            is_same = inner.name.lower() == chain[-1].resolve().name.lower() or _says_nothing(inner.name)
-            told = [_split_of(name) for name in folder_names(inner)]
+            is_same = inner.name.lower() == chain[-1].resolve().name.lower() or says_nothing(inner.name)
+            told = [split_of(name) for name in folder_names(inner)]
         except ResnetError:
             break
-        if _split_of(inner.name) or not (is_same or any(each and each[0] == "train" for each in told)):
+        if split_of(inner.name) or not (is_same or any(each and each[0] == "train" for each in told)):
             break
         if not told:  # it is the class folder, or empty
             break
@@ -266,10 +194,10 @@ def _beside(folders: list[Path], splits: dict[str, _Named]) -> tuple[list[LeftOu
     beside = f"beside the {next(iter(splits.values())).path.name} folder"
     left_out, refused = [], []
     for folder in folders:
-        told, count = _split_of(folder.name), count_images(folder)
+        told, count = split_of(folder.name), count_images(folder)
         if told and told[1] and told[0] != "train":
             left_out.append(LeftOut(folder, f"{counted(count)} in no class folder"))
-        elif count and _UNLABELLED.isdisjoint(words_of(folder.name)):
+        elif count and not is_unlabelled(folder.name):
             refused.append((folder, count))
         else:
             left_out.append(LeftOut(folder, f"{counted(count)} {beside}" if count else beside))
@@ -308,16 +236,3 @@ def _is_doubtful(each: _Named, named: list[_Named], names: set[str]) -> bool:
     if each.is_plain:
         return not each.may_be_class
     return bool(each.classes & (names - {each.path.name})) or any(each.is_twin(other) for other in named)
-
-
-def count_images(folder: Path) -> int:
-    """Images in a folder and those below it; 0 where it cannot be read."""
-    try:
-        return len(list_folder(folder).pictures)
-    except ResnetError:
-        return 0
-
-
-def counted(count: int) -> str:
-    """Such as "1 image" or "12 images"."""
-    return f"{count} image{'' if count == 1 else 's'}"

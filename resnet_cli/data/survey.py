@@ -11,17 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resnet_cli.data.folders import (
-    OWN_FILES,
     Hidden,
     LeftOut,
     Listing,
+    all_folder_names,
     entries,
+    folder_names,
     is_folder,
     is_printable,
     list_folder,
     printable,
+    wrong_name,
 )
-from resnet_cli.data.layout import Fault, all_folder_names, find_layout, folder_names, wrong_name
+from resnet_cli.data.layout import Fault, find_layout
+from resnet_cli.data.own_files import OWN_FILES
 from resnet_cli.errors import ResnetError
 
 

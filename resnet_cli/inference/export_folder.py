@@ -12,12 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from resnet_cli.data.own_files import EXAMPLE, LABELS
 from resnet_cli.data.trained import trained_before
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import UNFINISHED, unfinished, write_csv, write_text
 from resnet_cli.inference.example import example
 from resnet_cli.inference.formats import FormatName, is_export
-from resnet_cli.runs import EARLIER, EXAMPLE, EXPORT_RECORD, LABELS, SPLITS, Run, load_run, read_record, read_splits
+from resnet_cli.runs import EARLIER, EXPORT_RECORD, SPLITS, Run, load_run, read_record, read_splits
 
 
 def check_free(folder: Path, force: bool) -> None:

@@ -13,9 +13,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from resnet_cli.data.own_files import EXAMPLE, LABELS
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import UNFINISHED
-from resnet_cli.runs import EVALUATIONS, EXAMPLE, EXPORT_RECORD, FIGURES, LABELS, SPLITS
+from resnet_cli.runs import EVALUATIONS, EXPORT_RECORD, FIGURES, SPLITS
 
 if TYPE_CHECKING:
     from resnet_cli.engines.base import Images, Outputs

@@ -14,87 +14,112 @@ from numpy.typing import NDArray
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import write_text
 from resnet_cli.history import EpochRecord, read_history
-from resnet_cli.learning.checkpoints import add_metrics, has_checkpoint, save_checkpoint, write_whole
-from resnet_cli.learning.config import TrainConfig, small_epochs
+from resnet_cli.learning.checkpoints import Point, has_checkpoint, save_checkpoint, stored_metrics, write_whole
+from resnet_cli.learning.config import CHECKPOINT_SECONDS, MID_EPOCH_SECONDS, TrainConfig, small_epochs
 from resnet_cli.learning.schedules import plateau_scale
 from resnet_cli.learning.stage import Stage, Stream
+from resnet_cli.learning.stopping import epochs_without_gain
 from resnet_cli.learning.tensorboard import EventFile
 from resnet_cli.networks.weights import named_variables
-from resnet_cli.progress import Progress, how_long, stop_if_asked
+from resnet_cli.progress import GO_ON, Progress, how_long, stop_if_asked
 
-CHECKPOINT_SECONDS = 20  # between checkpoints, where epochs are shorter: they are written in a tenth to a whole second
+CROSS_ENTROPY = "cross_entropy"  # the metric whose value on validation images is recorded as val_loss
 
 
 class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
     """Follows a whole training, over several calls of `fit`."""
 
     def __init__(
-        self, stage: Stage, config: TrainConfig, stream: Stream, table: NDArray[np.float32], done: int, progress: Progress
+        self,
+        stage: Stage,
+        config: TrainConfig,
+        stream: Stream,
+        table: NDArray[np.float32],
+        begun: Point,
+        progress: Progress,
+        reference: EpochRecord | None = None,
     ) -> None:
         super().__init__()
         self._stage, self._config, self._progress, self._rates = stage, config, progress, table
-        self._per_epoch, self._images, self._step = stream.steps_per_epoch, stream.images_per_step, done
+        self._reference = reference
+        self._per_epoch, self._images = stream.steps_per_epoch, stream.images_per_step
+        self._step, self._validated, self._seconds_before = begun.step, begun.validated, begun.seconds
         stage.checkpoints.mkdir(parents=True, exist_ok=True)
         self._metrics_file = stage.folder / "metrics.jsonl"
         self._best_file = stage.checkpoints / "best.npz"
         self._swapped = False
         self._best_values: dict[str, NDArray[np.float32]] = {}
-        self._best_saved, self._saved_at = 0, -math.inf
-        self.history = self._history_until(done // self._per_epoch)
+        self._best_saved, self._saved, self._saved_at = 0, True, time.monotonic()
+        self._metrics: list[NDArray[np.float32]] | None = None  # of an epoch that is being validated
+        self._has_validated = False
+        self.history = self._history_until(begun.step // self._per_epoch - (not begun.validated))
         self._events = EventFile(stage.folder / "tensorboard" / stage.name, self.history) if stage.tensorboard else None
+        progress.saved(GO_ON)
 
     @property
     def best_epoch(self) -> int:
         """Epoch of the best validation accuracy, from 1; the lower loss decides between equals; 0 before any epoch."""
-        best = min(self.history, key=lambda record: (-record.val_accuracy, record.val_loss), default=None)
+        best = min(self.history, key=lambda record: record.rank, default=None)
         return best.epoch if best else 0
 
     @property
     def stopped_early(self) -> bool:
-        """Whether the validation accuracy has not risen for as many epochs as the configuration waits."""
-        return bool(self._config.patience) and len(self.history) - self.best_epoch >= self._config.patience
+        """Whether validation has gained nothing for as many epochs as the configuration waits."""
+        patience = self._config.patience
+        return bool(patience) and epochs_without_gain(self.history, self._reference) >= patience
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self._began, self._first_step = time.perf_counter(), self._step
         self._trained_seconds = 0.0
-        left = self._per_epoch - self._step % self._per_epoch
+        left = self._per_epoch - self._step % self._per_epoch if self._validated else 0
         self._task = self._progress.start(f"{self._stage.name} {epoch + 1}/{self._config.epochs}", left)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         if self._step == self._first_step and self._step % self._per_epoch:  # the first step after an interruption
-            add_metrics(self._stage.checkpoints, self.model, self._step)
+            for variable, value in stored_metrics(self._stage.checkpoints, self.model, self._step):
+                variable.assign_add(value)
         self._step += 1
+        self._changed()
         loss = float((logs or {}).get("loss", 0.0))
         self._require_number(loss)
         self._trained_seconds = time.perf_counter() - self._began
         self._task.advance(1, {"loss": loss, "accuracy": float((logs or {}).get("accuracy", 0.0))})
-        # After the last step of an epoch it is measured first: a checkpoint between two epochs stands for their records too.
-        if self._step % self._per_epoch and self._progress.stop_signal():
-            self._save()
-            self._stop()
+        self._validated = self._step % self._per_epoch > 0
+        if not self._validated:  # validation begins with the same metrics set to zero
+            self._metrics = [keras.ops.convert_to_numpy(variable) for variable in self.model.metrics_variables]
+        self._save_or_stop()
 
     def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
+        if not self._has_validated and not self._saved:
+            self._save()  # the graph is compiled now, for minutes it may be: nothing is lost then if a signal ends the process
+        self._has_validated = True
         if self._config.ema and not self._swapped:
             self._swap_averages()
 
+    def on_test_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        self._save_or_stop()
+
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         figures = logs or {}
-        self._require_number(figures["val_loss"])  # the last step shows here alone
-        images = (self._step - self._first_step) * self._images
+        val_loss = figures[f"val_{CROSS_ENTROPY}"]
+        self._require_number(val_loss)  # the last step shows here alone
+        images = self._per_epoch * self._images
         record = EpochRecord(
             stage=self._stage.name,
             epoch=epoch + 1,
             loss=figures["loss"],
             accuracy=figures["accuracy"],
-            val_loss=figures["val_loss"],
+            val_loss=val_loss,
             val_accuracy=figures["val_accuracy"],
             val_top5=figures.get("val_top5"),
             learning_rate=self._rate(),
-            images_per_second=round(images / max(self._trained_seconds, 1e-9), 1),
+            images_per_second=round(images / max(self._seconds_before + self._trained_seconds, 1e-9), 1),
             seconds=round(time.perf_counter() - self._began, 2),
         )
         self._task.finish()
         self.history.append(record)
+        self._validated, self._metrics, self._seconds_before = True, None, 0.0
+        self._changed()
         if self.best_epoch == record.epoch:
             variables = named_variables(self.model)
             self._best_values = {name: keras.ops.convert_to_numpy(value) for name, value in variables.items()}
@@ -108,7 +133,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
             self._events.append(record)
         # A stage that is done is not trained again, whatever stops what comes after it.
         done = record.epoch == self._config.epochs or self.stopped_early
-        if self._config.ema or done or self._progress.stop_signal() or self._is_due():
+        if done or self._progress.stop_signal() or self._is_due(CHECKPOINT_SECONDS):
             self._save()
         if self._stage.announce:
             self._progress.line(
@@ -117,8 +142,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
                 f"  val loss {record.val_loss:.3f}  val accuracy {record.val_accuracy:.1%}"
                 f"  {record.images_per_second:.0f} images/s{self._to_go(record)}"
             )
-        if self._progress.stop_signal():
-            self._stop()
+        self._stop()
         self.model.stop_training = self.stopped_early
 
     def restore_best(self, model: keras.Model) -> None:
@@ -135,12 +159,25 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         config = self._config
         if config.progressive and record.epoch <= small_epochs(config.epochs):
             return ""
-        whole = record.seconds * self._per_epoch / (self._step - self._first_step)
-        seconds = (config.epochs - record.epoch) * whole
+        steps = self._step - self._first_step
+        if not steps:  # of an interrupted epoch only the validation was left
+            return ""
+        seconds = (config.epochs - record.epoch) * record.seconds * self._per_epoch / steps
         return f"  {how_long(seconds)} to go" if seconds >= 60 else ""
 
-    def _is_due(self) -> bool:
-        return time.perf_counter() - self._saved_at >= CHECKPOINT_SECONDS
+    def _is_due(self, seconds: float) -> bool:
+        return time.monotonic() - self._saved_at >= seconds
+
+    def _changed(self) -> None:
+        """There is something that no checkpoint holds."""
+        self._saved = False
+        self._progress.unsaved()
+
+    def _save_or_stop(self) -> None:
+        """In the middle of an epoch or of its validation: save where it is time to, and stop where a signal asked to."""
+        if not self._saved and (self._progress.stop_signal() or self._is_due(MID_EPOCH_SECONDS)):
+            self._save()
+        self._stop()
 
     def _require_number(self, loss: float) -> None:
         if math.isfinite(loss):
@@ -163,11 +200,18 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         if self._best_values and self._best_saved != self.best_epoch:
             write_whole(self._best_file, self._best_values)
             self._best_saved = self.best_epoch
-        save_checkpoint(self._stage.checkpoints, self.model, self._step)
-        self._saved_at = time.perf_counter()
+        averaged = self._swapped
+        if averaged:  # in validation, which changes nothing: the checkpoint is that of the epoch's last step
+            self._swap_averages()
+        point = Point(self._step, self._validated, self._seconds_before + self._trained_seconds)
+        save_checkpoint(self._stage.checkpoints, self.model, point, self._metrics)
+        if averaged:
+            self._swap_averages()
+        self._saved, self._saved_at = True, time.monotonic()
+        self._progress.saved(GO_ON)
 
     def _stop(self) -> None:
-        stop_if_asked(self._progress, "type the same command with --resume to go on where it stopped")
+        stop_if_asked(self._progress, GO_ON)
 
     def _swap_averages(self) -> None:
         """Exchange weights and their averages; batch-norm statistics are averages already."""

@@ -7,6 +7,7 @@ and what an interrupted run computed is not computed again.
 import hashlib
 import itertools
 import json
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -66,18 +67,77 @@ def features_folder(material: Material, model: keras.Model, engine: Engine) -> P
     return material.features / what.hexdigest()[:16]
 
 
-def features_of(
-    engine: Engine, rows: Rows, folder: Path, width: int, cache: FeatureCache, progress: Progress
-) -> tuple[Stored, dict[int, str]]:
-    """Pooled features of all readable rows, float16 (rows, width): from the cache, and computed where they are not in it.
+def frozen_rows(
+    engine: Engine, rows: Rows, folder: Path, shapes: Sequence[tuple[int, ...]], cache: FeatureCache, progress: Progress
+) -> tuple[tuple[Stored, ...], dict[int, str]]:
+    """What the frozen layers give for all readable rows, float16; what an interrupted run left whole in the folder is taken.
 
-    A picture whose features are in the cache was readable; it is not opened again.
+    Args:
+        engine: gives pooled features and, if there are two shapes, activations at the freeze boundary.
+        rows: the images.
+        folder: for the files.
+        shapes: of one row of each output.
+        cache: gets the features. Features alone are taken from it, and only those computed that are not in it.
+        progress: where to report.
 
     Returns:
-        The features; indices of pictures that cannot be read, and why.
+        Each output's rows; indices of images that cannot be read, and why.
+
+    Raises:
+        ResnetError: the disk is full.
+        Interrupted: a signal asked to stop.
     """
-    file, known, computed = (folder / f"{rows.title}-{what}.f16" for what in ("features", "known", "missing"))
-    keys = rows.keys()
+    files = tuple(folder / f"{rows.title}-{name}.f16" for name in ("features", "boundary")[: len(shapes)])
+    note, keys = folder / f"{rows.title}-rows.json", rows.keys()
+    what = hashlib.sha256(b"".join(keys)).hexdigest()
+
+    def stored(damaged: dict[int, str]) -> tuple[Stored, ...]:
+        count = len(rows) - len(damaged) * rows.views
+        return tuple(Stored(file, count, shape) for file, shape in zip(files, shapes, strict=True))
+
+    damaged = _noted(note, what)
+    if damaged is None or not all(each.is_whole() for each in stored(damaged)):
+        note.unlink(missing_ok=True)
+        if len(files) > 1:
+            damaged = _compute(engine, rows, range(len(rows)), keys, files, progress)
+            readable = [keys[row] for row in rows.readable(range(len(rows)), damaged)]
+            if len(cache.missing(readable)) == len(readable):
+                cache.add(readable, files[0])
+        else:
+            damaged = _features(engine, rows, keys, files[0], shapes[0][0], cache, progress)
+        _note(note, what, damaged, files)
+    return stored(damaged), damaged
+
+
+def _noted(note: Path, what: str) -> dict[int, str] | None:
+    """The images that an earlier process could not read, if it left all other rows of just these keys; None if not."""
+    try:
+        noted = json.loads(note.read_text())
+        return {int(index): reason for index, reason in noted["damaged"].items()} if noted["of"] == what else None
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _note(note: Path, what: str, damaged: dict[int, str], files: Sequence[Path]) -> None:
+    """Note that files are whole, once they are on the disk."""
+    with _storing(note.parent):
+        for file in files:
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+    write_text(note, json.dumps({"of": what, "damaged": damaged}))
+
+
+def _features(
+    engine: Engine, rows: Rows, keys: Sequence[bytes], file: Path, width: int, cache: FeatureCache, progress: Progress
+) -> dict[int, str]:
+    """Write the pooled features of all readable rows (rows, width): from the cache, and computed where they are not in it.
+
+    An image whose features are in the cache was readable; it is not opened again.
+
+    Returns:
+        Indices of images that cannot be read, and why.
+    """
+    known, computed = (file.with_name(f"{rows.title}-{what}.f16") for what in ("known", "missing"))
     old = _copy_known(cache, keys, known)
     missing = [row for row in range(len(keys)) if row not in old]
     damaged: dict[int, str] = {}
@@ -85,25 +145,30 @@ def features_of(
         damaged = _compute(engine, rows, missing, keys, (computed,), progress)
         missing = rows.readable(missing, damaged)
         cache.add([keys[row] for row in missing], computed)
-    readable = rows.readable(range(len(rows)), damaged)
     if old and (missing or damaged):
+        readable = rows.readable(range(len(rows)), damaged)
         new = {row: index for index, row in enumerate(missing)}
-        known_rows, new_rows = (Stored(path, len(place), (width,)) for path, place in ((known, old), (computed, new)))
-        with _storing(folder), file.open("wb") as opened:
-            for first in range(0, len(readable), _MERGED):
-                some = readable[first : first + _MERGED]
-                is_new = np.array([row in new for row in some])
-                merged = np.empty((len(some), width), np.float16)
-                if not is_new.all():
-                    merged[~is_new] = known_rows.read([old[row] for row in some if row not in new])
-                if is_new.any():
-                    merged[is_new] = new_rows.read([new[row] for row in some if row in new])
-                opened.write(merged.tobytes())
+        _merge(readable, (Stored(known, len(old), (width,)), old), (Stored(computed, len(new), (width,)), new), file)
     else:
         (known if old else computed).replace(file)
     for path in (known, computed):
         path.unlink(missing_ok=True)
-    return Stored(file, len(readable), (width,)), damaged
+    return damaged
+
+
+def _merge(some: Sequence[int], old: tuple[Stored, dict[int, int]], new: tuple[Stored, dict[int, int]], file: Path) -> None:
+    """Write some rows, each from the one of two files whose places know it, in the order given."""
+    (old_rows, old_places), (new_rows, new_places) = old, new
+    with _storing(file.parent), file.open("wb") as opened:
+        for first in range(0, len(some), _MERGED):
+            piece = some[first : first + _MERGED]
+            is_new = np.array([row in new_places for row in piece])
+            merged = np.empty((len(piece), *old_rows.shape), np.float16)
+            if not is_new.all():
+                merged[~is_new] = old_rows.read([old_places[row] for row in piece if row not in new_places])
+            if is_new.any():
+                merged[is_new] = new_rows.read([new_places[row] for row in piece if row in new_places])
+            opened.write(merged.tobytes())
 
 
 def _copy_known(cache: FeatureCache, keys: Sequence[bytes], file: Path) -> dict[int, int]:
@@ -121,49 +186,6 @@ def _copy_known(cache: FeatureCache, keys: Sequence[bytes], file: Path) -> dict[
     return {index: place for place, index in enumerate(found)}
 
 
-def features_and_boundary(
-    engine: Engine, rows: Rows, folder: Path, shapes: Sequence[tuple[int, ...]], cache: FeatureCache, progress: Progress
-) -> tuple[tuple[Stored, Stored], dict[int, str]]:
-    """Pooled features and activations at the freeze boundary of all readable rows; what an interrupted run left whole is taken.
-
-    Args:
-        engine: gives both.
-        rows: the pictures.
-        folder: for the files.
-        shapes: of one row of each.
-        cache: gets the features, which are computed anyhow.
-        progress: where to report.
-
-    Returns:
-        Both; indices of pictures that cannot be read, and why.
-    """
-    files = tuple(folder / f"{rows.title}-{name}.f16" for name in ("features", "boundary"))
-    note = folder / f"{rows.title}-damaged.json"
-    damaged = _noted(note)
-
-    def stored() -> list[Stored]:
-        count = len(rows) - len(damaged) * rows.views
-        return [Stored(file, count, shape) for file, shape in zip(files, shapes, strict=True)]
-
-    if not all(each.is_whole() for each in stored()):
-        every = rows.keys()
-        damaged = _compute(engine, rows, range(len(rows)), every, files, progress)
-        write_text(note, json.dumps(damaged))
-        keys = [every[row] for row in rows.readable(range(len(rows)), damaged)]
-        if len(cache.missing(keys)) == len(keys):
-            cache.add(keys, files[0])
-    features, boundary = stored()
-    return (features, boundary), damaged
-
-
-def _noted(note: Path) -> dict[int, str]:
-    """The pictures that an interrupted run could not read; none where it noted none."""
-    try:
-        return {int(index): reason for index, reason in json.loads(note.read_text()).items()}
-    except (OSError, ValueError):
-        return {}
-
-
 def _compute(
     engine: Engine, rows: Rows, some: Sequence[int], keys: Sequence[bytes], files: tuple[Path, ...], progress: Progress
 ) -> dict[int, str]:
@@ -178,14 +200,17 @@ def _compute(
         ResnetError: the disk is full.
         Interrupted: a signal asked to stop.
     """
+    progress.saved(NOT_YET)
     task = progress.start(f"features of {rows.title} pictures", len(some))
     with _storing(files[0].parent), RowFiles(files, [keys[row] for row in some]) as stored:
         task.advance(stored.count)
         left = rows.readable(some, stored.damaged)[stored.count :]
         for outputs in engine.run_many(_batched(rows.squares(left, stored.damaged), good_batch(engine, rows.geometry.size))):
             stored.write(outputs)
+            progress.unsaved()
             task.advance(len(outputs[0]))
             stop_if_asked(progress, NOT_YET)
+    progress.saved(NOT_YET)
     task.finish()
     return stored.damaged
 

@@ -74,6 +74,9 @@ def _by_variable(kind: type[keras.optimizers.Optimizer]) -> type[keras.optimizer
             # A variable of the optimizer, so that checkpoints hold it and every backend sees it change.
             self.scale = self.add_variable((), name="scale", initializer="ones")
 
+        def finalize_variable_values(self, variables: list[Any]) -> None:
+            """Leave the weights as they are after `fit`, which training goes on with; Keras would put the averages there."""
+
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
             # What arrives here is the backend's own variable, which knows no path.
             place = self._get_variable_index(variable)

@@ -56,7 +56,7 @@ class RowFiles:
             self._take_note()
         for opened in self._opened:
             opened.close()
-        if error is None:
+        if error is None:  # whoever relies on the files sees to it that they are on the disk
             for path, file in zip(self._partial, self._files, strict=True):
                 path.replace(file)
         if not stopped:

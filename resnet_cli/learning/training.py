@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_cli.history import EpochRecord
-from resnet_cli.learning.callbacks import Recorder
-from resnet_cli.learning.checkpoints import has_checkpoint, load_checkpoint
+from resnet_cli.learning.callbacks import CROSS_ENTROPY, Recorder
+from resnet_cli.learning.checkpoints import Point, has_checkpoint, load_checkpoint, stored_metrics
 from resnet_cli.learning.config import TrainConfig, small_epochs
 from resnet_cli.learning.optimizers import make_optimizer
 from resnet_cli.learning.reading import Reading
@@ -55,6 +55,7 @@ def train(
     stage: Stage,
     progress: Progress,
     small: Stream | None = None,
+    reference: EpochRecord | None = None,
 ) -> TrainResult:
     """Train every trainable layer of a network and leave it with its best weights.
 
@@ -66,6 +67,7 @@ def train(
         stage: where records and checkpoints go.
         progress: where to report, and what asks to stop.
         small: a stream of smaller pictures for the first epochs (`config.progressive`).
+        reference: an epoch of an earlier phase, which an epoch has to surpass to count as a gain (`config.patience`).
 
     Raises:
         ResnetError: the loss is no number any more, a picture cannot be read any more, or the disk is full.
@@ -79,11 +81,14 @@ def train(
         metrics=_metrics(stream.classes),
     )
     model.optimizer.build(model.trainable_variables)
-    done = load_checkpoint(stage.checkpoints, model) if stage.resume and has_checkpoint(stage.checkpoints) else 0
-    recorder = Recorder(stage, config, stream, table, done, progress)
+    begun = load_checkpoint(stage.checkpoints, model) if stage.resume and has_checkpoint(stage.checkpoints) else Point(0)
+    recorder = Recorder(stage, config, stream, table, begun, progress, reference)
     weights = balanced_weights(stream.labels, stream.classes) if config.class_weights else None
     reading = Reading()
-    for segment in _segments(config, per_epoch, done, stream, small):
+    if not begun.validated:
+        with reading.told():
+            _validate(model, reading.held_out(held_out), recorder, stage, begun.step, per_epoch)
+    for segment in _segments(config, per_epoch, begun.step, stream, small):
         if recorder.stopped_early:
             break
         model.train_function = None  # `fit` would go on with one for any size, which knows no sizes and is slower
@@ -98,11 +103,24 @@ def train(
                 shuffle=False,  # the stream is shuffled already
                 verbose=0,
             )
-        if config.ema:
-            # Keras leaves the averages in the weights at the end of `fit`; training goes on with the weights themselves.
-            load_checkpoint(stage.checkpoints, model)
+    if (last := len(recorder.history)) < config.epochs:
+        progress.line(f"{stage.name} stopped after epoch {last} of {config.epochs}: no gain in {config.patience} epochs")
     recorder.restore_best(model)
     return TrainResult(tuple(recorder.history), recorder.best_epoch)
+
+
+def _validate(
+    model: keras.Model, held_out: keras.utils.PyDataset, recorder: Recorder, stage: Stage, step: int, per_epoch: int
+) -> None:
+    """Validate and record an epoch that was interrupted after its last step, as `fit` would have."""
+    epoch = step // per_epoch - 1
+    recorder.set_model(model)
+    recorder.on_epoch_begin(epoch)
+    validation = model.evaluate(held_out, callbacks=[recorder], return_dict=True, verbose=0)
+    for variable, value in stored_metrics(stage.checkpoints, model, step):
+        variable.assign(value)
+    figures = {name: float(value) for name, value in model.get_metrics_result().items()}
+    recorder.on_epoch_end(epoch, figures | {f"val_{name}": value for name, value in validation.items()})
 
 
 def loss_of(config: TrainConfig) -> keras.losses.Loss:
@@ -123,7 +141,9 @@ def _weighed(batches: Iterator[tuple[Any, NDArray[np.float32]]], weights: NDArra
 
 
 def _metrics(classes: int) -> list[keras.metrics.Metric]:
-    metrics = [keras.metrics.CategoricalAccuracy(name="accuracy")]
+    # Keras validates by the loss that trains, label smoothing included: what phases and runs are compared by is a metric.
+    cross_entropy = keras.metrics.CategoricalCrossentropy(name=CROSS_ENTROPY, from_logits=True)
+    metrics = [keras.metrics.CategoricalAccuracy(name="accuracy"), cross_entropy]
     if classes > 5:
         metrics.append(keras.metrics.TopKCategoricalAccuracy(5, name="top5"))
     return metrics

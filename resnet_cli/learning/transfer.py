@@ -6,7 +6,7 @@ In: a pretrained network with an untrained head, and pictures. Out: the same net
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -19,9 +19,8 @@ from resnet_cli.learning.config import FinetuneConfig
 from resnet_cli.learning.feature_cache import FeatureCache, room_for_features
 from resnet_cli.learning.frozen import (
     as_it_began,
-    features_and_boundary,
     features_folder,
-    features_of,
+    frozen_rows,
     room_on_disk,
     views_that_fit,
 )
@@ -30,6 +29,7 @@ from resnet_cli.learning.material import AS_IT_IS, Material
 from resnet_cli.learning.rate_finder import RateSearch, find_rate
 from resnet_cli.learning.rows import NOT_YET, rows_of
 from resnet_cli.learning.stage import Stage
+from resnet_cli.learning.stopping import SURE, is_perfect
 from resnet_cli.learning.stored import Stored
 from resnet_cli.learning.tail import Tail, tail_on_engine, tail_on_pixels, tail_on_stored
 from resnet_cli.learning.training import TrainResult, train
@@ -50,15 +50,27 @@ class TransferResult:
         head: the first stage.
         tail: the second stage, None where nothing was unfrozen.
         kept: "head" or "tail": whose weights the network holds.
+        fine_tuning: how the second stage ended: "none" was asked for, it was "skipped" as the head left nothing to gain, it
+            "stopped early", or it "finished" all epochs.
     """
 
     head: TrainResult
     tail: TrainResult | None
     kept: str
+    fine_tuning: Literal["none", "skipped", "stopped early", "finished"]
 
     @property
     def best(self) -> TrainResult:
         return self.tail if self.tail is not None and self.kept == "tail" else self.head
+
+    def to_json(self) -> dict[str, Any]:
+        """What `finetune` adds to the JSON contract of a training."""
+        return {
+            "kept": self.kept,
+            "head_top1": self.head.best.val_accuracy,
+            "fine_tuning": self.fine_tuning,
+            "fine_tuning_epochs": len(self.tail.history) if self.tail is not None else 0,
+        }
 
 
 @dataclass(frozen=True)
@@ -96,7 +108,9 @@ def transfer(
 ) -> TransferResult:
     """Train a head on features that were computed once, then unfreeze as much as the configuration says.
 
-    The second stage's weights are kept only if their held-out accuracy is at least the first stage's.
+    The second stage's weights are kept only if their validation accuracy is higher than the first stage's, or equal at a lower
+    validation loss. It is left out where the first stage leaves nothing to gain (`stopping.is_perfect`), unless
+    `config.patience` is 0 or a range test is asked for.
 
     Args:
         model: the one that `run_frozen` got.
@@ -111,7 +125,13 @@ def transfer(
     head = train_head(model, *frozen.features, material, config, stage, progress)
     progress.line(f"head  held-out accuracy {head.best.val_accuracy:.1%}  training accuracy {head.best.accuracy:.1%}")
     if config.unfreeze == "none":
-        return TransferResult(head, None, "head")
+        return TransferResult(head, None, "head", "none")
+    if config.patience and choose_rate is None and is_perfect(head.best):
+        progress.line(
+            f"fine-tuning skipped: the head is right on all {len(material.held_out)} validation images, at a validation loss"
+            f" of {head.best.val_loss:.3f}, below {SURE}; --patience 0 fine-tunes all the same"
+        )
+        return TransferResult(head, None, "head", "skipped")
     before = {name: keras.ops.convert_to_numpy(value) for name, value in named_variables(model).items()}
     freeze_batch_norm(model)
     second = _second_stage(model, frozen, config)
@@ -119,15 +139,20 @@ def transfer(
     if choose_rate is not None:
         rate = choose_rate(lambda: find_rate(second.model, second.stream, recipe, progress, NOT_YET))
         if rate is None:
-            return TransferResult(head, None, "head")
+            return TransferResult(head, None, "head", "none")
         recipe = replace(recipe, learning_rate=rate)
     stage = Stage("tail", material.folder, resume, tensorboard=material.tensorboard)
-    tail = train(second.model, second.stream, second.held_out, recipe, stage, progress)
-    if tail.best.val_accuracy >= head.best.val_accuracy:
-        return TransferResult(head, tail, "tail")
+    tail = train(second.model, second.stream, second.held_out, recipe, stage, progress, reference=head.best)
+    ended: Literal["stopped early", "finished"] = "stopped early" if len(tail.history) < recipe.epochs else "finished"
+    if tail.best.rank < head.best.rank:
+        return TransferResult(head, tail, "tail", ended)
     for name, variable in named_variables(model).items():
         variable.assign(before[name])
-    return TransferResult(head, tail, "head")
+    progress.warn(
+        f"{len(tail.history)} epochs of fine-tuning gained nothing in validation (accuracy {tail.best.val_accuracy:.1%}, loss"
+        f" {tail.best.val_loss:.3f}; the head {head.best.val_accuracy:.1%}, {head.best.val_loss:.3f}): the head alone was kept"
+    )
+    return TransferResult(head, tail, "head", ended)
 
 
 def run_frozen(model: keras.Model, material: Material, config: FinetuneConfig, progress: Progress) -> Frozen:
@@ -164,13 +189,9 @@ def run_frozen(model: keras.Model, material: Material, config: FinetuneConfig, p
 
     def through(title: str, pictures: Pictures, how: Augmentation, seen: int) -> tuple[Pictures, Stored, Stored | None]:
         rows = rows_of(title, pictures, material.geometry, how, seen, config.seed, progress)
-        boundary = None
-        if stored:
-            (features, boundary), damaged = features_and_boundary(engine, rows, folder, shapes, cache, progress)
-        else:
-            features, damaged = features_of(engine, rows, folder, shapes[0][0], cache, progress)
+        (features, *boundary), damaged = frozen_rows(engine, rows, folder, shapes, cache, progress)
         left_out.extend(LeftOut(pictures.samples[index].path, reason) for index, reason in damaged.items())
-        return pictures.without(damaged), features, boundary
+        return pictures.without(damaged), features, boundary[0] if boundary else None
 
     training, training_features, training_boundary = through("training", material.training, material.augmentation, views)
     held_out, held_out_features, held_out_boundary = through("held-out", material.held_out, AS_IT_IS, 1)

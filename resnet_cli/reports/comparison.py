@@ -13,9 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from resnet_cli.data.own_files import COMPARED_BY, is_comparison
 from resnet_cli.errors import ResnetError
 from resnet_cli.reports.figures import literal, save_figure
-from resnet_cli.runs import COMPARED_BY, is_comparison
 
 
 @dataclass(frozen=True)
