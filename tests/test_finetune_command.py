@@ -12,7 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from conftest import SIX_OF_TWELVE, Finetuned, MakeDataset, MakePicture, RunCli
+from conftest import HALF, Finetuned, MakeDataset, MakePicture, RunCli
 from PIL import Image
 
 from resnet_cli.networks.pretrained import bundled_run
@@ -60,7 +60,7 @@ def test_run_json_says_enough_to_repeat_the_run(finetuned_run: Finetuned) -> Non
     assert record["format"] == 1
     assert record["command"] == f"resnet {' '.join(finetuned_run.arguments)} --output {finetuned_run.folder}"
     assert record["classes"] == ["apple", "berry", "cherry", "date", "elder", "fig", "grape"]
-    assert (record["network"]["name"], record["image_size"], record["seed"]) == ("resnet18-compact", 32, SIX_OF_TWELVE)
+    assert (record["network"]["name"], record["image_size"], record["seed"]) == ("resnet18-compact", 32, HALF)
     assert record["config"] | {"views": 2, "epochs": 2, "val_split": 0.5, "unfreeze": "last", "hidden": 0} == record["config"]
     bundled = bundled_run().weights
     assert record["weights"]["source"] == "bundled" and record["weights"]["fallback"] == ""
