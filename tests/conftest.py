@@ -164,7 +164,8 @@ class Finetuned:
 
     Attributes:
         folder: the run.
-        data: seven classes, of which two look alike, so that not every answer is right; half of each class is held out.
+        data: seven classes, of which two look alike, so that not every answer is right; about half of each class is held
+            out.
         arguments: the command, without --output.
         result: what --json printed.
         stderr: what was told on the way.
@@ -175,6 +176,19 @@ class Finetuned:
     arguments: tuple[str, ...]
     result: dict[str, Any]
     stderr: str
+
+    @property
+    def held(self) -> int:
+        """How many images are held out."""
+        return self._count("val")
+
+    @property
+    def trained(self) -> int:
+        """How many images it was trained on."""
+        return self._count("train")
+
+    def _count(self, split: str) -> int:
+        return sum(f",{split}," in line for line in (self.folder / "splits.csv").read_text().splitlines())
 
 
 @pytest.fixture(scope="session")

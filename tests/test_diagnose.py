@@ -1,7 +1,10 @@
 """What figures of a training usually mean, in words."""
 
+from dataclasses import asdict
+
 import pytest
 
+from resnet_cli.learning.config import FinetuneConfig, TrainConfig
 from resnet_cli.learning.diagnose import odd_accuracies, unequal_classes
 
 
@@ -27,12 +30,30 @@ from resnet_cli.learning.diagnose import odd_accuracies, unequal_classes
     ],
 )
 def test_trouble_is_named(training: float, held_out: float, counts: dict[str, int], said: list[str]) -> None:
-    words = odd_accuracies(training, held_out, counts, "test")
+    words = odd_accuracies(training, held_out, counts, "test", asdict(FinetuneConfig()))
     assert len(words) == len(said) and all(part in word for part, word in zip(said, words, strict=True)), words
 
 
 def test_classes_of_very_unequal_sizes_are_named() -> None:
-    assert unequal_classes(["a", "b", "c"], [20, 100, 30]) == []
-    assert unequal_classes(["a", "b", "c"], [19, 100, 30]) == [
+    plain, weighed = asdict(FinetuneConfig()), asdict(FinetuneConfig(class_weights=True))
+    assert unequal_classes(["a", "b", "c"], [20, 100, 30], plain) == []
+    assert unequal_classes(["a", "b", "c"], [19, 100, 30], weighed) == []
+    assert unequal_classes(["a", "b", "c"], [19, 100, 30], plain) == [
         "b has 100 training images and a 19: --class-weights gives all classes the same weight"
     ]
+
+
+@pytest.mark.parametrize(
+    ("config", "advice"),
+    [
+        (FinetuneConfig(), "more images, a higher --dropout, --augment strong, --unfreeze none"),
+        (FinetuneConfig(unfreeze="none"), "more images, a higher --dropout, --augment strong"),
+        (FinetuneConfig(unfreeze="all", augment="strong"), "more images, a higher --dropout, --unfreeze none"),
+        (FinetuneConfig(unfreeze="none", augment="strong", dropout=0.5), "more images"),
+        (TrainConfig(), "more images, a higher --dropout, `resnet finetune`, which begins with pretrained weights"),
+        (TrainConfig(dropout=0.6), "more images, `resnet finetune`, which begins with pretrained weights"),
+    ],
+)
+def test_no_option_is_advised_that_was_used(config: FinetuneConfig | TrainConfig, advice: str) -> None:
+    (words,) = odd_accuracies(0.99, 0.70, {"a": 50, "b": 50}, "held-out", asdict(config))
+    assert words == f"training accuracy is 99% but held-out accuracy 70%: the network overfits; what helps: {advice}"

@@ -91,13 +91,13 @@ def warn_of_figures(
     """
     split, figures = list(measured)[-1], list(measured.values())[-1].figures
     counts, tested = dataset.counts("train"), {each.name: each.count for each in figures.classes}
-    weighed = run.record["config"]["class_weights"]
+    config = run.record["config"]
     rows = read_splits(run)
     held = [row.content for row in rows if row.split == split]
     for words in (
         *few_pictures(dataset.classes, counts),
-        *([] if weighed else unequal_classes(dataset.classes, counts)),
-        *odd_accuracies(best.accuracy, figures.top1, tested, kind_of(split)),
+        *unequal_classes(dataset.classes, counts, config),
+        *odd_accuracies(best.accuracy, figures.top1, tested, kind_of(split), config),
         *([TEST_CHOSE] if dataset.is_validated_by_test else [VAL_CHOSE] if split == "val" else []),
         *seen_before(held, run, rows, split),
     ):

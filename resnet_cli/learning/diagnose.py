@@ -1,13 +1,16 @@
 """Warnings about the figures of a training (light: pure functions).
 
-In: accuracies and counts. Out: sentences for the user; none where nothing is odd.
+In: accuracies, counts, and the configuration that run.json keeps. Out: sentences for the user; none where nothing is odd. None
+advises an option that was used already.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from resnet_cli.data.scan import IMBALANCE, SMALL_CLASS
 
 _FEW_STEPS = 300
+_MUCH_DROPOUT = 0.5  # more than this share of features dropped helps nobody
 
 
 def few_pictures(classes: Sequence[str], counts: Sequence[int]) -> list[str]:
@@ -24,15 +27,16 @@ def few_pictures(classes: Sequence[str], counts: Sequence[int]) -> list[str]:
     return [f"too few images to train on reliably: {shown}; use {SMALL_CLASS} or more images of each class"]
 
 
-def unequal_classes(classes: Sequence[str], counts: Sequence[int]) -> list[str]:
+def unequal_classes(classes: Sequence[str], counts: Sequence[int], config: Mapping[str, Any]) -> list[str]:
     """Classes so much smaller than others that unweighted training neglects them.
 
     Args:
         classes: names.
         counts: training images of each.
+        config: of the training; with class weights nothing is neglected.
     """
     few, many = (choose(range(len(counts)), key=counts.__getitem__) for choose in (min, max))
-    if counts[many] <= IMBALANCE * counts[few]:
+    if config["class_weights"] or counts[many] <= IMBALANCE * counts[few]:
         return []
     return [
         f"{classes[many]} has {counts[many]} training images and {classes[few]} {counts[few]}: --class-weights gives all"
@@ -54,7 +58,9 @@ def few_steps(steps: int) -> list[str]:
     ]
 
 
-def odd_accuracies(training: float, held_out: float, counts: Mapping[str, int], kind: str) -> list[str]:
+def odd_accuracies(
+    training: float, held_out: float, counts: Mapping[str, int], kind: str, config: Mapping[str, Any]
+) -> list[str]:
     """Warnings about a pair of accuracies, 0..1.
 
     Training accuracy high with held-out accuracy near chance is what wrong preprocessing, or batch-norm that trains in one mode
@@ -65,6 +71,7 @@ def odd_accuracies(training: float, held_out: float, counts: Mapping[str, int], 
         held_out: on those that `counts` counts.
         counts: images by class; chance is to answer with the largest.
         kind: what they are called, "test" or "held-out".
+        config: of the training.
     """
     total = sum(counts.values())
     largest = max(counts, key=counts.__getitem__)
@@ -80,9 +87,23 @@ def odd_accuracies(training: float, held_out: float, counts: Mapping[str, int], 
         )
     elif training > max(held_out, chance) + 0.25:
         words.append(
-            f"training accuracy is {training:.0%} but {kind} accuracy {held_out:.0%}: the network overfits; more images, a"
-            " higher --dropout or finetune's --unfreeze none help"
+            f"training accuracy is {training:.0%} but {kind} accuracy {held_out:.0%}: the network overfits; what helps:"
+            f" {', '.join(_against_overfitting(config))}"
         )
     if total < 30:
         words.append(f"only {total} {kind} images, so their accuracy is uncertain: see its interval")
     return words
+
+
+def _against_overfitting(config: Mapping[str, Any]) -> list[str]:
+    """What can still be done, with how a network was trained in mind."""
+    advice = ["more images"]
+    if config["dropout"] < _MUCH_DROPOUT:
+        advice.append("a higher --dropout")
+    if config.get("augment", "strong") != "strong":
+        advice.append("--augment strong")
+    if "unfreeze" not in config:
+        advice.append("`resnet finetune`, which begins with pretrained weights")
+    elif config["unfreeze"] != "none":
+        advice.append("--unfreeze none")
+    return advice
