@@ -95,6 +95,7 @@ class FinetuneConfig:
             a kernel moves in a step.
         views: augmented views of each training picture that go through the frozen layers; 1 = the picture as prediction sees
             it, 0 chooses by the number of pictures.
+        time_limit: seconds that both phases may take together; views and epochs are chosen to fit; 0 for no limit.
         class_weights: weigh classes by 1 / their count.
         val_split: share held out where the folder has no validation pictures; None = 0.2, or 0.1 beside a test folder.
         seed: of everything random.
@@ -108,6 +109,7 @@ class FinetuneConfig:
     batch_size: int = 32
     learning_rate: float = 0.0
     views: int = 0
+    time_limit: float = 0.0
     class_weights: bool = False
     val_split: float | None = None
     seed: int = 0
