@@ -31,6 +31,7 @@ from resnet_cli.cli.reporter import Reporter
 from resnet_cli.cli.requests import FinetuneRequest
 from resnet_cli.cli.result import print_result, print_search
 from resnet_cli.learning.config import FinetuneConfig
+from resnet_cli.learning.recipes import parse_duration
 from resnet_cli.learning.tensorboard import require_tensorboard
 from resnet_cli.networks.catalogue import find_network
 
@@ -52,6 +53,9 @@ def finetune(
         float, typer.Option(min=0, help="Peak rate of the second stage; 0 chooses: 0.0005, or Muon's 0.01 to train all.")
     ] = D.learning_rate,
     views: Annotated[int, typer.Option(min=0, help="Augmented views of a picture; 1 = as it is, 0 chooses.")] = D.views,
+    time_limit: Annotated[
+        str | None, typer.Option(help="Such as 10m, for the training itself: views and epochs are chosen to fit.")
+    ] = None,
     lr_find: LrFind = None,
     class_weights: ClassWeights = D.class_weights,
     val_split: Annotated[
@@ -86,6 +90,7 @@ def finetune(
     with tensorflow_import():
         from resnet_cli.cli.finetune_job import run_finetune
 
+    typed["time_limit"] = parse_duration(time_limit) if time_limit else D.time_limit
     config = FinetuneConfig(**{field.name: typed[field.name] for field in fields(FinetuneConfig)})
     where = (folder, arch, weights, image_size, resize, output, force, resume, strict, lr_find)
     request = FinetuneRequest(*where, tensorboard, cache, cache_limit, shlex.join(["resnet", *sys.argv[1:]]))
@@ -107,7 +112,10 @@ def _require_effect(typed: dict[str, Any]) -> None:
         raise typer.BadParameter(f"{option} is about the second stage, and --unfreeze none has none: leave it out")
     if typed["cache_limit"] is not None and typed["unfreeze"] != "last":
         raise typer.BadParameter("--cache-limit is about the activations that --unfreeze last stores: leave it out")
-    require_effect_of_search(typed["lr_find"], "learning_rate" in changed, {"--tensorboard": typed["tensorboard"]})
+    if typed["time_limit"] is not None and typed["epochs"]:
+        raise typer.BadParameter("--time-limit chooses the epochs: leave --epochs out")
+    untrained = {"--time-limit": typed["time_limit"], "--tensorboard": typed["tensorboard"]}
+    require_effect_of_search(typed["lr_find"], "learning_rate" in changed, untrained)
     for name, value in typed.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise typer.BadParameter(f"--{name.replace('_', '-')} {value} is no number to go by")

@@ -82,6 +82,8 @@ def run_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pro
         progress.line(line)
     choose_rate = search_once(folder, config.learning_rate, only_search, progress) if request.lr_find else None
     result = transfer(model, frozen, config, progress, request.resume, choose_rate)
+    if frozen.limit is not None and (outcome := frozen.limit.outcome()):
+        progress.line(outcome)
     found = found_rate(folder)
     if only_search:
         drop_checkpoint(folder)

@@ -36,6 +36,7 @@ from resnet_cli.learning.pace import fit_to_limit, measure_pace
 from resnet_cli.learning.precision import prepare
 from resnet_cli.learning.rate_finder import find_rate
 from resnet_cli.learning.stage import Stage
+from resnet_cli.learning.time_limit import Limit
 from resnet_cli.learning.training import train
 from resnet_cli.networks.catalogue import Network, find_network
 from resnet_cli.networks.classifier import build_logits, set_pixel_mean
@@ -100,15 +101,18 @@ def run_training(request: TrainRequest, config: TrainConfig, progress: Progress)
         config = replace(config, **{key: begun_with(folder)[key] for key in _decided(request)})
     engine = settled("auto", progress)
     setup = _set_up(request, config, dataset, backbone, progress)
+    limit = Limit(request.limit) if request.limit and not request.resume else None
     if request.resume:
         tell_other_precision(folder, setup.precision, progress)
     else:
         search = find_rate(setup.model, setup.stream, config, progress) if request.lr_find else None
         if search is not None:
             config = replace(config, learning_rate=usable_rate(search, config.learning_rate, progress))
-        if request.limit:
-            pace = measure_pace(setup.model, setup.stream, setup.held_out, config, request.limit, progress, setup.small)
-            config = fit_to_limit(config, request.limit, pace, setup.stream.steps_per_epoch)
+        if limit is not None:
+            steps = setup.stream.steps_per_epoch
+            pace = measure_pace(setup.model, setup.stream, setup.held_out, config, limit.seconds, progress, setup.small)
+            config = fit_to_limit(config, limit.seconds, pace, steps, limit.spent())
+            limit.plan(f"{config.epochs} epochs", pace.seconds_of(config.epochs, steps))
             progress.line(f"{config.epochs} epochs fit into the time limit")
         folder = begin_run(place, {**chosen, **asdict(config), PRECISION: setup.precision}, request.command)
         if search is not None:
@@ -116,6 +120,8 @@ def run_training(request: TrainRequest, config: TrainConfig, progress: Progress)
     command, earlier = begun_by(folder)
     stage = Stage("train", folder, request.resume, tensorboard=request.tensorboard)
     result = train(setup.model, setup.stream, setup.held_out, config, stage, progress, setup.small)
+    if limit is not None:
+        progress.line(limit.outcome())
     readable = as_read(dataset, *setup.pictures)
     measured = write_trained(folder, setup.model, setup.spec, readable, setup.geometry, progress, engine)
     seconds = earlier + time.perf_counter() - began
