@@ -10,6 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from resnet_cli.data.augment import Augmentation, augment, generator
 from resnet_cli.data.decode import Geometry, Pixels
 from resnet_cli.data.pictures import Pictures
@@ -114,3 +117,9 @@ def _identity(path: Path) -> str:
         return digest(path)
     except OSError:  # whoever decodes it will say why
         return hashlib.sha256(os.fsencode(path)).hexdigest()
+
+
+def batched(squares: Iterator[Pixels], size: int) -> Iterator[NDArray[np.uint8]]:
+    """Squares of one size as uint8 (up to `size`, H, W, 3)."""
+    while batch := list(itertools.islice(squares, size)):
+        yield np.stack(batch)
