@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_cli.data.decode import Geometry
-from resnet_cli.data.threads import map_in_order
+from resnet_cli.data.threads import items_ahead, map_in_order
 from resnet_cli.data.views import decode_views
 from resnet_cli.engines.base import Engine, good_batch
 from resnet_cli.errors import ResnetError
@@ -77,7 +77,7 @@ def classify(
         except ResnetError as error:
             return _Decoded(path, error=error.message)
 
-    decoded = map_in_order(attempt, paths, ahead=4 * pictures)
+    decoded = map_in_order(attempt, paths, items_ahead(4 * pictures))
     # Every engine draws from the same groups and runs ahead of the results by its own few requests, no further.
     groups, *streams = itertools.tee(iter(lambda: list(itertools.islice(decoded, pictures)), []), 1 + len(members))
     answers = zip(*(_answers(member, stream, views) for member, stream in zip(members, streams, strict=True)), strict=True)

@@ -4,6 +4,7 @@ In: batches, and held-out batches. Out: the same; the first error of reading the
 """
 
 from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -66,13 +67,23 @@ class Reading:
 
 
 class _Watched(keras.utils.PyDataset):  # type: ignore[misc]
+    """Reads one batch ahead of the step, in order, which Keras does by processes or out of order alone."""
+
     def __init__(self, batches: keras.utils.PyDataset, reading: Reading) -> None:
         super().__init__(workers=1)
         self._batches, self._reading = batches, reading
+        self._ahead: dict[int, Future[Any]] = {}
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def __getitem__(self, index: int) -> Any:
         with self._reading._remembered():
-            return self._batches[index]
+            begun = self._ahead.pop(index, None)
+            batch = self._batches[index] if begun is None else begun.result()
+            self._ahead.clear()
+            if index + 1 < len(self):
+                thread = ThreadPoolExecutor(1)
+                self._ahead[index + 1] = thread.submit(self._batches.__getitem__, index + 1)
+                thread.shutdown(wait=False)  # it ends with this batch
+            return batch
