@@ -14,6 +14,7 @@ import numpy as np
 
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import write_bytes
+from resnet_cli.learning.optimizers import inner_optimizer
 
 _KEPT = 2
 
@@ -21,7 +22,7 @@ _KEPT = 2
 def save_checkpoint(folder: Path, model: keras.Model, step: int) -> None:
     """Write all model and optimizer variables (seeds and step counter among them) after `step` steps, and what metrics hold."""
     folder.mkdir(parents=True, exist_ok=True)
-    kinds = {"v": _variables(model), "m": model.metrics_variables}
+    kinds = {"v": _variables(model), "s": _loss_scale(model), "m": model.metrics_variables}
     values = {
         f"{kind}{i}": keras.ops.convert_to_numpy(variable)
         for kind, variables in kinds.items()
@@ -41,16 +42,19 @@ def load_checkpoint(folder: Path, model: keras.Model) -> int:
     Raises:
         ResnetError: no checkpoint is readable, or it belongs to another network.
     """
-    variables = _variables(model)
+    variables, scale = _variables(model), _loss_scale(model)
     for path in reversed(_generations(folder)):
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 values = [archive[f"v{i}"] for i in range(len(variables))]
+                scaled = [archive[f"s{i}"] for i in range(len(scale)) if f"s{i}" in archive]
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
             continue
         if any(value.shape != tuple(variable.shape) for value, variable in zip(values, variables, strict=True)):
             raise ResnetError(f"the checkpoint {path} belongs to another network", "resume with the options it began with")
         for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+        for variable, value in zip(scale, scaled, strict=False):  # none where the run began in another precision
             variable.assign(value)
         return int(path.stem.split("-")[1])
     raise ResnetError(f"there is no readable checkpoint in {folder}", "start anew without --resume")
@@ -88,4 +92,10 @@ def _generations(folder: Path) -> list[Path]:
 
 
 def _variables(model: keras.Model) -> list[Any]:
-    return [*model.variables, *model.optimizer.variables]
+    return [*model.variables, *inner_optimizer(model).variables]
+
+
+def _loss_scale(model: keras.Model) -> list[Any]:
+    """What Keras scales the loss by in fp16, and since when; none in other precisions."""
+    inner = {id(variable) for variable in inner_optimizer(model).variables}
+    return [variable for variable in model.optimizer.variables if id(variable) not in inner]
