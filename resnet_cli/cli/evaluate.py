@@ -54,7 +54,7 @@ def evaluate(
     the same run and data set are replaced, those of several runs are not.
     """
     from resnet_cli.cli.measuring import measure_together
-    from resnet_cli.cli.ready import run_classifier
+    from resnet_cli.cli.ready import engine_for_many, run_classifier
 
     reporter = Reporter(quiet or json)
     engine = settled(engine, reporter)
@@ -64,7 +64,9 @@ def evaluate(
     target = output or _place(runs, scored, int(views), root)
     _require_own(target)
     require_writable(target)
-    measured = measure_together(list(map(run_classifier, runs)), scored, int(views), reporter, engine)
+    classifiers = list(map(run_classifier, runs))
+    engine = engine_for_many(engine, classifiers, lambda: len(scored.samples), reporter)
+    measured = measure_together(classifiers, scored, int(views), reporter, engine)
     evaluation, left_out = measured.figures, measured.rows.left_out
     if left_out and strict:
         raise ResnetError(left_out[0].reason, "without --strict it is left out")

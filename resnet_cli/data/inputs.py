@@ -32,6 +32,15 @@ def is_one_file(words: Sequence[str]) -> bool:
     return len(words) == 1 and words[0] != "-" and _is(Path.is_file, at_home(words[0]))
 
 
+def count_named(words: Sequence[str]) -> int:
+    """How many images files, folders and patterns stand for; how many paths come on stdin, nobody knows beforehand.
+
+    Raises:
+        ResnetError: as `picture_paths`.
+    """
+    return sum(1 for _ in picture_paths([word for word in words if word != "-"], (), lambda _: None))
+
+
 def _named(word: str, lines: Iterable[str], notice: Callable[[str], None]) -> Iterable[Path]:
     if word == "-":
         return _listed(lines)
