@@ -208,11 +208,12 @@ class _Counted(HeldOut):
 
 
 def test_held_out_batches_are_read_one_ahead_and_each_once() -> None:
-    source = _Counted()
-    watched = Reading().held_out(source)
-    first = watched[0]
-    assert source.second.wait(20), "the second batch is read while the first is measured"
-    second = watched[1]
+    source, reading = _Counted(), Reading()
+    watched = reading.held_out(source)
+    with reading.told():
+        first = watched[0]
+        assert source.second.wait(20), "the second batch is read while the first is measured"
+        second = watched[1]
     assert source.read == [0, 1]
     for batch, index in ((first, 0), (second, 1)):
         for array, expected in zip(batch, HeldOut()[index], strict=True):

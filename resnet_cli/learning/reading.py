@@ -36,11 +36,14 @@ class Reading:
 
     @contextmanager
     def told(self) -> Iterator[None]:
-        """Around what Keras does with the batches.
+        """Around what Keras does with the batches: while it lasts, held-out ones are read one ahead.
 
         Raises:
             ResnetError: what could not be read.
         """
+        self._thread = ThreadPoolExecutor(1)
+        # Started here: Python would count the threads of TensorFlow, which ask for batches, among its own if they started one.
+        self._thread.submit(int)
         try:
             yield
         except Interrupted:
@@ -49,6 +52,12 @@ class Reading:
             if self._error is None:
                 raise
             raise self._error from None
+        finally:
+            self._thread.shutdown(cancel_futures=True)
+
+    def begin(self, batches: keras.utils.PyDataset, index: int) -> Future[Any]:
+        """Read one of some batches meanwhile."""
+        return self._thread.submit(batches.__getitem__, index)
 
     def _watched(self, batches: Iterator[Any]) -> Generator[Any]:
         with self._remembered():
@@ -83,7 +92,6 @@ class _Watched(keras.utils.PyDataset):  # type: ignore[misc]
             batch = self._batches[index] if begun is None else begun.result()
             self._ahead.clear()
             if index + 1 < len(self):
-                thread = ThreadPoolExecutor(1)
-                self._ahead[index + 1] = thread.submit(self._batches.__getitem__, index + 1)
-                thread.shutdown(wait=False)  # it ends with this batch
+                with suppress(RuntimeError):  # the training has ended, and a thread of TensorFlow goes on asking
+                    self._ahead[index + 1] = self._reading.begin(self._batches, index + 1)
             return batch
