@@ -51,7 +51,7 @@ ValSplit = Annotated[
 ]
 Engine = Annotated[
     EngineName,
-    typer.Option(help="What runs networks forward; auto is OpenVINO, and Keras where that is missing or a GPU trains."),
+    typer.Option(help="What runs networks forward; auto is OpenVINO, or Keras where that is missing or on a GPU."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]

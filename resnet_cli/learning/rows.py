@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from resnet_cli.data.augment import Augmentation, augment, generator
 from resnet_cli.data.decode import Geometry, Pixels
 from resnet_cli.data.pictures import Pictures
-from resnet_cli.data.threads import map_in_order
+from resnet_cli.data.threads import items_ahead, map_in_order
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import digest
 from resnet_cli.learning.feature_cache import KEY
@@ -70,7 +70,7 @@ class Rows:
         """
         together = itertools.groupby(rows, key=lambda row: row // self.views)
         groups = ((index, list(each)) for index, each in together)
-        for index, squares in map_in_order(self._squares_of_one, groups, ahead=16):
+        for index, squares in map_in_order(self._squares_of_one, groups, items_ahead(16)):
             if isinstance(squares, ResnetError):
                 damaged[index] = squares.message
             else:
