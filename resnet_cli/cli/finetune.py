@@ -11,6 +11,7 @@ import typer
 from resnet_cli.cli import console
 from resnet_cli.cli.cache import dataset_folder
 from resnet_cli.cli.options import (
+    CacheLimit,
     ClassWeights,
     DatasetFolder,
     Dropout,
@@ -24,6 +25,7 @@ from resnet_cli.cli.options import (
     Seed,
     Strict,
     Tensorboard,
+    TransferLimit,
     require_effect_of_search,
 )
 from resnet_cli.cli.quiet import tensorflow_import
@@ -53,9 +55,7 @@ def finetune(
         float, typer.Option(min=0, help="Peak rate of the second stage; 0 chooses: 0.0005, or Muon's 0.01 to train all.")
     ] = D.learning_rate,
     views: Annotated[int, typer.Option(min=0, help="Augmented views of a picture; 1 = as it is, 0 chooses.")] = D.views,
-    time_limit: Annotated[
-        str | None, typer.Option(help="Such as 10m, for the training itself: views and epochs are chosen to fit.")
-    ] = None,
+    time_limit: TransferLimit = None,
     lr_find: LrFind = None,
     class_weights: ClassWeights = D.class_weights,
     val_split: Annotated[
@@ -72,9 +72,7 @@ def finetune(
     strict: Strict = False,
     tensorboard: Tensorboard = False,
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keep features for later runs, and use kept ones.")] = True,
-    cache_limit: Annotated[
-        float | None, typer.Option(min=0, help="GB of disk for activations.  \\[default: half of what is free]")
-    ] = None,
+    cache_limit: CacheLimit = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -37,6 +37,10 @@ Strict = Annotated[bool, typer.Option("--strict", help="A damaged picture is an 
 ClassWeights = Annotated[bool, typer.Option(help="Make every class count alike.")]
 Dropout = Annotated[float, typer.Option(min=0, max=0.9, help="Share of pooled features dropped.")]
 Tensorboard = Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard's event files too.")]
+CacheLimit = Annotated[float | None, typer.Option(min=0, help="GB of disk for activations.  \\[default: half of what is free]")]
+TransferLimit = Annotated[
+    str | None, typer.Option("--time-limit", help="Such as 10m, for the training itself: views and epochs are chosen to fit.")
+]
 LARGEST_SEED = 2**32 - 1  # that numpy takes
 Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of everything random.")]
 Engine = Annotated[
