@@ -27,6 +27,7 @@ from resnet_cli.cli.options import (
     Seed,
     Strict,
     Tensorboard,
+    TransferLimit,
     ValSplit,
     require_effect_of_search,
 )
@@ -60,9 +61,7 @@ def finetune(
     flip: Annotated[bool, typer.Option(help="Mirror every second view; not for digits, text and arrows.")] = D.flip,
     views: Annotated[int, typer.Option(min=0, help="Augmented views of a picture; 1 = as it is, 0 chooses.")] = D.views,
     patience: FineTuningPatience = D.patience,
-    time_limit: Annotated[
-        str | None, typer.Option(help="Such as 10m, for the training itself: views and epochs are chosen to fit.")
-    ] = None,
+    time_limit: TransferLimit = None,
     lr_find: LrFind = None,
     class_weights: ClassWeights = D.class_weights,
     val_split: ValSplit = D.val_split,

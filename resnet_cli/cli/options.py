@@ -41,6 +41,10 @@ FineTuningPatience = Annotated[
 ]
 CacheLimit = Annotated[float | None, typer.Option(min=0, help="GB of disk for activations.  \\[default: half of what is free]")]
 Tensorboard = Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard's event files too.")]
+CacheLimit = Annotated[float | None, typer.Option(min=0, help="GB of disk for activations.  \\[default: half of what is free]")]
+TransferLimit = Annotated[
+    str | None, typer.Option("--time-limit", help="Such as 10m, for the training itself: views and epochs are chosen to fit.")
+]
 LARGEST_SEED = 2**32 - 1  # that numpy takes
 Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of everything random.")]
 ValSplit = Annotated[

@@ -51,8 +51,13 @@ class Limit:
         """A line about the plan and what came of it; empty where nothing was planned by this process."""
         if not self.what:
             return ""
-        planned, spent = how_long(self.planned), how_long(self.spent())
-        return f"time limit {how_long(self.seconds)}: {self.what} planned to end after {planned}, ended after {spent}"
+        planned, spent = _precisely(self.planned), _precisely(self.spent())
+        return f"time limit {_precisely(self.seconds)}: {self.what} planned to end after {planned}, ended after {spent}"
+
+
+def _precisely(seconds: float) -> str:
+    """Ten minutes and less in seconds: the plan is that close to what comes of it."""
+    return f"{seconds:.0f} s" if seconds <= 600 else how_long(seconds)
 
 
 @dataclass(frozen=True)
