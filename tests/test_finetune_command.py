@@ -12,7 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from conftest import SIX_OF_TWELVE, Finetuned, MakeDataset, MakePicture, RunCli
+from conftest import HALF, Finetuned, MakeDataset, MakePicture, RunCli
 from PIL import Image
 
 from resnet_cli.networks.pretrained import bundled_run
@@ -60,13 +60,15 @@ def test_run_json_says_enough_to_repeat_the_run(finetuned_run: Finetuned) -> Non
     assert record["format"] == 1
     assert record["command"] == f"resnet {' '.join(finetuned_run.arguments)} --output {finetuned_run.folder}"
     assert record["classes"] == ["apple", "berry", "cherry", "date", "elder", "fig", "grape"]
-    assert (record["network"]["name"], record["image_size"], record["seed"]) == ("resnet18-compact", 32, SIX_OF_TWELVE)
+    assert (record["network"]["name"], record["image_size"], record["seed"]) == ("resnet18-compact", 32, HALF)
     assert record["config"] | {"views": 2, "epochs": 2, "val_split": 0.5, "unfreeze": "last", "hidden": 0} == record["config"]
     bundled = bundled_run().weights
     assert record["weights"]["source"] == "bundled" and record["weights"]["fallback"] == ""
     assert record["weights"]["sha256"] == hashlib.sha256(bundled.read_bytes()).hexdigest()
     assert record["data"]["path"] == str(finetuned_run.data) and len(record["data"]["fingerprint"]) == 64
-    assert record["data"]["counts"] == {"train": [6] * 7, "val": [6] * 7}
+    splits = Counter((path.split("/")[0], split) for path, split in splits_of(finetuned_run.folder).items())
+    counts = {split: [splits[name, split] for name in record["classes"]] for split in ("train", "val")}
+    assert record["data"]["counts"] == counts
     assert record["precision"] in {"float32", "bfloat16", "mixed_bfloat16"}
     assert {"resnet-cli", "python", "keras", "tensorflow", "numpy", "pillow", "openvino"} <= record["versions"].keys()
     assert record["results"] == finetuned_run.result
@@ -89,7 +91,7 @@ def test_the_held_out_pictures_are_a_share_of_every_class_and_are_recorded(finet
     pictures = {path.relative_to(finetuned_run.data).as_posix() for path in finetuned_run.data.rglob("*.png")}
     assert splits.keys() == pictures
     counts = Counter((path.split("/")[0], split) for path, split in splits.items())
-    assert set(counts.values()) == {6} and len(counts) == 14
+    assert len(counts) == 14 and all(3 <= count <= 9 for count in counts.values())
 
 
 def test_fine_tuning_is_kept_if_it_raises_validation_accuracy_or_at_the_same_lowers_the_loss(finetuned_run: Finetuned) -> None:

@@ -73,7 +73,7 @@ def evaluate(
     the same run and data set are replaced, those of several runs or of an export are not; nothing is written into an export.
     """
     from resnet_cli.cli.measuring import measure_together
-    from resnet_cli.cli.ready import run_classifier
+    from resnet_cli.cli.ready import engine_for_many, run_classifier
 
     if allow_changed and dataset is not None:
         raise typer.BadParameter("--allow-changed is for the images that a run held out: leave it out with a DATASET")
@@ -90,7 +90,9 @@ def evaluate(
     # What a training warned of is about the very images of its headline figure.
     for warning in (*(runs[0].warnings if scored.is_headline and len(runs) == 1 else ()), *scored.notes):
         reporter.warn(warning)
-    measured = measure_together(list(map(run_classifier, runs)), scored, int(views), reporter, engine)
+    classifiers = list(map(run_classifier, runs))
+    engine = engine_for_many(engine, classifiers, lambda: len(scored.samples), reporter)
+    measured = measure_together(classifiers, scored, int(views), reporter, engine)
     if left_out := measured.rows.left_out:
         if strict:
             raise ResnetError(left_out[0].reason, "without --strict it is left out")

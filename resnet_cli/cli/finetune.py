@@ -27,6 +27,7 @@ from resnet_cli.cli.options import (
     Seed,
     Strict,
     Tensorboard,
+    TransferLimit,
     ValSplit,
     require_effect_of_search,
 )
@@ -35,6 +36,7 @@ from resnet_cli.cli.reporter import Reporter
 from resnet_cli.cli.requests import FinetuneRequest
 from resnet_cli.cli.result import print_result, print_search
 from resnet_cli.learning.config import Augment, FinetuneConfig
+from resnet_cli.learning.recipes import parse_duration
 from resnet_cli.learning.tensorboard import require_tensorboard
 from resnet_cli.networks.catalogue import find_network
 
@@ -59,6 +61,7 @@ def finetune(
     flip: Annotated[bool, typer.Option(help="Mirror every second view; not for digits, text and arrows.")] = D.flip,
     views: Annotated[int, typer.Option(min=0, help="Augmented views of a picture; 1 = as it is, 0 chooses.")] = D.views,
     patience: FineTuningPatience = D.patience,
+    time_limit: TransferLimit = None,
     lr_find: LrFind = None,
     class_weights: ClassWeights = D.class_weights,
     val_split: ValSplit = D.val_split,
@@ -83,6 +86,7 @@ def finetune(
         find_network(arch)  # a misspelt name is told before a data set is fetched
     reporter = Reporter(quiet or json)
     folder = dataset_folder(dataset, reporter)
+    typed["time_limit"] = parse_duration(time_limit) if time_limit else D.time_limit
     config = FinetuneConfig(**{field.name: typed[field.name] for field in fields(FinetuneConfig)})
     where = (folder, arch, weights, image_size, resize, output, force, resume, strict, lr_find)
     request = FinetuneRequest(*where, tensorboard, cache, cache_limit, shlex.join(["resnet", *sys.argv[1:]]))
@@ -116,7 +120,10 @@ def _require_effect(typed: dict[str, Any]) -> None:
         raise typer.BadParameter(f"--views {typed['views']} are augmented, and --augment none augments nothing: leave one out")
     if typed["augment"] == "strong" and typed["views"] == 1:
         raise typer.BadParameter("--views 1 shows images as they are, so --augment strong has no effect: leave one out")
-    require_effect_of_search(typed["lr_find"], "learning_rate" in changed, {"--tensorboard": typed["tensorboard"]})
+    if typed["time_limit"] is not None and typed["epochs"]:
+        raise typer.BadParameter("--time-limit chooses the epochs: leave --epochs out")
+    untrained = {"--time-limit": typed["time_limit"], "--tensorboard": typed["tensorboard"]}
+    require_effect_of_search(typed["lr_find"], "learning_rate" in changed, untrained)
     for name, value in typed.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise typer.BadParameter(f"--{name.replace('_', '-')} {value} is no number to go by")

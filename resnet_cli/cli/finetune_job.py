@@ -50,6 +50,8 @@ def run_finetune(plan: FinetunePlan, progress: Progress) -> dict[str, Any]:
     only_search = request.lr_find == "plot"
     choose_rate = search_once(folder, config.learning_rate, only_search, progress) if request.lr_find else None
     result = transfer(model, frozen, config, progress, request.resume, choose_rate)
+    if frozen.limit is not None and (outcome := frozen.limit.outcome()):
+        progress.line(outcome)
     found = found_rate(folder)
     if only_search:
         drop_checkpoint(folder)

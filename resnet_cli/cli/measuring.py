@@ -97,6 +97,9 @@ def measure_splits(
     """
     rebuild = partial(read_weights, folder / "model.weights.h5", spec)
     classifier = Ready(str(folder), folder / "model.xml", dataset.classes, geometry, rebuild)
+    from resnet_cli.engines.choose import measuring_engine  # only a process that trained has Keras already
+
+    engine = measuring_engine(engine)
 
     def measured(split: str, known: Iterable[Outputs] | None) -> Measured:
         scored = Scored(dataset.name, split, dataset.classes, dataset.splits[split], (), dataset.root)

@@ -41,6 +41,10 @@ FineTuningPatience = Annotated[
 ]
 CacheLimit = Annotated[float | None, typer.Option(min=0, help="GB of disk for activations.  \\[default: half of what is free]")]
 Tensorboard = Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard's event files too.")]
+CacheLimit = Annotated[float | None, typer.Option(min=0, help="GB of disk for activations.  \\[default: half of what is free]")]
+TransferLimit = Annotated[
+    str | None, typer.Option("--time-limit", help="Such as 10m, for the training itself: views and epochs are chosen to fit.")
+]
 LARGEST_SEED = 2**32 - 1  # that numpy takes
 Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of everything random.")]
 ValSplit = Annotated[
@@ -51,7 +55,7 @@ ValSplit = Annotated[
 ]
 Engine = Annotated[
     EngineName,
-    typer.Option(help="What runs networks forward; auto is OpenVINO, and Keras where that is missing or a GPU trains."),
+    typer.Option(help="What runs networks forward; auto is OpenVINO, or Keras where that is missing or on a GPU."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]

@@ -35,6 +35,8 @@ def run_record(
     precision: str,
 ) -> dict[str, Any]:
     """The part of run.json that says how to repeat a run; `precision` is that of training."""
+    from resnet_cli.learning.precision import computed_on  # imports Keras, which whoever trained has
+
     weights = {
         "source": source.kind,
         "path": str(source.path.absolute()) if source.path else "",
@@ -51,6 +53,7 @@ def run_record(
         "config": config,
         "seed": config["seed"],
         "precision": precision,
+        **computed_on(),
         "versions": versions(),
     }
 

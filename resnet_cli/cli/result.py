@@ -33,6 +33,8 @@ def print_result(result: dict[str, Any]) -> None:
     console.out.print(f"kept: {kept}, the best one")
     if result.get("fine_tuning") == "skipped":
         console.out.print("fine-tuning: skipped, the head left nothing to gain in validation")
+    elif result.get("fine_tuning") == "no time":
+        console.out.print("fine-tuning: left out, the time limit was too short for it")
     elif result.get("fine_tuning") == "stopped early":
         console.out.print(f"fine-tuning: stopped after {result['fine_tuning_epochs']} epochs, for lack of further gain")
     if warnings := len(result["warnings"]):

@@ -5,7 +5,6 @@ In: Keras' calls. Out: metrics.jsonl, checkpoint/ and, if asked for, tensorboard
 
 import math
 import time
-from typing import Any
 
 import keras
 import numpy as np
@@ -16,6 +15,7 @@ from resnet_cli.files import write_text
 from resnet_cli.history import EpochRecord, read_history
 from resnet_cli.learning.checkpoints import Point, has_checkpoint, save_checkpoint, stored_metrics, write_whole
 from resnet_cli.learning.config import CHECKPOINT_SECONDS, MID_EPOCH_SECONDS, TrainConfig, small_epochs
+from resnet_cli.learning.optimizers import inner_optimizer
 from resnet_cli.learning.schedules import plateau_scale
 from resnet_cli.learning.stage import Stage, Stream
 from resnet_cli.learning.stopping import epochs_without_gain
@@ -127,7 +127,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
             self._swap_averages()
         if self._config.plateau:
             scale = plateau_scale([each.val_loss for each in self.history], self._config.plateau)
-            self.model.optimizer.scale.assign(scale)
+            inner_optimizer(self.model).scale.assign(scale)
         write_text(self._metrics_file, self._metrics_file.read_text() + record.to_line())
         if self._events is not None:
             self._events.append(record)
@@ -192,8 +192,10 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         raise ResnetError(f"the loss is no longer a number at step {self._step}: {why}", hint)
 
     def _rate(self) -> float:
-        """The rate of the last step; the optimizer itself is at the next one already."""
-        return min(float(self._rates[self._step - 1]), float(self._rates.max()) * float(self.model.optimizer.scale))
+        """The rate of the last step; the optimizer is at the next one already, and in fp16 leaves out steps that overflow."""
+        optimizer = inner_optimizer(self.model)
+        last = max(0, int(optimizer.iterations) - 1)
+        return min(float(self._rates[last]), float(self._rates.max()) * float(optimizer.scale))
 
     def _save(self) -> None:
         """Write the best weights, where they changed, and a checkpoint: together they stand for the records so far."""
@@ -215,8 +217,8 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _swap_averages(self) -> None:
         """Exchange weights and their averages; batch-norm statistics are averages already."""
-        optimizer: Any = self.model.optimizer
-        for variable, average in zip(self.model.trainable_variables, optimizer._model_variables_moving_average, strict=True):
+        averages = inner_optimizer(self.model)._model_variables_moving_average
+        for variable, average in zip(self.model.trainable_variables, averages, strict=True):
             current = keras.ops.convert_to_numpy(variable)
             variable.assign(average)
             average.assign(current)

@@ -102,6 +102,7 @@ class FinetuneConfig:
             0 chooses by the number of images.
         patience: epochs of the second stage without a gain in validation on the head and all earlier epochs before it stops,
             counted from the peak of its learning rate on; 0 never stops early, and never skips the stage for a perfect head.
+        time_limit: seconds that both phases may take together; views and epochs are chosen to fit; 0 for no limit.
         class_weights: weigh classes by 1 / their count.
         val_split: share held out where the folder has no validation pictures; None = 0.2, or 0.1 beside a test folder.
         seed: of everything random.
@@ -118,6 +119,7 @@ class FinetuneConfig:
     flip: bool = True
     views: int = 0
     patience: int = 5
+    time_limit: float = 0.0
     class_weights: bool = False
     val_split: float | None = None
     seed: int = 0

@@ -57,9 +57,6 @@ def train_head(
     stream = StoredStream(features, labels, material.spec.classes, batch_size, config.seed)
     inputs = keras.Input(features.shape)
     head = keras.Model(inputs, add_head(material.spec, (inputs - mean) * scale))
-    if not material.spec.hidden:
-        # Random weights would stay where the training images say nothing, and answer images unlike them.
-        head.get_layer("logits").kernel.assign(np.zeros((features.shape[0], material.spec.classes), np.float32))
     asked = config.epochs if config.unfreeze == "none" else 0
     recipe = TrainConfig(
         epochs=asked or settling,

@@ -18,6 +18,7 @@ from resnet_cli.learning.callbacks import CROSS_ENTROPY, Recorder
 from resnet_cli.learning.checkpoints import Point, has_checkpoint, load_checkpoint, stored_metrics
 from resnet_cli.learning.config import TrainConfig, small_epochs
 from resnet_cli.learning.optimizers import make_optimizer
+from resnet_cli.learning.prefetch import on_device
 from resnet_cli.learning.reading import Reading
 from resnet_cli.learning.schedules import rates
 from resnet_cli.learning.stage import Stage, Stream
@@ -94,7 +95,7 @@ def train(
         model.train_function = None  # `fit` would go on with one for any size, which knows no sizes and is slower
         with reading.told(), reading.batches(segment.stream.batches(segment.first_step)) as batches:
             model.fit(
-                batches if weights is None else _weighed(batches, weights),
+                on_device(batches if weights is None else _weighed(batches, weights)),
                 steps_per_epoch=segment.steps_per_epoch,
                 initial_epoch=segment.first_epoch,
                 epochs=segment.last_epoch,
