@@ -5,7 +5,7 @@ In: seconds, and the pace of this machine. Out: numbers of views and epochs, and
 
 import itertools
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from resnet_cli.data.decode import Geometry
@@ -24,36 +24,33 @@ _MEASURED = 4  # batches
 _MEASURING = 0.05  # of the limit
 
 
-@dataclass
 class Limit:
-    """The seconds that a training may take, counted from the moment at which this is made.
+    """The seconds that a training may take, counted from the moment at which this is made; what was planned, and came of it.
 
-    Attributes:
+    Args:
         seconds: the limit.
-        began: when the clock began.
-        what: that was planned, in words; empty where a run goes on as it was planned before.
-        planned: seconds that it was to take, from the beginning.
+        began: when the clock began; now, if that is not given.
     """
 
-    seconds: float
-    began: float = field(default_factory=time.perf_counter)
-    what: str = ""
-    planned: float = 0.0
+    def __init__(self, seconds: float, began: float | None = None) -> None:
+        self.seconds = seconds
+        self._began = time.perf_counter() if began is None else began
+        self._what, self._planned = "", 0.0
 
     def spent(self) -> float:
         """Seconds since it began."""
-        return time.perf_counter() - self.began
+        return time.perf_counter() - self._began
 
     def plan(self, what: str, seconds: float) -> None:
         """Remember what is planned, and how many seconds it takes from now on."""
-        self.what, self.planned = what, self.spent() + seconds
+        self._what, self._planned = what, self.spent() + seconds
 
     def outcome(self) -> str:
         """A line about the plan and what came of it; empty where nothing was planned by this process."""
-        if not self.what:
+        if not self._what:
             return ""
-        planned, spent = _precisely(self.planned), _precisely(self.spent())
-        return f"time limit {_precisely(self.seconds)}: {self.what} planned to end after {planned}, ended after {spent}"
+        planned, spent = _precisely(self._planned), _precisely(self.spent())
+        return f"time limit {_precisely(self.seconds)}: {self._what} planned to end after {planned}, ended after {spent}"
 
 
 def _precisely(seconds: float) -> str:
