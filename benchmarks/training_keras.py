@@ -94,8 +94,8 @@ def main() -> None:
     spec = ClassifierSpec(network, classes, geometry.size)
     samples = scan_dataset(folder).splits["all"]
     # Small pictures are kept decoded; photos are read from their files every time, as in sets larger than the limit.
-    pictures = read_pictures(samples, reader_for_training(geometry), Silent(), "", MEMORY_LIMIT if small else 0)
     augmentation = Augmentation("pad" if small else "resized", cutout=0.25)
+    pictures = read_pictures(samples, reader_for_training(geometry, augmentation), Silent(), "", MEMORY_LIMIT if small else 0)
     stream = (OneBatch if kind == "alone" else TrainStream)(pictures, classes, batch_size, geometry, augmentation, seed=0)
     versions = {"Python": platform.python_version(), "Keras": keras.__version__, "TensorFlow": tf.__version__}
     if kind == "keras":

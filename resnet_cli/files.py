@@ -12,12 +12,14 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from resnet_cli.errors import ResnetError
 
 UNFINISHED = ".partial-"  # what is still being written, or was when its process was killed, is called so
+# What a spreadsheet takes for the beginning of a formula, full-width forms and all (OWASP, "CSV Injection").
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _ABANDONED = 24 * 60 * 60  # seconds
 
 
@@ -32,10 +34,23 @@ def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
 
 
 def csv_line(row: Iterable[Any]) -> str:
-    """A line of CSV with its end, which is a line feed; names of files may hold that, and carriage returns."""
+    """A line of CSV with its end, which is a line feed; names of files may hold that, and carriage returns.
+
+    Cells that are a `Path` go through `path_text`. Other cells are data and stay as they are.
+    """
+    row = [path_text(cell) if isinstance(cell, PurePath) else cell for cell in row]
     text = io.StringIO()
     csv.writer(text, lineterminator="\r\n").writerow(row)  # Python quotes what ends lines, and nothing else of the kind
     return text.getvalue().removesuffix("\r\n") + "\n"
+
+
+def path_text(path: PurePath | str) -> str:
+    """A path, or a sentence that begins with one, as this program writes it for others to read: `./=a.png` for `=a.png`.
+
+    It names the same file, and no spreadsheet takes it for a formula.
+    """
+    text = str(path)
+    return f"./{text}" if text.startswith(_FORMULA) else text
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:

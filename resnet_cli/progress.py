@@ -1,6 +1,7 @@
 """What the core reports to while it works: a small protocol that the console implements with rich, and a silent stand-in."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Protocol
 
 from resnet_cli.errors import Interrupted
@@ -18,13 +19,12 @@ class Task(Protocol):
 
 
 class Progress(Protocol):
-    """Where long work reports: bars that move, lines that stay, notices that cannot be missed, and warnings.
+    """Where long work reports: bars that move, lines that stay, notices that cannot be missed, and warnings."""
 
-    Attributes:
-        warnings: every warning of this command, in order, each once. A result carries them all.
-    """
-
-    warnings: list[str]
+    @property
+    def warnings(self) -> list[str]:
+        """Every warning of this command, in order, each once. A result carries them all."""
+        ...
 
     def start(self, title: str, total: int | None) -> Task: ...
 
@@ -86,8 +86,10 @@ class _SilentTask:
 class Silent:
     """Reports nothing: for tests, and for the core when nobody watches."""
 
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
+    @cached_property
+    def warnings(self) -> list[str]:
+        """See `Progress`."""
+        return []
 
     def start(self, title: str, total: int | None) -> Task:
         return _SilentTask()

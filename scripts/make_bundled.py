@@ -1,10 +1,13 @@
-"""Turn a finished training run into the backbone that the package ships: fp16 weights, and the part of run.json that is needed.
+"""Turn a finished training run into the network that the package ships: fp16 weights, its OpenVINO model, and the part of
+run.json that is needed.
 
     python scripts/make_bundled.py runs/tiny-imagenet-32-resnet18-compact --image-size 40
+    python scripts/make_bundled.py --openvino
 
 The network answers at --image-size, which may be larger than that of training: random crops magnify what a network sees
 (Touvron et al. 2019, "Fixing the train-test resolution discrepancy"). Its figures are measured anew at that size, from the fp16
-weights, on the pictures that the run held out.
+weights, on the pictures that the run held out. With --openvino only the OpenVINO model is written anew, from the weights that
+are in the package: `predict` loads it where there is no run, without TensorFlow.
 """
 
 import argparse
@@ -34,12 +37,22 @@ _KEPT = ("format", "classes", "network", "head", "input", "config", "versions", 
 
 
 def main() -> None:
-    """Write model.weights.h5 and run.json into resnet_cli/networks/bundled."""
+    """Write model.weights.h5, model.xml, model.bin and run.json into resnet_cli/networks/bundled."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--image-size", type=int, required=True)
+    parser.add_argument("run", type=Path, nargs="?")
+    parser.add_argument("--image-size", type=int)
+    parser.add_argument("--openvino", action="store_true", help="write only the OpenVINO model anew, from the shipped weights")
     options = parser.parse_args()
-    run = load_run(options.run)
+    if options.openvino == bool(options.run) or bool(options.run) != bool(options.image_size):
+        parser.error("give either a run and --image-size, or --openvino")
+    if options.openvino:
+        _write_openvino(load_run(_TARGET).record)
+    else:
+        _write_openvino(_write_network(load_run(options.run), options.image_size))
+
+
+def _write_network(run: Run, image_size: int) -> dict[str, Any]:
+    """Write the fp16 weights; returns the record that belongs to them."""
     _TARGET.mkdir(exist_ok=True)
     weights = _TARGET / "model.weights.h5"
     with h5py.File(run.weights, "r") as source, h5py.File(weights, "w") as target:
@@ -49,15 +62,23 @@ def main() -> None:
                 target.create_dataset(name, data=item[()].astype("float16"))
 
         source.visititems(copy)
-    record = {key: run.record[key] for key in _KEPT} | {"image_size": options.image_size}
-    record["results"] = {"val": _figures(run, weights, options.image_size)}
+    record = {key: run.record[key] for key in _KEPT} | {"image_size": image_size}
+    record["results"] = {"val": _figures(run, weights, image_size)}
     record["weights_sha256"] = digest(weights)
     # The folder's place on the machine that trained means nothing elsewhere.
     record["command"] = run.record["command"].replace(run.record["data"]["path"], run.record["data"]["name"])
     record["data"] = {"name": run.record["data"]["name"], "path": "", "counts": run.record["data"]["counts"]}
-    (_TARGET / "run.json").write_text(json.dumps(record, indent=2) + "\n")
     val = record["results"]["val"]
-    sys.stdout.write(f"{options.image_size} pixels: top-1 {val['top1']:.4f}, top-5 {val['top5']:.4f}\n")
+    sys.stdout.write(f"{image_size} pixels: top-1 {val['top1']:.4f}, top-5 {val['top5']:.4f}\n")
+    return record
+
+
+def _write_openvino(record: dict[str, Any]) -> None:
+    """Write the OpenVINO model of the shipped weights, and the record, which tells the weights that it was made from."""
+    weights = _TARGET / "model.weights.h5"
+    save(convert(read_classifier(weights, spec_from_record(record))), _TARGET / "model.xml")
+    record = {**record, "openvino_weights_sha256": digest(weights)}
+    (_TARGET / "run.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
 def _figures(run: Run, weights: Path, image_size: int) -> dict[str, Any]:
@@ -66,7 +87,7 @@ def _figures(run: Run, weights: Path, image_size: int) -> dict[str, Any]:
         model = Path(folder) / "model.xml"
         save(convert(read_classifier(weights, spec)), model)
         geometry = replace(run_geometry(run), size=image_size)
-        ready = Ready(model, run.classes, geometry, partial(read_classifier, weights, spec))
+        ready = Ready("", model, run.classes, geometry, partial(read_classifier, weights, spec))
         figures = measure_together([ready], held_out((run,)), 1, Silent()).figures.to_json()
     return {name: figures[name] for name in ("count", "top1", "top1_interval", "top5", "loss")}
 

@@ -149,7 +149,7 @@ def test_a_class_of_which_none_can_be_held_out_is_an_error_where_training_refuse
     assert (("indivisible", os.path.normpath(f"{place}/dog")) in problems(run_cli, root)) == refused
     result = run_cli("check", root)
     assert result.exit_code == refused
-    sentence = f"{'12 copies of one picture' if copies else 'only one picture'}, so none can be held out"
+    sentence = f"{'12 copies of one image' if copies else 'only one image'}, so none can be held out"
     assert (sentence in result.stdout) == refused
     with pytest.raises(ResnetError, match=sentence) if refused else nullcontext():
         hold_out(scan_dataset(root), 0.1, seed=0)

@@ -64,7 +64,7 @@ UPRIGHT = {
 
 
 @pytest.mark.parametrize("tag", UPRIGHT)
-@pytest.mark.parametrize("ending", ["png", "jpg", "tiff", "webp"])
+@pytest.mark.parametrize("ending", ["png", "jpg", "tiff", "webp", "avif"])
 def test_orientation_tags_are_applied(tmp_path: Path, tag: int, ending: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = tag
@@ -200,7 +200,7 @@ def jpeg(path: Path) -> bytes:
     ("content", "words"),
     [
         (lambda path: b"", "is empty (0 bytes)"),
-        (lambda path: b"The quick brown fox" * 50, "is not a picture (JPEG, PNG, WebP, BMP, GIF or TIFF)"),
+        (lambda path: b"The quick brown fox" * 50, "is not a picture (JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC)"),
         (lambda path: b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is not a picture"),
         (lambda path: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not a picture"),
         (lambda path: jpeg(path)[:700], "is damaged"),
@@ -225,7 +225,7 @@ def test_a_path_that_is_no_file_is_named(tmp_path: Path) -> None:
         decode(tmp_path)
 
 
-@pytest.mark.parametrize("ending", ["png", "jpg", "gif", "tiff", "webp", "bmp"])
+@pytest.mark.parametrize("ending", ["png", "jpg", "gif", "tiff", "webp", "bmp", "avif"])
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # the program sets this filter itself; pytest puts its own before it
 def test_any_damage_is_an_error_of_ours_or_still_a_picture(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"a.{ending}"
@@ -268,7 +268,8 @@ def test_twin_pictures_of_a_camera_are_decoded(tmp_path: Path) -> None:
 
 
 def test_a_header_tells_format_and_size(tmp_path: Path, make_picture: MakePicture) -> None:
-    for ending, kind in (("jpg", "JPEG"), ("png", "PNG"), ("webp", "WEBP"), ("bmp", "BMP"), ("gif", "GIF"), ("tif", "TIFF")):
+    kinds = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "bmp": "BMP", "gif": "GIF", "tif": "TIFF", "avif": "AVIF"}
+    for ending, kind in kinds.items():
         header = read_header(make_picture(tmp_path / f"a.{ending}", size=(31, 17)))
         assert header is not None and (header.format, header.width, header.height) == (kind, 31, 17)
     (tmp_path / "a.txt").write_text("no picture")

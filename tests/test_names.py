@@ -7,14 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import MakeDataset, MakePicture, MakeRun, RunCli
 
 from resnet_cli.cli import console
 from resnet_cli.data.folders import list_folder
-from resnet_cli.data.scan import scan_dataset
+from resnet_cli.data.scan import Sample, scan_dataset
 from resnet_cli.data.sizes import suitable_size
-from resnet_cli.files import csv_line, write_text
+from resnet_cli.files import csv_line, path_text, write_text
+from resnet_cli.inference.evaluate import Rows, first_picture, write_predictions
 from resnet_cli.runs import Run, SplitRow, read_splits, write_splits
 
 
@@ -32,6 +34,56 @@ def test_every_name_comes_back_from_splits_csv(name: str, tmp_path: Path) -> Non
 
 def test_lines_of_csv_end_in_a_line_feed() -> None:
     assert csv_line(["a", 1, "b c"]) == "a,1,b c\n"
+
+
+FORMULAS = ["=cmd.png", "+x.png", "-x.png", "@x.png", "\tx.png", "\rx.png", "\nx.png", "\uff1dx.png"]
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_a_path_in_a_table_never_begins_as_a_formula(name: str) -> None:
+    (cells,) = csv.reader([csv_line([Path(name), "=label", -1, Path("/", name), f"{name}.png"])])
+    assert cells == [f"./{name}", "=label", "-1", f"/{name}", f"{name}.png"]
+    assert path_text(f"{name} is empty") == f"./{name} is empty"
+    assert Path(cells[0]) == Path(name)
+
+
+def test_predict_finds_files_named_as_formulas_and_writes_them_harmless(
+    run_folder: Path, make_picture: MakePicture, tmp_path: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["=a.png", "+a.png", "@a.png", "./-a.png", "./=gone.png"]
+    for number, word in enumerate(words[:4]):
+        make_picture(Path(word), seed=number)
+    run_folder.rename("=run")
+    expected = ["./=a.png", "./+a.png", "./@a.png", "./-a.png", "./=gone.png"]
+    for arguments, stdin in ((words, ""), (["-"], "\n".join(Path(word).name for word in words))):
+        result = run_cli("predict", *arguments, "--run", "=run", "--csv", "--top", 1, "-q", stdin=stdin)
+        rows = list(csv.DictReader(result.stdout.splitlines()))
+        assert [row["path"] for row in rows] == expected
+        assert [row["error"] for row in rows] == [*[""] * 4, "./=gone.png cannot be read: No such file or directory"]
+        assert {row["runs"] for row in rows} == {"./=run"}
+    document = json.loads(run_cli("predict", *words, "--run", "=run", "--json").stdout)
+    assert [row["path"] for row in document] == expected
+    assert document[-1]["error"] == "./=gone.png cannot be read: No such file or directory"
+    assert {name for row in document for name in row["runs"]} == {"./=run"}
+
+
+def test_tables_of_a_run_hold_no_formulas_as_paths_and_are_read_back(
+    make_dataset: MakeDataset, make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = make_run(Path("run"), make_dataset(Path("=data"), ("=a", "@b")), arch="resnet8")
+    written = (run / "splits.csv").read_text().splitlines()[1:]
+    assert len(written) == 24 and all(line.startswith(("./=a/", "./@b/")) for line in written)
+    rows = read_splits(Run(run, {}))
+    assert {row.path.split("/")[0] for row in rows} == {"=a", "@b"} == {row.label for row in rows}
+    # As earlier versions wrote it.
+    (run / "splits.csv").write_text((run / "splits.csv").read_text().replace("./", ""))
+    assert read_splits(Run(run, {})) == rows
+    scored = Rows((Sample(Path("=a/x.png"), 0),), np.array([[0.75, 0.25]], np.float32), np.array([0]), ())
+    write_predictions(Path("predictions.csv"), scored, ("=a", "@b"))
+    assert Path("predictions.csv").read_text().splitlines()[1] == "./=a/x.png,=a,=a,0.750000,0.287682"
+    assert first_picture(Path("predictions.csv")) == Path("=a/x.png")
 
 
 def test_classes_with_a_line_break_are_refused(tiny_dataset: Path, run_cli: RunCli) -> None:

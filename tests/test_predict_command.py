@@ -38,7 +38,8 @@ def predicted(run_cli: RunCli, finetuned_run: Finetuned, *arguments: object, std
 
 def test_the_most_probable_classes_come_first(finetuned_run: Finetuned, run_cli: RunCli, album: Path) -> None:
     (row,) = predicted(run_cli, finetuned_run, album / "apple" / "080.png")
-    assert row.keys() == {"path", "error", "predictions"}
+    assert list(row) == ["path", "error", "predictions", "runs"]
+    assert row["runs"] == [str(finetuned_run.folder)]
     assert (row["path"], row["error"]) == (str(album / "apple" / "080.png"), None)
     assert len(row["predictions"]) == 5
     probabilities = [each["probability"] for each in row["predictions"]]
@@ -125,10 +126,16 @@ def test_files_of_a_folder_that_are_passed_over_are_told(
     finetuned_run: Finetuned, run_cli: RunCli, album: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(album / "apple", tmp_path / "holiday")
-    (folder / "beach.HEIC").write_bytes(b"heic")
-    result = run_cli("predict", folder, "--run", finetuned_run.folder, "--json")
+    for name in ("beach.jxl", "hill.jxl", "notes.txt"):
+        (folder / name).write_bytes(b"x")
+    command = ("predict", folder, "--run", finetuned_run.folder, "--json")
+    result = run_cli(*command)
     assert result.exit_code == 0 and len(json.loads(result.stdout)) == 3
-    assert f"passed over 1 file(s) of {folder}, such as beach.HEIC: HEIC pictures are not read" in result.stderr
+    assert f"skipped 1 file of {folder} (first: notes.txt: not a picture)\n" in result.stderr
+    # Images without an answer are a warning, which --quiet does not silence.
+    warning = f"warning: skipped 2 files of {folder} (first: beach.jxl: JXL pictures are not read; convert it to JPEG)\n"
+    assert warning in result.stderr
+    assert run_cli(*command, "--quiet").stderr == warning
 
 
 def test_folders_that_a_pattern_fits_are_listed_as_if_the_shell_had_named_them(
@@ -145,7 +152,8 @@ def test_folders_that_a_pattern_fits_are_listed_as_if_the_shell_had_named_them(
 def test_csv_has_a_line_for_every_picture_and_class(finetuned_run: Finetuned, run_cli: RunCli, album: Path) -> None:
     result = run_cli("predict", album / "apple", "--run", finetuned_run.folder, "--csv", "--top", 2)
     rows = list(csv.DictReader(io.StringIO(result.stdout)))
-    assert list(rows[0]) == ["path", "rank", "class", "probability", "error"]
+    assert list(rows[0]) == ["path", "rank", "class", "probability", "error", "runs"]
+    assert {row["runs"] for row in rows} == {str(finetuned_run.folder)}
     assert [(row["path"], row["rank"]) for row in rows] == [
         (f"{album}/apple/{number:03d}.png", str(rank)) for number in (80, 81, 82) for rank in (1, 2)
     ]
@@ -207,24 +215,6 @@ sys.stderr.write(" ".join(name for name in {UNWANTED!r} if name in sys.modules))
     result = subprocess.run([sys.executable, "-W", "error", "-c", script, *words], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr) == (0, "")
     assert len(json.loads(result.stdout)) == 6
-
-
-def test_without_any_run_the_bundled_network_answers_with_its_own_classes_and_says_so(
-    run_cli: RunCli, album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    result = run_cli("predict", album / "apple" / "080.png", "--json", "--top", 500)
-    assert result.exit_code == 0, result.stderr
-    assert "no run here: the bundled resnet18-compact answers with its own 200 classes" in result.stderr
-    (row,) = json.loads(result.stdout)
-    assert len({each["class"] for each in row["predictions"]}) == 200
-    kept = {path.suffix or path.name for path in (tmp_path / "cache" / "resnet-cli").iterdir()}
-    assert kept == {".xml", ".bin", "compiled"}
-    # The second time it is there already; a notice is no part of the answer.
-    quiet = run_cli("predict", album / "apple" / "080.png", "--json", "--top", 500, "--quiet")
-    assert quiet.stderr == "" and json.loads(quiet.stdout) == [row]
 
 
 def test_a_named_run_that_is_not_there_is_not_replaced_by_another(run_cli: RunCli, album: Path, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def assert_same(first: list[NDArray[np.float32]], second: list[NDArray[np.float3
 
 
 def test_the_suggested_rate_is_stable_and_better_than_far_lower_and_far_higher_ones(tmp_path: Path) -> None:
-    stream = Points(batch_size=32)
+    stream = Points(images_per_step=32)
     config = TrainConfig(epochs=6, schedule="constant", warmup=0, weight_decay=0, label_smoothing=0.1)
     search = find_rate(logistic_regression(), stream, config, Silent())
     np.testing.assert_allclose(search.rates, RATES[: len(search.rates)], rtol=1e-5)

@@ -5,6 +5,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import keras
 import numpy as np
@@ -13,6 +14,7 @@ from conftest import MakeDataset, RunCli
 from PIL import Image
 from training_material import network, run
 
+from resnet_cli.data.augment import Augmentation
 from resnet_cli.data.decode import Geometry, decode_square
 from resnet_cli.data.pictures import mean_picture, read_pictures, reader_for_training
 from resnet_cli.data.scan import Sample
@@ -203,13 +205,16 @@ def test_a_run_that_subtracts_the_mean_picture_keeps_it(run_cli: RunCli, make_da
     np.testing.assert_allclose(answers, exact, atol=2e-3)
 
 
-def test_the_mean_picture_is_that_of_the_pictures_as_prediction_sees_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize("crop", ["resized", "pad", "none"])
+def test_the_mean_image_is_that_of_the_images_as_prediction_sees_them(
+    crop: Literal["resized", "pad", "none"], tmp_path: Path
+) -> None:
     samples = []
     for number, shade in enumerate((0, 100, 200)):
         samples.append(Sample(tmp_path / f"{number}.png", 0))
         Image.new("RGB", (40 + number, 30), (shade, 0, 255)).save(samples[-1].path)
     geometry = Geometry(16)
-    pictures = read_pictures(samples, reader_for_training(geometry), Silent(), "")
+    pictures = read_pictures(samples, reader_for_training(geometry, Augmentation(crop)), Silent(), "")
     mean = mean_picture(pictures, geometry)
     assert mean.shape == (16, 16, 3)
     np.testing.assert_allclose(mean[..., 0], 100 / 255, atol=1e-6)

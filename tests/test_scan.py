@@ -1,5 +1,6 @@
 """A folder becomes a data set: layouts, what is passed over, and one sentence for every folder that is none."""
 
+import json
 import os
 import shutil
 import tempfile
@@ -7,13 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import MakeDataset, MakePicture
+from conftest import MakeDataset, MakePicture, RunCli
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
+from resnet_cli.data.own_files import OWN_FILES
 from resnet_cli.data.scan import Dataset, scan_dataset
 from resnet_cli.errors import ResnetError
 
 
-def names(dataset: Dataset, split: str) -> list[str]:
+def names_in(dataset: Dataset, split: str) -> list[str]:
     return [sample.path.name for sample in dataset.splits[split]]
 
 
@@ -32,6 +36,20 @@ def test_class_folders_become_classes_in_the_order_of_their_names(tiny_dataset: 
         ("TRAINING", "Validation", "Testing"),
         ("training_set", "valid", "test_set"),
         ("Train_Set", "val_set", "TEST"),
+        ("train", "eval", "tst"),
+        ("train", "dev", "test"),
+        ("train", "hold-out", "test"),
+        ("trn", "holdout", "test"),
+        ("train_images", "val_images", "test_images"),
+        ("train-data", "valid-data", "test-data"),
+        ("Training Data", "Validation Data", "Test Data"),
+        ("TrainingSet", "DevSet", "TestSet"),
+        ("cars_train", "cars_val", "cars_test"),
+        ("fruits-360_Training", "fruits-360_Validation", "fruits-360_Test"),
+        ("train2017", "val2017", "test2017"),
+        ("seg_train/seg_train", "seg_dev/seg_dev", "seg_test/seg_test"),
+        ("train/images", "val/images", "test/images"),
+        ("train", "pets_val", "test/Test"),
     ],
 )
 def test_split_folders_are_known_by_many_names(
@@ -40,7 +58,40 @@ def test_split_folders_are_known_by_many_names(
     for name, count in ((train, 4), (val, 2), (test, 3)):
         make_dataset(tmp_path / name, count=count)
     dataset = scan_dataset(tmp_path)
+    assert dataset.classes == ("apple", "berry", "cherry") and dataset.left_out == ()
     assert {split: dataset.counts(split) for split in dataset.splits} == {"train": [4] * 3, "val": [2] * 3, "test": [3] * 3}
+
+
+@pytest.mark.parametrize("wrapper", ["fruit", "images", "data/images", "archive/train", "archive/seg_train/seg_train"])
+def test_a_folder_that_only_wraps_the_data_set_is_no_class(tmp_path: Path, make_dataset: MakeDataset, wrapper: str) -> None:
+    root = tmp_path / "fruit"
+    make_dataset(root / wrapper, count=2)
+    (root / "readme.txt").touch()
+    dataset = scan_dataset(root)
+    assert dataset.classes == ("apple", "berry", "cherry")
+    assert [each.path.name for each in dataset.left_out] == ["readme.txt"]
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [
+        ("diesel_train", "steam_train"),  # no other split, and no class folders
+        ("blood_test", "xray"),
+        ("cat", "dev_board"),
+        ("pass", "trainers"),
+        ("model train", "toy train"),
+    ],
+)
+def test_a_class_may_have_the_word_of_a_split_in_its_name(
+    tmp_path: Path, make_dataset: MakeDataset, classes: tuple[str, str]
+) -> None:
+    assert scan_dataset(make_dataset(tmp_path, classes, count=2)).classes == classes
+
+
+def test_classes_that_share_a_split_word_and_the_folders_in_them_are_classes(tmp_path: Path, make_dataset: MakeDataset) -> None:
+    for name in ("freight_train", "steam_train"):
+        make_dataset(tmp_path / name, ("front", "side"), count=2)
+    assert scan_dataset(tmp_path).classes == ("freight_train", "steam_train")
 
 
 def test_a_class_may_be_called_train(tmp_path: Path, make_dataset: MakeDataset) -> None:
@@ -52,7 +103,7 @@ def test_folders_in_class_folders_belong_to_the_class(tiny_dataset: Path, make_p
     make_picture(tiny_dataset / "apple" / "green" / "unripe" / "deep.JPG", seed=99)
     dataset = scan_dataset(tiny_dataset)
     assert dataset.counts("all") == [13, 12, 12]
-    assert "deep.JPG" in names(dataset, "all")
+    assert "deep.JPG" in names_in(dataset, "all")
 
 
 def test_runs_among_the_classes_are_no_class(tiny_dataset: Path) -> None:
@@ -69,13 +120,51 @@ def test_runs_among_the_classes_are_no_class(tiny_dataset: Path) -> None:
     assert "mine" in scan_dataset(tiny_dataset).classes
 
 
+@pytest.mark.parametrize("place", [".", "apple"])
+def test_exports_evaluations_and_comparisons_are_no_class(tiny_dataset: Path, make_picture: MakePicture, place: str) -> None:
+    written = {
+        "exported": ["labels.txt", "classify.py", "model.xml", "model.bin", "export.json", "splits.csv"],
+        "saved": ["labels.txt", "classify.py", "saved_model.pb", "fingerprint.pb", "variables/variables.index"],
+        "exports/lite": ["labels.txt", "classify.py", "model.tflite"],
+        "scores": ["predictions.csv", "confusion.csv", "report.html", ".DS_Store"],
+        "evaluations/cars-test": ["predictions.csv", "confusion.csv", "report.html"],
+        "rates": ["rate.csv", "rate.png"],
+        "runs/fruit-resnet20/": ["run.json", "evaluations/cars-test/predictions.csv"],
+        "figures": [],
+    }
+    for folder, names in written.items():
+        for name in names:
+            path = tiny_dataset / place / folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    for figure in ("figures/seeds.png", "compare.png"):
+        path = make_picture(tiny_dataset / place / figure)
+        with Image.open(path) as image:
+            information = PngInfo()
+            information.add_text("Software", "resnet compare")
+            image.save(path, pnginfo=information)
+    dataset = scan_dataset(tiny_dataset)
+    assert dataset.classes == ("apple", "berry", "cherry") and dataset.counts("all") == [12] * 3
+    names = {path.split("/")[0] for path in (*written, "compare.png")}
+    assert {each.path.relative_to(tiny_dataset / place).parts[0] for each in dataset.left_out} == names
+    assert {each.reason for each in dataset.left_out} == {OWN_FILES}
+    # A folder is a class as soon as it holds anything else.
+    for folder in ("exported", "scores", "figures"):
+        make_picture(tiny_dataset / place / folder / "holiday.jpg")
+    grown = scan_dataset(tiny_dataset)
+    if place == ".":
+        assert set(grown.classes) == {"apple", "berry", "cherry", "exported", "scores", "figures"}
+    else:
+        assert {"holiday.jpg"} <= set(names_in(grown, "all"))
+
+
 def test_what_is_no_picture_is_named_and_what_is_hidden_is_counted(tiny_dataset: Path, make_picture: MakePicture) -> None:
     for hidden in (".DS_Store", "Thumbs.db", "thumbs.DB", "desktop.ini"):
         (tiny_dataset / "apple" / hidden).touch()
     make_picture(tiny_dataset / "__MACOSX" / "apple" / "._000.png")
     make_picture(tiny_dataset / "apple" / ".ipynb_checkpoints" / "000-checkpoint.png")
     (tiny_dataset / "apple" / "labels.csv").write_text("a,b")
-    (tiny_dataset / "berry" / "phone.HEIC").write_bytes(b"x")
+    (tiny_dataset / "berry" / "phone.JXL").write_bytes(b"x")
     make_picture(tiny_dataset / "loose.png")
     dataset = scan_dataset(tiny_dataset)
     assert dataset.counts("all") == [12, 12, 12]
@@ -83,16 +172,39 @@ def test_what_is_no_picture_is_named_and_what_is_hidden_is_counted(tiny_dataset:
     reasons = {file.path.name: file.reason for file in dataset.left_out}
     assert reasons == {
         "labels.csv": "not a picture",
-        "phone.HEIC": "HEIC pictures are not read; convert it to JPEG",
+        "phone.JXL": "JXL pictures are not read; convert it to JPEG",
         "loose.png": "in no class folder",
     }
 
 
-def test_folders_beside_train_are_named_and_not_silently_ignored(tmp_path: Path, make_dataset: MakeDataset) -> None:
-    make_dataset(tmp_path / "train", count=2)
-    make_dataset(tmp_path / "extra", count=2)
+def test_folders_beside_splits_that_can_be_no_class_are_named_with_their_images(
+    tmp_path: Path, make_dataset: MakeDataset
+) -> None:
+    make_dataset(tmp_path / "seg_train" / "seg_train", count=2)
+    make_dataset(tmp_path / "seg_test" / "seg_test", count=2)
+    make_dataset(tmp_path / "seg_pred", ("seg_pred",), count=5)
+    make_dataset(tmp_path, ("validation",), count=1)
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "eval" / "results").mkdir(parents=True)
+    (tmp_path / "eval" / "results" / "table.csv").touch()
     dataset = scan_dataset(tmp_path)
-    assert [(file.path.name, file.reason) for file in dataset.left_out] == [("extra", "beside the train folder")]
+    assert set(dataset.splits) == {"train", "test"} and dataset.classes == ("apple", "berry", "cherry")
+    assert {file.path.name: file.reason for file in dataset.left_out} == {
+        "annotations": "beside the seg_train folder",
+        "eval": "0 images in no class folder",
+        "seg_pred": "5 images beside the seg_train folder",
+        "validation": "1 image in no class folder",
+    }
+
+
+def test_hidden_folders_with_images_are_named_and_litter_is_counted(tiny_dataset: Path, make_dataset: MakeDataset) -> None:
+    make_dataset(tiny_dataset, (".net", ".Trash-1000", ".ipynb_checkpoints"), count=3)
+    make_dataset(tiny_dataset / "apple" / ".unripe" / "green", ("small",), count=2)
+    (tiny_dataset / ".empty").mkdir()
+    dataset = scan_dataset(tiny_dataset)
+    assert dataset.counts("all") == [12, 12, 12] and dataset.passed_over == 5
+    found = {each.path.relative_to(tiny_dataset).as_posix(): each.images for each in dataset.hidden_folders}
+    assert found == {".net": 3, "apple/.unripe": 2}
 
 
 def test_links_to_folders_are_followed_and_circles_end(tiny_dataset: Path, tmp_path: Path, make_dataset: MakeDataset) -> None:
@@ -152,6 +264,19 @@ def broken_folders(root: Path, make_dataset: MakeDataset) -> dict[str, Path]:
     make_dataset(root / "twice" / "Training", ("cat", "dog"), count=2)
     make_dataset(root / "no train" / "test", ("cat", "dog"), count=2)
     make_dataset(root / "kaggle", ("train", "test"), count=2)
+    make_dataset(root / "railway" / "train", ("steam", "diesel"), count=2)
+    make_dataset(root / "railway", ("car", "bus"), count=3)
+    make_dataset(root / "extra" / "train", ("cat", "dog"), count=2)
+    make_dataset(root / "extra" / "more", ("cat", "dog"), count=2)
+    make_dataset(root / "tested", ("cat", "dog", "test"), count=2)
+    make_dataset(root / "tested in classes", ("cat", "dog"), count=2)
+    make_dataset(root / "tested in classes" / "pets_test", ("cat", "dog"), count=2)
+    make_dataset(root / "in names", ("train_cat", "train_dog", "test_cat", "test_dog"), count=1)
+    make_dataset(root / "images of train", ("bus", "train_images"), count=1)
+    for split in ("train", "val", "dev"):
+        make_dataset(root / "two vals" / split, ("cat", "dog"), count=2)
+    for split in ("my_val", "my_test"):
+        make_dataset(root / "no training" / split, ("cat", "dog"), count=2)
     return {path.name: path for path in root.iterdir()}
 
 
@@ -173,6 +298,23 @@ def broken_folders(root: Path, make_dataset: MakeDataset) -> dict[str, Path]:
         ("twice", "{root}/twice has two train folders: train and Training"),
         ("no train", "{root}/no train has a test folder but no train folder"),
         ("kaggle", "{root}/kaggle/train has no class folders"),
+        ("railway", "{root}/railway has bus and car with 6 images beside train, which holds folders of its own"),
+        ("extra", "{root}/extra has more with 4 images beside train, which holds folders of its own"),
+        ("tested", "{root}/tested has test with 2 images beside cat and dog: a split by name, a class by place"),
+        (
+            "tested in classes",
+            "{root}/tested in classes has pets_test with 4 images beside cat and dog: a split by name, a class by place",
+        ),
+        (
+            "in names",
+            "{root}/in names has test_cat, test_dog, train_cat and train_dog with 4 images: splits by name, classes by place",
+        ),
+        (
+            "images of train",
+            "{root}/images of train has train_images with 1 image beside bus: a split by name, a class by place",
+        ),
+        ("two vals", "{root}/two vals has two val folders: dev and val"),
+        ("no training", "{root}/no training has a my_val folder but no train folder"),
     ],
 )
 def test_a_folder_that_is_no_data_set_is_told_in_one_sentence(
@@ -183,6 +325,53 @@ def test_a_folder_that_is_no_data_set_is_told_in_one_sentence(
         scan_dataset(tmp_path / name)
     assert caught.value.message == sentence.format(root=tmp_path)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        (
+            "railway",
+            "rename train if it is a class; otherwise move bus and car into it as classes, or move them out of {root}/railway",
+        ),
+        ("tested", "rename test if it is a class; otherwise move cat and dog into a new folder {root}/tested/train"),
+    ],
+)
+def test_a_folder_that_may_be_a_class_or_a_split_gets_both_ways_out(
+    tmp_path: Path, make_dataset: MakeDataset, name: str, hint: str
+) -> None:
+    broken_folders(tmp_path, make_dataset)
+    with pytest.raises(ResnetError) as caught:
+        scan_dataset(tmp_path / name)
+    assert caught.value.hint == hint.format(root=tmp_path)
+
+
+@pytest.mark.parametrize("command", ["train", "finetune"])
+def test_check_finds_what_training_refuses(tmp_path: Path, make_dataset: MakeDataset, run_cli: RunCli, command: str) -> None:
+    folders = broken_folders(tmp_path, make_dataset)
+    del folders["file.txt"]
+    for folder in folders.values():
+        checked = run_cli("check", folder, "--json")
+        trained = run_cli(command, folder)
+        assert trained.exit_code == checked.exit_code == 1
+        told = trained.stderr.splitlines()[0].removeprefix("error: ")
+        assert told in [problem["detail"] for problem in json.loads(checked.stdout)["problems"]]
+
+
+@pytest.mark.parametrize(
+    "splits", [("seg_train/seg_train", "seg_test/seg_test"), ("train", "eval"), ("Training Data",), (".",)]
+)
+def test_check_counts_the_images_that_training_uses(
+    tmp_path: Path, make_dataset: MakeDataset, run_cli: RunCli, splits: tuple[str, ...]
+) -> None:
+    for number, split in enumerate(splits):
+        make_dataset(tmp_path / split, ("bus", "train"), count=10, first=100 * number)
+    document = json.loads(run_cli("check", tmp_path, "--json").stdout)
+    dataset = scan_dataset(tmp_path)
+    assert document["problems"] == [] and tuple(document["classes"]) == dataset.classes
+    assert {split: list(counts.values()) for split, counts in document["counts"].items()} == {
+        split: dataset.counts(split) for split in dataset.splits
+    }
 
 
 def test_one_folder_too_high_is_hinted_at(tmp_path: Path, make_dataset: MakeDataset) -> None:
@@ -223,11 +412,14 @@ def test_a_folder_that_may_not_be_read_is_named(as_nobody: Path, make_dataset: M
         scan_dataset(root)
 
 
-def test_pictures_of_a_kind_that_is_not_read_are_named_where_there_are_no_others(tmp_path: Path) -> None:
+def test_pictures_of_a_kind_that_is_not_read_are_named_where_there_are_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resnet_cli.data.heif.is_installed", lambda: False)
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "IMG_1.HEIC").touch()
     with pytest.raises(ResnetError) as told:
         scan_dataset(tmp_path)
     assert told.value.hint.startswith("2 files there are passed over, such as ")
-    assert told.value.hint.endswith("IMG_1.HEIC: HEIC pictures are not read; convert it to JPEG")
+    assert told.value.hint.endswith("IMG_1.HEIC: HEIC images need: pip install 'resnet-cli[heif]'")

@@ -37,6 +37,11 @@ def test_every_file_of_the_package_is_in_the_wheel(wheel: zipfile.ZipFile) -> No
     assert packed == files
 
 
+def test_the_wheel_brings_the_bundled_network_with_its_openvino_model(wheel: zipfile.ZipFile) -> None:
+    files = {"run.json", "model.weights.h5", "model.xml", "model.bin"}
+    assert {f"resnet_cli/networks/bundled/{name}" for name in files} <= set(wheel.namelist())
+
+
 def test_the_wheel_holds_nothing_but_the_package(wheel: zipfile.ZipFile) -> None:
     assert {name.split("/")[0] for name in wheel.namelist()} == {"resnet_cli", f"resnet_cli-{__version__}.dist-info"}
 
@@ -52,5 +57,5 @@ def test_the_wheel_names_its_licence_its_version_and_what_it_needs(wheel: zipfil
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Version"] == __version__
     assert metadata["Requires-Python"] == ">=3.11"
-    assert set(metadata.get_all("Provides-Extra") or ()) == {"export", "gpu", "jax", "tensorboard", "test"}
+    assert set(metadata.get_all("Provides-Extra") or ()) == {"export", "gpu", "heif", "jax", "tensorboard", "test"}
     assert "Apache License" in read(wheel, "licenses/LICENSE")

@@ -24,7 +24,7 @@ class Points:
 
     seed: int = 0
     classes: int = CLASSES
-    batch_size: int = 16
+    images_per_step: int = 16
     steps_per_epoch: int = STEPS
 
     @property
@@ -33,9 +33,9 @@ class Points:
 
     def batch(self, step: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         random = np.random.default_rng((self.seed, step))
-        labels = random.integers(0, CLASSES, self.batch_size)
+        labels = random.integers(0, CLASSES, self.images_per_step)
         centres = np.random.default_rng(99).normal(size=(CLASSES, FEATURES))
-        points = centres[labels] + random.normal(size=(self.batch_size, FEATURES))
+        points = centres[labels] + random.normal(size=(self.images_per_step, FEATURES))
         return points.astype(np.float32), np.eye(CLASSES, dtype=np.float32)[labels]
 
     def batches(self, first_step: int = 0) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
@@ -60,6 +60,7 @@ class StopAfter(Silent):
     """Progress that asks to stop, as a signal does, after a number of steps."""
 
     def __init__(self, steps: int, signal: int = 15, title: str = "") -> None:
+        super().__init__()
         self.left, self.signal, self.title = steps, signal, title
 
     def start(self, title: str, total: int | None) -> Task:

@@ -20,6 +20,8 @@ _ADVICE = {
     "unreadable": "mind the permissions of the folder",
     "bad-name": "rename the folder",
     "two-splits": "keep one of the folders",
+    "beside-train": "rename the train folder if it is a class; otherwise move the others into it, or away",
+    "split-or-class": "rename the folder if it is a class; otherwise move the others into a folder train",
     "no-train": "name the folder of training pictures train",
     "no-classes": "make one folder of pictures for every class, such as cars/ and trucks/",
     "no-pictures": "add JPEG or PNG files, or remove the folder",
@@ -34,6 +36,9 @@ _ADVICE = {
     "near-duplicate": "look at them, and keep one of each where they are the same photo",
     "small-class": "add pictures; ten a class is little, a hundred is good",
     "imbalance": "add pictures to the small classes, or train with --class-weights",
+    "mirror-sensitive": "train with --no-flip where a mirrored image is wrong",
+    "dark-16-bit": "multiply the values by 16",
+    "hidden-folder": "rename the folder without the dot if it is a class",
     "tiny-picture": "replace them by larger ones",
     "wrong-extension": "rename them, so that other programs can open them",
     "not-a-picture": "nothing, or move them elsewhere; training passes them over",
@@ -51,12 +56,15 @@ def check(
     """Look for what is wrong with a data set: damaged files, copies, leaks, small classes.
 
     Errors, which spoil training or its figures (exit code 1): corrupt pictures, the same picture in two classes (conflict) or
-    in two splits (leak), class folders that differ between splits (class-mismatch), are empty, or cannot be read; and, without
-    a val folder, a class of one picture or of copies of one, so that none can be held out (indivisible).
+    in two splits (leak), class folders that differ between splits (class-mismatch), are empty, or cannot be read; folders that
+    may be classes or splits (split-or-class, beside-train, two-splits); and, without a val folder, a class of one picture or of
+    copies of one, so that none can be held out (indivisible).
 
     Warnings (exit code 0): copies in one folder (duplicate), pictures that look the same (near-duplicate), fewer than 10
     pictures in a class (small-class), a class more than 5 times as large as another (imbalance), pictures below 16 pixels
-    (tiny-picture), file endings that tell another format (wrong-extension), and files that are passed over.
+    (tiny-picture), file endings that tell another format (wrong-extension), 12-bit values in 16-bit files (dark-16-bit), class
+    names which suggest that a mirrored image is wrong (mirror-sensitive), hidden folders with images (hidden-folder), and files
+    that are passed over.
     """
     from resnet_cli.data.inspect import inspect_dataset
 

@@ -10,12 +10,14 @@ import typer
 
 from resnet_cli.cli import console
 from resnet_cli.cli.cache import dataset_folder
+from resnet_cli.cli.finetune_plan import plan_finetune
 from resnet_cli.cli.options import (
     CacheLimit,
     ClassWeights,
     DatasetFolder,
     Dropout,
     Engine,
+    FineTuningPatience,
     ForceRun,
     Json,
     LrFind,
@@ -26,13 +28,14 @@ from resnet_cli.cli.options import (
     Strict,
     Tensorboard,
     TransferLimit,
+    ValSplit,
     require_effect_of_search,
 )
 from resnet_cli.cli.quiet import tensorflow_import
 from resnet_cli.cli.reporter import Reporter
 from resnet_cli.cli.requests import FinetuneRequest
 from resnet_cli.cli.result import print_result, print_search
-from resnet_cli.learning.config import FinetuneConfig
+from resnet_cli.learning.config import Augment, FinetuneConfig
 from resnet_cli.learning.recipes import parse_duration
 from resnet_cli.learning.tensorboard import require_tensorboard
 from resnet_cli.networks.catalogue import find_network
@@ -50,20 +53,18 @@ def finetune(
     image_size: Annotated[str, typer.Option(help="Input side in pixels; auto follows network and pictures.")] = "auto",
     resize: Annotated[Literal["crop", "pad", "squash"], typer.Option(help="How a picture becomes a square.")] = "crop",
     epochs: Annotated[int, typer.Option(min=0, help="Passes of the second stage, or of a head alone; 0 chooses.")] = D.epochs,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures a step, second stage.")] = D.batch_size,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a step at most, second stage.")] = D.batch_size,
     learning_rate: Annotated[
         float, typer.Option(min=0, help="Peak rate of the second stage; 0 chooses: 0.0005, or Muon's 0.01 to train all.")
     ] = D.learning_rate,
+    augment: Annotated[Augment, typer.Option(help="light: random parts; strong: smaller ones, rotated too; none.")] = D.augment,
+    flip: Annotated[bool, typer.Option(help="Mirror every second view; not for digits, text and arrows.")] = D.flip,
     views: Annotated[int, typer.Option(min=0, help="Augmented views of a picture; 1 = as it is, 0 chooses.")] = D.views,
+    patience: FineTuningPatience = D.patience,
     time_limit: TransferLimit = None,
     lr_find: LrFind = None,
     class_weights: ClassWeights = D.class_weights,
-    val_split: Annotated[
-        float | None,
-        typer.Option(
-            min=0, max=0.9, help="Share held out where there is no val folder.  \\[default: 0.2, or 0.1 beside a test folder]"
-        ),
-    ] = D.val_split,
+    val_split: ValSplit = D.val_split,
     seed: Seed = D.seed,
     engine: Engine = D.engine,
     output: RunOutput = None,
@@ -85,18 +86,23 @@ def finetune(
         find_network(arch)  # a misspelt name is told before a data set is fetched
     reporter = Reporter(quiet or json)
     folder = dataset_folder(dataset, reporter)
-    with tensorflow_import():
-        from resnet_cli.cli.finetune_job import run_finetune
-
     typed["time_limit"] = parse_duration(time_limit) if time_limit else D.time_limit
     config = FinetuneConfig(**{field.name: typed[field.name] for field in fields(FinetuneConfig)})
     where = (folder, arch, weights, image_size, resize, output, force, resume, strict, lr_find)
     request = FinetuneRequest(*where, tensorboard, cache, cache_limit, shlex.join(["resnet", *sys.argv[1:]]))
+    _run(request, config, reporter, json)
+
+
+def _run(request: FinetuneRequest, config: FinetuneConfig, reporter: Reporter, json: bool) -> None:
+    plan = plan_finetune(request, config, reporter)
+    with tensorflow_import():
+        from resnet_cli.cli.finetune_job import run_finetune
+
     reporter.listen()
-    result = run_finetune(request, config, reporter)
+    result = run_finetune(plan, reporter)
     if json:
         console.print_json(result)
-    elif lr_find == "plot":
+    elif request.lr_find == "plot":
         print_search(result)
     else:
         print_result(result)
@@ -104,12 +110,16 @@ def finetune(
 
 def _require_effect(typed: dict[str, Any]) -> None:
     """Refuse what would be passed over."""
-    changed = [name for name in ("batch_size", "learning_rate") if typed[name] != getattr(D, name)]
+    changed = [name for name in ("batch_size", "learning_rate", "patience") if typed[name] != getattr(D, name)]
     if typed["unfreeze"] == "none" and (vain := [*changed, *(["lr_find"] if typed["lr_find"] else [])]):
         option = f"--{vain[0].replace('_', '-')}"
         raise typer.BadParameter(f"{option} is about the second stage, and --unfreeze none has none: leave it out")
     if typed["cache_limit"] is not None and typed["unfreeze"] != "last":
         raise typer.BadParameter("--cache-limit is about the activations that --unfreeze last stores: leave it out")
+    if typed["augment"] == "none" and typed["views"] > 1:
+        raise typer.BadParameter(f"--views {typed['views']} are augmented, and --augment none augments nothing: leave one out")
+    if typed["augment"] == "strong" and typed["views"] == 1:
+        raise typer.BadParameter("--views 1 shows images as they are, so --augment strong has no effect: leave one out")
     if typed["time_limit"] is not None and typed["epochs"]:
         raise typer.BadParameter("--time-limit chooses the epochs: leave --epochs out")
     untrained = {"--time-limit": typed["time_limit"], "--tensorboard": typed["tensorboard"]}

@@ -1,7 +1,8 @@
 """`resnet predict`: the most probable classes of pictures, in under half a second, without TensorFlow."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,9 +10,9 @@ import typer
 from resnet_cli.cli import console
 from resnet_cli.cli.options import Engine, Json, RunFolders, Views
 from resnet_cli.cli.reporter import Reporter
-from resnet_cli.cli.streams import lines_of_stdin
-from resnet_cli.data.inputs import is_one_file, picture_paths
-from resnet_cli.files import csv_line
+from resnet_cli.cli.streams import bytes_of_stdin
+from resnet_cli.data.inputs import count_named, is_one_file, listed_paths, picture_paths
+from resnet_cli.files import csv_line, path_text
 
 if TYPE_CHECKING:
     from resnet_cli.inference.predict import Prediction
@@ -24,62 +25,71 @@ def predict(
     engine: Engine = "auto",
     top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 5,
     json: Json = False,
+    null: Annotated[bool, typer.Option("--null", "-0", help="Paths on stdin end with NUL, as after find -print0.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print the result as CSV.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notices.")] = False,
 ) -> None:
     """Say what pictures show. Without any run: the ImageNet classes, or the bundled network's own 200."""
     if json and csv:
         raise typer.BadParameter("--json and --csv exclude each other")
-    lines = lines_of_stdin()
-    if lines is None and "-" in pictures:
+    if null and "-" not in pictures:
+        raise typer.BadParameter("--null is about paths on stdin: give - as well")
+    stdin = bytes_of_stdin() if "-" in pictures else ()
+    if stdin is None:
         raise typer.BadParameter("- stands for paths on stdin, which is closed")
-    from resnet_cli.cli.ready import classifiers_for, load_members
+    from resnet_cli.cli.ready import classifiers_for, engine_for_many, load_members
     from resnet_cli.engines.choice import settled
     from resnet_cli.inference.predict import predict as predict_pictures
 
     reporter = Reporter(quiet)
     engine = settled(engine, reporter)
     classifiers = classifiers_for(run or (), engine, reporter)
+    engine = engine_for_many(engine, classifiers, lambda: count_named(pictures), reporter)
     single = is_one_file(pictures)
     members = load_members(classifiers, "one" if single else "many", engine, reporter)
-    paths = picture_paths(pictures, lines or (), reporter.line)
+    paths = picture_paths(pictures, listed_paths(stdin, null), reporter)
     results = predict_pictures(paths, members, classifiers[0].classes, top, int(views))
-    show = _show_json if json else _show_csv if csv else _show_text
+    runs = [path_text(classifier.name) for classifier in classifiers]
+    show = partial(_show_json, runs) if json else partial(_show_csv, runs) if csv else _show_text
     if show(results):
         raise typer.Exit(1)
 
 
-def _show_json(results: "Iterable[Prediction]") -> int:
-    """One array, written as it grows."""
+def _show_json(runs: Sequence[str], results: "Iterable[Prediction]") -> int:
+    """One array, written as it grows: a picture that is answered does not wait for the next one."""
     failed = 0
     first = True
     for result in results:
         failed += result.error is not None
         row: dict[str, Any] = {
-            "path": str(result.path),
-            "error": result.error,
+            "path": path_text(result.path),
+            "error": result.error and path_text(result.error),
             "predictions": [{"class": name, "probability": probability} for name, probability in result.classes],
+            "runs": runs,
         }
         sys.stdout.write(("[\n" if first else ",\n") + console.json_text(row))
+        sys.stdout.flush()
         first = False
     sys.stdout.write("[]\n" if first else "\n]\n")
     return failed
 
 
-def _show_csv(results: "Iterable[Prediction]") -> int:
+def _show_csv(runs: Sequence[str], results: "Iterable[Prediction]") -> int:
     """A line per picture and class; a picture that failed has one line with its error."""
     failed = 0
 
     def write(*row: object) -> None:
         sys.stdout.write(csv_line(row))
 
-    write("path", "rank", "class", "probability", "error")
+    answered = ";".join(runs)
+    write("path", "rank", "class", "probability", "error", "runs")
     for result in results:
         if result.error is not None:
             failed += 1
-            write(result.path, "", "", "", result.error)
+            write(result.path, "", "", "", path_text(result.error), answered)
         for rank, (name, probability) in enumerate(result.classes, 1):
-            write(result.path, rank, name, f"{probability:.6f}", "")
+            write(result.path, rank, name, f"{probability:.6f}", "", answered)
+        sys.stdout.flush()
     return failed
 
 

@@ -27,9 +27,9 @@ def write_search(folder: Path, search: RateSearch) -> None:
     write_rate_curve(search, folder / _PLOT, folder.name)
 
 
-def search_record(folder: Path, suggested: float | None) -> dict[str, Any]:
+def search_record(folder: Path, suggested: float | None, warnings: list[str]) -> dict[str, Any]:
     """The JSON contract of `--lr-find plot`."""
-    return {"folder": str(folder), "plot": str(folder / _PLOT), "suggested": suggested}
+    return {"folder": str(folder), "plot": str(folder / _PLOT), "suggested": suggested, "warnings": warnings}
 
 
 def search_once(folder: Path, usual: float, only: bool, progress: Progress) -> ChooseRate:

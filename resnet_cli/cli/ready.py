@@ -1,7 +1,8 @@
 """Which classifiers answer: a run's, those of several runs together, or without any run a ready-made one.
 
-In: `--run`s or nothing, and the engine that was asked for. Out: classifiers, loaded into their engines. A ready-made network
-is converted once, into the user's cache; only that, and Keras as the engine, import TensorFlow.
+In: `--run`s or nothing, and the engine that was asked for. Out: classifiers, loaded into their engines. The bundled network
+comes with its OpenVINO model; ImageNet weights are converted once, into the user's cache. Only that, and Keras as the engine,
+import TensorFlow.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +15,8 @@ from resnet_cli.cli.cache import cache_folder, kept_in_cache
 from resnet_cli.cli.quiet import tensorflow_import
 from resnet_cli.data.decode import Geometry
 from resnet_cli.engines.base import Engine
-from resnet_cli.engines.choice import EngineName
+from resnet_cli.engines.choice import EngineName, is_worth_a_gpu
+from resnet_cli.engines.gpu import gpu_is_likely, surroundings
 from resnet_cli.engines.openvino import OpenVinoEngine, Purpose
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import write_text
@@ -32,16 +34,20 @@ class Ready:
     """A classifier that can be loaded.
 
     Attributes:
+        name: what answers: the run's folder, or the name of the ready-made network.
         model: its OpenVINO file; where it was trained without OpenVINO there is none.
         classes: in the order of its probabilities.
         geometry: how pictures reach its input.
         rebuild: makes the same classifier of Keras' layers, uint8 pictures to probabilities; imports Keras.
+        for_keras: whether Keras can answer too, as it cannot for an export.
     """
 
+    name: str
     model: Path
     classes: tuple[str, ...]
     geometry: Geometry
     rebuild: Callable[[], Any]
+    for_keras: bool = True
 
 
 def classifiers_for(folders: Sequence[Path], engine: EngineName, progress: Progress) -> tuple[Ready, ...]:
@@ -65,7 +71,31 @@ def classifiers_for(folders: Sequence[Path], engine: EngineName, progress: Progr
 
 def run_classifier(run: Run) -> Ready:
     """The classifier of a run."""
-    return Ready(run.openvino, run.classes, run_geometry(run), partial(_read, run))
+    for_keras = "export" not in run.record
+    return Ready(str(run.folder), run.openvino, run.classes, run_geometry(run), partial(_read, run), for_keras)
+
+
+def engine_for_many(wish: EngineName, classifiers: Sequence[Ready], count: Callable[[], int], progress: Progress) -> EngineName:
+    """Keras in place of "auto" where many images are to be classified and Keras sees a GPU; else what was asked for.
+
+    Args:
+        wish: as `engines.choice.settled` gave it.
+        classifiers: that answer together.
+        count: of the images; asked only where there may be a GPU. 0 where nobody knows how many will come.
+        progress: is told where there is a GPU that Keras does not see.
+    """
+    seen = surroundings()
+    if not gpu_is_likely(seen) or not all(each.for_keras for each in classifiers) or not is_worth_a_gpu(wish, count(), seen):
+        return wish
+    try:
+        with tensorflow_import():
+            from resnet_cli.networks.devices import has_gpu
+    except ResnetError:  # no backend that could be started: OpenVINO needs none
+        return wish
+    if has_gpu():
+        return "keras"
+    progress.line(f"there is an NVIDIA GPU, but Keras does not see it on {seen.backend}: OpenVINO answers on the CPU")
+    return wish
 
 
 def read_weights(weights: Path, spec: ClassifierSpec) -> Any:
@@ -132,7 +162,8 @@ def _imagenet(files: ImagenetClassifier, engine: EngineName) -> Ready:
         write_text(names, "\n".join(classes))
     size = files.network.image_size
     geometry = Geometry(size, fraction=files.network.crop_fraction)
-    return Ready(model, tuple(names.read_text("utf-8").split("\n")), geometry, lambda: _read_imagenet(files)[0])
+    classes = tuple(names.read_text("utf-8").split("\n"))
+    return Ready(f"{files.network.name} (ImageNet)", model, classes, geometry, lambda: _read_imagenet(files)[0])
 
 
 def _read_imagenet(files: ImagenetClassifier) -> tuple[Any, tuple[str, ...]]:
@@ -142,10 +173,13 @@ def _read_imagenet(files: ImagenetClassifier) -> tuple[Any, tuple[str, ...]]:
 
 
 def _bundled(run: Run, engine: EngineName) -> Ready:
-    model = cache_folder() / f"bundled-{run.record['weights_sha256'][:16]}.xml"
-    if engine != "keras" and not model.exists():
-        _convert(_read(run), model)
-    return Ready(model, run.classes, run_geometry(run), partial(_read, run))
+    model = run.openvino
+    if run.record.get("openvino_weights_sha256") != run.record["weights_sha256"] or not model.exists():
+        # Other weights were put there, and `scripts/make_bundled.py --openvino` was not run.
+        model = cache_folder() / f"bundled-{run.record['weights_sha256'][:16]}.xml"
+        if engine != "keras" and not model.exists():
+            _convert(_read(run), model)
+    return Ready(f"{run.record['network']['name']} (bundled)", model, run.classes, run_geometry(run), partial(_read, run))
 
 
 def _convert(classifier: Any, model: Path) -> None:

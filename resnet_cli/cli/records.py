@@ -12,6 +12,7 @@ from resnet_cli.data.scoring import TEST_CHOSE, VAL_CHOSE, kind_of, seen_before
 from resnet_cli.learning.diagnose import few_pictures, odd_accuracies, unequal_classes
 from resnet_cli.networks.pretrained import WeightsSource
 from resnet_cli.networks.spec import ClassifierSpec
+from resnet_cli.progress import Progress
 from resnet_cli.runs import Run, SplitRow, read_splits
 from resnet_cli.versions import versions
 
@@ -34,6 +35,8 @@ def run_record(
     precision: str,
 ) -> dict[str, Any]:
     """The part of run.json that says how to repeat a run; `precision` is that of training."""
+    from resnet_cli.learning.precision import computed_on  # imports Keras, which whoever trained has
+
     weights = {
         "source": source.kind,
         "path": str(source.path.absolute()) if source.path else "",
@@ -50,6 +53,7 @@ def run_record(
         "config": config,
         "seed": config["seed"],
         "precision": precision,
+        **computed_on(),
         "versions": versions(),
     }
 
@@ -76,27 +80,31 @@ def result_record(
     }
 
 
-def remarks(run: Run, dataset: Dataset, best: "EpochRecord", measured: "dict[str, Measured]") -> list[str]:
-    """What a user must know about the figures of a training, of which the last is the headline.
+def warn_of_figures(
+    run: Run, dataset: Dataset, best: "EpochRecord", measured: "dict[str, Measured]", progress: Progress
+) -> None:
+    """Warn of what a user must know about the figures of a training, of which the last is the headline.
 
     Args:
         run: it has its splits.csv already.
-        dataset: its pictures that could be read.
+        dataset: its images that could be read.
         best: the epoch that was kept.
         measured: figures by split.
+        progress: where to warn.
     """
     split, figures = list(measured)[-1], list(measured.values())[-1].figures
     counts, tested = dataset.counts("train"), {each.name: each.count for each in figures.classes}
-    weighed = run.record["config"]["class_weights"]
+    config = run.record["config"]
     rows = read_splits(run)
     held = [row.content for row in rows if row.split == split]
-    return [
+    for words in (
         *few_pictures(dataset.classes, counts),
-        *([] if weighed else unequal_classes(dataset.classes, counts)),
-        *odd_accuracies(best.accuracy, figures.top1, tested, kind_of(split)),
+        *unequal_classes(dataset.classes, counts, config),
+        *odd_accuracies(best.accuracy, figures.top1, tested, kind_of(split), config),
         *([TEST_CHOSE] if dataset.is_validated_by_test else [VAL_CHOSE] if split == "val" else []),
         *seen_before(held, run, rows, split),
-    ]
+    ):
+        progress.warn(words)
 
 
 def split_rows(dataset: Dataset) -> list[SplitRow]:
@@ -136,19 +144,20 @@ def pictures_fingerprint(dataset: Dataset) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def passed_over_lines(dataset: Dataset) -> list[str]:
-    """A few words on files that were never taken for samples."""
-    if not dataset.left_out:
-        return []
-    first = dataset.left_out[0]
-    return [f"passed over {len(dataset.left_out)} file(s), such as {first.path}: {first.reason}"]
+def dataset_lines(dataset: Dataset) -> list[str]:
+    """What a data set with its splits holds, in two lines."""
+    counts = ", ".join(f"{len(samples)} {split}" for split, samples in dataset.splits.items())
+    largest = ", ".join(
+        f"{name} {count}" for name, count in list(zip(dataset.classes, dataset.counts("train"), strict=True))[:6]
+    )
+    more = f", and {len(dataset.classes) - 6} more classes" if len(dataset.classes) > 6 else ""
+    return [f"{dataset.name}: {len(dataset.classes)} classes; {counts}", f"training images: {largest}{more}"]
 
 
-def left_out_lines(left_out: Sequence[LeftOut]) -> list[str]:
-    """A few words on files that were left out, the first ones by name."""
+def warn_of_left_out(left_out: Sequence[LeftOut], progress: Progress) -> None:
+    """Warn of images that could not be read, the first ones by name; nothing where there are none."""
     if not left_out:
-        return []
-    lines = [f"left out {len(left_out)} unreadable picture(s):", *(f"  {each.reason}" for each in left_out[:_SHOWN])]
-    if len(left_out) > _SHOWN:
-        lines.append(f"  and {len(left_out) - _SHOWN} more; `resnet check` lists them all")
-    return lines
+        return
+    more = f" and {len(left_out) - _SHOWN} more; `resnet check` lists them all" if len(left_out) > _SHOWN else ""
+    reasons = "; ".join(each.reason for each in left_out[:_SHOWN])
+    progress.warn(f"left out {len(left_out)} unreadable image{'s' * (len(left_out) > 1)}: {reasons}{more}")

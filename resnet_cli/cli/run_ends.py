@@ -11,9 +11,10 @@ from typing import Any
 import keras
 
 from resnet_cli.cli.measuring import Measured, measure_splits
-from resnet_cli.cli.records import left_out_lines, split_rows
+from resnet_cli.cli.records import split_rows, warn_of_left_out
+from resnet_cli.data.augment import Augmentation
 from resnet_cli.data.decode import Geometry
-from resnet_cli.data.pictures import Pictures, read_pictures, reader_for_prediction, reader_for_training
+from resnet_cli.data.pictures import Pictures, read_pictures, reader_for_prediction, reader_for_training, reader_that_fits
 from resnet_cli.data.scan import Dataset, Sample
 from resnet_cli.data.threads import map_in_order
 from resnet_cli.engines.base import Outputs
@@ -28,13 +29,14 @@ from resnet_cli.runs import write_splits
 
 
 def read_splits_for_training(
-    dataset: Dataset, geometry: Geometry, progress: Progress, strict: bool, limit: int
+    dataset: Dataset, geometry: Geometry, how: Augmentation, progress: Progress, strict: bool, limit: int
 ) -> tuple[Pictures, Pictures]:
-    """Training pictures of any shape and validation squares; unreadable files are named, or with `strict` an error.
+    """Training images for an augmentation and validation squares; unreadable files are named, or with `strict` an error.
 
     Args:
         dataset: its splits "train" and "val" are read; with `strict` "test" is looked at, else its first readable picture.
         geometry: how pictures reach the input size.
+        how: what happens to training images.
         progress: where to report.
         strict: a damaged picture is an error.
         limit: bytes of decoded pictures that are kept, a split; 0 where they are needed only once more.
@@ -42,9 +44,9 @@ def read_splits_for_training(
     Raises:
         ResnetError: nothing readable is left of a split, or of a class; or a picture is damaged and `strict`.
     """
-    training = read_pictures(
-        dataset.splits["train"], reader_for_training(geometry), progress, "reading training pictures", limit
-    )
+    samples = dataset.splits["train"]
+    reader = reader_that_fits(samples, geometry, how, limit)
+    training = read_pictures(samples, reader, progress, "reading training pictures", limit)
     held_out = read_pictures(
         dataset.splits["val"], reader_for_prediction(geometry), progress, "reading held-out pictures", limit
     )
@@ -54,21 +56,20 @@ def read_splits_for_training(
         damaged += read_pictures(test, reader_for_prediction(geometry), progress, "reading test pictures", 0).left_out
     if damaged and strict:
         raise ResnetError(damaged[0].reason, f"{len(damaged)} picture(s) cannot be read; without --strict they are left out")
-    for line in left_out_lines(damaged):
-        progress.line(line)
+    warn_of_left_out(damaged, progress)
     present = {sample.label for sample in training.samples}
     readable = [label in present for label in range(len(dataset.classes))]
     _require_enough(dataset, readable, len(held_out) > 0, strict or _can_be_tested(dataset, held_out))
     return training, held_out
 
 
-def splits_to_read_later(dataset: Dataset, geometry: Geometry) -> tuple[Pictures, Pictures]:
+def splits_to_read_later(dataset: Dataset, geometry: Geometry, how: Augmentation) -> tuple[Pictures, Pictures]:
     """Training pictures and validation squares at which nobody has looked, but for the first readable one of every class.
 
     Raises:
         ResnetError: a class, or the validation, has none.
     """
-    training = Pictures(dataset.splits["train"], reader_for_training(geometry), None, ())
+    training = Pictures(dataset.splits["train"], reader_for_training(geometry, how), None, ())
     held_out = Pictures(dataset.splits["val"], reader_for_prediction(geometry), None, ())
     classes: list[list[Sample]] = [[] for _ in dataset.classes]
     for sample in training.samples:
@@ -128,6 +129,8 @@ def write_trained(
     progress: Progress,
     engine: EngineName,
     untrained: Untrained = Untrained(),
+    *,
+    label_smoothing: float,
 ) -> dict[str, Measured]:
     """Write a trained network, its curves and splits, and measure it on what was held out.
 
@@ -140,16 +143,16 @@ def write_trained(
         progress: where to report.
         engine: what measures.
         untrained: what is known of its backbone from before.
+        label_smoothing: that the training loss of the curves carries.
 
     Returns:
         Figures of "val", and of "test" where there is one.
     """
     write_classifier(folder, model, spec, untrained.backbone)
     write_metrics_csv(folder)
-    draw_curves(folder / "metrics.jsonl", folder / "curves.png", f"{dataset.name}-{spec.network.name}")
+    draw_curves(folder / "metrics.jsonl", folder / "curves.png", f"{dataset.name}-{spec.network.name}", label_smoothing)
     write_splits(folder, split_rows(dataset))
     measured = measure_splits(folder, spec, dataset, geometry, progress, engine, untrained.pooled)
     for each in measured.values():
-        for line in left_out_lines(each.rows.left_out):
-            progress.line(line)
+        warn_of_left_out(each.rows.left_out, progress)
     return measured

@@ -2,12 +2,18 @@
 
 import io
 import os
+import queue
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import Any, TextIO, cast
 
+from resnet_cli.data.threads import PAUSE, Pause
 from resnet_cli.errors import ResnetError
+
+_CHUNK = 1 << 16  # bytes of stdin, at most, that are read at once
+_AHEAD = 16  # chunks
 
 
 class ReaderGone(Exception):
@@ -94,11 +100,45 @@ def let_go_of_stdout() -> None:
         _discard(sys.stdout.fileno())
 
 
-def lines_of_stdin() -> Iterable[str] | None:
-    """Lines of stdin, decoded as names of files are; None where it is closed."""
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(encoding=sys.getfilesystemencoding(), errors=sys.getfilesystemencodeerrors())
-    return sys.stdin
+def bytes_of_stdin() -> Iterator[bytes | Pause] | None:
+    """What comes on stdin, as soon as it comes, with a pause where nothing is there yet; None where stdin is closed.
+
+    Raises:
+        ResnetError: while it is iterated: stdin cannot be read.
+    """
+    return None if sys.stdin is None else _as_it_comes(sys.stdin.buffer)
+
+
+def _as_it_comes(stream: Any) -> Iterator[bytes | Pause]:
+    # Unbuffered: a thread that waits in a buffered reader holds its lock, and the interpreter could not end.
+    raw = getattr(stream, "raw", stream)
+    chunks: queue.Queue[bytes | OSError] = queue.Queue(_AHEAD)
+
+    def read() -> None:
+        try:
+            while chunk := raw.read(_CHUNK):
+                chunks.put(chunk)
+            chunks.put(b"")
+        except OSError as error:
+            chunks.put(error)
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        if chunks.empty():
+            yield PAUSE
+        chunk = _next(chunks)
+        if isinstance(chunk, OSError):
+            raise ResnetError(f"stdin cannot be read: {chunk.strerror}") from chunk
+        if not chunk:
+            return
+        yield chunk
+
+
+def _next(chunks: queue.Queue[bytes | OSError]) -> bytes | OSError:
+    while True:
+        # On Windows, Ctrl-C does not end a wait without a limit.
+        with suppress(queue.Empty):
+            return chunks.get(timeout=1)
 
 
 def _discard(descriptor: int) -> None:

@@ -24,6 +24,7 @@ from resnet_cli.cli.quiet import tensorflow_import
 from resnet_cli.cli.reporter import Reporter
 from resnet_cli.cli.requests import TrainRequest
 from resnet_cli.cli.result import print_result, print_search
+from resnet_cli.cli.train_plan import plan_training
 from resnet_cli.learning.config import TrainConfig
 from resnet_cli.learning.recipes import Recipe, make_config, parse_duration, source_of
 from resnet_cli.learning.tensorboard import require_tensorboard
@@ -106,15 +107,15 @@ def _run(request: TrainRequest, config: TrainConfig, quiet: bool, json: bool) ->
         require_tensorboard()
     reporter = Reporter(quiet or json)
     request = replace(request, dataset=dataset_folder(request.dataset, reporter))
+    plan = plan_training(request, config, reporter)
     with tensorflow_import():
-        from resnet_cli.cli.train_job import run_training, search_rate
+        from resnet_cli.cli.train_job import run_training
 
     reporter.listen()
-    only_search = request.lr_find == "plot"
-    result = search_rate(request, config, reporter) if only_search else run_training(request, config, reporter)
+    result = run_training(plan, reporter)
     if json:
         console.print_json(result)
-    elif only_search:
+    elif request.lr_find == "plot":
         print_search(result)
     else:
         print_result(result)

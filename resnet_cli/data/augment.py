@@ -1,7 +1,8 @@
-"""Augment a picture: named operations by Pillow and numpy, from an `Augmentation` description and a random generator.
+"""Augment an image: named operations by Pillow and numpy, from an `Augmentation` description and a random generator.
 
-In: uint8 (H, W, 3). Out: uint8 (size, size, 3). The generator is made from (seed, epoch, index) alone, so what happens to a
-picture does not depend on threads, interruption or resume.
+In: uint8 (H, W, 3). Out: uint8 (size, size, 3). What `--resize` says is done first, and random parts are parts of the result,
+so that training shows what prediction will. The generator is made from (seed, epoch, index) alone: what happens to an image
+does not depend on threads, interruption or resume.
 """
 
 import math
@@ -12,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
-from resnet_cli.data.decode import Geometry, Pixels, pad_width, to_square
+from resnet_cli.data.decode import Geometry, Pixels, pad_width, part_of_square
 
 _BILINEAR = Image.Resampling.BILINEAR
+_LONGEST = 4 / 3  # a resized crop's longer side to its shorter one (Szegedy et al. 2015)
+_COARSE = 0.07  # share of the crops whose area is too small for a stored image; with those that are long, about a tenth
 
 
 @dataclass(frozen=True)
@@ -22,8 +25,9 @@ class Augmentation:
     """What may happen to a training picture.
 
     Attributes:
-        crop: "resized" = a random part of the area, scaled (Szegedy et al. 2015); "pad" = pad by an eighth of the side and
-            crop (He et al. 2015, section 4.2); "none" = the picture as prediction sees it.
+        crop: "resized" = a random part, scaled (Szegedy et al. 2015): of the whole image where `--resize` is crop, else of the
+            square that pad or squash makes of it; "pad" = what prediction sees, padded by an eighth of the side, and a part
+            of that (He et al. 2015, section 4.2); "none" = what prediction sees.
         scale: smallest share of the area that a resized crop keeps, 0..1.
         flip: mirror every second picture.
         rotate: largest rotation, degrees.
@@ -50,11 +54,11 @@ def generator(seed: int, epoch: int, index: int, purpose: int = 0) -> np.random.
 
 
 def augment(picture: Pixels, geometry: Geometry, how: Augmentation, random: np.random.Generator) -> Pixels:
-    """One augmented view of a picture.
+    """One augmented view of an image.
 
     Args:
-        picture: uint8 (H, W, 3).
-        geometry: target size, and how a picture that is not cropped at random gets there.
+        picture: uint8 (H, W, 3): the whole image where `how.crop` is "resized", else the square that prediction sees.
+        geometry: target size, and how an image becomes a square. A square of another size is scaled.
         how: what may happen.
         random: the generator of this picture in this epoch.
 
@@ -63,9 +67,9 @@ def augment(picture: Pixels, geometry: Geometry, how: Augmentation, random: np.r
     """
     size = geometry.size
     if how.crop == "resized":
-        view = _resized_crop(picture, size, how.scale, random)
+        view = _resized_crop(picture, geometry, how.scale, random)
     else:
-        view = to_square(Image.fromarray(picture), geometry)
+        view = picture if len(picture) == size else np.asarray(Image.fromarray(picture).resize((size, size), _BILINEAR))
         if how.crop == "pad":
             view = _pad_and_crop(view, pad_width(size), random)
     if how.flip and random.random() < 0.5:
@@ -92,19 +96,52 @@ def mix(images: NDArray[np.uint8], targets: NDArray[np.float32], alpha: float, r
     targets[:] = share * targets + (1 - share) * targets[::-1]
 
 
-def _resized_crop(picture: Pixels, size: int, smallest: float, random: np.random.Generator) -> Pixels:
-    height, width = picture.shape[:2]
+def side_for_crops(geometry: Geometry, how: Augmentation) -> int:
+    """Pixels that an image's short side (of pad: its long one) needs, so that resized crops of it have those of the input.
+
+    About nine crops of ten of a square image are not magnified, of a longer one more. For the last tenth too, the smallest
+    crops, it would take up to twice as many pixels.
+    """
+    # A crop of the share a of the area has a shorter side of sqrt(a / ratio); ratio's mean, where its logarithm is uniform:
+    ratio = (_LONGEST - 1) / math.log(_LONGEST)
+    return math.ceil(geometry.size * math.sqrt(ratio / (how.scale + _COARSE * (1 - how.scale))))
+
+
+def _resized_crop(picture: Pixels, geometry: Geometry, smallest: float, random: np.random.Generator) -> Pixels:
+    image = Image.fromarray(picture)
+    if geometry.resize == "crop":
+        box = _random_part(image.size, image.size, smallest, random)
+        return np.asarray(image.resize((geometry.size, geometry.size), _BILINEAR, box=box))
+    longest = max(image.size) if geometry.resize == "pad" else None
+    inside = (image.width / longest, image.height / longest) if longest else (1.0, 1.0)
+    return part_of_square(image, geometry, _random_part((1.0, 1.0), inside, smallest, random))
+
+
+def _random_part(
+    whole: tuple[float, float], inside: tuple[float, float], smallest: float, random: np.random.Generator
+) -> tuple[float, float, float, float]:
+    """(left, top, right, bottom) of a part of so many shares of the area at least.
+
+    Its centre lies within `inside`, (width, height) in the middle of the whole: no part of a padded image is grey bars alone.
+    """
+    width, height = whole
     for _ in range(10):
-        area = height * width * random.uniform(smallest, 1.0)
-        ratio = np.exp(random.uniform(np.log(3 / 4), np.log(4 / 3)))
-        crop_width, crop_height = np.sqrt(area * ratio), np.sqrt(area / ratio)
-        if crop_width <= width and crop_height <= height:
+        area = width * height * random.uniform(smallest, 1.0)
+        ratio = np.exp(random.uniform(-np.log(_LONGEST), np.log(_LONGEST)))
+        part_width, part_height = np.sqrt(area * ratio), np.sqrt(area / ratio)
+        if part_width <= width and part_height <= height:
             break
     else:
-        crop_width = crop_height = min(width, height)
-    left, top = random.random() * (width - crop_width), random.random() * (height - crop_height)
-    box = (left, top, left + crop_width, top + crop_height)
-    return np.asarray(Image.fromarray(picture).resize((size, size), _BILINEAR, box=box))
+        part_width = part_height = min(width, height)
+    left, top = _placed(part_width, width, inside[0], random), _placed(part_height, height, inside[1], random)
+    return left, top, min(width, left + part_width), min(height, top + part_height)
+
+
+def _placed(length: float, whole: float, inside: float, random: np.random.Generator) -> float:
+    """Where a part of some length begins."""
+    margin = (whole - inside) / 2
+    first, last = max(0.0, margin - length / 2), min(whole - length, whole - margin - length / 2)
+    return first + random.random() * (last - first)
 
 
 def _pad_and_crop(view: Pixels, pad: int, random: np.random.Generator) -> Pixels:

@@ -16,18 +16,47 @@ from numpy.typing import NDArray
 from resnet_cli.data.augment import Augmentation, augment, generator, mix
 from resnet_cli.data.decode import Geometry
 from resnet_cli.data.pictures import Pictures
-from resnet_cli.data.threads import map_in_order
+from resnet_cli.data.threads import batches_ahead, map_in_order
 
 Batch = tuple[NDArray[np.uint8], NDArray[np.float32]]
 
 _ORDER, _MIX = 1, 2  # purposes of the generators beside a picture's own
 
 
-def drawn(seed: int, count: int, batch_size: int, step: int) -> Iterator[tuple[int, int]]:
-    """(epoch, index) of every picture in the batch of one step: each epoch is a permutation, epochs follow without a gap."""
-    for place in range(step * batch_size, (step + 1) * batch_size):
-        epoch, position = divmod(place, count)
-        yield epoch, int(_order(seed, epoch, count)[position])
+@dataclass(frozen=True)
+class Order:
+    """Which images each training step shows: every epoch is a permutation of all of them, cut into batches of one size.
+
+    All batches have one size, as TensorFlow traces and compiles a graph for each size that it meets. That is the smallest size
+    with which an epoch takes no more steps than with `batch_size`: 129 images at 64 are three steps of 43, not two and one
+    image. Where it does not divide the count, the last batch is filled up with the first images of the same epoch: fewer than
+    there are steps, 1 of 95 images at 64 (two steps of 48).
+
+    Attributes:
+        count: images in the set, at least 1.
+        batch_size: images a step at most.
+        seed: of the permutations.
+    """
+
+    count: int
+    batch_size: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self.count // self.batch_size)
+
+    @property
+    def images_per_step(self) -> int:
+        """Images in every batch, never more than the set has."""
+        return -(-self.count // self.steps_per_epoch)
+
+    def drawn(self, step: int) -> Iterator[tuple[int, int]]:
+        """(epoch, index) of every image in the batch of one step."""
+        epoch, number = divmod(step, self.steps_per_epoch)
+        order = _order(self.seed, epoch, self.count)
+        for place in range(number * self.images_per_step, (number + 1) * self.images_per_step):
+            yield epoch, int(order[place % self.count])
 
 
 @lru_cache(maxsize=2)
@@ -40,12 +69,12 @@ def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
 class TrainStream:
     """The training pictures, shuffled and augmented, batch after batch.
 
-    Every picture appears once before any appears again; batches run on across the end of an epoch, so all have one size.
+    Every epoch shows every image; see `Order`.
 
     Attributes:
         pictures: what to draw from.
         classes: number of classes.
-        batch_size: pictures a batch.
+        batch_size: images a step at most.
         geometry: input size.
         augmentation: what happens to each picture.
         seed: of order and augmentation.
@@ -59,8 +88,16 @@ class TrainStream:
     seed: int
 
     @property
+    def order(self) -> Order:
+        return Order(len(self.pictures), self.batch_size, self.seed)
+
+    @property
     def steps_per_epoch(self) -> int:
-        return max(1, round(len(self.pictures) / self.batch_size))
+        return self.order.steps_per_epoch
+
+    @property
+    def images_per_step(self) -> int:
+        return self.order.images_per_step
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -69,14 +106,15 @@ class TrainStream:
 
     def batches(self, first_step: int = 0) -> Iterator[Batch]:
         """Batches from a step on, made ahead by threads, without end."""
-        return map_in_order(self.batch, itertools.count(first_step), ahead=6)
+        size = self.batch_size * self.geometry.size**2 * 3
+        return map_in_order(self.batch, itertools.count(first_step), batches_ahead(size))
 
     def batch(self, step: int) -> Batch:
         """The batch of one step: uint8 (N, size, size, 3) and one-hot float32 (N, classes)."""
-        count, size = len(self.pictures), self.geometry.size
-        images = np.empty((self.batch_size, size, size, 3), np.uint8)
-        targets = np.zeros((self.batch_size, self.classes), np.float32)
-        for row, (epoch, index) in enumerate(drawn(self.seed, count, self.batch_size, step)):
+        count, size = self.images_per_step, self.geometry.size
+        images = np.empty((count, size, size, 3), np.uint8)
+        targets = np.zeros((count, self.classes), np.float32)
+        for row, (epoch, index) in enumerate(self.order.drawn(step)):
             random = generator(self.seed, epoch, index)
             images[row] = augment(self.pictures[index], self.geometry, self.augmentation, random)
             targets[row, self.pictures.samples[index].label] = 1

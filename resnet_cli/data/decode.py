@@ -4,22 +4,26 @@ In: a path. Out: uint8 RGB, height x width x 3, upright, transparency on white.
 """
 
 import contextlib
+import io
+import math
 import stat
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from resnet_cli.data.heif import HEAD, INSTALL, is_heif, open_heif
 from resnet_cli.errors import ResnetError
 
 Pixels = NDArray[np.uint8]
 Resize = Literal["crop", "pad", "squash"]
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # JPEG opens MPO, the twin pictures of some cameras, as well
+# HEIC is opened by `open_heif`; JPEG opens MPO, the twin pictures of some cameras, as well.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 _LARGEST = 200_000_000  # pixels, the largest cameras' pictures; beyond it a file is taken for a decompression bomb
 _GREY = (124, 116, 104)  # ImageNet's mean colour
 Image.MAX_IMAGE_PIXELS = _LARGEST
@@ -51,7 +55,7 @@ def pad_width(size: int) -> int:
 
 @dataclass(frozen=True)
 class Header:
-    """Format (JPEG, PNG, WEBP, BMP, GIF, TIFF) and size in pixels, as stored."""
+    """Format (JPEG, PNG, WEBP, BMP, GIF, TIFF, AVIF, HEIC) and size in pixels, as stored."""
 
     format: str
     width: int
@@ -62,7 +66,7 @@ def decode(path: Path, short_side: int | None = None) -> Pixels:
     """Decode a picture file.
 
     Args:
-        path: a JPEG, PNG, WebP, BMP, GIF or TIFF file.
+        path: a JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC file.
         short_side: pixels that are enough; a JPEG may be decoded at a half, quarter or eighth of its size, never below this.
 
     Returns:
@@ -89,10 +93,8 @@ def to_square(picture: Image.Image, geometry: Geometry, place: tuple[float, floa
         place: (x, y) of a crop: 0 is flush with the left or top edge, 1 with the right or bottom one.
     """
     size = geometry.size
-    if geometry.resize == "squash":
-        return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR))
-    if geometry.resize == "pad":
-        return _padded(picture, size)
+    if geometry.resize != "crop":
+        return part_of_square(picture, geometry, (0.0, 0.0, 1.0, 1.0))
     # One resampling of the square that is kept instead of a resize and a crop: the same picture, less work.
     side = min(picture.size) * size / round(size / geometry.fraction)
     left, top = (picture.width - side) * place[0], (picture.height - side) * place[1]
@@ -102,22 +104,64 @@ def to_square(picture: Image.Image, geometry: Geometry, place: tuple[float, floa
     return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR, box=box))
 
 
-def _padded(picture: Image.Image, size: int) -> Pixels:
-    """The whole picture in the middle of grey; at least a pixel wide, which `ImageOps.pad` does not see to."""
+def part_of_square(picture: Image.Image, geometry: Geometry, part: tuple[float, float, float, float]) -> Pixels:
+    """A part of the square that `pad` or `squash` makes of an image, scaled to the input, in one resampling.
+
+    Args:
+        picture: RGB, of any shape.
+        geometry: its `resize` is "pad" or "squash".
+        part: (left, top, right, bottom) of the part, shares of the square's side, 0..1.
+
+    Returns:
+        uint8 (size, size, 3).
+    """
+    size, (left, top, right, bottom) = geometry.size, part
+    if geometry.resize == "squash":
+        box = (left * picture.width, top * picture.height, right * picture.width, bottom * picture.height)
+        return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR, box=box))
     scale = size / max(picture.size)
-    width, height = (max(1, round(side * scale)) for side in picture.size)
+    x, width, from_x, to_x = _seen(picture.width, scale, size, left, right)
+    y, height, from_y, to_y = _seen(picture.height, scale, size, top, bottom)
     square = np.empty((size, size, 3), np.uint8)
     square[:] = _GREY
-    left, top = (size - width) // 2, (size - height) // 2
-    square[top : top + height, left : left + width] = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+    if width and height:
+        seen = picture.resize((width, height), Image.Resampling.BILINEAR, box=(from_x, from_y, to_x, to_y))
+        square[y : y + height, x : x + width] = np.asarray(seen)
     return square
+
+
+def _seen(side: int, scale: float, size: int, start: float, end: float) -> tuple[int, int, float, float]:
+    """Along one axis, what a view of a part of the padded square shows of the image.
+
+    Args:
+        side: of the image, pixels.
+        scale: pixels of the whole square's view to one of the image.
+        size: of the view, pixels.
+        start, end: of the part, shares of the square's side.
+
+    Returns:
+        The first pixel of the view that shows the image and how many do, 0 for none; from where to where in the image that is.
+    """
+    exact, middle = side * (scale / (end - start)), (0.5 - start) / (end - start) * size
+    length = max(1, round(exact))  # of the whole image; `ImageOps.pad` may make it 0
+    first = math.floor(middle - length / 2)
+    last = first + length
+    # An image that reaches the edge of the view does so in whole pixels too.
+    if middle - exact / 2 < 1e-6:
+        first = min(first, 0)
+    if middle + exact / 2 > size - 1e-6:
+        last = max(last, size)
+    seen = range(max(0, first), min(size, last))
+    pixel = side / (last - first)
+    return seen.start, len(seen), (seen.start - first) * pixel, min(side, (seen.stop - first) * pixel)
 
 
 def read_header(path: Path) -> Header | None:
     """What a file says it holds, without decoding it; None where it is no picture of an allowed format."""
     try:
-        with Image.open(path, formats=_FORMATS) as picture:
-            return Header("JPEG" if picture.format == "MPO" else str(picture.format), picture.width, picture.height)
+        with path.open("rb") as file, _opened(file) as picture:
+            kind = {"MPO": "JPEG", "HEIF": "HEIC"}.get(str(picture.format), str(picture.format))
+            return Header(kind, picture.width, picture.height)
     except Exception:  # as for decoding: a parser's errors are of every kind
         return None
 
@@ -138,8 +182,14 @@ def _open(path: Path, short_side: int | None) -> Image.Image:
     with file:
         try:
             return _decode(file, short_side)
+        except ImportError:
+            # The command stands in the message: where many files are read, that is all which is told of each.
+            raise ResnetError(f"{path} is a HEIC image, which needs: {INSTALL}") from None
         except UnidentifiedImageError:
-            raise ResnetError(f"{path} is not a picture (JPEG, PNG, WebP, BMP, GIF or TIFF)") from None
+            file.seek(0)
+            if is_heif(file.read(HEAD)):
+                raise ResnetError(f"{path} is damaged: no image can be read from this HEIC file") from None
+            raise ResnetError(f"{path} is not a picture (JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC)") from None
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             raise ResnetError(f"{path} has more than {_LARGEST // 1_000_000} million pixels", "scale it down") from None
         except Exception as error:
@@ -147,8 +197,12 @@ def _open(path: Path, short_side: int | None) -> Image.Image:
             raise ResnetError(f"{path} is damaged: {str(error) or type(error).__name__}") from error
 
 
-def _decode(file: IO[bytes], short_side: int | None) -> Image.Image:
-    with Image.open(file, formats=_FORMATS) as picture:  # its first frame, where there are several
+def _opened(file: io.BufferedReader) -> Image.Image:
+    return open_heif(file) if is_heif(file.peek(HEAD)) else Image.open(file, formats=_FORMATS)
+
+
+def _decode(file: io.BufferedReader, short_side: int | None) -> Image.Image:
+    with _opened(file) as picture:  # its first frame, where there are several
         if picture.width * picture.height > _LARGEST:
             raise Image.DecompressionBombError
         if short_side is not None:

@@ -7,14 +7,24 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from resnet_cli.data import heif
+from resnet_cli.data.own_files import COMPARISON, OWN_FILES, holds_runs, is_comparison
 from resnet_cli.errors import ResnetError
-from resnet_cli.runs import holds_runs
+from resnet_cli.files import UNFINISHED
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jpe", ".jfif"})
-_OTHER_PICTURES = frozenset({".heic", ".heif", ".avif", ".svg", ".jp2", ".jxl", ".psd", ".dng", ".cr2", ".nef", ".arw"})
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jpe", ".jfif"})
+_OTHER_PICTURES = frozenset({".svg", ".jp2", ".jxl", ".psd", ".dng", ".cr2", ".nef", ".arw"})
+NO_PICTURE = "not a picture"
 _CONTROL = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
 _NO_TEXT = "its name is not valid UTF-8; rename it"
 _PASSED_OVER = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
+# Hidden folders of systems and tools, whose images are copies, previews or deleted ones: counted, never named.
+_LITTER = {
+    *("__macosx", ".ipynb_checkpoints", ".trash", ".trashes", ".recycle", ".git", ".svn", ".hg", ".dvc", ".cache", ".config"),
+    *(".thumbnails", ".thumbs", ".spotlight-v100", ".fseventsd", ".temporaryitems", ".documentrevisions-v100", ".appledouble"),
+    *(".idea", ".vscode", ".venv", ".picasaoriginals", ".snapshot", ".snapshots", ".zfs"),
+}
+_LITTER_BEGINNINGS = (".trash-", ".nfs", UNFINISHED)
 
 
 @dataclass(frozen=True)
@@ -26,18 +36,28 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
+class Hidden:
+    """A hidden folder with images in it, and how many."""
+
+    path: Path
+    images: int
+
+
+@dataclass(frozen=True)
 class Listing:
     """What a folder holds.
 
     Attributes:
         pictures: files with the ending of a picture, sorted.
         left_out: other files, sorted, with reasons.
-        hidden: how many hidden files and folders were passed over.
+        hidden: how many hidden files and folders were skipped.
+        hidden_folders: those of them that hold images and are not known to hold copies, sorted.
     """
 
     pictures: tuple[Path, ...]
     left_out: tuple[LeftOut, ...]
     hidden: int
+    hidden_folders: tuple[Hidden, ...] = ()
 
 
 def list_folder(folder: Path, deep: bool = True) -> Listing:
@@ -49,6 +69,7 @@ def list_folder(folder: Path, deep: bool = True) -> Listing:
     pictures: list[Path] = []
     left_out: list[LeftOut] = []
     hidden = 0
+    hidden_folders: list[Hidden] = []
     seen: set[tuple[int, int]] = set()
     waiting = [folder]
     while waiting:
@@ -59,22 +80,66 @@ def list_folder(folder: Path, deep: bool = True) -> Listing:
             path = parent / entry.name
             if is_hidden(entry.name):
                 hidden += 1
+                hidden_folders += _with_images(entry, path)
             elif is_folder(entry):
                 if deep and not is_printable(Path(entry.name)):
                     left_out.append(LeftOut(printable(path), _NO_TEXT))
                 elif deep and holds_runs(path):
-                    left_out.append(LeftOut(path, "runs of this program"))
+                    left_out.append(LeftOut(path, OWN_FILES))
                 elif deep:
                     waiting.append(path)
             elif reason := _why_no_picture(entry):
                 left_out.append(LeftOut(printable(path), reason))
+            elif entry.name == COMPARISON and is_comparison(path):
+                left_out.append(LeftOut(path, OWN_FILES))
             else:
                 pictures.append(path)
     return Listing(
         tuple(sorted(pictures, key=lambda path: path.parts)),
         tuple(sorted(left_out, key=lambda file: file.path.parts)),
         hidden,
+        tuple(sorted(hidden_folders, key=lambda each: each.path.parts)),
     )
+
+
+def folder_names(folder: Path) -> list[str]:
+    """Names of the folders that may be classes or splits, sorted.
+
+    Raises:
+        ResnetError: it cannot be read.
+    """
+    return sorted(name for name in all_folder_names(folder) if not holds_runs(folder / name))
+
+
+def all_folder_names(folder: Path) -> list[str]:
+    """As `folder_names`, with those that hold what this program wrote."""
+    names = (entry.name for entry in entries(folder) if is_folder(entry) and not is_hidden(entry.name))
+    return [name for name in names if not wrong_name(name)]
+
+
+def wrong_name(name: str) -> str:
+    """What is wrong with the name of a class; empty where it is right."""
+    if not is_printable(Path(name)):
+        return "is not valid UTF-8"
+    return "holds a line break or another control character" if has_control_characters(name) else ""
+
+
+def count_images(folder: Path) -> int:
+    """Images in a folder and those below it; 0 where it cannot be read."""
+    try:
+        return len(list_folder(folder).pictures)
+    except ResnetError:
+        return 0
+
+
+def _with_images(entry: os.DirEntry[str], path: Path) -> list[Hidden]:
+    """A hidden entry, where it is a folder that a user may miss."""
+    name = entry.name.lower()
+    if not is_folder(entry) or name in _LITTER or name.startswith(_LITTER_BEGINNINGS) or not is_printable(path):
+        return []
+    inside = [Path(name) for _, _, files in os.walk(path) for name in files if not is_hidden(name)]
+    images = sum(file.suffix.lower() in EXTENSIONS for file in inside)
+    return [Hidden(path, images)] if images else []
 
 
 def entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -150,10 +215,12 @@ def _why_no_picture(entry: os.DirEntry[str]) -> str:
         is_file = False
     if not is_file:
         return "a broken link" if entry.is_symlink() else "not a file"
+    if suffix in heif.ENDINGS and not heif.is_installed():
+        return f"HEIC images need: {heif.INSTALL}"
     if suffix in _OTHER_PICTURES:
         return f"{suffix[1:].upper()} pictures are not read; convert it to JPEG"
-    if suffix not in EXTENSIONS:
-        return "not a picture"
+    if suffix not in EXTENSIONS | heif.ENDINGS:
+        return NO_PICTURE
     if not is_printable(Path(entry.name)):
         return _NO_TEXT
     return ""

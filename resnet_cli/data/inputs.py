@@ -1,30 +1,99 @@
 """What a person may name on the command line as pictures: files, folders, patterns, and `-` for paths on stdin (light).
 
-In: words. Out: paths, in the order given; files of a folder sorted.
+In: words, and what comes on stdin. Out: paths, in the order given; files of a folder sorted.
 """
 
+import codecs
 import glob
+import io
 import itertools
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from resnet_cli.data.folders import list_folder
+from resnet_cli.data.folders import NO_PICTURE, list_folder
+from resnet_cli.data.threads import Pause
 from resnet_cli.errors import ResnetError
+from resnet_cli.progress import Progress, Silent
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # begins as UTF-16 does
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 
 
-def picture_paths(words: Sequence[str], lines: Iterable[str], notice: Callable[[str], None]) -> Iterator[Path]:
+def picture_paths(words: Sequence[str], listed: Iterable[Path | Pause], progress: Progress) -> Iterator[Path | Pause]:
     """Paths of pictures, one after another, so that endless stdin works.
 
     Args:
         words: files (any name; whether it is a picture shows when it is read), folders, patterns such as "*.jpg", or "-".
-        lines: what `-` stands for: a path a line.
-        notice: is told of files in folders that are passed over, and why.
+        listed: what `-` stands for, see `listed_paths`.
+        progress: is told which files of folders are skipped; images among them are a warning.
 
     Raises:
         ResnetError: a folder holds no pictures, a pattern fits nothing, or stdin was empty.
     """
     # Folders and patterns are listed before the first path goes out: a wrong one stops the command, not half its output.
-    return itertools.chain.from_iterable([_named(word, lines, notice) for word in words])
+    return itertools.chain.from_iterable([listed if word == "-" else _named(word, progress) for word in words])
+
+
+def listed_paths(chunks: Iterable[bytes | Pause], null: bool) -> Iterator[Path | Pause]:
+    """Paths of a list as other programs write it, each as soon as its end has come.
+
+    The list is in the encoding of file names, or in UTF-8, UTF-16 or UTF-32 with a byte-order mark, as Windows writes it. One
+    path a line, with any line ends; quotes around a path are dropped unless a file has them in its name.
+
+    Args:
+        chunks: the bytes of the list, in pieces; a pause where the next piece is not there yet.
+        null: paths end with NUL instead, and are taken literally (find -print0, xargs -0).
+
+    Raises:
+        ResnetError: there is no path on the list.
+    """
+    empty = True
+    for entry in _entries(chunks, null):
+        if isinstance(entry, Pause):
+            yield entry
+        elif entry if null else entry.strip():
+            empty = False
+            yield Path(entry if null else _unquoted(entry))
+    if empty:
+        raise ResnetError("stdin names no pictures", "is what writes to it looking in the right place?")
+
+
+def _entries(chunks: Iterable[bytes | Pause], null: bool) -> Iterator[str | Pause]:
+    """The list decoded and cut at its separators."""
+    decoder: codecs.IncrementalDecoder | io.IncrementalNewlineDecoder | None = None
+    start, rest = b"", ""
+    for chunk in itertools.chain(chunks, [b""]):
+        if isinstance(chunk, Pause):
+            yield chunk
+            continue
+        if decoder is None:
+            start += chunk
+            if chunk and any(mark.startswith(start) and mark != start for mark, _ in _MARKS):
+                continue  # the beginning of a mark, perhaps
+            decoder, chunk, last = _decoder(start, null), start, not chunk
+        else:
+            last = not chunk
+        *whole, rest = (rest + decoder.decode(chunk, final=last)).split("\0" if null else "\n")
+        yield from whole
+    yield rest
+
+
+def _decoder(start: bytes, null: bool) -> codecs.IncrementalDecoder | io.IncrementalNewlineDecoder:
+    encoding = next((name for mark, name in _MARKS if start.startswith(mark)), sys.getfilesystemencoding())
+    errors = "replace" if encoding in ("utf-16", "utf-32") else sys.getfilesystemencodeerrors()
+    decoder = codecs.getincrementaldecoder(encoding)(errors)
+    return decoder if null else io.IncrementalNewlineDecoder(decoder, translate=True)
+
+
+def _unquoted(line: str) -> str:
+    quoted = len(line) > 2 and line[0] == line[-1] and line[0] in "\"'"
+    return line[1:-1] if quoted and not _is(Path.exists, Path(line)) else line
 
 
 def is_one_file(words: Sequence[str]) -> bool:
@@ -32,9 +101,16 @@ def is_one_file(words: Sequence[str]) -> bool:
     return len(words) == 1 and words[0] != "-" and _is(Path.is_file, at_home(words[0]))
 
 
-def _named(word: str, lines: Iterable[str], notice: Callable[[str], None]) -> Iterable[Path]:
-    if word == "-":
-        return _listed(lines)
+def count_named(words: Sequence[str]) -> int:
+    """How many images files, folders and patterns stand for; how many paths come on stdin, nobody knows beforehand.
+
+    Raises:
+        ResnetError: as `picture_paths`.
+    """
+    return sum(1 for _ in picture_paths([word for word in words if word != "-"], (), Silent()))
+
+
+def _named(word: str, progress: Progress) -> Iterable[Path]:
     if not word:
         raise ResnetError("a picture without a name was given", "is a variable of the shell empty?")
     if "://" in word:
@@ -43,32 +119,27 @@ def _named(word: str, lines: Iterable[str], notice: Callable[[str], None]) -> It
     if glob.has_magic(word) and not _is(Path.exists, path):
         fitting = sorted(glob.iglob(str(path), recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
         # `**` fits folders as well as what is in them, and one without pictures is no mistake.
-        found = dict.fromkeys(itertools.chain.from_iterable(_found(Path(each), notice) for each in fitting))
+        found = dict.fromkeys(itertools.chain.from_iterable(_found(Path(each), progress) for each in fitting))
         if not found:
             raise ResnetError(f"no picture fits the pattern {word}" if fitting else f"no file fits the pattern {word}")
         return found
-    pictures = _found(path, notice)
+    pictures = _found(path, progress)
     if not pictures:
-        raise ResnetError(f"the folder {path} holds no pictures", "give a folder with JPEG, PNG or WebP files")
+        raise ResnetError(f"the folder {path} holds no pictures", "give a folder of JPEG, PNG, WebP or HEIC files")
     return pictures
 
 
-def _listed(lines: Iterable[str]) -> Iterator[Path]:
-    """The paths on stdin; a list without any is a search that went wrong."""
-    line = None
-    for line in filter(str.strip, lines):
-        yield Path(line.rstrip("\r\n"))
-    if line is None:
-        raise ResnetError("stdin names no pictures", "is what writes to it looking in the right place?")
-
-
-def _found(path: Path, notice: Callable[[str], None]) -> Sequence[Path]:
+def _found(path: Path, progress: Progress) -> Sequence[Path]:
     """The pictures of a folder, or a file, whatever it is."""
     if not _is(Path.is_dir, path):
         return [path]
     listing = list_folder(path)
-    if passed := listing.left_out:
-        notice(f"passed over {len(passed)} file(s) of {path}, such as {passed[0].path.name}: {passed[0].reason}")
+    others = [file for file in listing.left_out if file.reason == NO_PICTURE]
+    images = [file for file in listing.left_out if file.reason != NO_PICTURE]
+    for skipped, tell in ((others, progress.line), (images, progress.warn)):
+        if skipped:
+            first = f"{skipped[0].path.name}: {skipped[0].reason}"
+            tell(f"skipped {len(skipped)} {'file' if len(skipped) == 1 else 'files'} of {path} (first: {first})")
     return listing.pictures
 
 

@@ -13,9 +13,11 @@ from resnet_cli.data.copies import Fingerprint, fingerprint, nearly_same, same
 from resnet_cli.data.decode import Header, decode, read_header
 from resnet_cli.data.folders import LeftOut
 from resnet_cli.data.scan import IMBALANCE, SMALL_CLASS, Sample
-from resnet_cli.data.split import groups_by_class, is_divided, why_indivisible
+from resnet_cli.data.split import alike, indivisible, is_divided
 from resnet_cli.data.survey import Survey, faults, survey
 from resnet_cli.data.threads import map_in_order
+from resnet_cli.data.warnings import TWELVE_BITS, dark_sixteen_bit, mirror_sensitive
+from resnet_cli.data.words import counted
 from resnet_cli.errors import ResnetError
 from resnet_cli.progress import Progress
 
@@ -30,6 +32,8 @@ _ENDINGS = {
     "BMP": (".bmp",),
     "GIF": (".gif",),
     "TIFF": (".tif", ".tiff"),
+    "AVIF": (".avif",),
+    "HEIC": (".heic", ".heif", ".hif"),
 }
 _ENOUGH = 64  # pixels of the short side that a fingerprint needs
 
@@ -95,11 +99,13 @@ def inspect_dataset(root: Path, progress: Progress) -> Inspection:
         problems += _about_header(place.path, header)
     task.finish()
     problems += _copies(good, prints)
-    problems += _left_out(found)
+    problems += [_about_left_out(file) for file in found.all_left_out]
+    problems += _hidden(found)
+    problems += _about_classes(found)
     problems += _sizes(found, good)
     counts = {split: {name: len(listing.pictures) for name, listing in found.classes[split].items()} for split in found.classes}
-    hidden = found.hidden + sum(listing.hidden for split in found.classes.values() for listing in split.values())
-    return Inspection(tuple(sorted({name for split in counts.values() for name in split})), counts, hidden, tuple(problems))
+    classes = tuple(sorted({name for split in counts.values() for name in split}))
+    return Inspection(classes, counts, found.all_hidden, tuple(problems))
 
 
 def _look(place: _Place) -> tuple[Fingerprint | ResnetError, Header | None]:
@@ -163,17 +169,27 @@ def _apart(place: _Place, other: _Place) -> str:
     return f", which is {' and '.join(words)}" if words else ""
 
 
-def _left_out(found: Survey) -> Iterator[Problem]:
-    inside = [file for split in found.classes.values() for listing in split.values() for file in listing.left_out]
-    for file in (*found.left_out, *inside):
-        yield _about_left_out(file)
-
-
 def _about_left_out(file: LeftOut) -> Problem:
     if file.reason == "not a picture" and (header := read_header(file.path)):
         return Problem("wrong-extension", file.path, f"holds a {header.format} picture, and is passed over", "warning")
     kind = "not-a-picture" if file.reason == "not a picture" else "left-out"
     return Problem(kind, file.path, file.reason, "warning")
+
+
+def _hidden(found: Survey) -> Iterator[Problem]:
+    for each in found.all_hidden_folders:
+        yield Problem("hidden-folder", each.path, f"{counted(each.images)} in a hidden folder, which is skipped", "warning")
+
+
+def _about_classes(found: Survey) -> Iterator[Problem]:
+    """Classes whose images look black, and those that a mirror would change."""
+    folder = found.folders[found.main]
+    for name, listing in found.classes[found.main].items():
+        if dark_sixteen_bit(listing.pictures):
+            detail = f"16-bit greyscale images with no value above {TWELVE_BITS} of 65535 (12 bits), which look black"
+            yield Problem("dark-16-bit", folder / name, detail, "warning")
+    for name in mirror_sensitive(list(found.classes[found.main])):
+        yield Problem("mirror-sensitive", folder / name, "a mirrored image may belong to another class or to none", "warning")
 
 
 def _indivisible(found: Survey) -> Iterator[Problem]:
@@ -182,9 +198,8 @@ def _indivisible(found: Survey) -> Iterator[Problem]:
         return
     classes = list(found.classes[found.main].items())
     samples = [Sample(path, label) for label, (_, listing) in enumerate(classes) for path in listing.pictures]
-    for label, groups in groups_by_class(samples).items():
-        if why := why_indivisible(groups):
-            yield Problem("indivisible", found.folders[found.main] / classes[label][0], why, "error")
+    for label, why in indivisible(alike(samples)).items():
+        yield Problem("indivisible", found.folders[found.main] / classes[label][0], why, "error")
 
 
 def _sizes(found: Survey, good: list[_Place]) -> Iterator[Problem]:

@@ -6,19 +6,24 @@ In: samples. Out: `Pictures`, indexed like the samples that could be read, and t
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnet_cli.data.decode import Geometry, Pixels, decode, decode_square, to_square
+from resnet_cli.data.augment import Augmentation, side_for_crops
+from resnet_cli.data.decode import Geometry, Header, Pixels, decode, decode_square, read_header, to_square
 from resnet_cli.data.scan import LeftOut, Sample
 from resnet_cli.data.threads import map_in_order
 from resnet_cli.errors import ResnetError
 from resnet_cli.progress import Progress, stop_if_asked
 
 MEMORY_LIMIT = 1_000_000_000  # bytes of uint8 pixels that are kept; larger sets are decoded again every epoch
-_ROOM = 1.15  # stored pictures are this much larger than prediction needs, so that random crops keep detail
+_ROOM = 1.15  # times what prediction needs: the least that images are stored at for random crops
+_STEP = 0.9  # from one side to the next smaller one that is tried
+_LOOKED_AT = 500  # images whose sizes stand for all
+_SURE = 0.95  # of the limit is planned, as their mean is not quite that of all
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class Pictures:
 
     Attributes:
         samples: the readable ones, in order; all of them where nobody has looked yet.
-        read: how a file becomes pixels.
+        read: how a file becomes pixels, whether they are kept or read again; `reader_for_training` says which these are.
         kept: decoded pictures, or None where the set is too large.
         left_out: files that could not be read, and why.
     """
@@ -64,24 +69,82 @@ class Pictures:
         return np.array([sample.label for sample in self.samples], np.int64)
 
 
-def reader_for_training(geometry: Geometry) -> Callable[[Path], Pixels]:
-    """Whole pictures of any shape, larger ones scaled down to a little more than the input needs."""
-    short_side = round(geometry.size / geometry.fraction * _ROOM)
+@dataclass(frozen=True)
+class WholeImages:
+    """Reads whole images of any shape, larger ones scaled down.
 
-    def read(path: Path) -> Pixels:
-        picture = decode(path, short_side)
-        scale = short_side / min(picture.shape[:2])
-        if scale >= 1:
-            return np.ascontiguousarray(picture)
-        height, width = (max(1, round(side * scale)) for side in picture.shape[:2])
-        return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR))
+    Attributes:
+        side: pixels that one side has at most.
+        which: the short side or the long one.
+    """
 
-    return read
+    side: int
+    which: Literal["short", "long"]
+
+    def __call__(self, path: Path) -> Pixels:
+        image = decode(path, self.side)
+        height, width = image.shape[:2]
+        size = self._scaled(width, height)
+        if size == (width, height):
+            return np.ascontiguousarray(image)
+        return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+
+    def bytes_of(self, header: Header) -> int:
+        """Bytes of an image's pixels as they are read."""
+        width, height = self._scaled(header.width, header.height)
+        return 3 * width * height
+
+    def _scaled(self, width: int, height: int) -> tuple[int, int]:
+        scale = min(1.0, self.side / (min if self.which == "short" else max)(width, height))
+        return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def reader_for_prediction(geometry: Geometry) -> Callable[[Path], Pixels]:
+@dataclass(frozen=True)
+class Squares:
+    """Reads squares of the input size, pixel for pixel as `predict` sees them.
+
+    Attributes:
+        geometry: how an image gets there.
+    """
+
+    geometry: Geometry
+
+    def __call__(self, path: Path) -> Pixels:
+        return decode_square(path, self.geometry)
+
+
+def reader_for_training(geometry: Geometry, how: Augmentation) -> WholeImages | Squares:
+    """What `augment` takes: whole images with the pixels that resized crops need; else squares as prediction sees them."""
+    if how.crop != "resized":
+        return Squares(geometry)
+    return WholeImages(side_for_crops(geometry, how), "long" if geometry.resize == "pad" else "short")
+
+
+def reader_that_fits(samples: Sequence[Sample], geometry: Geometry, how: Augmentation, limit: int) -> WholeImages | Squares:
+    """`reader_for_training`, or the largest images below it, in steps of a tenth, that all fit in `limit` bytes.
+
+    Crops of images a little smaller are a little less sharp; images that fit are decoded once instead of every epoch. Where not
+    even those fit that have a little more than prediction needs, all are decoded again, at the full size.
+    """
+    reader = reader_for_training(geometry, how)
+    if isinstance(reader, Squares) or not limit:
+        return reader
+    found = [read_header(sample.path) for sample in samples[:: -(-len(samples) // _LOOKED_AT)]]
+    headers = [header for header in found if header is not None]
+    least = min(reader.side, round(_ROOM * geometry.size / (geometry.fraction if geometry.resize == "crop" else 1)))
+    side = float(reader.side)
+    while True:
+        smaller = replace(reader, side=max(round(side), least))
+        if sum(map(smaller.bytes_of, headers)) * len(samples) <= _SURE * limit * len(headers):
+            return smaller
+        if side <= least:
+            return reader
+        side *= _STEP
+
+
+def reader_for_prediction(geometry: Geometry) -> Squares:
     """Squares of the input size, exactly as `predict` sees them."""
-    return lambda path: decode_square(path, geometry)
+    return Squares(geometry)
 
 
 def read_pictures(
@@ -129,6 +192,11 @@ def read_pictures(
 def mean_picture(pictures: Pictures, geometry: Geometry) -> NDArray[np.float32]:
     """The mean of all pictures as prediction sees them: float32 (size, size, 3), 0..1 (He et al. 2015, section 3.4)."""
     total = np.zeros((geometry.size, geometry.size, 3), np.uint64)
-    for pixels in map_in_order(lambda index: to_square(Image.fromarray(pictures[index]), geometry), range(len(pictures))):
+
+    def square(index: int) -> Pixels:
+        image = pictures[index]
+        return image if isinstance(pictures.read, Squares) else to_square(Image.fromarray(image), geometry)
+
+    for pixels in map_in_order(square, range(len(pictures))):
         total += pixels
     return (total / (255 * len(pictures))).astype(np.float32)

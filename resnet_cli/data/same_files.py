@@ -1,32 +1,47 @@
 """Files of the same content, whatever they are called (light: the standard library only).
 
-In: paths. Out: those whose bytes are equal, told by size, then by beginning, then by the whole: most files are never read; or
-what tells a file's bytes from all others, to be kept.
+In: paths. Out: those whose bytes are equal, told by size, then by a sketch, then by the whole: most files are never read in
+full; or what tells a file's bytes from all others, to be kept.
 """
 
 import hashlib
+import os
 from collections import defaultdict
-from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from resnet_cli.data.folders import file_size
-from resnet_cli.data.threads import map_in_order
+from resnet_cli.data.threads import Result, map_in_order
 from resnet_cli.files import digest
 from resnet_cli.runs import Content
 
-_HEAD = 16_384  # bytes that are compared before whole files are
+_PIECE = 4096  # bytes of a file that a sketch reads at its beginning, middle and end: its cost does not grow with the file
+_AT_ONCE = 64  # files that a thread takes
 
 
-def group_same(paths: Iterable[Path]) -> list[list[Path]]:
+def sketches(paths: Iterable[Path]) -> list[bytes | None]:
+    """32 bytes a file, in order, that depend on its size and three pieces of its content; None of one that is empty or cannot
+    be read. Files of the same bytes have the same sketch, and compressed images of other bytes another.
+    """
+    return list(_by_threads(_sketch, paths))
+
+
+def group_same(paths: Iterable[Path], known: Mapping[Path, bytes | None] | None = None) -> list[list[Path]]:
     """Paths whose files hold the same bytes, together; groups, and paths in them, in the order given.
 
-    A file that cannot be read is alone.
+    A file that is empty or cannot be read is alone.
+
+    Args:
+        paths: of files.
+        known: their sketches, where they are known; otherwise only files of one size are read.
     """
     order = {path: number for number, path in enumerate(paths)}
     groups = [list(order)]
-    for key in (_size, _head, _whole):
-        groups = [part for group in groups for part in (_parts(group, key) if len(group) > 1 else [group])]
-    return sorted(filter(None, groups), key=lambda group: order[group[0]])
+    if known is None:
+        groups = _parted(groups, lambda those: map(file_size, those))
+    groups = _parted(groups, lambda those: sketches(those) if known is None else [known[path] for path in those])
+    groups = _parted(groups, lambda those: _by_threads(_whole, those))
+    return sorted(groups, key=lambda group: order[group[0]])
 
 
 def contents(paths: Iterable[Path]) -> list[Content | None]:
@@ -48,24 +63,44 @@ def _content(path: Path) -> Content | None:
         return None
 
 
-def _parts(group: list[Path], key: Callable[[Path], Hashable]) -> list[list[Path]]:
-    parts: dict[Hashable, list[Path]] = defaultdict(list)
-    for path in group:
-        try:
-            parts[key(path)].append(path)
-        except OSError:
-            parts[path].append(path)
-    return list(parts.values())
+def _parted(groups: list[list[Path]], keys_of: Callable[[list[Path]], Iterable[Hashable]]) -> list[list[Path]]:
+    """Groups of several paths, parted by what tells them from each other; those without any are alone."""
+    alone = [group for group in groups if len(group) == 1]
+    together = [group for group in groups if len(group) > 1]
+    keys = iter(keys_of([path for group in together for path in group]))
+    for group in together:
+        parts: dict[Hashable, list[Path]] = defaultdict(list)
+        for path, key in zip(group, keys, strict=False):
+            parts[path if key is None else key].append(path)
+        alone += parts.values()
+    return alone
 
 
-def _size(path: Path) -> Hashable:
-    return path.stat().st_size
+def _by_threads(work: Callable[[Path], Result], paths: Iterable[Path]) -> Iterator[Result]:
+    waiting = list(paths)
+    parts = (waiting[first : first + _AT_ONCE] for first in range(0, len(waiting), _AT_ONCE))
+    for part in map_in_order(lambda those: list(map(work, those)), parts):
+        yield from part
 
 
-def _head(path: Path) -> Hashable:
-    with path.open("rb") as file:
-        return hashlib.sha256(file.read(_HEAD)).digest()
+def _sketch(path: Path) -> bytes | None:
+    try:
+        with path.open("rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            found = hashlib.sha256(f"{size}/".encode())
+            if size <= 3 * _PIECE:
+                found.update(file.read(3 * _PIECE))
+            else:
+                for place in (0, (size - _PIECE) // 2, size - _PIECE):
+                    file.seek(place)
+                    found.update(file.read(_PIECE))
+    except OSError:
+        return None
+    return found.digest() if size else None
 
 
 def _whole(path: Path) -> Hashable:
-    return digest(path) if path.stat().st_size > _HEAD else ""  # the head was all of it
+    try:
+        return digest(path) if path.stat().st_size > 3 * _PIECE else ""  # the sketch was all of it
+    except OSError:
+        return None

@@ -3,10 +3,10 @@
 In: a folder in one of the layouts of docs/data.md. Out: a `Dataset`, with everything that was passed over and why.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from resnet_cli.data.folders import EXTENSIONS, LeftOut
+from resnet_cli.data.folders import EXTENSIONS, Hidden, LeftOut
 from resnet_cli.data.survey import faults, survey
 from resnet_cli.errors import ResnetError
 
@@ -26,13 +26,25 @@ class Sample:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Classes (sorted folder names), samples by split ("all" where the folder has none), and what was left out."""
+    """Classes, samples by split, and what was left out.
+
+    Attributes:
+        root: the folder.
+        classes: names of the class folders, sorted.
+        splits: samples of train, val and test; of "all" where the folder has no splits.
+        left_out: files that are no samples, with reasons.
+        passed_over: how many hidden files and folders were skipped.
+        hidden_folders: those of them that hold images.
+        copies: samples whose files hold the same bytes, together, each with its split; known once images are held out.
+    """
 
     root: Path
     classes: tuple[str, ...]
     splits: dict[str, tuple[Sample, ...]]
     left_out: tuple[LeftOut, ...] = ()
-    passed_over: int = field(default=0)
+    passed_over: int = 0
+    hidden_folders: tuple[Hidden, ...] = ()
+    copies: tuple[tuple[tuple[str, Sample], ...], ...] = ()
 
     @property
     def name(self) -> str:
@@ -55,7 +67,8 @@ def scan_dataset(root: Path) -> Dataset:
     """Read the layout of a folder; no picture is opened.
 
     Raises:
-        ResnetError: no folder, no class folders, no pictures, one class, an empty class, or splits with other classes.
+        ResnetError: no folder, no class folders, no images, one class, an empty class, splits with other classes, or a layout
+            that can be read in two ways.
     """
     found = survey(root)
     for fault in faults(found):
@@ -65,6 +78,4 @@ def scan_dataset(root: Path) -> Dataset:
         split: tuple(Sample(path, label) for label, name in enumerate(classes) for path in listings[name].pictures)
         for split, listings in found.classes.items()
     }
-    listings = [listing for split in found.classes.values() for listing in split.values()]
-    left_out = found.left_out + tuple(file for listing in listings for file in listing.left_out)
-    return Dataset(root, classes, splits, left_out, found.hidden + sum(listing.hidden for listing in listings))
+    return Dataset(root, classes, splits, found.all_left_out, found.all_hidden, found.all_hidden_folders)

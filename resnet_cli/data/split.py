@@ -1,25 +1,42 @@
-"""Hold pictures out: stratified, seeded, recorded (light: the standard library only).
+"""Hold images out: seeded, by content, recorded (light: the standard library only).
 
-In: a scanned `Dataset`. Out: the same with train, val and (where the folder has one) test splits.
+In: a scanned `Dataset`. Out: the same with train, val and (where the folder has one) test splits, and the copies among them.
+
+An image's number, 0..1, is a hash of the seed and its content; those below the share are held out. So an image stays on its
+side whatever is added, removed or renamed beside it. How many of a class are below the share is left to chance, within bounds:
+where it is less than half of the share or more than twice, the images with the nearest numbers change sides.
 """
 
-import random
+import hashlib
+import math
 from collections import defaultdict
-from collections.abc import Collection, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from resnet_cli.data.same_files import group_same
+from resnet_cli.data.same_files import group_same, sketches
 from resnet_cli.data.scan import Dataset, Sample
 from resnet_cli.errors import ResnetError
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Samples whose files hold the same bytes, mostly one, and their number, 0..1."""
+
+    samples: tuple[Sample, ...]
+    number: float = 0.0
+
+    @property
+    def labels(self) -> set[int]:
+        return {self.samples[0].label} if len(self.samples) == 1 else {sample.label for sample in self.samples}
 
 
 def hold_out(dataset: Dataset, share: float, seed: int) -> Dataset:
     """Give the data set a validation split of its own where the folder has none.
 
-    A folder with val keeps it. With train and test only, or with no splits at all, `share` of every class (at least one
-    picture, never all) is held out from training; copies of one file stay on one side. `share` 0 with a test folder draws the
-    curves on the test pictures, as the papers do.
+    A folder with val keeps it. With train and test only, or with no splits at all, about `share` of every class (at least one
+    image, never all) is held out from training; copies of one file stay on one side, even in two classes. `share` 0 with a test
+    folder draws the curves on the test images, as the papers do.
 
     Args:
         dataset: as scanned.
@@ -27,69 +44,146 @@ def hold_out(dataset: Dataset, share: float, seed: int) -> Dataset:
         seed: of the choice.
 
     Raises:
-        ResnetError: a class has no two different pictures, or share is 0 without any folder to measure on.
+        ResnetError: a class has no two different images, or share is 0 without any folder to measure on.
     """
     splits = dict(dataset.splits)
     pool = splits.pop("train" if "train" in splits else "all")
     if not is_divided(splits):
-        return replace(dataset, splits={"train": pool, **splits})
+        return _with_copies(dataset, {"train": pool, **splits})
     if share == 0:
         if "test" not in splits:
             raise ResnetError("--val-split 0 needs a test folder to measure on", "leave --val-split out, or add a test folder")
-        return replace(dataset, splits={"train": pool, "val": splits["test"], **splits})
+        return _with_copies(dataset, {"train": pool, "val": splits["test"], **splits})
     if not 0 < share < 1:
         raise ResnetError(f"--val-split {share:g} is no share between 0 and 1")
-    train: list[Sample] = []
-    val: list[Sample] = []
-    by_class = groups_by_class(pool)
-    for label, name in enumerate(dataset.classes):
-        held, kept = _divide(by_class[label], name, share, seed)
-        val += held
-        train += kept
-    return replace(dataset, splits={"train": tuple(sorted(train, key=_place)), "val": tuple(sorted(val, key=_place)), **splits})
+    paths = [sample.path for sample in (*pool, *splits.get("test", ()))]
+    known = dict(zip(paths, sketches(paths), strict=True))
+    train, val = _divided(dataset, [_numbered(group, known, seed) for group in alike(pool, known)], share)
+    return _with_copies(dataset, {"train": train, "val": val, **splits}, known)
+
+
+def _divided(dataset: Dataset, groups: list[Alike], share: float) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+    """Kept and held-out samples, by class and path."""
+    for label, why in indivisible(groups).items():
+        raise ResnetError(f"the class {dataset.classes[label]} has {why}", "add images, or remove the class folder")
+    held = _held(groups, share)
+    for label in _one_sided(groups, held):
+        message = f"the images of the class {dataset.classes[label]} are in other classes too, so they cannot be divided"
+        raise ResnetError(message, "keep each image in one class; `resnet check` lists them")
+    sides: dict[bool, list[Sample]] = {True: [], False: []}
+    for index, group in enumerate(groups):
+        sides[index in held] += group.samples
+    return tuple(sorted(sides[False], key=_place)), tuple(sorted(sides[True], key=_place))
 
 
 def is_divided(splits: Collection[str]) -> bool:
-    """Whether pictures are held out of a folder with these splits: a val folder of its own spares that."""
+    """Whether images are held out of a folder with these splits: a val folder of its own spares that."""
     return "val" not in splits
 
 
-def groups_by_class(samples: Sequence[Sample]) -> dict[int, list[list[Sample]]]:
-    """Samples whose files hold the same bytes, together, by label; groups in the order of their first samples."""
-    by_class: dict[int, dict[Path, Sample]] = defaultdict(dict)
-    for sample in samples:
-        by_class[sample.label][sample.path] = sample
-    return {label: [[by_path[path] for path in group] for group in group_same(by_path)] for label, by_path in by_class.items()}
-
-
-def why_indivisible(groups: Sequence[Sequence[Sample]]) -> str:
-    """Why none of a class's pictures can be held out; empty where some can.
+def alike(samples: Sequence[Sample], known: Mapping[Path, bytes | None] | None = None) -> list[Alike]:
+    """Samples whose files hold the same bytes, together, in the order of the first of each.
 
     Args:
-        groups: its samples, copies of one file together.
+        samples: of any classes.
+        known: sketches of their files, where these are known.
     """
+    by_path: dict[Path, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        by_path[sample.path].append(sample)
+    return [Alike(tuple(sample for path in group for sample in by_path[path])) for group in group_same(by_path, known)]
+
+
+def indivisible(groups: Iterable[Alike]) -> dict[int, str]:
+    """Labels of classes of which no image can be held out, and why, in a few words."""
+    by_label: dict[int, list[Alike]] = defaultdict(list)
+    for group in groups:
+        for label in group.labels:
+            by_label[label].append(group)
+    return {label: why for label, those in sorted(by_label.items()) if (why := _why_indivisible(label, those))}
+
+
+def _why_indivisible(label: int, groups: Sequence[Alike]) -> str:
     if len(groups) > 1:
         return ""
-    count = sum(map(len, groups))
-    return f"{f'{count} copies of one picture' if count > 1 else 'only one picture'}, so none can be held out"
+    count = _count(groups[0], label)
+    return f"{f'{count} copies of one image' if count > 1 else 'only one image'}, so none can be held out"
 
 
-def _divide(groups: list[list[Sample]], name: str, share: float, seed: int) -> tuple[list[Sample], list[Sample]]:
-    """Held out and kept samples of one class; a group is never torn apart."""
-    if why := why_indivisible(groups):
-        raise ResnetError(f"the class {name} has {why}", "add pictures, or remove the class folder")
-    count = sum(map(len, groups))
-    # Seeded by class as well, so that a new class does not change what the others hold out.
-    random.Random(f"{seed}/{name}").shuffle(groups)
-    goal = min(count - 1, max(1, round(share * count)))
-    held: list[Sample] = []
-    kept: list[Sample] = []
-    for group in groups:
-        (held if len(held) + len(group) <= goal else kept).extend(group)
-    if not held:  # every group is larger than the goal
-        held = min(groups, key=len)
-        kept = [sample for group in groups if group is not held for sample in group]
-    return held, kept
+def _numbered(group: Alike, known: Mapping[Path, bytes | None], seed: int) -> Alike:
+    path = group.samples[0].path
+    content = known[path] or f"{path.parent.name}/{path.name}".encode(errors="surrogateescape")
+    return Alike(group.samples, int.from_bytes(hashlib.sha256(f"{seed}/".encode() + content).digest()[:8]) / 2**64)
+
+
+def _held(groups: Sequence[Alike], share: float) -> set[int]:
+    """Indices of the groups that are held out: some of every class, and never all."""
+    held = {index for index, group in enumerate(groups) if group.number < share}
+    by_label: dict[int, list[int]] = defaultdict(list)
+    for index in sorted(range(len(groups)), key=lambda index: groups[index].number):
+        for label in groups[index].labels:
+            by_label[label].append(index)
+    for label, indices in sorted(by_label.items()):
+        _keep_in_bounds(label, indices, groups, share, held)
+    return held
+
+
+def _one_sided(groups: Sequence[Alike], held: set[int]) -> set[int]:
+    """Labels of classes that are held out or kept as a whole, as may be where classes share all of their images."""
+    sides: dict[bool, set[int]] = {True: set(), False: set()}
+    for index, group in enumerate(groups):
+        sides[index in held] |= group.labels
+    return sides[True] ^ sides[False]
+
+
+def _keep_in_bounds(label: int, indices: list[int], groups: Sequence[Alike], share: float, held: set[int]) -> None:
+    """Move groups of one class between the sides where chance held out too few or too many of it; changes `held`.
+
+    Args:
+        label: of the class.
+        indices: of its groups, by their numbers. Those that are in other classes too stay, unless the class has no others.
+        groups: all of them.
+        share: as asked for.
+        held: indices of those that are held out.
+    """
+    sizes = {index: _count(groups[index], label) for index in indices}
+    total = sum(sizes.values())
+    goal = min(total - 1, max(1, round(share * total)))
+    fewest, most = math.ceil(goal / 2), min(2 * goal, total - math.ceil((total - goal) / 2))
+    count = sum(sizes[index] for index in indices if index in held)
+    own = [index for index in indices if len(groups[index].labels) == 1] or indices
+    for index in own:
+        if count < fewest and index not in held and count + sizes[index] <= most:
+            held.add(index)
+            count += sizes[index]
+    if not count:  # every group is larger than that
+        held.add(min(own, key=sizes.__getitem__))
+        return
+    for index in reversed(own):
+        if count > most and index in held and count - sizes[index] >= fewest:
+            held.remove(index)
+            count -= sizes[index]
+    if count == total:
+        held.remove(min(own, key=sizes.__getitem__))
+
+
+def _with_copies(
+    dataset: Dataset, splits: dict[str, tuple[Sample, ...]], known: Mapping[Path, bytes | None] | None = None
+) -> Dataset:
+    """The data set with these splits, and the samples of all of them whose files hold the same bytes."""
+    split_of: dict[Path, str] = {}
+    for split in sorted(splits, key=("train", "test", "val").index):  # test images that chose the epoch as well are test
+        for sample in splits[split]:
+            split_of.setdefault(sample.path, split)
+    sample_of = {sample.path: sample for samples in splits.values() for sample in samples}
+    copies = [group for group in group_same(split_of, known) if len(group) > 1]
+    return replace(
+        dataset, splits=splits, copies=tuple(tuple((split_of[path], sample_of[path]) for path in group) for group in copies)
+    )
+
+
+def _count(group: Alike, label: int) -> int:
+    return sum(sample.label == label for sample in group.samples)
 
 
 def _place(sample: Sample) -> tuple[int, tuple[str, ...]]:

@@ -11,34 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resnet_cli.data.folders import (
+    Hidden,
     LeftOut,
     Listing,
+    all_folder_names,
     entries,
-    has_control_characters,
+    folder_names,
     is_folder,
-    is_hidden,
     is_printable,
     list_folder,
     printable,
+    wrong_name,
 )
+from resnet_cli.data.layout import Fault, find_layout
+from resnet_cli.data.own_files import OWN_FILES
 from resnet_cli.errors import ResnetError
-from resnet_cli.runs import holds_runs
-
-_SPLIT_NAMES = {
-    "train": ("train", "training", "train_set", "training_set"),
-    "val": ("val", "valid", "validation", "val_set", "valid_set", "validation_set"),
-    "test": ("test", "testing", "test_set", "testing_set"),
-}
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Something in the structure of a folder that training cannot work with."""
-
-    kind: str
-    path: Path
-    message: str
-    hint: str
 
 
 @dataclass(frozen=True)
@@ -50,8 +37,9 @@ class Survey:
         folders: the folder of each split; "all" is the root itself.
         classes: what each class folder of each split holds, by name, sorted.
         left_out: files in no class folder, with reasons; those in class folders stand in their listings.
-        hidden: how many hidden files and folders were passed over outside of class folders.
-        broken: folders that could not be read, and splits that stand there twice.
+        hidden: how many hidden files and folders were skipped outside of class folders.
+        hidden_folders: those of them that hold images; those in class folders are in their listings.
+        broken: folders that cannot be read, and layouts that can be read in two ways.
     """
 
     root: Path
@@ -59,12 +47,31 @@ class Survey:
     classes: dict[str, dict[str, Listing]]
     left_out: tuple[LeftOut, ...]
     hidden: int
+    hidden_folders: tuple[Hidden, ...]
     broken: tuple[Fault, ...]
 
     @property
     def main(self) -> str:
-        """The split whose classes count: train, or "all"."""
-        return "all" if "all" in self.folders else "train"
+        """The split whose classes count: train, or "all"; of a folder without these its only split."""
+        return next(iter(self.folders))
+
+    @property
+    def all_left_out(self) -> tuple[LeftOut, ...]:
+        """Files that are no samples, in class folders too."""
+        return self.left_out + tuple(file for listing in self._listings() for file in listing.left_out)
+
+    @property
+    def all_hidden(self) -> int:
+        """Hidden files and folders, in class folders too."""
+        return self.hidden + sum(listing.hidden for listing in self._listings())
+
+    @property
+    def all_hidden_folders(self) -> tuple[Hidden, ...]:
+        """Hidden folders that hold images, in class folders too."""
+        return self.hidden_folders + tuple(each for listing in self._listings() for each in listing.hidden_folders)
+
+    def _listings(self) -> list[Listing]:
+        return [listing for listings in self.classes.values() for listing in listings.values()]
 
 
 def survey(root: Path) -> Survey:
@@ -74,25 +81,27 @@ def survey(root: Path) -> Survey:
         ResnetError: it is no folder, or cannot be read itself.
     """
     _require_folder(root)
-    broken: list[Fault] = []
-    folders = _split_folders(root, broken)
-    top = list_folder(root, deep=False)
-    left_out, hidden = list(_loose(top)), top.hidden
-    if "all" not in folders:
-        left_out += [LeftOut(root / name, f"beside the {folders['train'].name} folder") for name in _others(root, folders)]
-    classes: dict[str, dict[str, Listing]] = {}
-    for split, folder in folders.items():
-        classes[split] = {}
+    layout = find_layout(root)
+    broken, left_out = list(layout.faults), list(layout.left_out)
+    places = dict.fromkeys((*layout.between, *layout.folders.values()))
+    hidden = 0
+    hidden_folders: list[Hidden] = []
+    classes: dict[str, dict[str, Listing]] = {split: {} for split in layout.folders}
+    for place in places:
         try:
-            if folder != root:
-                loose = list_folder(folder, deep=False)
-                left_out += _loose(loose)
-                hidden += loose.hidden
-            left_out += _runs(folder)
-            names = _folder_names(folder)
-            broken += _misnamed(folder)
+            loose = list_folder(place, deep=False)
+            broken += _misnamed(place)
         except ResnetError as error:
-            broken.append(Fault("unreadable", folder, error.message, error.hint))
+            broken.append(Fault("unreadable", place, error.message, error.hint))
+            continue
+        left_out += [LeftOut(path, "in no class folder") for path in loose.pictures] + list(loose.left_out)
+        hidden += loose.hidden
+        hidden_folders += loose.hidden_folders
+    for split, folder in layout.folders.items():
+        try:
+            left_out += _runs(folder)
+            names = folder_names(folder)
+        except ResnetError:  # told above
             continue
         for name in names:
             try:
@@ -100,7 +109,7 @@ def survey(root: Path) -> Survey:
             except ResnetError as error:
                 broken.append(Fault("unreadable", folder / name, error.message, error.hint))
                 classes[split][name] = Listing((), (), 0)
-    return Survey(root, folders, classes, tuple(left_out), hidden, tuple(broken))
+    return Survey(root, layout.folders, classes, tuple(left_out), hidden, tuple(hidden_folders), tuple(broken))
 
 
 def faults(found: Survey) -> Iterator[Fault]:
@@ -135,7 +144,7 @@ def faults(found: Survey) -> Iterator[Fault]:
     if len(main) == 1:
         hint = "a classifier needs at least two class folders"
         (name,) = main
-        if len(_folder_names(folder / name)) > 1:
+        if len(folder_names(folder / name)) > 1:
             hint += f"; if those are in {folder / name}, give that folder"
         yield Fault("one-class", folder, f"{folder} has one class only ({name})", hint)
 
@@ -155,76 +164,16 @@ def _require_folder(root: Path) -> None:
         raise ResnetError(f"{root} is a file, not a folder", hint)
 
 
-def _split_folders(root: Path, broken: list[Fault]) -> dict[str, Path]:
-    """train, val and test folders below root, whatever they are called; {"all": root} where there are none.
-
-    A folder `train` with pictures and no folders in it may be a class (a railway's), not a split.
-    """
-    folders = [root / name for name in _folder_names(root)]
-    found: dict[str, Path] = {}
-    for split, names in _SPLIT_NAMES.items():
-        present = [folder for name in names for folder in folders if folder.name.lower() == name and _may_be_split(folder)]
-        if len(present) > 1:
-            message = f"{root} has two {split} folders: {present[0].name} and {present[1].name}"
-            broken.append(Fault("two-splits", present[1], message, "keep one of them"))
-        if present:
-            found[split] = present[0]
-    splits = {name: split for split, names in _SPLIT_NAMES.items() for name in names}
-    if folders and "train" not in found and {folder.name.lower() for folder in folders} <= set(splits):
-        broken.append(_without_train(root, {splits[folder.name.lower()]: folder for folder in folders}))
-    return found if "train" in found else {"all": root}
-
-
-def _without_train(root: Path, named: dict[str, Path]) -> Fault:
-    if "train" in named:
-        hint = f"make one folder of pictures for every class in {named['train']}, such as cars/ and trucks/"
-        return Fault("no-classes", named["train"], f"{named['train']} has no class folders", hint)
-    message = f"{root} has a {next(iter(named.values())).name} folder but no train folder"
-    return Fault("no-train", root, message, "name the folder of training pictures train")
-
-
-def _may_be_split(folder: Path) -> bool:
-    try:
-        return bool(_folder_names(folder)) or not list_folder(folder, deep=False).pictures
-    except ResnetError:
-        return True
-
-
-def _folder_names(folder: Path) -> list[str]:
-    return sorted(name for name in _all_folder_names(folder) if not holds_runs(folder / name))
-
-
-def _all_folder_names(folder: Path) -> list[str]:
-    names = (entry.name for entry in entries(folder) if is_folder(entry) and not is_hidden(entry.name))
-    return [name for name in names if not _wrong_name(name)]
-
-
 def _runs(folder: Path) -> Iterator[LeftOut]:
     """What this program wrote among the classes, as it does where it is told to work in the data set's folder."""
-    for name in sorted(set(_all_folder_names(folder)) - set(_folder_names(folder))):
-        yield LeftOut(folder / name, "runs of this program, no class")
+    for name in sorted(set(all_folder_names(folder)) - set(folder_names(folder))):
+        yield LeftOut(folder / name, OWN_FILES)
 
 
 def _misnamed(folder: Path) -> list[Fault]:
-    named = ((entry, _wrong_name(entry.name)) for entry in entries(folder))
+    named = ((entry, wrong_name(entry.name)) for entry in entries(folder))
     wrong = [(printable(folder / entry.name), why) for entry, why in named if why and is_folder(entry)]
     return [Fault("bad-name", path, f"the name of the folder {path} {why}", "rename it") for path, why in wrong]
-
-
-def _wrong_name(name: str) -> str:
-    """What is wrong with the name of a class; empty where it is right."""
-    if not is_printable(Path(name)):
-        return "is not valid UTF-8"
-    return "holds a line break or another control character" if has_control_characters(name) else ""
-
-
-def _others(root: Path, folders: dict[str, Path]) -> list[str]:
-    splits = {folder.name for folder in folders.values()}
-    return [name for name in _folder_names(root) if name not in splits]
-
-
-def _loose(listing: Listing) -> tuple[LeftOut, ...]:
-    return tuple(LeftOut(path, "in no class folder") for path in listing.pictures) + listing.left_out
 
 
 def _mismatch(main: Path, classes: set[str], other: Path, found: set[str]) -> str:

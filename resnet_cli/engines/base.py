@@ -9,6 +9,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_cli.data.threads import Pause
+
 Images = NDArray[np.uint8]
 Outputs = NDArray[np.float32]
 
@@ -40,8 +42,12 @@ class Engine(Protocol):
         """
         ...
 
-    def run_many(self, batches: Iterable[Images]) -> Iterator[tuple[Outputs, ...]]:
-        """Run batch after batch, several at a time where the engine can; results in order."""
+    def run_many(self, batches: Iterable[Images | Pause]) -> Iterator[tuple[Outputs, ...]]:
+        """Run batch after batch, several at a time where the engine can; results in order.
+
+        A result goes out as soon as it is there and its turn has come; at a pause all of them do, before the next batch is
+        asked for.
+        """
         ...
 
 

@@ -9,27 +9,26 @@ from typing import Any
 
 import keras
 
+from resnet_cli.data.threads import Pause
 from resnet_cli.engines.base import Engine, Images, Outputs
-from resnet_cli.engines.choice import EngineName, settled
+from resnet_cli.engines.choice import EngineName
 from resnet_cli.engines.keras_engine import KerasEngine
 from resnet_cli.engines.openvino import OpenVinoEngine, convert, rounded, usual_precision
 from resnet_cli.errors import ResnetError
 from resnet_cli.networks.devices import has_gpu
-from resnet_cli.progress import Progress
 
 
-def settled_for_keras(wish: EngineName, progress: Progress) -> EngineName:
-    """As `settled`, for networks that Keras holds.
+def require_convertible(wish: EngineName) -> None:
+    """Refuse an engine for networks that Keras holds on a backend from which it cannot convert them.
 
     Raises:
-        ResnetError: OpenVINO was asked for, and cannot be used or cannot convert what Keras' backend holds.
+        ResnetError: OpenVINO was asked for by name.
     """
     if wish == "openvino" and not _convertible():
         raise ResnetError(
             f"--engine openvino cannot convert a network that Keras holds on {keras.backend.backend()}",
             "--engine keras, or KERAS_BACKEND=tensorflow",
         )
-    return settled(wish, progress)
 
 
 def engine_for(model: keras.Model, wish: EngineName) -> Engine:
@@ -37,6 +36,11 @@ def engine_for(model: keras.Model, wish: EngineName) -> Engine:
     if wish == "keras" or (wish == "auto" and (has_gpu() or not _convertible())):
         return KerasEngine(model)
     return _LateOpenVino(model)
+
+
+def measuring_engine(wish: EngineName) -> EngineName:
+    """What measures a network that this process has trained: Keras on the GPU where there is one, unless another was named."""
+    return "keras" if wish == "auto" and has_gpu() else wish
 
 
 def converted(engine: Engine) -> Any | None:
@@ -59,7 +63,7 @@ class _LateOpenVino:
         """See `Engine.run`."""
         return self._engine.run(images)
 
-    def run_many(self, batches: Iterable[Images]) -> Iterator[tuple[Outputs, ...]]:
+    def run_many(self, batches: Iterable[Images | Pause]) -> Iterator[tuple[Outputs, ...]]:
         """See `Engine.run_many`."""
         return self._engine.run_many(batches)
 

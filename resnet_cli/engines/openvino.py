@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from resnet_cli.data.threads import Pause
 from resnet_cli.engines.base import Images, Outputs, in_half
 from resnet_cli.engines.compiled import cache_options
 from resnet_cli.errors import ResnetError
@@ -152,14 +153,16 @@ class OpenVinoEngine:
         results = self._compiled(images)
         return tuple(np.asarray(results[place], dtype=np.float32) for place in self._names)
 
-    def run_many(self, batches: Iterable[Images]) -> Iterator[tuple[Outputs, ...]]:
+    def run_many(self, batches: Iterable[Images | Pause]) -> Iterator[tuple[Outputs, ...]]:
         """See `Engine.run_many`: as many requests at work as OpenVINO thinks best, and as many waiting for their turn."""
         depth = 2 * int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         idle = [self._compiled.create_infer_request() for _ in range(depth)]
         busy: deque[Any] = deque()
         for images in batches:
-            if not idle:
+            while busy and (isinstance(images, Pause) or not idle or busy[0].wait_for(0)):
                 yield self._collect(busy, idle)
+            if isinstance(images, Pause):
+                continue
             request = idle.pop()
             request.start_async({0: images})
             busy.append(request)

@@ -1,7 +1,8 @@
 """Pictures in, probabilities out: what predict and evaluate are made of.
 
 In: paths, and one or more classifiers. Out: a probability vector, or an error, per picture, in input order. Memory does not
-grow with the number of pictures: a few batches are decoded ahead of the engines, no more.
+grow with the number of pictures: a few batches are decoded ahead of the engines, no more. A batch is smaller where no further
+picture is waiting.
 """
 
 import itertools
@@ -13,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_cli.data.decode import Geometry
-from resnet_cli.data.threads import map_in_order
+from resnet_cli.data.threads import Pause, items_ahead, map_arriving
 from resnet_cli.data.views import decode_views
-from resnet_cli.engines.base import Engine, good_batch
+from resnet_cli.engines.base import Engine, Images, good_batch
 from resnet_cli.errors import ResnetError
 
 
@@ -53,7 +54,7 @@ class _Decoded:
 
 
 def classify(
-    paths: Iterable[Path], members: Sequence[Member], views: int = 1, batch: int | None = None
+    paths: Iterable[Path | Pause], members: Sequence[Member], views: int = 1, batch: int | None = None
 ) -> Iterator[Classified]:
     """Classify pictures; one that cannot be read is an error of its own and disturbs no other.
 
@@ -61,7 +62,7 @@ def classify(
     (Krizhevsky et al. 2012, section 4.1). A picture is decoded once for every geometry that members differ in.
 
     Args:
-        paths: picture files.
+        paths: image files; before the path after a pause is asked for, the results of all before it have gone out.
         members: the classifiers, one or more, all of the same classes.
         views: of each picture: 1, 2 or 10, see `data.views.decode_views`.
         batch: views a forward pass, None chooses by the input size; one picture's views stay together.
@@ -77,22 +78,44 @@ def classify(
         except ResnetError as error:
             return _Decoded(path, error=error.message)
 
-    decoded = map_in_order(attempt, paths, ahead=4 * pictures)
+    decoded = map_arriving(attempt, paths, items_ahead(4 * pictures))
     # Every engine draws from the same groups and runs ahead of the results by its own few requests, no further.
-    groups, *streams = itertools.tee(iter(lambda: list(itertools.islice(decoded, pictures)), []), 1 + len(members))
+    groups, *streams = itertools.tee(_grouped(decoded, pictures), 1 + len(members))
     answers = zip(*(_answers(member, stream, views) for member, stream in zip(members, streams, strict=True)), strict=True)
     for group in groups:
+        if isinstance(group, Pause):
+            continue
         rows = iter(np.mean(next(answers), axis=0) if _readable(group) else ())
         for each in group:
             yield Classified(each.path, None if each.error is not None else next(rows), each.error)
 
 
-def _answers(member: Member, groups: Iterable[list[_Decoded]], views: int) -> Iterator[NDArray[np.float32]]:
+def _grouped(decoded: Iterable[_Decoded | Pause], size: int) -> Iterator[list[_Decoded] | Pause]:
+    """Groups of `size`; a pause ends the group before it."""
+    group: list[_Decoded] = []
+    for each in decoded:
+        if not isinstance(each, Pause):
+            group.append(each)
+        if group and (isinstance(each, Pause) or len(group) == size):
+            yield group
+            group = []
+        if isinstance(each, Pause):
+            yield each
+    if group:
+        yield group
+
+
+def _answers(member: Member, groups: Iterable[list[_Decoded] | Pause], views: int) -> Iterator[NDArray[np.float32]]:
     """Probabilities (pictures, classes) of the readable pictures of each group that has any, in the common order of classes."""
-    batches = (
-        np.concatenate([each.views[member.geometry] for each in readable]) for group in groups if (readable := _readable(group))
-    )
-    for probabilities, *_ in member.engine.run_many(batches):
+
+    def batches() -> Iterator[Images | Pause]:
+        for group in groups:
+            if isinstance(group, Pause):
+                yield group
+            elif readable := _readable(group):
+                yield np.concatenate([each.views[member.geometry] for each in readable])
+
+    for probabilities, *_ in member.engine.run_many(batches()):
         mean = probabilities.reshape(-1, views, probabilities.shape[1]).mean(1)
         yield mean if member.columns is None else mean[:, list(member.columns)]
 

@@ -4,7 +4,8 @@ In: a format and how pictures reach its input. Out: Python source, which whoever
 `predict` does, but for pictures of 16 and more bits (light: the standard library only).
 """
 
-from resnet_cli.inference.formats import EXAMPLE, LABELS, OUTPUT, FormatName
+from resnet_cli.data.own_files import EXAMPLE, LABELS
+from resnet_cli.inference.formats import OUTPUT, FormatName
 
 _PROGRAM = '''"""What a picture shows, by the model beside this file: python {name} PICTURE
 

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from resnet_cli.data.own_files import EXAMPLE, LABELS
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import UNFINISHED
 from resnet_cli.runs import EVALUATIONS, EXPORT_RECORD, FIGURES, SPLITS
@@ -24,8 +25,6 @@ FormatName = Literal["savedmodel", "keras", "onnx", "tflite", "openvino"]
 Answer = Callable[["Images"], "Outputs"]
 
 OUTPUT = "probabilities"
-LABELS = "labels.txt"  # a class a line, in the order of the probabilities
-EXAMPLE = "classify.py"  # how a picture reaches the model, as a program
 _BESIDE = {LABELS, EXAMPLE, EXPORT_RECORD, SPLITS, EVALUATIONS, *FIGURES}
 # Understood by every runtime of the last years; a newer one would add nothing to a residual network.
 _OPSET = 15

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from resnet_cli.data.threads import Pause
 from resnet_cli.inference.classify import Member, classify
 
 
@@ -22,12 +23,12 @@ class Prediction:
 
 
 def predict(
-    paths: Iterable[Path], members: Sequence[Member], names: Sequence[str], top: int, views: int
+    paths: Iterable[Path | Pause], members: Sequence[Member], names: Sequence[str], top: int, views: int
 ) -> Iterator[Prediction]:
     """Predict pictures.
 
     Args:
-        paths: picture files.
+        paths: image files; at a pause among them every prediction goes out, see `classify`.
         members: the classifiers that answer together.
         names: class names in their common order.
         top: how many classes to name.

@@ -7,6 +7,7 @@ from resnet_cli.engines.choice import EngineName
 
 Optimizer = Literal["sgd", "muon", "adam", "adamw"]
 Schedule = Literal["cosine", "one-cycle", "steps", "constant"]
+Augment = Literal["none", "light", "strong"]
 
 # Seconds between checkpoints, which are written in a tenth of a second to some seconds: at the ends of epochs, and inside one.
 CHECKPOINT_SECONDS, MID_EPOCH_SECONDS = 20, 600
@@ -18,7 +19,7 @@ class TrainConfig:
 
     Attributes:
         epochs: passes over the training pictures.
-        batch_size: pictures a step.
+        batch_size: images a step at most: all batches of an epoch have one size, so that together they are all images.
         optimizer: sgd (with momentum), muon (Jordan et al. 2024), adam or adamw.
         learning_rate: peak rate; of muon the share of its norm by which a kernel moves in a step.
         schedule: cosine = warm-up, then a half cosine to zero; one-cycle = up and down in straight lines; steps = warm-up,
@@ -36,7 +37,8 @@ class TrainConfig:
         ema: share of all steps over which weights are averaged; the averages are validated and kept; 0 for none.
         progressive: the first two thirds of the epochs see pictures of half the side: half of all work, which buys twice as
             many epochs (Howard 2018, progressive resizing).
-        patience: epochs without a better validation accuracy before training stops; 0 never stops early.
+        patience: epochs in which neither validation accuracy nor validation loss gets better before training stops, counted
+            from the peak of the learning rate on; 0 never stops early.
         class_weights: weigh classes by 1 / their count.
         pixel_mean: scale pixels to 0..1 and subtract the training pictures' mean, pixel by pixel.
         crop, scale, flip, rotate, shift, sharpness, cutout, mixup: see `data.augment.Augmentation`.
@@ -90,11 +92,16 @@ class FinetuneConfig:
         dropout: share of pooled features dropped in training, 0..1.
         epochs: passes of the second stage over the pictures, 0 chooses by their number; the first stage takes what it needs.
             With unfreeze none, passes of the head over all views.
-        batch_size: pictures a step.
+        batch_size: images a step at most: all batches of an epoch have one size, so that together they are all images.
         learning_rate: peak rate of the second stage, 0 for the usual one; of Muon (unfreeze all) the share of its norm by which
             a kernel moves in a step.
-        views: augmented views of each training picture that go through the frozen layers; 1 = the picture as prediction sees
-            it, 0 chooses by the number of pictures.
+        augment: what happens to training images. none = they are as prediction sees them; light = random parts of half the area
+            or more; strong = of a quarter or more, also rotated and blurred or sharpened. See `learning.material`.
+        flip: mirror every second view of light and strong. Digits, text and arrows then get wrong labels.
+        views: augmented views of each training image that go through the frozen layers; 1 = the image as prediction sees it,
+            0 chooses by the number of images.
+        patience: epochs of the second stage without a gain in validation on the head and all earlier epochs before it stops,
+            counted from the peak of its learning rate on; 0 never stops early, and never skips the stage for a perfect head.
         time_limit: seconds that both phases may take together; views and epochs are chosen to fit; 0 for no limit.
         class_weights: weigh classes by 1 / their count.
         val_split: share held out where the folder has no validation pictures; None = 0.2, or 0.1 beside a test folder.
@@ -108,12 +115,20 @@ class FinetuneConfig:
     epochs: int = 0
     batch_size: int = 32
     learning_rate: float = 0.0
+    augment: Augment = "light"
+    flip: bool = True
     views: int = 0
+    patience: int = 5
     time_limit: float = 0.0
     class_weights: bool = False
     val_split: float | None = None
     seed: int = 0
     engine: EngineName = "auto"
+
+    @property
+    def mirrors(self) -> bool:
+        """Whether training images are mirrored."""
+        return self.flip and self.augment != "none" and self.views != 1
 
     @property
     def rate(self) -> float:

@@ -19,7 +19,7 @@ from resnet_cli.engines.base import Engine, good_batch
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import write_text
 from resnet_cli.learning.feature_cache import FeatureCache
-from resnet_cli.learning.material import AUGMENTATION, Material
+from resnet_cli.learning.material import Material
 from resnet_cli.learning.row_files import RowFiles
 from resnet_cli.learning.rows import NOT_YET, Rows, batched
 from resnet_cli.learning.stored import Stored
@@ -53,11 +53,11 @@ def as_it_began(note: Path, views: int) -> int:
 
 
 def features_folder(material: Material, model: keras.Model, engine: Engine) -> Path | None:
-    """Where features of this backbone, geometry, engine and versions are kept from run to run."""
+    """Where features of this backbone, geometry, engine and versions are kept from run to run; see `Rows.keys` for the rest."""
     if material.features is None:
         return None
     network = material.spec.network
-    what = hashlib.sha256(f"{material.geometry} {AUGMENTATION} {engine.name} {engine.precision} {versions()}".encode())
+    what = hashlib.sha256(f"{material.geometry} {engine.name} {engine.precision} {versions()}".encode())
     what.update(str(network).encode())
     for name, variable in sorted(named_variables(model.get_layer(network.name)).items()):
         what.update(name.encode() + keras.ops.convert_to_numpy(variable).tobytes())

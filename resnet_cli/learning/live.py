@@ -34,8 +34,8 @@ class EngineStream:
         return self.pixels.classes
 
     @property
-    def batch_size(self) -> int:
-        return self.pixels.batch_size
+    def images_per_step(self) -> int:
+        return self.pixels.images_per_step
 
     @property
     def steps_per_epoch(self) -> int:

@@ -1,25 +1,35 @@
-"""What both stages of transfer learn from."""
+"""What both phases of transfer learn from, and how training images are augmented for it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from resnet_cli.data.augment import Augmentation
 from resnet_cli.data.decode import Geometry
 from resnet_cli.data.pictures import Pictures
+from resnet_cli.learning.config import FinetuneConfig
 from resnet_cli.networks.spec import ClassifierSpec
 
-AUGMENTATION = Augmentation("resized", scale=0.5)
+LIGHT = Augmentation("resized", scale=0.5)
+STRONG = Augmentation("resized", scale=0.25, rotate=15.0, sharpness=1.0)
 AS_IT_IS = Augmentation("none", flip=False)
+
+
+def augmentation_of(config: FinetuneConfig) -> Augmentation:
+    """What happens to training images; a single view is the image as prediction sees it."""
+    if config.augment == "none" or config.views == 1:
+        return AS_IT_IS
+    return replace(STRONG if config.augment == "strong" else LIGHT, flip=config.flip)
 
 
 @dataclass(frozen=True)
 class Material:
-    """What both stages learn from.
+    """What both phases learn from.
 
     Attributes:
         spec: the classifier.
-        geometry: how pictures reach the input size.
-        training: pictures of any shape.
+        geometry: how images reach the input size.
+        augmentation: what happens to training images.
+        training: images as `reader_for_training` gives them for that.
         held_out: squares that select what to keep.
         folder: the run.
         features: folder that keeps features for later runs; None for none.
@@ -29,6 +39,7 @@ class Material:
 
     spec: ClassifierSpec
     geometry: Geometry
+    augmentation: Augmentation
     training: Pictures
     held_out: Pictures
     folder: Path

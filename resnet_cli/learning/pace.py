@@ -12,6 +12,7 @@ import keras
 from resnet_cli.errors import ResnetError
 from resnet_cli.learning.config import TrainConfig, small_epochs
 from resnet_cli.learning.optimizers import make_optimizer
+from resnet_cli.learning.prefetch import on_device
 from resnet_cli.learning.reading import Reading
 from resnet_cli.learning.schedules import rates
 from resnet_cli.learning.snapshot import untouched
@@ -145,7 +146,7 @@ def _measure_steps(model: keras.Model, stream: Stream, clock: _Clock, reading: R
     """Seconds a step, and what the first ones take beyond that."""
     model.train_function = None  # each size is measured with a graph of its own, as it is trained
     with reading.batches(stream.batches()) as batches:
-        model.fit(batches, steps_per_epoch=_WARM_UP + _MEASURED, callbacks=[clock], shuffle=False, verbose=0)
+        model.fit(on_device(batches), steps_per_epoch=_WARM_UP + _MEASURED, callbacks=[clock], shuffle=False, verbose=0)
     warm_up = min(_WARM_UP, len(clock.times) // 2)
     warm = clock.times[warm_up - 1]
     step = (clock.times[-1] - warm) / (len(clock.times) - warm_up)

@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_cli.data.augment import augment, generator
-from resnet_cli.data.decode import Geometry, Pixels, decode_square
+from resnet_cli.data.augment import Augmentation, augment, generator
+from resnet_cli.data.decode import Geometry, Pixels
 from resnet_cli.data.pictures import Pictures
-from resnet_cli.data.threads import map_in_order
+from resnet_cli.data.threads import items_ahead, map_in_order
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import digest
 from resnet_cli.learning.feature_cache import KEY
-from resnet_cli.learning.material import AUGMENTATION
+from resnet_cli.learning.material import AS_IT_IS
 from resnet_cli.progress import Progress, stop_if_asked
 
 NOT_YET = "type the same command with --resume; nothing was trained yet"
@@ -33,9 +33,10 @@ class Rows:
 
     Attributes:
         title: of the progress bar, and of the files.
-        pictures: what is seen.
+        pictures: what is seen, as `reader_for_training` gives it for the augmentation.
         geometry: input size.
-        views: augmented views of a picture; 1 = as prediction sees it.
+        augmentation: what happens to each view.
+        views: of an image; one where the augmentation leaves it as prediction sees it.
         seed: of the views.
         identities: SHA-256 of each picture's file, hexadecimal.
     """
@@ -43,6 +44,7 @@ class Rows:
     title: str
     pictures: Pictures
     geometry: Geometry
+    augmentation: Augmentation
     views: int
     seed: int
     identities: tuple[str, ...]
@@ -51,8 +53,10 @@ class Rows:
         return len(self.pictures) * self.views
 
     def keys(self) -> list[bytes]:
-        """What tells the rows apart, whatever their order: the picture's content and how it is seen."""
-        seen = ["square"] if self.views == 1 else [f"{self.seed} {view}" for view in range(self.views)]
+        """What tells the rows apart, whatever their order: the image's content and how it is seen."""
+        # How large images are read decides how sharp a random part of them is.
+        how = f"{self.augmentation} {self.pictures.read} {self.seed}"
+        seen = ["square"] if self.augmentation == AS_IT_IS else [f"{how} {view}" for view in range(self.views)]
         return [hashlib.sha256(f"{each} {how}".encode()).digest()[:KEY] for each in self.identities for how in seen]
 
     def readable(self, rows: Iterable[int], damaged: Mapping[int, str]) -> list[int]:
@@ -66,7 +70,7 @@ class Rows:
         """
         together = itertools.groupby(rows, key=lambda row: row // self.views)
         groups = ((index, list(each)) for index, each in together)
-        for index, squares in map_in_order(self._squares_of_one, groups, ahead=16):
+        for index, squares in map_in_order(self._squares_of_one, groups, items_ahead(16)):
             if isinstance(squares, ResnetError):
                 damaged[index] = squares.message
             else:
@@ -80,17 +84,23 @@ class Rows:
             return index, error
 
     def _views_of(self, index: int, rows: Sequence[int]) -> list[Pixels]:
-        if self.views == 1:
-            return [decode_square(self.pictures.samples[index].path, self.geometry)]
         picture = self.pictures[index]
         # Drawn from the content, so that a picture looks the same whatever else is in the folder.
         number = int(self.identities[index][:14], 16)
         draw = (generator(self.seed, row % self.views, number, _VIEW) for row in rows)
-        return [augment(picture, self.geometry, AUGMENTATION, random) for random in draw]
+        return [augment(picture, self.geometry, self.augmentation, random) for random in draw]
 
 
-def rows_of(title: str, pictures: Pictures, geometry: Geometry, views: int, seed: int, progress: Progress) -> Rows:
-    """Name every picture by the content of its file.
+def rows_of(
+    title: str,
+    pictures: Pictures,
+    geometry: Geometry,
+    augmentation: Augmentation,
+    views: int,
+    seed: int,
+    progress: Progress,
+) -> Rows:
+    """Name every image by the content of its file; the arguments are the attributes of `Rows`.
 
     Raises:
         Interrupted: a signal asked to stop.
@@ -99,7 +109,7 @@ def rows_of(title: str, pictures: Pictures, geometry: Geometry, views: int, seed
     for identity in map_in_order(_identity, [sample.path for sample in pictures.samples]):
         stop_if_asked(progress, NOT_YET)
         identities.append(identity)
-    return Rows(title, pictures, geometry, views, seed, tuple(identities))
+    return Rows(title, pictures, geometry, augmentation, views, seed, tuple(identities))
 
 
 def _identity(path: Path) -> str:

@@ -13,8 +13,8 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_cli.data.batches import drawn
-from resnet_cli.data.threads import map_in_order
+from resnet_cli.data.batches import Order
+from resnet_cli.data.threads import batches_ahead, map_in_order
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class StoredStream:
         stored: pictures * views rows, picture after picture.
         labels: class indices (pictures,).
         classes: number of classes.
-        batch_size: pictures a step.
+        batch_size: images a step at most.
         seed: of the order.
     """
 
@@ -84,17 +84,26 @@ class StoredStream:
     seed: int
 
     @property
+    def order(self) -> Order:
+        return Order(len(self.labels), self.batch_size, self.seed)
+
+    @property
     def steps_per_epoch(self) -> int:
-        return max(1, round(len(self.labels) / self.batch_size))
+        return self.order.steps_per_epoch
+
+    @property
+    def images_per_step(self) -> int:
+        return self.order.images_per_step
 
     def batches(self, first_step: int = 0) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
         """Batches from a step on, read ahead by threads, without end."""
-        return map_in_order(self.batch, itertools.count(first_step), ahead=4)
+        size = 4 * self.batch_size * math.prod(self.stored.shape)
+        return map_in_order(self.batch, itertools.count(first_step), batches_ahead(size, ready=2))
 
     def batch(self, step: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The batch of one step: float32 activations (N, ...) and one-hot targets (N, classes)."""
         views = self.stored.count // len(self.labels)
-        places = list(drawn(self.seed, len(self.labels), self.batch_size, step))
+        places = list(self.order.drawn(step))
         # Neighbours start at different views, so that every batch mixes them.
         rows = [index * views + (epoch + index) % views for epoch, index in places]
         targets = np.eye(self.classes, dtype=np.float32)[self.labels[[index for _, index in places]]]

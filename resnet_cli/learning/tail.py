@@ -12,11 +12,12 @@ from resnet_cli.data.batches import EvaluationBatches, TrainStream
 from resnet_cli.engines.base import Engine
 from resnet_cli.learning.config import FinetuneConfig, TrainConfig
 from resnet_cli.learning.live import EngineBatches, EngineStream
-from resnet_cli.learning.material import AS_IT_IS, AUGMENTATION, Material
+from resnet_cli.learning.material import Material
 from resnet_cli.learning.stage import Stream
 from resnet_cli.learning.stored import Stored, StoredBatches, StoredStream
 from resnet_cli.networks.split import tail_model
 
+LABEL_SMOOTHING = 0.1
 _PICTURES = 30_000  # as many epochs as make about this many pictures
 
 
@@ -33,7 +34,7 @@ class Tail:
 def tail_on_stored(model: keras.Model, boundary: Stored, held_out: Stored, material: Material, config: FinetuneConfig) -> Tail:
     """The last stage and the head on stored activations."""
     labels = material.training.labels
-    stream = StoredStream(boundary, labels, material.spec.classes, _batch_size(config, material), config.seed)
+    stream = StoredStream(boundary, labels, material.spec.classes, config.batch_size, config.seed)
     batches = StoredBatches(held_out, material.held_out.labels, material.spec.classes)
     return Tail(tail_model(model, material.spec.network), stream, batches, _recipe(config, material))
 
@@ -53,10 +54,8 @@ def tail_on_pixels(model: keras.Model, material: Material, config: FinetuneConfi
 
 
 def _pixels(config: FinetuneConfig, material: Material) -> TrainStream:
-    how = AS_IT_IS if config.views == 1 else AUGMENTATION
-    return TrainStream(
-        material.training, material.spec.classes, _batch_size(config, material), material.geometry, how, config.seed
-    )
+    source, classes = material.training, material.spec.classes
+    return TrainStream(source, classes, config.batch_size, material.geometry, material.augmentation, config.seed)
 
 
 def _recipe(config: FinetuneConfig, material: Material) -> TrainConfig:
@@ -67,11 +66,8 @@ def _recipe(config: FinetuneConfig, material: Material) -> TrainConfig:
         schedule="one-cycle",
         warmup=0.2,
         weight_decay=0.05,
-        label_smoothing=0.1,
+        label_smoothing=LABEL_SMOOTHING,
+        patience=config.patience,
         class_weights=config.class_weights,
         seed=config.seed,
     )
-
-
-def _batch_size(config: FinetuneConfig, material: Material) -> int:
-    return min(config.batch_size, len(material.training))

@@ -8,10 +8,9 @@ import time
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from resnet_cli.data.decode import Geometry
-from resnet_cli.data.pictures import Pictures
 from resnet_cli.engines.base import Engine, good_batch
 from resnet_cli.errors import ResnetError
+from resnet_cli.learning.material import Material
 from resnet_cli.learning.pace import MARGIN
 from resnet_cli.learning.rows import NOT_YET, batched, rows_of
 from resnet_cli.progress import Progress, how_long, stop_if_asked
@@ -112,16 +111,12 @@ def views_within(
     )
 
 
-def measure_frozen(
-    engine: Engine, training: Pictures, held_out: int, geometry: Geometry, views: int, limit: float, progress: Progress
-) -> FrozenPace:
+def measure_frozen(engine: Engine, material: Material, views: int, limit: float, progress: Progress) -> FrozenPace:
     """Run a few rows through the frozen layers; a twentieth of the limit ends it.
 
     Args:
         engine: runs them.
-        training: the training images.
-        held_out: number of held-out images.
-        geometry: input size.
+        material: the images, and how they reach the input.
         views: of every training image.
         limit: seconds.
         progress: what asks to stop.
@@ -129,10 +124,10 @@ def measure_frozen(
     Raises:
         Interrupted: a signal asked to stop.
     """
-    size = good_batch(engine, geometry.size)
+    training, size = material.training, good_batch(engine, material.geometry.size)
     count = -(-(_MEASURED + 1) * size // views)
     first = replace(training, samples=training.samples[:count])
-    rows = rows_of("training", first, geometry, views, 0, progress)
+    rows = rows_of("training", first, material.geometry, material.augmentation, views, 0, progress)
     batches = batched(rows.squares(range(len(rows)), {}), size)
     for batch in itertools.islice(batches, 1 if len(rows) > size else 0):
         engine.run(batch)  # compiles, or fills caches
@@ -142,4 +137,4 @@ def measure_frozen(
         seen += len(outputs[0])
         if time.perf_counter() - began > limit * _MEASURING:
             break
-    return FrozenPace((time.perf_counter() - began) / max(1, seen), len(training), held_out)
+    return FrozenPace((time.perf_counter() - began) / max(1, seen), len(training), len(material.held_out))

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
 
+from resnet_cli.data.augment import Augmentation
 from resnet_cli.data.pictures import Pictures
 from resnet_cli.data.scan import LeftOut
 from resnet_cli.engines.base import Engine
@@ -28,11 +29,12 @@ from resnet_cli.learning.frozen import (
     views_that_fit,
 )
 from resnet_cli.learning.head import train_head
-from resnet_cli.learning.material import Material
+from resnet_cli.learning.material import AS_IT_IS, Material
 from resnet_cli.learning.pace import MARGIN, measure_pace
 from resnet_cli.learning.rate_finder import RateSearch, find_rate
 from resnet_cli.learning.rows import NOT_YET, rows_of
 from resnet_cli.learning.stage import Stage
+from resnet_cli.learning.stopping import SURE, is_perfect
 from resnet_cli.learning.stored import Stored
 from resnet_cli.learning.tail import Tail, tail_on_engine, tail_on_pixels, tail_on_stored
 from resnet_cli.learning.time_limit import Limit, measure_frozen, views_within
@@ -55,15 +57,27 @@ class TransferResult:
         head: the first stage.
         tail: the second stage, None where nothing was unfrozen.
         kept: "head" or "tail": whose weights the network holds.
+        fine_tuning: how the second stage ended: "none" was asked for, it was "skipped" as the head left nothing to gain, the
+            time limit left "no time" for it, it "stopped early", or it "finished" all epochs.
     """
 
     head: TrainResult
     tail: TrainResult | None
     kept: str
+    fine_tuning: Literal["none", "skipped", "no time", "stopped early", "finished"]
 
     @property
     def best(self) -> TrainResult:
         return self.tail if self.tail is not None and self.kept == "tail" else self.head
+
+    def to_json(self) -> dict[str, Any]:
+        """What `finetune` adds to the JSON contract of a training."""
+        return {
+            "kept": self.kept,
+            "head_top1": self.head.best.val_accuracy,
+            "fine_tuning": self.fine_tuning,
+            "fine_tuning_epochs": len(self.tail.history) if self.tail is not None else 0,
+        }
 
 
 @dataclass(frozen=True)
@@ -103,7 +117,9 @@ def transfer(
 ) -> TransferResult:
     """Train a head on features that were computed once, then unfreeze as much as the configuration says.
 
-    The second stage's weights are kept only if their held-out accuracy is at least the first stage's.
+    The second stage's weights are kept only if their validation accuracy is higher than the first stage's, or equal at a lower
+    validation loss. It is left out where the first stage leaves nothing to gain (`stopping.is_perfect`), unless
+    `config.patience` is 0 or a range test is asked for.
 
     Args:
         model: the one that `run_frozen` got.
@@ -118,7 +134,13 @@ def transfer(
     head = train_head(model, *frozen.features, material, config, stage, progress)
     progress.line(f"head  held-out accuracy {head.best.val_accuracy:.1%}  training accuracy {head.best.accuracy:.1%}")
     if config.unfreeze == "none":
-        return TransferResult(head, None, "head")
+        return TransferResult(head, None, "head", "none")
+    if config.patience and choose_rate is None and is_perfect(head.best):
+        progress.line(
+            f"fine-tuning skipped: the head is right on all {len(material.held_out)} validation images, at a validation loss"
+            f" of {head.best.val_loss:.3f}, below {SURE}; --patience 0 fine-tunes all the same"
+        )
+        return TransferResult(head, None, "head", "skipped")
     before = {name: keras.ops.convert_to_numpy(value) for name, value in named_variables(model).items()}
     freeze_batch_norm(model)
     second = _second_stage(model, frozen, config)
@@ -126,20 +148,25 @@ def transfer(
     if choose_rate is not None:
         rate = choose_rate(lambda: find_rate(second.model, second.stream, recipe, progress, NOT_YET))
         if rate is None:
-            return TransferResult(head, None, "head")
+            return TransferResult(head, None, "head", "none")
         recipe = replace(recipe, learning_rate=rate)
     if frozen.limit is not None:
         epochs = _epochs_within(frozen.limit, second, frozen.views, material.folder / "checkpoint" / "epochs.json", progress)
         if not epochs:
-            return TransferResult(head, None, "head")
+            return TransferResult(head, None, "head", "no time")
         recipe = replace(recipe, epochs=epochs)
     stage = Stage("tail", material.folder, resume, tensorboard=material.tensorboard)
-    tail = train(second.model, second.stream, second.held_out, recipe, stage, progress)
-    if tail.best.val_accuracy >= head.best.val_accuracy:
-        return TransferResult(head, tail, "tail")
+    tail = train(second.model, second.stream, second.held_out, recipe, stage, progress, reference=head.best)
+    ended: Literal["stopped early", "finished"] = "stopped early" if len(tail.history) < recipe.epochs else "finished"
+    if tail.best.rank < head.best.rank:
+        return TransferResult(head, tail, "tail", ended)
     for name, variable in named_variables(model).items():
         variable.assign(before[name])
-    return TransferResult(head, tail, "head")
+    progress.warn(
+        f"{len(tail.history)} epochs of fine-tuning gained nothing in validation (accuracy {tail.best.val_accuracy:.1%}, loss"
+        f" {tail.best.val_loss:.3f}; the head {head.best.val_accuracy:.1%}, {head.best.val_loss:.3f}): the head alone was kept"
+    )
+    return TransferResult(head, tail, "head", ended)
 
 
 def run_frozen(model: keras.Model, material: Material, config: FinetuneConfig, progress: Progress) -> Frozen:
@@ -157,7 +184,8 @@ def run_frozen(model: keras.Model, material: Material, config: FinetuneConfig, p
     folder.mkdir(parents=True, exist_ok=True)
     frozen, shapes = feature_model(model), [model.get_layer("avg_pool").output.shape[1:]]
     room = room_on_disk(folder, material.cache_limit)
-    views = config.views or int(np.clip(round(_FORWARD_PASSES / len(material.training)), 2, 12))
+    views = 1 if material.augmentation == AS_IT_IS else config.views
+    views = views or int(np.clip(round(_FORWARD_PASSES / len(material.training)), 2, 12))
     stored = False
     if config.unfreeze == "last":
         prefix = prefix_model(model, network)
@@ -177,14 +205,14 @@ def run_frozen(model: keras.Model, material: Material, config: FinetuneConfig, p
     cache = FeatureCache(features_folder(material, model, engine), shapes[0][0], lasting)
     left_out: list[LeftOut] = []
 
-    def through(title: str, pictures: Pictures, seen: int) -> tuple[Pictures, Stored, Stored | None]:
-        rows = rows_of(title, pictures, material.geometry, seen, config.seed, progress)
+    def through(title: str, pictures: Pictures, how: Augmentation, seen: int) -> tuple[Pictures, Stored, Stored | None]:
+        rows = rows_of(title, pictures, material.geometry, how, seen, config.seed, progress)
         (features, *boundary), damaged = frozen_rows(engine, rows, folder, shapes, cache, progress)
         left_out.extend(LeftOut(pictures.samples[index].path, reason) for index, reason in damaged.items())
         return pictures.without(damaged), features, boundary[0] if boundary else None
 
-    training, training_features, training_boundary = through("training", material.training, views)
-    held_out, held_out_features, held_out_boundary = through("held-out", material.held_out, 1)
+    training, training_features, training_boundary = through("training", material.training, material.augmentation, views)
+    held_out, held_out_features, held_out_boundary = through("held-out", material.held_out, AS_IT_IS, 1)
     boundary = (training_boundary, held_out_boundary) if training_boundary and held_out_boundary else None
     readable = replace(material, training=training, held_out=held_out)
     features = (training_features, held_out_features)
@@ -198,7 +226,7 @@ def _views_within(
     """The number of views that fit into the limit, or that did when the run began."""
     if note.exists():
         return as_it_began(note, usual)
-    pace = measure_frozen(engine, material.training, len(material.held_out), material.geometry, usual, limit.seconds, progress)
+    pace = measure_frozen(engine, material, usual, limit.seconds, progress)
     least = usual if config.views else 1
     try:
         views = views_within(limit.seconds, limit.spent(), pace, config.unfreeze, usual, least)

@@ -13,11 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from resnet_cli.data.own_files import COMPARED_BY, is_comparison
 from resnet_cli.errors import ResnetError
 from resnet_cli.reports.figures import literal, save_figure
-
-CREATOR = "resnet compare"
-_MARKED = 4096  # bytes at a figure's beginning, which name its creator
 
 
 @dataclass(frozen=True)
@@ -39,11 +37,9 @@ def check_picture(picture: Path) -> None:
         raise ResnetError(f"--output {picture} is neither .png nor .svg", "such as --output compare.png")
     if not picture.exists():
         return
-    if picture.is_file():
-        with picture.open("rb") as file:
-            if CREATOR.encode() in file.read(_MARKED):
-                return
-    raise ResnetError(f"{picture} exists and is no figure of `{CREATOR}`", "choose another --output")
+    if picture.is_file() and is_comparison(picture):
+        return
+    raise ResnetError(f"{picture} exists and is no figure of `{COMPARED_BY}`", "choose another --output")
 
 
 def draw_comparison(curves: Sequence[Curve], title: str, held_out: str, picture: Path) -> None:
@@ -66,7 +62,7 @@ def draw_comparison(curves: Sequence[Curve], title: str, held_out: str, picture:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend(title=f"solid: {held_out}, dashed: training")
-    save_figure(figure, picture, CREATOR)
+    save_figure(figure, picture, COMPARED_BY)
 
 
 def _line(axes: Axes, runs: Sequence[Sequence[float]], style: str, colour: tuple[float, ...], label: str | None) -> None:

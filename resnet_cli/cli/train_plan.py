@@ -1,0 +1,117 @@
+"""What `resnet train` decides before TensorFlow is imported: data set, split, network, input size and run folder (light).
+
+In: a request and a recipe. Out: a `TrainPlan`. Everything that can be wrong with paths and options is found here, and the data
+set's summary is told here, within the first second.
+"""
+
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from resnet_cli.cli.beginning import Place, begun_with, place_of_run, require_same, tell_interrupted
+from resnet_cli.cli.records import dataset_lines, fingerprint
+from resnet_cli.cli.requests import TrainRequest
+from resnet_cli.data.scan import Dataset, scan_dataset
+from resnet_cli.data.split import hold_out
+from resnet_cli.data.warnings import dataset_warnings
+from resnet_cli.engines.choice import EngineName, settled
+from resnet_cli.errors import ResnetError
+from resnet_cli.learning.config import TrainConfig
+from resnet_cli.networks.catalogue import Network, find_network
+from resnet_cli.networks.pretrained import WeightsSource, choose_backbone, require_size
+from resnet_cli.networks.spec import ClassifierSpec
+from resnet_cli.progress import Progress
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """A training that can begin; nothing is written yet.
+
+    Attributes:
+        request: what was asked for.
+        config: the recipe; of a resumed run with the epochs and the rate that were found when it began.
+        dataset: with its splits.
+        source: where the first weights come from.
+        spec: the classifier.
+        place: the run folder.
+        chosen: what a resumed run must have begun with.
+        engine: what measures.
+        began: `time.perf_counter` when the command did.
+    """
+
+    request: TrainRequest
+    config: TrainConfig
+    dataset: Dataset
+    source: WeightsSource
+    spec: ClassifierSpec
+    place: Place
+    chosen: dict[str, Any]
+    engine: EngineName
+    began: float
+
+
+def plan_training(request: TrainRequest, config: TrainConfig, progress: Progress) -> TrainPlan:
+    """Decide everything that needs no TensorFlow.
+
+    Raises:
+        ResnetError: a path or an option is wrong, or weights that were asked for by name cannot be had.
+    """
+    began = time.perf_counter()
+    dataset = hold_out(scan_dataset(request.dataset), config.val_split, config.seed)
+    for line in dataset_lines(dataset):
+        progress.line(line)
+    for words in dataset_warnings(dataset, config.flip):
+        progress.warn(words)
+    network, source = find_network(request.arch, request.shortcut), WeightsSource("none", None, "")
+    if request.weights != "none":
+        network, source = choose_backbone(request.arch, request.weights, progress, request.shortcut)
+        if source.fallback:
+            progress.warnings.append("the bundled backbone stands in for resnet50 with ImageNet weights")  # the notice said why
+    size = request.image_size or network.image_size
+    _require_scaling(request, config, network, source, size)
+    if config.pixel_mean:
+        network = replace(network, preprocessing="pixel-mean")
+    spec = ClassifierSpec(network, len(dataset.classes), size, dropout=config.dropout)
+    chosen = _chosen(request, config, dataset, spec, source)
+    typed = {key: value for key, value in chosen.items() if key not in _decided(request)}
+    name = f"{dataset.name}-{find_network(request.arch).name}{'-lr-find' if request.lr_find == 'plot' else ''}"
+    place = place_of_run(name, request.output, request.force, typed if request.resume else None, request.weights)
+    tell_interrupted(place, progress)
+    if request.resume:
+        require_same(place.folder, typed)
+        config = replace(config, **{key: begun_with(place.folder)[key] for key in _decided(request)})
+    engine = settled("auto", progress)
+    weights = "random weights" if source.path is None else f"weights of {request.weights}, with a new head"
+    progress.line(f"network: {network.name}, {size} pixels, {weights}; recipe {request.recipe}")
+    return TrainPlan(request, config, dataset, source, spec, place, chosen, engine, began)
+
+
+def _require_scaling(request: TrainRequest, config: TrainConfig, network: Network, source: WeightsSource, size: int) -> None:
+    """Weights want their pixels scaled as they were when these were trained."""
+    if source.path is None:
+        return
+    has_mean = network.preprocessing == "pixel-mean"
+    if config.pixel_mean and not has_mean:
+        raise ResnetError(
+            f"--weights {request.weights} scale pixels in their own way, which recipe {request.recipe} would replace by a mean"
+            " picture",
+            "add --no-pixel-mean",
+        )
+    require_size(network, source, size)
+    if has_mean and config.progressive:
+        raise ResnetError(f"--weights {request.weights} subtract a mean picture of one size", "leave --progressive out")
+
+
+def _chosen(
+    request: TrainRequest, config: TrainConfig, dataset: Dataset, spec: ClassifierSpec, source: WeightsSource
+) -> dict[str, Any]:
+    """What a run that goes on must have begun with."""
+    network = spec.network
+    options = {"arch": network.name, "shortcut": network.shortcut, "image_size": spec.image_size, "weights": source.sha256}
+    limit = None if request.limit is None else f"{request.limit:g}s"
+    return {**asdict(config), **options, "time_limit": limit, "lr_find": request.lr_find, "data": fingerprint(dataset)}
+
+
+def _decided(request: TrainRequest) -> list[str]:
+    """What the clock and the range test choose when a run begins, and not again when it goes on."""
+    return [*(["epochs"] if request.limit else []), *(["learning_rate"] if request.lr_find else [])]

@@ -1,0 +1,184 @@
+"""What a user should know of a data set before it is trained on, in sentences (light: the standard library only; numpy
+and Pillow are imported where an image may be of 16 bits).
+
+In: a `Dataset` whose images are held out. Out: warnings, each one sentence that names a file, folder or class and counts.
+"""
+
+import itertools
+import struct
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from resnet_cli.data.folders import LeftOut
+from resnet_cli.data.own_files import OWN_FILES
+from resnet_cli.data.scan import Dataset, Sample
+from resnet_cli.data.threads import map_in_order
+from resnet_cli.data.words import counted, some_names, words_of
+
+_LOOKED_AT = 24  # images of a class whose headers are read
+TWELVE_BITS = 4095  # the largest value of 12 bits; 16 bits go to 65535
+_PAIRS = (("left", "right"), ("links", "rechts"), ("gauche", "droite"), ("izquierda", "derecha"), ("sinistra", "destra"))
+_TURNED = ({"b", "d"}, {"p", "q"})  # letters that a mirror makes of each other
+_NUMBERS = {"two", "three", "four", "five", "six", "seven", "nine"}  # zero, one and eight are much the same in a mirror
+_ARROWS = {"arrow", "arrows", "clockwise", "anticlockwise", "counterclockwise"}
+_LETTERS = 4  # single letters that are classes; fewer are names such as a, b, c for want of better ones
+
+
+def dataset_warnings(dataset: Dataset, flips: bool) -> list[str]:
+    """Sentences on files that are not used, copies, dark 16-bit images, and classes that a mirror would change.
+
+    Args:
+        dataset: as `hold_out` returns it.
+        flips: training images are mirrored at random.
+    """
+    mirrored = mirror_sensitive(dataset.classes) if flips else []
+    return [
+        *_about_left_out(dataset.left_out),
+        *_about_hidden(dataset),
+        *_about_conflicts(dataset),
+        *_about_leaks(dataset),
+        *_about_dark(dataset),
+        *([f"{mirror_sentence(mirrored)}: --no-flip keeps training images as they are"] if mirrored else []),
+    ]
+
+
+def _about_left_out(left_out: Iterable[LeftOut]) -> list[str]:
+    by_reason: dict[str, list[LeftOut]] = defaultdict(list)
+    for each in left_out:
+        if each.reason != OWN_FILES:
+            by_reason[each.reason].append(each)
+    parts = [f"{len(those)} (first: {those[0].path}: {reason})" for reason, those in by_reason.items()]
+    if not parts:
+        return []
+    count = sum(map(len, by_reason.values()))
+    if len(parts) == 1:
+        return [f"skipped {count} {'file' if count == 1 else 'files'}{parts[0].removeprefix(str(count))}"]
+    return [f"skipped {count} files: {', '.join(parts)}"]
+
+
+def _about_hidden(dataset: Dataset) -> list[str]:
+    folders = dataset.hidden_folders
+    if not folders:
+        return []
+    named = some_names([f"{each.path} ({counted(each.images)})" for each in folders])
+    which = "the hidden folder" if len(folders) == 1 else f"{len(folders)} hidden folders:"
+    return [f"skipped {which} {named}: rename it without the dot to use its images"]
+
+
+def _about_conflicts(dataset: Dataset) -> list[str]:
+    groups = [group for group in dataset.copies if len({sample.label for _, sample in group}) > 1]
+    if not groups:
+        return []
+    examples = []
+    for group in groups[:2]:
+        first = group[0][1]
+        other = next(sample for _, sample in group if sample.label != first.label)
+        examples.append(f"{first.path} and {other.path}")
+    are = "1 image is in more than one class" if len(groups) == 1 else f"{len(groups)} images are in more than one class"
+    return [f"{are}, byte for byte: {_listed(examples, len(groups))}"]
+
+
+def _about_leaks(dataset: Dataset) -> Iterator[str]:
+    pairs: dict[tuple[str, str], list[tuple[Sample, Sample]]] = defaultdict(list)
+    for group in dataset.copies:
+        by_split = dict(reversed(group))  # the first of each split
+        for split, held in itertools.combinations(sorted(by_split, key=("train", "val", "test").index), 2):
+            pairs[split, held] += [(sample, by_split[split]) for which, sample in group if which == held]
+    for (split, held), copies in sorted(pairs.items()):
+        examples = [f"{sample.path} of {original.path}" for sample, original in copies[:2]]
+        are = f"{counted(len(copies))} in {held} {'is a copy' if len(copies) == 1 else 'are copies'} of {split} images"
+        yield f"{are}, so the {held} figures are too good: {_listed(examples, len(copies))}"
+
+
+def _listed(examples: Sequence[str], count: int) -> str:
+    more = count - len(examples)
+    return "; ".join(examples) + (f"; and {more} more, which `resnet check` lists" if more else "")
+
+
+def _about_dark(dataset: Dataset) -> list[str]:
+    by_class: dict[int, list[Path]] = defaultdict(list)
+    for samples in dataset.splits.values():
+        for sample in samples:
+            by_class[sample.label].append(sample.path)
+    dark = [dataset.classes[label] for label in sorted(by_class) if dark_sixteen_bit(by_class[label])]
+    if not dark:
+        return []
+    classes = f"the class {dark[0]}" if len(dark) == 1 else f"the classes {some_names(dark)}"
+    return [
+        f"16-bit greyscale images of {classes} look black, as no value is above {TWELVE_BITS} of 65535 (12 bits):"
+        " multiply the values by 16"
+    ]
+
+
+def dark_sixteen_bit(paths: Sequence[Path]) -> int:
+    """How many of a class's images are 16-bit greyscale and dark: no value is above 12 bits in any of those looked at.
+
+    Some images, evenly among them, are looked at: the first bytes of PNG and TIFF files, and those of 16 bits in full.
+
+    Args:
+        paths: of one class.
+    """
+    candidates = [path for path in paths if path.suffix.lower() in (".png", ".tif", ".tiff")]
+    step = -(-len(candidates) // _LOOKED_AT) or 1
+    deep = [path for path in candidates[::step] if _may_be_sixteen_bit(path)]
+    brightest = [value for value in map_in_order(_brightest, deep) if value is not None]
+    return len(brightest) if brightest and 0 < max(brightest) <= TWELVE_BITS else 0
+
+
+def _may_be_sixteen_bit(path: Path) -> bool:
+    """Whether a PNG's header says 16-bit greyscale; of a TIFF the first bytes do not tell."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            head = file.read(26)
+    except OSError:
+        return False
+    if head.startswith(b"\x89PNG") and len(head) == 26:
+        return struct.unpack("BB", head[24:26]) == (16, 0)  # bit depth, colour type (PNG specification, 11.2.1)
+    return head[:4] in (b"II*\0", b"MM\0*")
+
+
+def _brightest(path: Path) -> int | None:
+    """The largest value of a 16-bit greyscale image; None of others, and of damaged ones."""
+    import numpy as np
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=("PNG", "TIFF")) as image:
+            if not image.mode.startswith("I;16"):
+                return None
+            return int(np.asarray(image).max())
+    except Exception:  # a parser's errors are of every kind; whoever decodes the image tells
+        return None
+
+
+def mirror_sensitive(classes: Sequence[str]) -> list[str]:
+    """Classes whose names suggest that a mirrored image belongs to another class or to none.
+
+    Those with left and right in their names, arrows, digits, and letters; few single letters, or 0 and 1 alone, are names for
+    want of better ones.
+    """
+    words = {name: {*words_of(name)} for name in classes}
+    every = set().union(*words.values())
+    telling = {word for pair in _PAIRS if {*pair} <= every for word in pair} | ({"left"} & every) | _ARROWS
+    single = {name: unicodedata.normalize("NFC", name).casefold() for name in classes}
+    single = {name: text for name, text in single.items() if len(text) == 1}
+    letters = {name for name, text in single.items() if text.isalpha()}
+    digits = {name for name, text in single.items() if text.isdecimal()}
+    numbers = {name for name in classes if name.lower() in _NUMBERS}
+    are_letters = len(letters) >= max(_LETTERS, len(classes) / 2) or any(pair <= {*single.values()} for pair in _TURNED)
+    are_digits = len(digits) >= len(classes) / 2 and not {single[name] for name in digits} <= {"0", "1", "8"}
+    found = {
+        *(letters if are_letters else ()),
+        *(digits if are_digits else ()),
+        *(numbers if len(numbers) > 2 else ()),
+        *(name for name in classes if words[name] & telling or any("ARROW" in unicodedata.name(sign, "") for sign in name)),
+    }
+    return [name for name in classes if name in found]
+
+
+def mirror_sentence(names: Sequence[str]) -> str:
+    """That the names of these classes suggest that a mirrored image is no longer of its class."""
+    what = f"the class {names[0]}" if len(names) == 1 else f"the classes {some_names(names)}"
+    return f"mirrored images of {what} may belong to another class or to none"
