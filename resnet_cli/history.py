@@ -13,7 +13,11 @@ from resnet_cli.files import write_csv
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One line of metrics.jsonl; accuracies are shares, 0..1; stage is "train", "head" or "tail"."""
+    """One line of metrics.jsonl.
+
+    Accuracies are shares, 0..1; stage is "train", "head" or "tail". `loss` is what training minimises: cross-entropy in nats,
+    with label smoothing and class weights where these are used. `val_loss` is plain cross-entropy in nats, in every stage.
+    """
 
     stage: str
     epoch: int
@@ -25,6 +29,11 @@ class EpochRecord:
     images_per_second: float
     seconds: float
     val_top5: float | None = None
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Smaller is better: a higher validation accuracy, and of equal ones the lower validation loss."""
+        return -self.val_accuracy, self.val_loss
 
     def to_line(self) -> str:
         """The line of metrics.jsonl."""

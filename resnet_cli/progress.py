@@ -19,13 +19,12 @@ class Task(Protocol):
 
 
 class Progress(Protocol):
-    """Where long work reports: bars that move, lines that stay, notices that cannot be missed, and warnings.
+    """Where long work reports: bars that move, lines that stay, notices that cannot be missed, and warnings."""
 
-    Attributes:
-        warnings: every warning of this command, in order, each once. A result carries them all.
-    """
-
-    warnings: list[str]
+    @property
+    def warnings(self) -> list[str]:
+        """Every warning of this command, in order, each once. A result carries them all."""
+        ...
 
     def start(self, title: str, total: int | None) -> Task: ...
 

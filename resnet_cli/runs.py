@@ -9,19 +9,19 @@ import csv
 import json
 import re
 import shutil
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from resnet_cli.errors import ResnetError
-from resnet_cli.files import UNFINISHED, digest, path_text, write_csv, write_text
+from resnet_cli.files import UNFINISHED, path_text, write_csv, write_text
 
 FORMAT = 1
 RUNS = Path("runs")
-EXPORT_RECORD = "export.json"  # of an OpenVINO export: the record of its run, and where that run is
+EXPORT_RECORD = "export.json"  # of an OpenVINO export: what of its run's record holds no path
 SPLITS = "splits.csv"
+EARLIER = "earlier"  # split, in an export, of images that an earlier run was trained on, whose weights its run began with
 EVALUATIONS = "evaluations"  # folder of the figures of other pictures than a run held out
 FIGURES = ("predictions.csv", "confusion.csv", "report.html")  # what `evaluate` writes
 LITTER = (".DS_Store", "._", ".nfs", ".writable")  # what file systems, and a process that was killed, leave behind
@@ -44,23 +44,39 @@ class Run:
     @property
     def path(self) -> Path:
         """The file that the record was read from."""
-        return self.folder / (EXPORT_RECORD if "export" in self.record else "run.json")
+        return self.folder / (EXPORT_RECORD if self.is_export else "run.json")
 
     @property
     def classes(self) -> tuple[str, ...]:
         return tuple(self.record["classes"])
 
     @property
+    def is_export(self) -> bool:
+        return "export" in self.record
+
+    @property
     def data(self) -> Path:
-        """The data set's folder, as it was when the run began."""
+        """The data set's folder, as it was when the run began.
+
+        Raises:
+            ResnetError: the record holds none, as that of an export.
+        """
         try:
             return Path(self.record["data"]["path"])
         except (KeyError, TypeError):
+            if self.is_export:
+                what = f"the export {self.folder} does not hold the place of its images"
+                raise ResnetError(what, "give a folder of images: resnet evaluate FOLDER") from None
             raise ResnetError(f"{self.path} is damaged: it names no data set", "train the run anew") from None
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """What its training warned of; an export keeps none."""
+        return tuple(self.record.get("results", {}).get("warnings", ()))
+
+    @property
     def splits(self) -> Path:
-        """The pictures with the split that each was in; an export has a copy of its run's."""
+        """The images with the split that each was in; an export has their hashes alone."""
         return self.folder / SPLITS
 
     @property
@@ -76,7 +92,8 @@ class Run:
 class SplitRow:
     """One line of splits.csv: a picture's path below the data set's folder, its class, train, val or test, and its content.
 
-    Runs of older versions do not know the content, nor is that of a file known which could not be read any more.
+    Runs of older versions do not know the content, nor is that of a file known which could not be read any more. Of an export
+    only split and content are known; path and class are empty.
     """
 
     path: str
@@ -193,40 +210,17 @@ def write_splits(folder: Path, rows: Iterable[SplitRow]) -> None:
 
 
 def read_splits(run: Run) -> list[SplitRow]:
-    """The pictures of a run with the split that each was in."""
+    """The images of a run with the split that each was in."""
     try:
         with run.splits.open(encoding="utf-8", newline="") as file:
-            return [_split_row(line) for line in csv.DictReader(file)]
-    except (OSError, KeyError, ValueError) as error:
-        hint = "export the run anew" if "export" in run.record else ""
+            lines = csv.DictReader(file)
+            is_nameless = run.is_export and "path" not in (lines.fieldnames or ())
+            return [_split_row({"path": "", "class": "", **line} if is_nameless else line) for line in lines]
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        hint = "export the run anew" if run.is_export else ""
         raise ResnetError(f"{run.splits} cannot be read: {error}", hint) from error
 
 
 def _split_row(line: dict[str, str]) -> SplitRow:
     content = (int(line["bytes"]), sha) if (sha := line.get("sha256")) else None
     return SplitRow(line["path"].removeprefix("./"), line["class"], line["split"], content)
-
-
-def trained_contents(rows: Iterable[SplitRow]) -> set[Content]:
-    """Of the pictures that a run was trained on, itself and not the runs that it began with."""
-    return {row.content for row in rows if row.split == "train" and row.content}
-
-
-def trained_before(run: Run) -> dict[Path, set[Content]]:
-    """What the earlier runs learned from whose weights a run began with, by their folders, as far as these are there still."""
-    found: dict[Path, set[Content]] = {}
-    with suppress(OSError, ResnetError):  # gone, or damaged since
-        while (weights := run.record.get("weights", {})).get("source") == "file":
-            path = Path(weights["path"])
-            run = Run(path.parent, read_record(path.parent / "run.json"))
-            trained = trained_contents(read_splits(run))
-            if digest(path) != weights["sha256"] or not trained:
-                break
-            found[run.folder] = trained
-    return found
-
-
-def is_validated_by_test(rows: Sequence[SplitRow]) -> bool:
-    """Whether the test pictures of a run chose its epoch as well, as with --val-split 0."""
-    places = {split: {row.path for row in rows if row.split == split} for split in ("val", "test")}
-    return bool(places["test"]) and places["test"] == places["val"]

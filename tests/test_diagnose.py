@@ -1,7 +1,10 @@
 """What figures of a training usually mean, in words."""
 
+from dataclasses import asdict
+
 import pytest
 
+from resnet_cli.learning.config import FinetuneConfig, TrainConfig
 from resnet_cli.learning.diagnose import odd_accuracies, unequal_classes
 
 
@@ -13,7 +16,7 @@ from resnet_cli.learning.diagnose import odd_accuracies, unequal_classes
             0.90,
             0.50,
             {"a": 50, "b": 50},
-            ["always answering a, right for 50.0%", "learns the pictures by heart"],
+            ["always answering a, right for 50.0%", "the network overfits"],
         ),
         (
             0.70,
@@ -21,18 +24,36 @@ from resnet_cli.learning.diagnose import odd_accuracies, unequal_classes
             {"a": 10, "b": 80},
             ["always answering b, right for 88.9%"],
         ),
-        (0.99, 0.92, {"a": 10, "b": 80}, ["near chance (89%): usually the test pictures are prepared differently"]),
+        (0.99, 0.92, {"a": 10, "b": 80}, ["near chance (89%): usually the test images are preprocessed differently"]),
         (0.60, 0.30, {"a": 50, "b": 50}, ["always answering a, right for 50.0%"]),
-        (0.90, 0.85, {"a": 9, "b": 10}, ["only 19 test pictures, so their accuracy is uncertain: see its interval"]),
+        (0.90, 0.85, {"a": 9, "b": 10}, ["only 19 test images, so their accuracy is uncertain: see its interval"]),
     ],
 )
 def test_trouble_is_named(training: float, held_out: float, counts: dict[str, int], said: list[str]) -> None:
-    words = odd_accuracies(training, held_out, counts, "test")
+    words = odd_accuracies(training, held_out, counts, "test", asdict(FinetuneConfig()))
     assert len(words) == len(said) and all(part in word for part, word in zip(said, words, strict=True)), words
 
 
 def test_classes_of_very_unequal_sizes_are_named() -> None:
-    assert unequal_classes(["a", "b", "c"], [20, 100, 30]) == []
-    assert unequal_classes(["a", "b", "c"], [19, 100, 30]) == [
-        "b has 100 training pictures and a 19: --class-weights makes classes of all sizes count alike"
+    plain, weighed = asdict(FinetuneConfig()), asdict(FinetuneConfig(class_weights=True))
+    assert unequal_classes(["a", "b", "c"], [20, 100, 30], plain) == []
+    assert unequal_classes(["a", "b", "c"], [19, 100, 30], weighed) == []
+    assert unequal_classes(["a", "b", "c"], [19, 100, 30], plain) == [
+        "b has 100 training images and a 19: --class-weights gives all classes the same weight"
     ]
+
+
+@pytest.mark.parametrize(
+    ("config", "advice"),
+    [
+        (FinetuneConfig(), "more images, a higher --dropout, --augment strong, --unfreeze none"),
+        (FinetuneConfig(unfreeze="none"), "more images, a higher --dropout, --augment strong"),
+        (FinetuneConfig(unfreeze="all", augment="strong"), "more images, a higher --dropout, --unfreeze none"),
+        (FinetuneConfig(unfreeze="none", augment="strong", dropout=0.5), "more images"),
+        (TrainConfig(), "more images, a higher --dropout, `resnet finetune`, which begins with pretrained weights"),
+        (TrainConfig(dropout=0.6), "more images, `resnet finetune`, which begins with pretrained weights"),
+    ],
+)
+def test_no_option_is_advised_that_was_used(config: FinetuneConfig | TrainConfig, advice: str) -> None:
+    (words,) = odd_accuracies(0.99, 0.70, {"a": 50, "b": 50}, "held-out", asdict(config))
+    assert words == f"training accuracy is 99% but held-out accuracy 70%: the network overfits; what helps: {advice}"

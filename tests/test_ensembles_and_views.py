@@ -100,7 +100,7 @@ def test_evaluate_scores_the_mean_and_leaves_the_runs_own_files_alone(
     assert result.exit_code == 0, result.stderr
     document = json.loads(result.stdout)
     assert (document["run"], document["runs"], document["views"]) == (str(residual), [str(residual), str(plain)], 1)
-    assert (document["count"], document["notes"]) == (9, [VAL_CHOSE])
+    assert (document["count"], document["notes"]) == (held_by(residual), [VAL_CHOSE])
     rows = rows_of(tmp_path / "runs" / "ensemble" / "predictions.csv")
     for row in rows:
         expected = mean_answers([residual, plain], Path(row["path"]))
@@ -122,19 +122,23 @@ def test_no_picture_is_scored_that_one_of_the_runs_was_trained_on(
     write_splits(other, [{**row, "split": "train"} if row in apples else row for row in rows])
     together = ("--run", residual, "--run", other, "--output", tmp_path / "figures", "--json")
     document = json.loads(run_cli("evaluate", *together).stdout)
-    assert document["count"] == 9 - len(apples) == 6
+    assert document["count"] == held_by(residual) - len(apples)
     assert document["notes"] == [
-        f"3 held-out pictures of {residual} that another run was trained on are not scored",
+        f"{len(apples)} held-out images of {residual} that another run was trained on are not scored",
         VAL_CHOSE,
     ]
     document = json.loads(run_cli("evaluate", fruit, *together).stdout)
-    assert document["count"] == 6
-    assert "30 pictures that the runs were trained on are not scored" in document["notes"]
+    assert document["count"] == held_by(residual) - len(apples)
+    assert f"{36 - document['count']} images that the runs were trained on are not scored" in document["notes"]
     write_splits(other, [{**row, "split": "train"} for row in rows])
-    for arguments, words in (([], f"all of {residual}'s held-out pictures"), ([fruit], f"trained on every picture of {fruit}")):
+    for arguments, words in (([], f"all of {residual}'s held-out images"), ([fruit], f"trained on every image of {fruit}")):
         refused = run_cli("evaluate", *arguments, *together)
         assert (refused.exit_code, refused.stdout) == (1, "")
         assert words in refused.stderr.splitlines()[0]
+
+
+def held_by(run: Path) -> int:
+    return sum(row["split"] == "val" for row in rows_of(run / "splits.csv"))
 
 
 def write_splits(run: Path, rows: list[dict[str, str]]) -> None:

@@ -12,7 +12,6 @@ import pytest
 import sklearn.metrics
 from conftest import Finetuned, MakeDataset, MakePicture, MakeRun, RunCli
 
-from resnet_cli.data.scoring import VAL_CHOSE
 from resnet_cli.inference.measure import measure
 from resnet_cli.runs import is_run_like
 from resnet_cli.statistics import wilson_interval
@@ -47,7 +46,7 @@ def test_every_held_out_picture_is_counted_once_and_the_worst_comes_first(
     rows = rows_of(run_folder / "predictions.csv")
     assert list(rows[0]) == ["path", "true", "predicted", "probability", "loss"]
     assert sorted(row["path"] for row in rows) == sorted(held_out_of(run_folder, finetuned_run.data))
-    assert document["count"] == len(rows) == 42
+    assert document["count"] == len(rows) == finetuned_run.held > 35
     losses = [float(row["loss"]) for row in rows]
     assert losses == sorted(losses, reverse=True)
     assert all(row["true"] == Path(row["path"]).parent.name for row in rows)
@@ -90,7 +89,7 @@ def test_the_figures_are_scikit_learns(finetuned_run: Finetuned, run_folder: Pat
         [name, *map(str, row)] for name, row in zip(classes, confusion.tolist(), strict=True)
     ]
     assert document["loss"] == pytest.approx(np.mean([float(row["loss"]) for row in rows]), abs=1e-5)
-    assert document["top1_interval"] == list(wilson_interval(document["top1"], 42))
+    assert document["top1_interval"] == list(wilson_interval(document["top1"], finetuned_run.held))
     assert document["top1"] <= document["top5"] <= 1
     # What finetune printed is this very figure.
     for name, figure in finetuned_run.result["val"].items():
@@ -195,7 +194,7 @@ def test_a_folder_of_one_class_is_scored_against_all_that_the_run_knows(
     assert document["top1"] < 0.5 and document["loss"] > 0.5
     assert document["output"] == str(run_folder / "evaluations" / "wrong-all")
     assert {row["true"] for row in rows_of(Path(document["output"], "predictions.csv"))} == {"apple"}
-    assert any("passed over 1 file(s)" in note and "notes.txt: not a picture" in note for note in document["notes"])
+    assert any("skipped 1 file(s)" in note and "notes.txt: not a picture" in note for note in document["notes"])
 
 
 def test_training_pictures_are_known_wherever_the_data_set_lies_by_now(
@@ -204,22 +203,25 @@ def test_training_pictures_are_known_wherever_the_data_set_lies_by_now(
     copy = shutil.copytree(finetuned_run.data, tmp_path / "elsewhere")
     (copy / "apple" / "1000.png").write_bytes(next((copy / "fig").iterdir()).read_bytes() + b"another")
     document = evaluated(run_cli, copy, "--run", run_folder)
-    assert document["count"] == 43, "the held-out pictures and the new one"
-    assert any("42 pictures that the run was trained on are not scored" in note for note in document["notes"])
+    known = finetuned_run.held + 1
+    assert document["count"] == known, "the held-out pictures and the new one"
+    assert any(
+        f"{finetuned_run.trained} images that the run was trained on are not scored" in note for note in document["notes"]
+    )
     # They are known by their content, whatever they are called.
     trained = next(row["path"] for row in rows_of(run_folder / "splits.csv") if row["split"] == "train")
     (copy / trained).rename(copy / "apple" / "IMG_1.png")
-    assert evaluated(run_cli, copy, "--run", run_folder)["count"] == 43
+    assert evaluated(run_cli, copy, "--run", run_folder)["count"] == known
     (copy / "apple" / "IMG_1.png").rename(copy / trained)
     # Another picture under the name of one that was trained on is a new picture, though it has as many bytes.
     content = (copy / trained).read_bytes()
     (copy / trained).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    assert evaluated(run_cli, copy, "--run", run_folder)["count"] == 44
+    assert evaluated(run_cli, copy, "--run", run_folder)["count"] == known + 1
     # The data set itself may have gone.
     record = json.loads((run_folder / "run.json").read_text())
     record["data"]["path"] = str(tmp_path / "gone")
     (run_folder / "run.json").write_text(json.dumps(record))
-    assert evaluated(run_cli, copy.rename(tmp_path / "moved"), "--run", run_folder)["count"] == 44
+    assert evaluated(run_cli, copy.rename(tmp_path / "moved"), "--run", run_folder)["count"] == known + 1
 
 
 def test_held_out_pictures_that_are_others_by_now_are_told(
@@ -229,7 +231,9 @@ def test_held_out_pictures_that_are_others_by_now_are_told(
     rows = rows_of(run / "splits.csv")
     trained, held = (next(row for row in rows if row["split"] == split) for split in ("train", "val"))
     (tiny_dataset / held["path"]).write_bytes((tiny_dataset / trained["path"]).read_bytes())
-    assert "1 of 9 held-out pictures are copies of training pictures" in " ".join(evaluated(run_cli, "--run", run)["notes"])
+    document = evaluated(run_cli, "--run", run, "--allow-changed")
+    count = sum(row["split"] == "val" for row in rows)
+    assert f"1 of {count} held-out pictures are copies of training pictures" in " ".join(document["notes"])
 
 
 def test_pictures_that_an_earlier_run_was_trained_on_are_told_and_never_scored_elsewhere(
@@ -248,11 +252,17 @@ def test_pictures_that_an_earlier_run_was_trained_on_are_told_and_never_scored_e
     assert held & before and held - before
     everything = evaluated(run_cli, shutil.copytree(tiny_dataset, tmp_path / "copy"), "--run", second)
     assert everything["count"] == len(held - before)
-    # What became of the earlier run since does not matter to this one.
+    # So does an export, which knows none of the runs' folders.
+    export = ("export", "--format", "openvino", "--run", second, "--output", tmp_path / "out")
+    assert run_cli(*export).exit_code == 0
+    by_export = evaluated(run_cli, tmp_path / "copy", "--run", tmp_path / "out", "--output", tmp_path / "figures")
+    assert by_export["count"] == len(held - before)
+    # What became of the earlier run since does not matter: what the training warned of is still so.
+    warned = json.loads((second / "run.json").read_text())["results"]["warnings"]
     (first / "splits.csv").write_bytes(b"\xff")
-    assert evaluated(run_cli, "--run", second)["notes"] == [VAL_CHOSE]
+    assert evaluated(run_cli, "--run", second)["notes"] == warned
     shutil.rmtree(first)
-    assert evaluated(run_cli, "--run", second)["notes"] == [VAL_CHOSE]
+    assert evaluated(run_cli, "--run", second)["notes"] == warned
 
 
 def test_test_pictures_that_are_copies_of_training_pictures_are_told(
@@ -300,7 +310,7 @@ def test_a_folder_without_a_known_class_is_one_sentence(
 ) -> None:
     result = run_cli("evaluate", make_dataset(tmp_path / "pets", ("cat", "dog"), count=2), "--run", run_folder)
     assert (result.exit_code, result.stdout) == (1, "")
-    assert "has no pictures of a class that the run" in result.stderr and "apple" in result.stderr
+    assert "has no images of a class that the run" in result.stderr and "apple" in result.stderr
 
 
 def test_training_pictures_are_never_scored(
@@ -309,8 +319,10 @@ def test_training_pictures_are_never_scored(
     (tmp_path / "link").symlink_to(finetuned_run.data)
     for folder in (finetuned_run.data, tmp_path / "link"):
         document = evaluated(run_cli, folder, "--run", run_folder)
-        assert document["count"] == 42
-        assert any("42 pictures that the run was trained on are not scored" in note for note in document["notes"])
+        assert document["count"] == finetuned_run.held
+        assert any(
+            f"{finetuned_run.trained} images that the run was trained on are not scored" in note for note in document["notes"]
+        )
         scored = {str(Path(row["path"]).resolve()) for row in rows_of(Path(document["output"], "predictions.csv"))}
         assert scored == held_out_of(run_folder, finetuned_run.data)
 
@@ -326,10 +338,10 @@ def test_a_folder_of_training_pictures_alone_is_refused(
         Path(name).unlink()
     result = run_cli("evaluate", data, "--run", run_folder)
     assert result.exit_code == 1
-    assert f"error: the run was trained on every picture of {data}" in result.stderr
+    assert f"error: the run was trained on every image of {data}" in result.stderr
     moved = run_cli("evaluate", "--run", run_folder)
     assert moved.exit_code == 1
-    assert "error: 42 of 42 held-out pictures are no longer there, such as" in moved.stderr
+    assert f"error: {finetuned_run.held} of {finetuned_run.held} held-out images are no longer there, such as" in moved.stderr
     assert "hint: put the data set back, or give a folder" in moved.stderr
 
 
@@ -356,7 +368,9 @@ def test_a_pipeline_stops_below_the_accuracy_that_it_asks_for(run_folder: Path, 
     assert (run_folder / "predictions.csv").exists()
 
 
-def test_tables_for_people_and_files_where_they_are_asked_for(run_folder: Path, run_cli: RunCli, tmp_path: Path) -> None:
+def test_tables_for_people_and_files_where_they_are_asked_for(
+    finetuned_run: Finetuned, run_folder: Path, run_cli: RunCli, tmp_path: Path
+) -> None:
     before = {name: (run_folder / name).stat().st_mtime_ns for name in ("predictions.csv", "confusion.csv", "report.html")}
     result = run_cli("evaluate", "--run", run_folder, "--output", tmp_path / "new" / "figures")
     assert result.exit_code == 0
@@ -367,7 +381,7 @@ def test_tables_for_people_and_files_where_they_are_asked_for(run_folder: Path, 
         "top-1",
         "top-5",
         "95 % interval",
-        "42 pictures",
+        f"{finetuned_run.held} images",
         "calibration error",
     ):
         assert words in result.stdout

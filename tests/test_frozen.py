@@ -166,7 +166,7 @@ def test_a_run_that_is_interrupted_keeps_no_half_of_its_features(
 def test_without_room_the_last_stage_is_trained_on_activations_computed_as_needed(
     tiny_dataset: Path, run_cli: RunCli, kept: Path, tmp_path: Path
 ) -> None:
-    last = [*HEAD, "--unfreeze", "last", "--epochs", "2"]
+    last = [*HEAD, "--unfreeze", "last", "--epochs", "2", "--patience", "0"]
     stored = result_of(run_cli, tiny_dataset, *last, "--output", tmp_path / "stored")
     result = run_cli("finetune", tiny_dataset, *last, "--cache-limit", "0", "--output", tmp_path / "live")
     live = json.loads(result.stdout)

@@ -1,17 +1,23 @@
 """Privacy: training, measuring, predicting and exporting open no connection; OpenVINO's telemetry, which is NNCF's as well, is
-not even loaded.
+not even loaded. What is exported says nothing about the machine and the images that it was made with.
 
 Every command runs in a process of its own, guarded before the first import: sockets, name look-ups, and other programs that
 might be sent out instead.
 """
 
+import csv
 import json
 import subprocess
 import sys
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Finetuned, MakeDataset
+from conftest import Finetuned, MakeDataset, MakeRun, RunCli
+
+from resnet_cli.inference.formats import FORMATS
+from resnet_cli.inference.quantizers import QUANTIZERS
 
 GUARD = """
 import json, sys
@@ -103,3 +109,69 @@ def test_using_a_run_is_private(arguments: list[str], finetuned_run: Finetuned, 
 def test_the_program_beside_an_export_is_private(finetuned_run: Finetuned, tmp_path: Path) -> None:
     guarded(tmp_path, "export", "--format", "openvino", "--output", "exported", "--run", finetuned_run.folder)
     assert_silent(guarded(tmp_path, next(finetuned_run.data.rglob("*.png")), body=CLASSIFY))
+
+
+# --- what an export says ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def named_run(make_dataset: MakeDataset, make_run: MakeRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose data set, images, weights and command have names that occur nowhere else."""
+    data = make_dataset(tmp_path_factory.mktemp("secret-place") / "pets", ("cat", "dog"), count=12)
+    for path in sorted(data.rglob("*.png")):
+        path.rename(path.with_name(f"patient-{path.parent.name}-{path.name}"))
+    run = make_run(tmp_path_factory.mktemp("secret-runs") / "mine", data, arch="resnet8")
+    record = json.loads((run / "run.json").read_text())
+    record["weights"] |= {"source": "file", "path": str(run.parent / "older" / "model.weights.h5"), "fallback": f"no {run}"}
+    record["config"] |= {"recipe": str(data.parent / "fast.toml")}
+    (run / "run.json").write_text(json.dumps(record))
+    return run
+
+
+def contents_of(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Every file by its name, and what is packed in it."""
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        yield str(path.relative_to(folder)), path.read_bytes()
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as packed:
+                yield from ((f"{path.name}/{name}", packed.read(name)) for name in packed.namelist())
+
+
+@pytest.mark.parametrize(
+    ("name", "quantize"), [*((name, ()) for name in FORMATS), *((name, ("--quantize", "int8")) for name in QUANTIZERS)]
+)
+def test_an_export_names_no_place_and_no_image(
+    name: str, quantize: tuple[str, ...], named_run: Path, run_cli: RunCli, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    result = run_cli("export", "--format", name, *quantize, "--run", named_run, "--output", out, "--force")
+    assert result.exit_code == 0, result.stderr
+    data = Path(json.loads((named_run / "run.json").read_text())["data"]["path"])
+    with (named_run / "splits.csv").open(newline="") as file:
+        images = {Path(row["path"]).name for row in csv.DictReader(file)}
+    assert len(images) == 24 and all(image.startswith("patient-") for image in images)
+    program = Path(__file__).parents[1]
+    places = {data.parent, named_run.parent, tmp_path, Path.home(), Path(sys.prefix), program, Path.cwd()}
+    words = ["secret-", "patient-", *(f"{place}/" for place in places if place != Path("/"))]
+    seen = dict(contents_of(out))
+    assert len(seen) >= 3
+    for encoding in ("utf-8", "utf-16-le"):
+        told = {(file, word) for file, content in seen.items() for word in words if word.encode(encoding) in content}
+        assert told == set()
+
+
+def test_an_openvino_export_knows_its_images_by_their_hashes(named_run: Path, run_cli: RunCli, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run_cli("export", "--format", "openvino", "--run", named_run, "--output", out).exit_code == 0
+    with (named_run / "splits.csv").open(newline="") as file:
+        known = [(row["split"], row["bytes"], row["sha256"]) for row in csv.DictReader(file)]
+    lines = (out / "splits.csv").read_text().splitlines()
+    assert lines[0] == "split,bytes,sha256"
+    assert sorted(lines[1:]) == sorted(map(",".join, known))
+    record = json.loads((out / "export.json").read_text())
+    kept = json.loads((named_run / "run.json").read_text())
+    assert record["export"] == {"format": "openvino", "precision": "float", "run": "mine"}
+    assert record["data"] == {key: value for key, value in kept["data"].items() if key != "path"}
+    assert record["weights"] == {"source": "file", "path": "", "sha256": kept["weights"]["sha256"], "fallback": ""}
+    assert record["config"] == {**kept["config"], "recipe": "fast.toml"}
+    assert (record["classes"], record["command"]) == (["cat", "dog"], "")

@@ -10,15 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Finetuned, MakeRun, RunCli
+from conftest import Finetuned, MakeDataset, MakeRun, RunCli
 from numpy.typing import NDArray
 from test_export import ANSWER
 
 from resnet_cli.data.decode import decode_square
+from resnet_cli.data.same_files import contents
 from resnet_cli.engines.openvino import OpenVinoEngine, convert, save
-from resnet_cli.inference import quantizers
+from resnet_cli.inference import quantize, quantizers
 from resnet_cli.inference.geometry import run_geometry
-from resnet_cli.runs import load_run, read_splits
+from resnet_cli.inference.side_by_side import Both, answer_both
+from resnet_cli.runs import load_run, read_splits, write_splits
 
 FORMATS = ("openvino", "onnx", "tflite")
 
@@ -57,22 +59,23 @@ def held_out(run: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 def test_an_int8_export_is_smaller_takes_and_returns_the_same_and_is_measured(
     name: str, finetuned_run: Finetuned, run_cli: RunCli, tmp_path: Path
 ) -> None:
-    # Forced: on 42 pictures one more mistake is a drop of more than a point.
+    # Forced: on so few images two more mistakes are a drop of more than a point.
+    held = finetuned_run.held
     options = ("--format", name, "--quantize", "int8", "--run", finetuned_run.folder, "--output", tmp_path / "out", "--force")
     result = run_cli("export", *options, "--json")
-    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.exit_code == 0, result.stderr
     document = json.loads(result.stdout)
     pictures, labels = held_out(finetuned_run.folder)
     got = ANSWER[name](Path(document["model"]), pictures)
-    assert got.dtype == np.float32 and got.shape == (42, 7)
+    assert got.dtype == np.float32 and got.shape == (held, 7)
     np.testing.assert_allclose(got.sum(1), 1, atol=0.02)
     figures, parity = document["int8"], document["parity"]
     before, after = figures["before"], figures["after"]
-    assert (figures["calibration_pictures"], figures["split"], figures["count"]) == (42, "val", 42)
-    assert before["correct"] == pytest.approx(42 * finetuned_run.result["val"]["top1"], abs=1)
+    assert (figures["calibration_pictures"], figures["split"], figures["count"]) == (finetuned_run.trained, "val", held)
+    assert before["correct"] == pytest.approx(held * finetuned_run.result["val"]["top1"], abs=1)
     assert after["correct"] == pytest.approx((got.argmax(1) == labels).sum(), abs=1)
-    assert after["top1"] == pytest.approx(after["correct"] / 42)
-    assert (parity["pictures"], parity["source"]) == (42, "held-out pictures")
+    assert after["top1"] == pytest.approx(after["correct"] / held)
+    assert (parity["pictures"], parity["source"]) == (held, "held-out pictures")
     # Two of the seven classes look alike: which of them is named is a coin toss, but no probability is far off.
     exact = OpenVinoEngine(finetuned_run.folder / "model.xml", "many", exact=True).run(pictures)[0]
     assert parity["top1_agreement"] == pytest.approx((got.argmax(1) == exact.argmax(1)).mean(), abs=0.05)
@@ -80,9 +83,14 @@ def test_an_int8_export_is_smaller_takes_and_returns_the_same_and_is_measured(
     # OpenVINO's float weights take 2 bytes, the others' 4.
     assert after["bytes"] < (0.65 if name == "openvino" else 0.35) * before["bytes"]
     assert document["bytes"] == sum(path.stat().st_size for path in (tmp_path / "out").iterdir())
-    few = "only 42 pictures are held out (one is 2.4 points), too few to see a loss of 1 point"
-    lost = "int8 loses more than 1 point of held-out top-1: kept because of --force"
-    assert figures["notes"] == ([few, lost] if after["correct"] < before["correct"] else [few])
+    lost = before["correct"] - after["correct"]
+    assert figures["drop"] == {"points": pytest.approx(100 * lost / held), "images": lost}
+    assert figures["max_drop"] == {"points": 1, "images": 1}
+    few = few_images(held)
+    more = f"int8 loses {in_images(lost, held)}, more than {in_images(1, held)}"
+    forced = f"{more}: kept because of --force"
+    assert document["warnings"] == figures["notes"] == ([few, forced] if lost > 1 else [few])
+    assert result.stderr == "".join(f"warning: {warning}\n" for warning in document["warnings"])
     page = (Path(__file__).parents[1] / "docs" / "cli.md").read_text(encoding="utf-8")
     section = page[page.index("\n`export`: ") : page.index("\n`check`\n")]
     fields = {*document, *parity, *figures, *before}
@@ -92,22 +100,36 @@ def test_an_int8_export_is_smaller_takes_and_returns_the_same_and_is_measured(
 
 
 def test_predict_and_evaluate_take_an_openvino_export_wherever_it_is(
-    finetuned_run: Finetuned, run_cli: RunCli, tmp_path: Path
+    finetuned_run: Finetuned, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = shutil.copytree(finetuned_run.folder, tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    run, data = shutil.copytree(finetuned_run.folder, tmp_path / "run"), finetuned_run.data
+    held, trained = finetuned_run.held, finetuned_run.trained
     result = run_cli("export", "--format", "openvino", "--quantize", "int8", "--run", run, "--force")
     folder = run / "export" / "openvino-int8"
     assert result.exit_code == 0, result.stderr
-    assert str(folder / "model.xml") in result.stdout and "calibrated on 42 training pictures" in result.stdout
-    document = json.loads(run_cli("evaluate", "--run", folder, "--json").stdout)
-    assert (document["run"], document["split"], document["count"]) == (str(folder), "val", 42)
-    assert f"{round(42 * document['top1'])} of 42" in result.stdout.replace("  ", " ")
-    assert "exported as openvino in int8" in (folder / "report.html").read_text()
+    assert str(folder / "model.xml") in result.stdout and f"calibrated on {trained} training images" in result.stdout
+    assert f"--max-drop 1 allows {in_images(1, held)}" in result.stdout
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    document = json.loads(run_cli("evaluate", data, "--run", folder, "--json").stdout)
+    assert (document["run"], document["split"], document["count"]) == (str(folder), "all", held)
+    assert f"{round(held * document['top1'])} of {held}" in result.stdout.replace("  ", " ")
+    # What is handed on stays as it was; figures are kept beside, and none replaces others.
+    assert document["output"] == "runs/openvino-int8-fruit-all"
+    page = (tmp_path / "runs" / "openvino-int8-fruit-all" / "report.html").read_text(encoding="utf-8")
+    assert "exported as openvino in int8" in page and "<td>fruit</td>" in page and "command" not in page
+    again = json.loads(run_cli("evaluate", data, "--run", folder, "--json").stdout)
+    assert again == {**document, "output": "runs/openvino-int8-fruit-all-2"}
+    inside = run_cli("evaluate", data, "--run", folder, "--output", folder / "figures")
+    assert (inside.exit_code, inside.stdout) == (1, "")
+    assert f"{folder / 'figures'} lies in the export {folder}, which stays as it is\n" in inside.stderr
+    monkeypatch.chdir(folder)
+    assert "lies in the export ., which stays as it is\n" in run_cli("evaluate", data, "--run", ".").stderr
+    monkeypatch.chdir(tmp_path)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     together = json.loads(run_cli("evaluate", "--run", run, "--run", folder, "--output", tmp_path / "both", "--json").stdout)
     assert together["runs"] == [str(run), str(folder)]
-    # What evaluate wrote beside the model does not keep it from being replaced.
     assert run_cli("export", "--format", "openvino", "--run", run, "--output", folder, "--force").exit_code == 0
-    assert not (folder / "report.html").exists()
     moved = folder.rename(tmp_path / "moved")
     shutil.rmtree(run)
     pictures, _ = held_out(finetuned_run.folder)
@@ -117,18 +139,126 @@ def test_predict_and_evaluate_take_an_openvino_export_wherever_it_is(
     expected = ANSWER["openvino"](moved / "model.xml", pictures[:1])[0]
     assert (moved / "labels.txt").read_text().splitlines().index(best["class"]) == expected.argmax()
     assert best["probability"] == pytest.approx(expected.max(), abs=0.02)
-    # It knows its pictures by itself, and scores none that it was trained on, with the folder named or without.
-    for arguments in ((), (finetuned_run.data,)):
-        document = json.loads(run_cli("evaluate", *arguments, "--run", moved, "--json").stdout)
-        assert document["count"] == 42
+    # It does not know where its images are, but which ones it was trained on.
+    lost = run_cli("evaluate", "--run", moved)
+    assert (lost.exit_code, lost.stdout) == (1, "")
+    assert lost.stderr == (
+        f"error: the export {moved} does not hold the place of its images\n"
+        "hint: give a folder of images: resnet evaluate FOLDER\n"
+    )
+    document = json.loads(run_cli("evaluate", data, "--run", moved, "--json").stdout)
+    assert document["count"] == held
+    assert f"{trained} images that the run was trained on are not scored" in document["warnings"]
     (moved / "splits.csv").unlink()
-    refused = run_cli("evaluate", "--run", moved)
+    refused = run_cli("evaluate", data, "--run", moved)
     assert (refused.exit_code, refused.stdout) == (1, "")
     assert f"error: {moved / 'splits.csv'} cannot be read" in refused.stderr and "export the run anew" in refused.stderr
     assert f"error: {moved} is an export, not a run" in run_cli("export", "--format", "onnx", "--run", moved).stderr
 
 
-def test_what_loses_more_than_a_point_is_refused_unless_forced(
+def answering_worse(monkeypatch: pytest.MonkeyPatch, mistakes: int) -> None:
+    """int8 answers as the float model does, but for so many images that the float model has right and it has not."""
+
+    def unchanged(model: Any, exact: Path, pictures: Any, path: Path) -> None:
+        save(convert(model), path)
+
+    def spoilt(answers: Any, samples: Any, geometry: Any) -> Both:
+        both = answer_both(answers, samples, geometry)
+        return replace(both, correct=(both.correct[0], both.correct[0] - mistakes))
+
+    monkeypatch.setitem(quantizers.QUANTIZERS, "openvino", replace(quantizers.QUANTIZERS["openvino"], write=unchanged))
+    monkeypatch.setattr(quantize, "answer_both", spoilt)
+
+
+def in_images(lost: int, count: int) -> str:
+    return f"{lost} of {count} images ({100 * lost / count:.1f} points)"
+
+
+def few_images(count: int) -> str:
+    words = f"only {count} images are held out, so one is {100 / count:.1f} points"
+    return f"{words}: too few to see a loss of 1 point, and int8 may lose one"
+
+
+INT8 = ("--format", "openvino", "--quantize", "int8")
+
+
+@pytest.mark.parametrize(
+    ("points", "count", "images"),
+    # Of 40, one image is 2.5 points; whole images are rounded down; a bound of 0 allows none.
+    [(1, 40, 1), (2.5, 40, 1), (4.9, 40, 1), (5, 40, 2), (1, 300, 3), (1, 399, 3), (0.5, 2000, 10), (0, 40, 0), (100, 40, 40)],
+)
+def test_the_bound_of_int8_is_whole_images_and_at_least_one(points: float, count: int, images: int) -> None:
+    assert quantize.allowed_loss(points, count) == images
+
+
+@pytest.mark.parametrize(
+    ("lost", "options", "allowed", "kept"),
+    [
+        (1, (), 1, True),
+        (2, (), 1, False),
+        (2, ("--max-drop", 5), 2, True),
+        (3, ("--max-drop", 5), 2, False),
+        (0, ("--max-drop", 0), 0, True),
+        (1, ("--max-drop", 0), 0, False),
+        (-2, ("--max-drop", 0), 0, True),
+    ],
+)
+def test_one_lost_image_of_forty_is_no_failure_and_a_failure_says_images_and_points(
+    lost: int,
+    options: tuple[object, ...],
+    allowed: int,
+    kept: bool,
+    finetuned_run: Finetuned,
+    run_cli: RunCli,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held = finetuned_run.held
+    answering_worse(monkeypatch, lost)
+    result = run_cli("export", *INT8, *options, "--run", finetuned_run.folder, "--output", tmp_path / "out", "--json")
+    if kept:
+        assert result.exit_code == 0, result.stderr
+        figures = json.loads(result.stdout)["int8"]
+        assert figures["drop"] == {"points": pytest.approx(100 * lost / held), "images": lost}
+        assert figures["max_drop"] == {"points": options[1] if options else 1, "images": allowed}
+        return
+    assert (result.exit_code, result.stdout) == (1, "")
+    right = round(held * finetuned_run.result["val"]["top1"])
+    error, hint = result.stderr.splitlines()
+    assert error == (
+        f"error: int8 loses {in_images(lost, held)}, more than --max-drop"
+        f" {options[1] if options else 1} allows, which is {in_images(allowed, held)}: it has"
+        f" {right - lost} of {held} held-out images right, the float export {right}"
+    )
+    assert hint == ("hint: nothing was kept; export without --quantize, raise --max-drop, or keep it all the same with --force")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_held_out_images_that_changed_or_are_damaged_are_in_no_figure_of_int8(
+    make_run: MakeRun, make_dataset: MakeDataset, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_dataset(tmp_path / "data", count=12)
+    run = make_run(tmp_path / "run", data, arch="resnet8")
+    rows = read_splits(load_run(run))
+    (damaged, *_, last) = (row for row in rows if row.split == "val")
+    # As it was when the run was trained, and named there.
+    (data / damaged.path).write_bytes(b"no image")
+    known = replace(damaged, content=contents([data / damaged.path])[0])
+    write_splits(run, [known if row == damaged else row for row in rows])
+    changed = data / last.path
+    changed.write_bytes(changed.read_bytes() + b"more")
+    answering_worse(monkeypatch, 0)
+    result = run_cli("export", *INT8, "--run", run, "--json")
+    assert result.exit_code == 0, result.stderr
+    document = json.loads(result.stdout)
+    assert document["int8"]["count"] == sum(row.split == "val" for row in rows) - 2
+    assert document["warnings"][:2] == [
+        f"1 held-out image(s) have changed since training and are left out: {changed}",
+        "1 held-out image(s) cannot be read and are left out",
+    ]
+
+
+def test_what_loses_more_than_it_may_is_refused_unless_forced(
     finetuned_run: Finetuned, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def worse(model: Any, exact: Path, pictures: Any, path: Path) -> None:
@@ -138,27 +268,20 @@ def test_what_loses_more_than_a_point_is_refused_unless_forced(
         save(convert(keras.Model(model.input, keras.ops.roll(model.output["probabilities"], 1, axis=1))), path)
 
     monkeypatch.setitem(quantizers.QUANTIZERS, "openvino", replace(quantizers.QUANTIZERS["openvino"], write=worse))
-    options = (
-        "--format",
-        "openvino",
-        "--quantize",
-        "int8",
-        "--run",
-        finetuned_run.folder,
-        "--output",
-        tmp_path / "new" / "out",
-    )
+    held = finetuned_run.held
+    options = (*INT8, "--run", finetuned_run.folder, "--output", tmp_path / "new" / "out")
     refused = run_cli("export", *options, "--quiet")
     assert (refused.exit_code, refused.stdout) == (1, "")
-    error, hint = refused.stderr.splitlines()
-    assert error.startswith("error: int8 loses ") and " points of held-out top-1, more than 1: it has " in error
-    assert " of 42 val pictures right, the float export " in error
-    assert hint.endswith("keep it all the same with --force (one picture of 42 is 2.4 points)")
+    assert refused.stderr.startswith("error: int8 loses ") and ", more than --max-drop 1 allows, which is" in refused.stderr
     assert list(tmp_path.iterdir()) == []
-    kept = run_cli("export", *options, "--force")
+    kept = run_cli("export", *options, "--force", "--quiet")
     assert kept.exit_code == 0
-    assert "note: only 42 pictures are held out (one is 2.4 points), too few to see a loss of 1 point\n" in kept.stdout
-    assert "note: int8 loses more than 1 point of held-out top-1: kept because of --force\n" in kept.stdout
+    few, forced = kept.stderr.splitlines()
+    assert few == f"warning: {few_images(held)}"
+    assert forced.startswith("warning: int8 loses ") and forced.endswith(
+        f" points), more than {in_images(1, held)}: kept because of --force"
+    )
+    assert "warning" not in kept.stdout and "note:" not in kept.stdout
     assert sorted(path.name for path in (tmp_path / "new" / "out").iterdir()) == [
         "classify.py",
         "export.json",
@@ -170,6 +293,12 @@ def test_what_loses_more_than_a_point_is_refused_unless_forced(
 
 
 # --- wrong use ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["savedmodel", "keras"])
+def test_a_bound_without_int8_is_a_usage_error(name: str, run_cli: RunCli) -> None:
+    result = run_cli("export", "--format", name, "--max-drop", "2")
+    assert result.exit_code == 2 and "--max-drop is the bound of int8" in result.stderr
 
 
 @pytest.mark.parametrize("name", ["savedmodel", "keras"])
@@ -200,10 +329,10 @@ def test_without_the_pictures_there_is_no_int8(make_run: MakeRun, sample_data: P
     options = ("--format", "openvino", "--quantize", "int8", "--run", folder)
     result = run_cli("export", *options, "--quiet")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.startswith(f"error: none of the 60 training pictures of {data} can be read\n")
+    assert result.stderr.startswith(f"error: none of the {len(trained)} training pictures of {data} can be read\n")
     shutil.rmtree(data)
     result = run_cli("export", *options, "--quiet")
-    assert "20 of 20 held-out pictures are no longer there" in result.stderr.splitlines()[0]
+    assert f"{80 - len(trained)} of {80 - len(trained)} held-out images are no longer there" in result.stderr.splitlines()[0]
     assert result.stderr.splitlines()[1].startswith("hint: put the data set back: int8 is measured on")
     assert not (folder / "export").exists()
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -155,6 +156,10 @@ def test_the_limit_is_filled_with_whole_epochs() -> None:
     assert fit_to_limit(TrainConfig(), 120, replace(pace, start=10.0), 100).epochs == 9
     with pytest.raises(ResnetError, match="too short: one epoch takes 12 s here"):
         fit_to_limit(TrainConfig(), 11, pace, 100)
+    # Half a minute went by while the pace was measured.
+    assert fit_to_limit(TrainConfig(), 120, pace, 100, spent=30.0).epochs == 7
+    with pytest.raises(ResnetError, match="too short: one epoch takes 43 s here"):
+        fit_to_limit(TrainConfig(), 40, pace, 100, spent=30.0)
 
 
 def test_a_training_within_a_time_limit_anneals_to_the_end(run_cli: RunCli, tiny_dataset: Path, tmp_path: Path) -> None:
@@ -166,6 +171,8 @@ def test_a_training_within_a_time_limit_anneals_to_the_end(run_cli: RunCli, tiny
     record = json.loads((output / "run.json").read_text())
     assert record["config"]["epochs"] == len(history) > 1
     assert f"{len(history)} epochs fit into the time limit" in result.stderr
+    told = rf"^time limit 30 s: {len(history)} epochs planned to end after \d+ s, ended after \d+ s$"
+    assert re.search(told, result.stderr, re.MULTILINE), result.stderr
     assert history[-1].learning_rate < 0.1 * max(each.learning_rate for each in history)
 
 

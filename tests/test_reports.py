@@ -11,7 +11,7 @@ from PIL import Image
 
 from resnet_cli.history import EpochRecord
 from resnet_cli.inference.measure import measure
-from resnet_cli.reports.curves import draw_curves
+from resnet_cli.reports.curves import curves, draw_curves
 from resnet_cli.reports.page import Mistake, Report, write_report
 
 BLUE = (31, 119, 180)
@@ -55,13 +55,22 @@ def write_page(folder: Path, names: list[str], guesses: list[int], picture: Path
 
 def test_one_epoch_is_a_mark_in_both_curves(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text(EpochRecord("train", 1, 2.0, 0.3, 1.5, 0.5, 0.1, 100.0, 1.0).to_line())
-    draw_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png", "one epoch")
+    draw_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png", "one epoch", 0.0)
     with Image.open(tmp_path / "curves.png") as picture:
         pixels = np.asarray(picture.convert("RGB"), np.int16)
     for half in np.split(pixels, 2, axis=1):
         blue = (np.abs(half - BLUE).sum(2) < 30).any(0)
         # What is blue in the legend stands in one place; the marks stand in another.
         assert np.count_nonzero(np.diff(blue.astype(int)) == 1) == 2
+
+
+def test_the_curves_say_which_losses_carry_label_smoothing() -> None:
+    records = [EpochRecord(stage, epoch, 2.0, 0.3, 1.5, 0.5, 0.1, 100.0, 1.0) for stage in ("head", "tail") for epoch in (1, 2)]
+    loss, accuracy = (
+        [text.get_text() for text in axes.get_legend().get_texts()] for axes in curves(records, "two stages", 0.1).axes
+    )
+    assert loss == ["head, training", "head, validation", "tail, training (label smoothing 0.1)", "tail, validation"]
+    assert accuracy == ["head, training", "head, validation", "tail, training", "tail, validation"]
 
 
 @pytest.mark.parametrize("count", [2, 30, 31])

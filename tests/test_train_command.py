@@ -10,6 +10,8 @@ import keras
 import numpy as np
 import pytest
 from conftest import MakeDataset, RunCli
+from scipy.special import softmax
+from sklearn.metrics import log_loss
 from training_material import CLASSES, STEPS, HeldOut, Points, network, run, values
 
 from resnet_cli.errors import ResnetError
@@ -179,10 +181,20 @@ def test_a_network_that_is_lost_in_the_last_step_of_an_epoch_is_not_kept(tmp_pat
 def test_training_stops_when_it_no_longer_gains_and_keeps_the_best_epoch(tmp_path: Path) -> None:
     model, result = run(tmp_path, replace(CONFIG, epochs=50, patience=3))
     accuracies = [record.val_accuracy for record in result.history]
-    assert len(accuracies) == result.best_epoch + 3 < 50
+    losses = [record.val_loss for record in result.history]
+    last_gain = 1 + max(accuracies.index(max(accuracies)), losses.index(min(losses)))
+    assert len(accuracies) == last_gain + 3 < 50
     assert result.best.val_accuracy == max(accuracies)
     model.compile(loss=keras.losses.CategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
     assert model.evaluate(HeldOut(), verbose=0) == pytest.approx([result.best.val_loss, result.best.val_accuracy], rel=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"label_smoothing": 0.2}, {"class_weights": True}, {"ema": 0.5, "label_smoothing": 0.1}])
+def test_the_validation_loss_is_plain_cross_entropy_whatever_the_training_loss(options: dict[str, Any], tmp_path: Path) -> None:
+    model, result = run(tmp_path, replace(CONFIG, **options))
+    points, targets = (np.concatenate(parts) for parts in zip(*(HeldOut()[index] for index in range(2)), strict=True))
+    probabilities = softmax(np.asarray(model(points, training=False), np.float64), axis=1)
+    assert result.best.val_loss == pytest.approx(log_loss(targets.argmax(1), probabilities), rel=1e-5)
 
 
 def test_progressive_training_sees_small_pictures_first_and_knows_the_size_of_each(tmp_path: Path) -> None:
@@ -252,7 +264,7 @@ def test_a_run_says_that_its_test_pictures_chose_the_epoch(run_cli: RunCli, make
     assert result.exit_code == 0, result.stderr
     said = "the test pictures chose the epoch as well (--val-split 0)"
     assert f"warning: {said}" in result.stderr and "validation accuracy" not in result.stdout
-    assert "moved 1 times only" in result.stderr
+    assert "only 1 optimizer steps" in result.stderr
     results = json.loads((output / "run.json").read_text())["results"]
     assert results["test"] == results["val"] and results["test"]["count"] == 6
     assert any(said in warning for warning in results["warnings"])

@@ -60,6 +60,7 @@ class StopAfter(Silent):
     """Progress that asks to stop, as a signal does, after a number of steps."""
 
     def __init__(self, steps: int, signal: int = 15, title: str = "") -> None:
+        super().__init__()
         self.left, self.signal, self.title = steps, signal, title
 
     def start(self, title: str, total: int | None) -> Task:

@@ -42,6 +42,11 @@ def _is_out_of_memory(error: Exception) -> bool:
     return told or type(error).__name__ == "ResourceExhaustedError" or "RESOURCE_EXHAUSTED" in str(error)
 
 
+def _has_no_repeatable_operation(error: Exception) -> bool:
+    """TensorFlow's refusal of an operation whose results on a GPU would differ from time to time."""
+    return type(error).__name__ == "UnimplementedError" and "determinis" in str(error).lower()
+
+
 def main() -> None:
     """Entry point: run a command; errors become one sentence and an exit code, never a traceback."""
     try:
@@ -60,6 +65,11 @@ def main() -> None:
             console.print_error(f"{error.filename}: {error.strerror}", "")
         elif _is_out_of_memory(error):
             console.print_error("there is not enough memory for this", "a smaller --batch-size or --image-size needs less")
+        elif _has_no_repeatable_operation(error):
+            console.print_error(
+                "TensorFlow has no operation for this network on this GPU whose results are the same every time",
+                "KERAS_BACKEND=jax trains on the GPU, CUDA_VISIBLE_DEVICES=-1 on the CPU",
+            )
         else:
             raise
         sys.exit(1)

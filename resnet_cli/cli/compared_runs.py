@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from resnet_cli.data.trained import is_validated_by_test
 from resnet_cli.errors import ResnetError
 from resnet_cli.history import EpochRecord, read_history
 from resnet_cli.networks.spec import ClassifierSpec, spec_from_record
-from resnet_cli.runs import Run, is_evaluation, is_rate_search, is_validated_by_test, load_run, read_splits
+from resnet_cli.runs import Run, is_evaluation, is_rate_search, load_run, read_splits
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,15 @@ if TYPE_CHECKING:
     from resnet_cli.inference.quantize import Quantized
     from resnet_cli.inference.side_by_side import Side
 
-_LOSES = f"loses more than {100 * MAX_DROP:g} point of held-out top-1"
+MaxDrop = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=100,
+        help="Points of held-out top-1 that int8 may lose, in whole images and at least one; 0 allows none."
+        f"  \\[default: {100 * MAX_DROP:g}]",
+    ),
+]
 
 
 def export(
@@ -33,15 +41,17 @@ def export(
     quantize: Annotated[
         Literal["int8"] | None,
         typer.Option(
-            help=f"8-bit weights and activations, calibrated on training pictures; refused if it {_LOSES}."
+            help="8-bit weights and activations, calibrated on training images; refused if it loses more than --max-drop."
             f"  ({', '.join(QUANTIZERS)})"
         ),
     ] = None,
+    max_drop: MaxDrop = None,
     output: Annotated[
         Path | None, typer.Option(help="Folder to write.  \\[default: export/<format>[-int8] in the run]")
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help=f"Replace the export in --output; keep an int8 model even if it {_LOSES}.")
+        bool,
+        typer.Option("--force", help="Replace the export in --output; keep an int8 model that loses more than --max-drop."),
     ] = False,
     json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
@@ -53,6 +63,8 @@ def export(
     """
     if quantize and format not in QUANTIZERS:
         raise typer.BadParameter(f"--quantize {quantize} goes with --format {', '.join(QUANTIZERS)}, not with {format}")
+    if max_drop is not None and not quantize:
+        raise typer.BadParameter("--max-drop is the bound of int8: add --quantize int8, or leave it out")
     loaded = load_run(run)
     (find_quantizer if quantize else find_format)(format)
     # The converters read TensorFlow's graphs, whichever backend trained the run, and a GPU would be taken for nothing.
@@ -63,14 +75,20 @@ def export(
         from resnet_cli.inference.quantize import export_int8
 
     what = f"{format} in {quantize}" if quantize else format
-    Reporter(quiet or json).line(f"exporting {loaded.folder} as {what}, then checking what was written")
+    reporter = Reporter(quiet or json)
+    reporter.line(f"exporting {loaded.folder} as {what}, then checking what was written")
     signal.signal(signal.SIGTERM, _stop)
     with without_chatter():
-        quantized = export_int8(loaded, format, output, force) if quantize else None
+        most = 100 * MAX_DROP if max_drop is None else max_drop
+        quantized = export_int8(loaded, format, output, force, most) if quantize else None
         exported = quantized.exported if quantized else export_run(loaded, format, output, force)
     geometry = run_geometry(loaded)
+    if exported.parity.is_on_patterns:
+        reporter.warn(f"none of the held-out images is in {loaded.data} any more, so the export was checked on random patterns")
+    for warning in _warnings(quantized) if quantized else ():
+        reporter.warn(warning)
     if json:
-        console.print_json(_document(format, exported, geometry, quantized))
+        console.print_json({**_document(format, exported, geometry, quantized), "warnings": reporter.warnings})
         return
     _print_result(exported, geometry, len(loaded.classes), "the float export" if quantized else "the run in float32")
     if quantized:
@@ -105,7 +123,9 @@ def _document(format: str, exported: "Exported", geometry: "Geometry", quantized
         "count": quantized.count,
         "before": side(quantized.before),
         "after": side(quantized.after),
-        "notes": _notes(quantized),
+        "drop": {"points": quantized.drop, "images": quantized.lost},
+        "max_drop": {"points": quantized.max_drop, "images": quantized.allowed},
+        "notes": _warnings(quantized),
     }
     return {**document, "int8": int8}
 
@@ -135,24 +155,33 @@ def _print_result(exported: "Exported", geometry: "Geometry", classes: int, othe
 
 
 def _print_sides(quantized: "Quantized") -> None:
+    from resnet_cli.inference.quantize import in_images
+
     before, after, count = quantized.before, quantized.after, quantized.count
     table = console.Table(
-        "", "top-1", "correct", "size", "pictures/s", title=f"{count} {quantized.split} pictures, in its own runtime"
+        "", "top-1", "correct", "size", "images/s", title=f"{count} {quantized.split} images, in its own runtime"
     )
     for name, side in (("float", before), ("int8", after)):
         top1, size = f"{side.correct / count:.1%}", f"{side.bytes / 1e6:.1f} MB"
         table.add_row(name, top1, f"{side.correct} of {count}", size, f"{side.speed:.0f}")
     console.out.print(table)
-    console.out.print(f"calibrated on {quantized.calibration} training pictures; speed in batches of 16, in turns")
-    for note in _notes(quantized):
-        console.out.print(f"[yellow]note:[/] {note}")
+    loss = f"loses {in_images(quantized.lost, count)}" if quantized.lost > 0 else "loses none of them"
+    bound = f"--max-drop {quantized.max_drop:g} allows {in_images(quantized.allowed, count)}"
+    console.out.print(f"int8 {loss}; {bound}")
+    console.out.print(f"calibrated on {quantized.calibration} training images; speed in batches of 16, in turns")
 
 
-def _notes(quantized: "Quantized") -> list[str]:
-    notes = []
-    if 1 / quantized.count > MAX_DROP:
-        one = f"one is {100 / quantized.count:.1f} points"
-        notes.append(f"only {quantized.count} pictures are held out ({one}), too few to see a loss of {100 * MAX_DROP:g} point")
-    if quantized.drop > MAX_DROP:
-        notes.append(f"int8 {_LOSES}: kept because of --force")
-    return notes
+def _warnings(quantized: "Quantized") -> list[str]:
+    from resnet_cli.inference.quantize import in_images
+
+    warnings, count, bound = list(quantized.left_out), quantized.count, quantized.max_drop
+    if 0 < bound < 100 / count:
+        points = f"{bound:g} point{'' if bound == 1 else 's'}"
+        warnings.append(
+            f"only {count} images are held out, so one is {100 / count:.1f} points: too few to see a loss of {points}, and int8"
+            " may lose one"
+        )
+    if quantized.is_worse:
+        allowed = in_images(quantized.allowed, count)
+        warnings.append(f"int8 loses {in_images(quantized.lost, count)}, more than {allowed}: kept because of --force")
+    return warnings

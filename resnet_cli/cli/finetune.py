@@ -12,10 +12,12 @@ from resnet_cli.cli import console
 from resnet_cli.cli.cache import dataset_folder
 from resnet_cli.cli.finetune_plan import plan_finetune
 from resnet_cli.cli.options import (
+    CacheLimit,
     ClassWeights,
     DatasetFolder,
     Dropout,
     Engine,
+    FineTuningPatience,
     ForceRun,
     Json,
     LrFind,
@@ -33,6 +35,7 @@ from resnet_cli.cli.reporter import Reporter
 from resnet_cli.cli.requests import FinetuneRequest
 from resnet_cli.cli.result import print_result, print_search
 from resnet_cli.learning.config import Augment, FinetuneConfig
+from resnet_cli.learning.recipes import parse_duration
 from resnet_cli.learning.tensorboard import require_tensorboard
 from resnet_cli.networks.catalogue import find_network
 
@@ -56,6 +59,10 @@ def finetune(
     augment: Annotated[Augment, typer.Option(help="light: random parts; strong: smaller ones, rotated too; none.")] = D.augment,
     flip: Annotated[bool, typer.Option(help="Mirror every second view; not for digits, text and arrows.")] = D.flip,
     views: Annotated[int, typer.Option(min=0, help="Augmented views of a picture; 1 = as it is, 0 chooses.")] = D.views,
+    patience: FineTuningPatience = D.patience,
+    time_limit: Annotated[
+        str | None, typer.Option(help="Such as 10m, for the training itself: views and epochs are chosen to fit.")
+    ] = None,
     lr_find: LrFind = None,
     class_weights: ClassWeights = D.class_weights,
     val_split: ValSplit = D.val_split,
@@ -67,9 +74,7 @@ def finetune(
     strict: Strict = False,
     tensorboard: Tensorboard = False,
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Keep features for later runs, and use kept ones.")] = True,
-    cache_limit: Annotated[
-        float | None, typer.Option(min=0, help="GB of disk for activations.  \\[default: half of what is free]")
-    ] = None,
+    cache_limit: CacheLimit = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -82,6 +87,7 @@ def finetune(
         find_network(arch)  # a misspelt name is told before a data set is fetched
     reporter = Reporter(quiet or json)
     folder = dataset_folder(dataset, reporter)
+    typed["time_limit"] = parse_duration(time_limit) if time_limit else D.time_limit
     config = FinetuneConfig(**{field.name: typed[field.name] for field in fields(FinetuneConfig)})
     where = (folder, arch, weights, image_size, resize, output, force, resume, strict, lr_find)
     request = FinetuneRequest(*where, tensorboard, cache, cache_limit, shlex.join(["resnet", *sys.argv[1:]]))
@@ -105,7 +111,7 @@ def _run(request: FinetuneRequest, config: FinetuneConfig, reporter: Reporter, j
 
 def _require_effect(typed: dict[str, Any]) -> None:
     """Refuse what would be passed over."""
-    changed = [name for name in ("batch_size", "learning_rate") if typed[name] != getattr(D, name)]
+    changed = [name for name in ("batch_size", "learning_rate", "patience") if typed[name] != getattr(D, name)]
     if typed["unfreeze"] == "none" and (vain := [*changed, *(["lr_find"] if typed["lr_find"] else [])]):
         option = f"--{vain[0].replace('_', '-')}"
         raise typer.BadParameter(f"{option} is about the second stage, and --unfreeze none has none: leave it out")
@@ -115,7 +121,10 @@ def _require_effect(typed: dict[str, Any]) -> None:
         raise typer.BadParameter(f"--views {typed['views']} are augmented, and --augment none augments nothing: leave one out")
     if typed["augment"] == "strong" and typed["views"] == 1:
         raise typer.BadParameter("--views 1 shows images as they are, so --augment strong has no effect: leave one out")
-    require_effect_of_search(typed["lr_find"], "learning_rate" in changed, {"--tensorboard": typed["tensorboard"]})
+    if typed["time_limit"] is not None and typed["epochs"]:
+        raise typer.BadParameter("--time-limit chooses the epochs: leave --epochs out")
+    untrained = {"--time-limit": typed["time_limit"], "--tensorboard": typed["tensorboard"]}
+    require_effect_of_search(typed["lr_find"], "learning_rate" in changed, untrained)
     for name, value in typed.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise typer.BadParameter(f"--{name.replace('_', '-')} {value} is no number to go by")

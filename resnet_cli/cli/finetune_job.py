@@ -19,6 +19,7 @@ from resnet_cli.engines.choose import require_convertible
 from resnet_cli.learning.config import FinetuneConfig
 from resnet_cli.learning.material import Material, augmentation_of
 from resnet_cli.learning.precision import prepare
+from resnet_cli.learning.tail import LABEL_SMOOTHING
 from resnet_cli.learning.transfer import run_frozen, transfer
 from resnet_cli.networks.classifier import build_logits
 from resnet_cli.networks.loading import load_backbone
@@ -49,6 +50,8 @@ def run_finetune(plan: FinetunePlan, progress: Progress) -> dict[str, Any]:
     only_search = request.lr_find == "plot"
     choose_rate = search_once(folder, config.learning_rate, only_search, progress) if request.lr_find else None
     result = transfer(model, frozen, config, progress, request.resume, choose_rate)
+    if frozen.limit is not None and (outcome := frozen.limit.outcome()):
+        progress.line(outcome)
     found = found_rate(folder)
     if only_search:
         drop_checkpoint(folder)
@@ -59,15 +62,13 @@ def run_finetune(plan: FinetunePlan, progress: Progress) -> dict[str, Any]:
     # The features of a network whose last layers were not trained, by the engine that will measure it.
     pooled = frozen.features[1].pieces() if result.kept == "head" and frozen.engine == "openvino" else None
     untrained = Untrained(pooled, frozen.backbone)
-    measured = write_trained(folder, model, spec, readable, plan.geometry, progress, config.engine, untrained)
+    where = (folder, model, spec, readable, plan.geometry, progress, config.engine, untrained)
+    measured = write_trained(*where, label_smoothing=LABEL_SMOOTHING)
     seconds = earlier + time.perf_counter() - plan.began
     record = run_record(command, asdict(config), dataset, spec, plan.geometry, source, precision)
     warn_of_figures(Run(folder, record), readable, result.best.best, measured, progress)
-    if result.tail is not None and result.kept == "head":
-        progress.warn("unfreezing did not raise the held-out accuracy, so the head alone was kept")
-    extra = {"kept": result.kept, "head_top1": result.head.best.val_accuracy, "views": frozen.views}
     figures = result_record(folder, network.name, source.kind, seconds, result.best, measured, progress.warnings)
-    summary = {**figures, **extra}
+    summary = {**figures, **result.to_json(), "views": frozen.views}
     write_measured(folder, list(measured.values())[-1], record, folder / "curves.png", progress.warnings)
     finish_run(folder, {**record, "engine": f"{frozen.engine} {frozen.precision}", "results": summary})
     return summary

@@ -97,9 +97,12 @@ def measure_splits(
     """
     rebuild = partial(read_weights, folder / "model.weights.h5", spec)
     classifier = Ready(str(folder), folder / "model.xml", dataset.classes, geometry, rebuild)
+    from resnet_cli.engines.choose import measuring_engine  # only a process that trained has Keras already
+
+    engine = measuring_engine(engine)
 
     def measured(split: str, known: Iterable[Outputs] | None) -> Measured:
-        scored = Scored(dataset.name, split, dataset.classes, dataset.splits[split], ())
+        scored = Scored(dataset.name, split, dataset.classes, dataset.splits[split], (), dataset.root)
         return measure_together([classifier], scored, 1, progress, engine, known)
 
     if dataset.is_validated_by_test:
@@ -108,42 +111,48 @@ def measure_splits(
     return {**validation, "test": measured("test", None)} if "test" in dataset.splits else validation
 
 
-def write_measured(folder: Path, measured: Measured, record: dict[str, Any], curves: Path, notes: list[str]) -> None:
-    """Write predictions.csv, confusion.csv and report.html of one run.
+def write_measured(folder: Path, measured: Measured, record: dict[str, Any], curves: Path, warnings: list[str]) -> None:
+    """Write predictions.csv, confusion.csv and report.html of one run, or of an export.
 
     Args:
         folder: where to.
         measured: the figures.
-        record: what run.json says of the run.
+        record: what run.json, or export.json, says of the run.
         curves: the run's curves.png; may be absent.
-        notes: what the reader must know.
+        warnings: what the reader must know.
     """
+    trained_on = _trained_on(record)
     facts = [
         ("network", _network(record)),
         ("weights", _weights(record)),
-        ("data", f"{record['data']['path']} ({measured.scored.split})"),
-        ("command", record["command"]),
+        ("data", f"{measured.scored.root} ({measured.scored.split})"),
+        *([("trained on", trained_on)] if trained_on != str(measured.scored.root.resolve()) else []),
+        *([("command", record["command"])] if record["command"] else []),
         ("versions", ", ".join(f"{name} {version}" for name, version in record["versions"].items())),
     ]
-    _write(folder, measured, facts, curves, notes)
+    _write(folder, measured, facts, curves, warnings)
 
 
-def write_ensemble(folder: Path, measured: Measured, runs: Sequence[Run], notes: list[str]) -> None:
+def write_ensemble(folder: Path, measured: Measured, runs: Sequence[Run], warnings: list[str]) -> None:
     """Write predictions.csv, confusion.csv and report.html of several runs that answered together."""
-    facts = [
-        (str(run.folder), f"{_network(run.record)}; weights {_weights(run.record)}; trained on {run.data}") for run in runs
-    ]
-    _write(folder, measured, facts, None, notes)
+    words = [f"{_network(run.record)}; weights {_weights(run.record)}; trained on {_trained_on(run.record)}" for run in runs]
+    facts = [(str(run.folder), each) for run, each in zip(runs, words, strict=True)]
+    _write(folder, measured, [("data", f"{measured.scored.root} ({measured.scored.split})"), *facts], None, warnings)
 
 
-def _write(folder: Path, measured: Measured, facts: list[tuple[str, str]], curves: Path | None, notes: list[str]) -> None:
+def _write(folder: Path, measured: Measured, facts: list[tuple[str, str]], curves: Path | None, warnings: list[str]) -> None:
     scored, rows = measured.scored, measured.rows
     write_predictions(folder / "predictions.csv", rows, scored.classes)
     write_confusion(folder / "confusion.csv", measured.figures)
     facts = [*facts, ("engine", measured.engine), ("views averaged", str(measured.views))]
     title = f"{scored.name}: {scored.split}"
-    report = Report(title, facts, measured.figures.to_json(), _mistakes(scored, rows), curves, notes)
+    report = Report(title, facts, measured.figures.to_json(), _mistakes(scored, rows), curves, warnings)
     write_report(folder / "report.html", report)
+
+
+def _trained_on(record: dict[str, Any]) -> str:
+    """The data set's folder; of an export its name alone is known."""
+    return str(record["data"].get("path") or record["data"]["name"])
 
 
 def _network(record: dict[str, Any]) -> str:

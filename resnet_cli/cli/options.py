@@ -36,6 +36,10 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupte
 Strict = Annotated[bool, typer.Option("--strict", help="A damaged picture is an error.")]
 ClassWeights = Annotated[bool, typer.Option(help="Make every class count alike.")]
 Dropout = Annotated[float, typer.Option(min=0, max=0.9, help="Share of pooled features dropped.")]
+FineTuningPatience = Annotated[
+    int, typer.Option(min=0, help="Stop the second stage after so many epochs without gain; 0 runs all, never skips it.")
+]
+CacheLimit = Annotated[float | None, typer.Option(min=0, help="GB of disk for activations.  \\[default: half of what is free]")]
 Tensorboard = Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard's event files too.")]
 LARGEST_SEED = 2**32 - 1  # that numpy takes
 Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of everything random.")]
@@ -47,7 +51,7 @@ ValSplit = Annotated[
 ]
 Engine = Annotated[
     EngineName,
-    typer.Option(help="What runs networks forward; auto is OpenVINO, and Keras where that is missing or a GPU trains."),
+    typer.Option(help="What runs networks forward; auto is OpenVINO, or Keras where that is missing or on a GPU."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]

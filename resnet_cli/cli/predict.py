@@ -11,7 +11,7 @@ from resnet_cli.cli import console
 from resnet_cli.cli.options import Engine, Json, RunFolders, Views
 from resnet_cli.cli.reporter import Reporter
 from resnet_cli.cli.streams import bytes_of_stdin
-from resnet_cli.data.inputs import is_one_file, listed_paths, picture_paths
+from resnet_cli.data.inputs import count_named, is_one_file, listed_paths, picture_paths
 from resnet_cli.files import csv_line, path_text
 
 if TYPE_CHECKING:
@@ -37,13 +37,14 @@ def predict(
     stdin = bytes_of_stdin() if "-" in pictures else ()
     if stdin is None:
         raise typer.BadParameter("- stands for paths on stdin, which is closed")
-    from resnet_cli.cli.ready import classifiers_for, load_members
+    from resnet_cli.cli.ready import classifiers_for, engine_for_many, load_members
     from resnet_cli.engines.choice import settled
     from resnet_cli.inference.predict import predict as predict_pictures
 
     reporter = Reporter(quiet)
     engine = settled(engine, reporter)
     classifiers = classifiers_for(run or (), engine, reporter)
+    engine = engine_for_many(engine, classifiers, lambda: count_named(pictures), reporter)
     single = is_one_file(pictures)
     members = load_members(classifiers, "one" if single else "many", engine, reporter)
     paths = picture_paths(pictures, listed_paths(stdin, null), reporter)

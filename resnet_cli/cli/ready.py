@@ -15,7 +15,8 @@ from resnet_cli.cli.cache import cache_folder, kept_in_cache
 from resnet_cli.cli.quiet import tensorflow_import
 from resnet_cli.data.decode import Geometry
 from resnet_cli.engines.base import Engine
-from resnet_cli.engines.choice import EngineName
+from resnet_cli.engines.choice import EngineName, is_worth_a_gpu
+from resnet_cli.engines.gpu import gpu_is_likely, surroundings
 from resnet_cli.engines.openvino import OpenVinoEngine, Purpose
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import write_text
@@ -38,6 +39,7 @@ class Ready:
         classes: in the order of its probabilities.
         geometry: how pictures reach its input.
         rebuild: makes the same classifier of Keras' layers, uint8 pictures to probabilities; imports Keras.
+        for_keras: whether Keras can answer too, as it cannot for an export.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Ready:
     classes: tuple[str, ...]
     geometry: Geometry
     rebuild: Callable[[], Any]
+    for_keras: bool = True
 
 
 def classifiers_for(folders: Sequence[Path], engine: EngineName, progress: Progress) -> tuple[Ready, ...]:
@@ -68,7 +71,31 @@ def classifiers_for(folders: Sequence[Path], engine: EngineName, progress: Progr
 
 def run_classifier(run: Run) -> Ready:
     """The classifier of a run."""
-    return Ready(str(run.folder), run.openvino, run.classes, run_geometry(run), partial(_read, run))
+    for_keras = "export" not in run.record
+    return Ready(str(run.folder), run.openvino, run.classes, run_geometry(run), partial(_read, run), for_keras)
+
+
+def engine_for_many(wish: EngineName, classifiers: Sequence[Ready], count: Callable[[], int], progress: Progress) -> EngineName:
+    """Keras in place of "auto" where many images are to be classified and Keras sees a GPU; else what was asked for.
+
+    Args:
+        wish: as `engines.choice.settled` gave it.
+        classifiers: that answer together.
+        count: of the images; asked only where there may be a GPU. 0 where nobody knows how many will come.
+        progress: is told where there is a GPU that Keras does not see.
+    """
+    seen = surroundings()
+    if not gpu_is_likely(seen) or not all(each.for_keras for each in classifiers) or not is_worth_a_gpu(wish, count(), seen):
+        return wish
+    try:
+        with tensorflow_import():
+            from resnet_cli.networks.devices import has_gpu
+    except ResnetError:  # no backend that could be started: OpenVINO needs none
+        return wish
+    if has_gpu():
+        return "keras"
+    progress.line(f"there is an NVIDIA GPU, but Keras does not see it on {seen.backend}: OpenVINO answers on the CPU")
+    return wish
 
 
 def read_weights(weights: Path, spec: ClassifierSpec) -> Any:

@@ -35,6 +35,8 @@ def run_record(
     precision: str,
 ) -> dict[str, Any]:
     """The part of run.json that says how to repeat a run; `precision` is that of training."""
+    from resnet_cli.learning.precision import computed_on  # imports Keras, which whoever trained has
+
     weights = {
         "source": source.kind,
         "path": str(source.path.absolute()) if source.path else "",
@@ -51,6 +53,7 @@ def run_record(
         "config": config,
         "seed": config["seed"],
         "precision": precision,
+        **computed_on(),
         "versions": versions(),
     }
 
@@ -91,13 +94,13 @@ def warn_of_figures(
     """
     split, figures = list(measured)[-1], list(measured.values())[-1].figures
     counts, tested = dataset.counts("train"), {each.name: each.count for each in figures.classes}
-    weighed = run.record["config"]["class_weights"]
+    config = run.record["config"]
     rows = read_splits(run)
     held = [row.content for row in rows if row.split == split]
     for words in (
         *few_pictures(dataset.classes, counts),
-        *([] if weighed else unequal_classes(dataset.classes, counts)),
-        *odd_accuracies(best.accuracy, figures.top1, tested, kind_of(split)),
+        *unequal_classes(dataset.classes, counts, config),
+        *odd_accuracies(best.accuracy, figures.top1, tested, kind_of(split), config),
         *([TEST_CHOSE] if dataset.is_validated_by_test else [VAL_CHOSE] if split == "val" else []),
         *seen_before(held, run, rows, split),
     ):

@@ -31,6 +31,12 @@ def print_result(result: dict[str, Any]) -> None:
     if "kept" in result:
         kept = f"the head alone, {kept}" if result["kept"] == "head" else f"{kept} (the head alone: {result['head_top1']:.1%})"
     console.out.print(f"kept: {kept}, the best one")
+    if result.get("fine_tuning") == "skipped":
+        console.out.print("fine-tuning: skipped, the head left nothing to gain in validation")
+    elif result.get("fine_tuning") == "no time":
+        console.out.print("fine-tuning: left out, the time limit was too short for it")
+    elif result.get("fine_tuning") == "stopped early":
+        console.out.print(f"fine-tuning: stopped after {result['fine_tuning_epochs']} epochs, for lack of further gain")
     if warnings := len(result["warnings"]):
         console.out.print(f"[yellow]{warnings} {'warning' if warnings == 1 else 'warnings'}[/], see above or the report")
     run = shlex.quote(result["run"])

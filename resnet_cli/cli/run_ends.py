@@ -129,6 +129,8 @@ def write_trained(
     progress: Progress,
     engine: EngineName,
     untrained: Untrained = Untrained(),
+    *,
+    label_smoothing: float,
 ) -> dict[str, Measured]:
     """Write a trained network, its curves and splits, and measure it on what was held out.
 
@@ -141,13 +143,14 @@ def write_trained(
         progress: where to report.
         engine: what measures.
         untrained: what is known of its backbone from before.
+        label_smoothing: that the training loss of the curves carries.
 
     Returns:
         Figures of "val", and of "test" where there is one.
     """
     write_classifier(folder, model, spec, untrained.backbone)
     write_metrics_csv(folder)
-    draw_curves(folder / "metrics.jsonl", folder / "curves.png", f"{dataset.name}-{spec.network.name}")
+    draw_curves(folder / "metrics.jsonl", folder / "curves.png", f"{dataset.name}-{spec.network.name}", label_smoothing)
     write_splits(folder, split_rows(dataset))
     measured = measure_splits(folder, spec, dataset, geometry, progress, engine, untrained.pooled)
     for each in measured.values():

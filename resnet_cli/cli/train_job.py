@@ -22,6 +22,7 @@ from resnet_cli.learning.pace import fit_to_limit, measure_pace
 from resnet_cli.learning.precision import prepare
 from resnet_cli.learning.rate_finder import find_rate
 from resnet_cli.learning.stage import Stage
+from resnet_cli.learning.time_limit import Limit
 from resnet_cli.learning.training import train
 from resnet_cli.networks.classifier import build_logits, set_pixel_mean
 from resnet_cli.networks.loading import load_backbone
@@ -56,6 +57,7 @@ def run_training(plan: TrainPlan, progress: Progress) -> dict[str, Any]:
     """Train and write a run; returns the JSON contract of `train`, or that of `--lr-find plot`."""
     request, config, spec, folder = plan.request, plan.config, plan.spec, plan.place.folder
     setup = _set_up(plan, progress)
+    limit = Limit(request.limit) if request.limit and not request.resume else None
     if request.resume:
         tell_other_precision(folder, setup.precision, progress)
     else:
@@ -66,9 +68,11 @@ def run_training(plan: TrainPlan, progress: Progress) -> dict[str, Any]:
             return search_record(folder, search.suggested, progress.warnings)
         if search is not None:
             config = replace(config, learning_rate=usable_rate(search, config.learning_rate, progress))
-        if request.limit:
-            pace = measure_pace(setup.model, setup.stream, setup.held_out, config, request.limit, progress, setup.small)
-            config = fit_to_limit(config, request.limit, pace, setup.stream.steps_per_epoch)
+        if limit is not None:
+            steps = setup.stream.steps_per_epoch
+            pace = measure_pace(setup.model, setup.stream, setup.held_out, config, limit.seconds, progress, setup.small)
+            config = fit_to_limit(config, limit.seconds, pace, steps, limit.spent())
+            limit.plan(f"{config.epochs} epochs", pace.seconds_of(config.epochs, steps))
             progress.line(f"{config.epochs} epochs fit into the time limit")
         folder = begin_run(plan.place, {**plan.chosen, **asdict(config), PRECISION: setup.precision}, request.command)
         if search is not None:
@@ -76,8 +80,11 @@ def run_training(plan: TrainPlan, progress: Progress) -> dict[str, Any]:
     command, earlier = begun_by(folder)
     stage = Stage("train", folder, request.resume, tensorboard=request.tensorboard)
     result = train(setup.model, setup.stream, setup.held_out, config, stage, progress, setup.small)
+    if limit is not None:
+        progress.line(limit.outcome())
     readable = as_read(plan.dataset, *setup.pictures)
-    measured = write_trained(folder, setup.model, spec, readable, setup.geometry, progress, plan.engine)
+    where = (folder, setup.model, spec, readable, setup.geometry, progress, plan.engine)
+    measured = write_trained(*where, label_smoothing=config.label_smoothing)
     seconds = earlier + time.perf_counter() - plan.began
     configuration = {"recipe": request.recipe, **asdict(config)}
     record = run_record(command, configuration, plan.dataset, spec, setup.geometry, plan.source, setup.precision)

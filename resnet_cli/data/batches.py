@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from resnet_cli.data.augment import Augmentation, augment, generator, mix
 from resnet_cli.data.decode import Geometry
 from resnet_cli.data.pictures import Pictures
-from resnet_cli.data.threads import map_in_order
+from resnet_cli.data.threads import batches_ahead, map_in_order
 
 Batch = tuple[NDArray[np.uint8], NDArray[np.float32]]
 
@@ -106,7 +106,8 @@ class TrainStream:
 
     def batches(self, first_step: int = 0) -> Iterator[Batch]:
         """Batches from a step on, made ahead by threads, without end."""
-        return map_in_order(self.batch, itertools.count(first_step), ahead=6)
+        size = self.batch_size * self.geometry.size**2 * 3
+        return map_in_order(self.batch, itertools.count(first_step), batches_ahead(size))
 
     def batch(self, step: int) -> Batch:
         """The batch of one step: uint8 (N, size, size, 3) and one-hot float32 (N, classes)."""

@@ -22,7 +22,7 @@ _PASSED_OVER = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 _LITTER = {
     *("__macosx", ".ipynb_checkpoints", ".trash", ".trashes", ".recycle", ".git", ".svn", ".hg", ".dvc", ".cache", ".config"),
     *(".thumbnails", ".thumbs", ".spotlight-v100", ".fseventsd", ".temporaryitems", ".documentrevisions-v100", ".appledouble"),
-    *(".idea", ".vscode", ".venv", ".picasaoriginals", ".snapshot"),
+    *(".idea", ".vscode", ".venv", ".picasaoriginals", ".snapshot", ".snapshots", ".zfs"),
 }
 _LITTER_BEGINNINGS = (".trash-", ".nfs", UNFINISHED)
 

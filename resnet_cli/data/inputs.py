@@ -14,7 +14,7 @@ from pathlib import Path
 from resnet_cli.data.folders import NO_PICTURE, list_folder
 from resnet_cli.data.threads import Pause
 from resnet_cli.errors import ResnetError
-from resnet_cli.progress import Progress
+from resnet_cli.progress import Progress, Silent
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -99,6 +99,15 @@ def _unquoted(line: str) -> str:
 def is_one_file(words: Sequence[str]) -> bool:
     """Whether all that was named is one file."""
     return len(words) == 1 and words[0] != "-" and _is(Path.is_file, at_home(words[0]))
+
+
+def count_named(words: Sequence[str]) -> int:
+    """How many images files, folders and patterns stand for; how many paths come on stdin, nobody knows beforehand.
+
+    Raises:
+        ResnetError: as `picture_paths`.
+    """
+    return sum(1 for _ in picture_paths([word for word in words if word != "-"], (), Silent()))
 
 
 def _named(word: str, progress: Progress) -> Iterable[Path]:

@@ -1,35 +1,47 @@
-"""Which pictures an evaluation scores: those that a run held out, or a folder's, matched with the run's classes by name.
+"""Which images an evaluation scores: those that a run held out, or a folder's, matched with the run's classes by name.
 
-In: runs that answer together (mostly one), and a folder or none. Out: a `Scored`. A picture that one of the runs was trained on
-is never scored, nor one of the runs whose weights they began with (light: the standard library only).
+In: runs that answer together (mostly one), a folder or none, a split or none. Out: a `Scored`. An image that one of the runs
+was trained on, or one whose weights they began with, is scored only where training images are asked for; an image that has
+changed since it was held out only where that is allowed (light: the standard library only).
 """
 
 import unicodedata
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+from resnet_cli.data.folders import EXTENSIONS, list_folder
 from resnet_cli.data.layout import AMBIGUOUS
 from resnet_cli.data.same_files import among, contents
-from resnet_cli.data.scan import Sample
+from resnet_cli.data.scan import LeftOut, Sample
 from resnet_cli.data.survey import Survey, survey
+from resnet_cli.data.trained import is_validated_by_test, trained, trained_before, trained_contents
 from resnet_cli.errors import ResnetError
-from resnet_cli.runs import Content, Run, SplitRow, is_validated_by_test, read_splits, trained_before, trained_contents
+from resnet_cli.runs import Content, Run, SplitRow, read_splits
+
+SplitName = Literal["val", "test", "train"]
 
 TEST_CHOSE = "the test pictures chose the epoch as well (--val-split 0), so their figure is a little too good"
 VAL_CHOSE = "the same pictures chose the best epoch: a test folder beside train gives an untouched figure"
+_GIVE_A_FOLDER = "give a folder: resnet evaluate FOLDER"
+_NAMED = 5  # of several images, in a sentence
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Pictures to score.
+    """Images to score.
 
     Attributes:
         name: of the data set.
         split: train, val or test, or "all" of a folder without splits.
         classes: the first run's; labels of samples index into them.
-        samples: the pictures.
-        notes: what the user must know: classes that are not shared, pictures that were passed over.
+        samples: the images.
+        notes: what the reader of the figures must know: classes that are not shared, images that are left out.
+        root: the data set's folder.
+        is_headline: whether they are those of the run's headline figure, test images or else validation images.
+        changed: images of the run whose content is another than when they were held out, whether they are scored or not.
     """
 
     name: str
@@ -37,82 +49,110 @@ class Scored:
     classes: tuple[str, ...]
     samples: tuple[Sample, ...]
     notes: tuple[str, ...]
+    root: Path
+    is_headline: bool = False
+    changed: tuple[Path, ...] = ()
 
 
-def held_out(runs: Sequence[Run]) -> Scored:
-    """The first run's own test pictures, or the validation pictures that it held out, less what another run was trained on.
+def held_out(runs: Sequence[Run], split: SplitName | None = None, allow_changed: bool = False) -> Scored:
+    """The first run's own test images, or the validation images that it held out, less what another run was trained on.
 
     Args:
         runs: one or more, of the same classes.
+        split: score these images of the run instead; "train" is not lessened by what another run was trained on.
+        allow_changed: score images whose content has changed since training, as they are now.
 
     Raises:
-        ResnetError: they are not where they were, or none is left.
+        ResnetError: the run has no such images, they are not where they were, or none is left.
     """
     run = runs[0]
-    rows = read_splits(run)
-    split = "test" if any(row.split == "test" for row in rows) else "val"
-    place = {name: index for index, name in enumerate(run.classes)}
-    if unknown := sorted({row.label for row in rows} - set(place)):
-        raise ResnetError(f"{run.splits} has a class that {run.path.name} does not know: {unknown[0]}", "name it alike in both")
-    held = [row for row in rows if row.split == split]
-    elsewhere = _trained(runs[1:])
-    samples = [Sample(run.data / row.path, place[row.label]) for row in held if row.content not in elsewhere]
-    if not samples:
-        what = f"the other runs were trained on all of {run.folder}'s" if held else f"the run {run.folder} has no"
-        raise ResnetError(f"{what} held-out pictures", "give a folder: resnet evaluate FOLDER")
-    missing = [sample.path for sample in samples if not sample.path.exists()]
-    if missing:
+    root, rows = run.data, read_splits(run)
+    label_of = _labels(run, rows)
+    headline = "test" if any(row.split == "test" for row in rows) else "val"
+    chosen = split or headline
+    held = [row for row in rows if row.split == chosen]
+    if not held:
+        counts = ", ".join(f"{count} {name}" for name, count in sorted(Counter(row.split for row in rows).items()))
+        raise ResnetError(f"the run {run.folder} has no {chosen} images", f"it has {counts}" if split else _GIVE_A_FOLDER)
+    elsewhere = set() if chosen == "train" else trained(runs[1:])
+    untouched = [row for row in held if row.content not in elsewhere]
+    if not untouched:
+        raise ResnetError(f"the other runs were trained on all of {run.folder}'s held-out images", _GIVE_A_FOLDER)
+    _require_present(root, untouched, kind_of(chosen))
+    now = dict(zip(untouched, contents(root / row.path for row in untouched), strict=True))
+    changed = {row for row, content in now.items() if row.content and content and content != row.content}
+    kept = [row for row in untouched if allow_changed or row not in changed]
+    if not kept:
         raise ResnetError(
-            f"{len(missing)} of {len(samples)} held-out pictures are no longer there, such as {missing[0]}",
-            "put the data set back, or give a folder: resnet evaluate FOLDER",
+            f"all {len(changed)} {kind_of(chosen)} images of {root} have changed since training",
+            "put the data set back, or score them as they are with --allow-changed",
         )
-    taken = len(held) - len(samples)
-    notes = [f"{taken} held-out pictures of {run.folder} that another run was trained on are not scored"] if taken else []
-    if is_validated_by_test(rows):
-        notes.append(TEST_CHOSE)
-    elif split == "val":
-        notes.append(VAL_CHOSE)
-    notes += seen_before(contents(sample.path for sample in samples), run, rows, split)
-    return Scored(run.data.name, split, run.classes, tuple(samples), tuple(notes))
+    notes = []
+    if taken := len(held) - len(untouched):
+        notes.append(f"{taken} held-out images of {run.folder} that another run was trained on are not scored")
+    if changed:
+        notes.append(_changed_note(changed, len(untouched), root, kind_of(chosen), allow_changed))
+    if chosen == "train":
+        notes.append(f"these {len(kept)} images were trained on, so the figures do not show how well new images are classified")
+    else:
+        chose = TEST_CHOSE if is_validated_by_test(rows) else VAL_CHOSE if chosen == "val" else ""
+        notes += [*([chose] if chose else []), *seen_before([now[row] for row in kept], run, rows, chosen)]
+    samples = tuple(Sample(root / row.path, label_of[row.label]) for row in kept)
+    paths = tuple(sorted(root / row.path for row in changed))
+    return Scored(root.name, chosen, run.classes, samples, tuple(notes), root, chosen == headline, paths)
 
 
-def folder(runs: Sequence[Run], root: Path) -> Scored:
+def folder(runs: Sequence[Run], root: Path, split: SplitName | None = None) -> Scored:
     """Any folder with class folders: its test split, else its val split, else all of it but what a run was trained on.
 
     Args:
         runs: one or more, of the same classes.
         root: the folder.
+        split: score this split of the folder instead; images of "train" are scored whether a run was trained on them or not.
 
     Raises:
-        ResnetError: no class in common, or nothing left to score.
+        ResnetError: no such split, no class in common, or nothing left to score.
     """
     run, who = runs[0], "the run was" if len(runs) == 1 else "the runs were"
     found = survey(root.absolute())
-    split = next(name for name in ("test", "val", "all", "train") if name in found.classes)
-    _require_readable(found, split)
-    present = {_composed(name): listing.pictures for name, listing in found.classes[split].items() if listing.pictures}
-    shared = [name for name in run.classes if _composed(name) in present]
+    if split and split not in found.classes:
+        present = ", ".join(name for name in found.classes if name != "all")
+        hint = f"it has {present}" if present else "it has class folders and no splits: leave --split out"
+        raise ResnetError(f"{root} has no {split} folder", hint)
+    chosen: str = split or next(name for name in ("test", "val", "all", "train") if name in found.classes)
+    _require_readable(found, chosen)
+    listings = {_composed(name): listing.pictures for name, listing in found.classes[chosen].items() if listing.pictures}
+    shared = [name for name in run.classes if _composed(name) in listings]
     if not shared:
-        raise ResnetError(
-            f"{root} has no pictures of a class that the run {run.folder} knows ({some(run.classes)})",
-            "class folders are matched by name",
+        raise _no_known_class(root, run)
+    notes = _class_notes(listings.keys() - set(map(_composed, shared)), [name for name in run.classes if name not in shared])
+    notes += _skipped_notes(found, chosen)
+    samples = tuple(Sample(path, label) for label, name in enumerate(run.classes) for path in listings.get(_composed(name), ()))
+    seen = among([sample.path for sample in samples], trained(runs))
+    if chosen == "train" and split and seen:
+        notes.append(
+            f"{who} trained on {len(seen)} of these {len(samples)} images, so the figures do not show how well new images are"
+            " classified"
         )
-    notes = _class_notes(present.keys() - set(map(_composed, shared)), [name for name in run.classes if name not in shared])
-    if passed := [each for listing in found.classes[split].values() for each in listing.left_out]:
-        notes.append(f"passed over {len(passed)} file(s), such as {passed[0].path}: {passed[0].reason}")
-    samples = tuple(Sample(path, label) for label, name in enumerate(run.classes) for path in present.get(_composed(name), ()))
-    seen = among([sample.path for sample in samples], _trained(runs))
+        return Scored(root.resolve().name, chosen, run.classes, samples, tuple(notes), root.absolute())
     unseen = tuple(sample for sample in samples if sample.path not in seen)
     if len(unseen) < len(samples):
-        notes.append(f"{len(samples) - len(unseen)} pictures that {who} trained on are not scored")
+        notes.append(f"{len(samples) - len(unseen)} images that {who} trained on are not scored")
     if not unseen:
-        raise ResnetError(f"{who} trained on every picture of {root}", "leave the folder out to score what was held out")
-    return Scored(root.resolve().name, split, run.classes, unseen, tuple(notes))
+        hint = "leave the folder out to score what was held out" if not run.is_export else "give a folder of other images"
+        raise ResnetError(f"{who} trained on every image of {root}", hint)
+    return Scored(root.resolve().name, chosen, run.classes, unseen, tuple(notes), root.absolute())
+
+
+def unreadable_note(left_out: Sequence[LeftOut]) -> str:
+    """A sentence on images that could not be read and so are in no figure, the first five by name."""
+    more = f"; and {len(left_out) - _NAMED} more" if len(left_out) > _NAMED else ""
+    return f"left out {len(left_out)} unreadable image(s): {'; '.join(each.reason for each in left_out[:_NAMED])}{more}"
 
 
 def kind_of(split: str) -> str:
-    """What a user is told that the pictures of a split are: "test", or "held-out" of those that chose the epoch."""
-    return "test" if split == "test" else "held-out"
+    """What a user is told that the images of a split are: "test", "training", or "held-out" of those that chose the epoch."""
+    return {"test": "test", "train": "training"}.get(split, "held-out")
 
 
 def seen_before(held: Sequence[Content | None], run: Run, rows: Sequence[SplitRow], split: str) -> list[str]:
@@ -120,15 +160,15 @@ def seen_before(held: Sequence[Content | None], run: Run, rows: Sequence[SplitRo
     a run was trained on whose weights it began with; `rows` are those of the run's splits.csv.
     """
     kind = kind_of(split)
-    trained = trained_contents(rows)
+    learned = trained_contents(rows)
     notes = []
-    if count := sum(content in trained for content in held):
+    if count := sum(content in learned for content in held):
         notes.append(
             f"{count} of {len(held)} {kind} pictures are copies of training pictures, so the figure is too good:"
             " `resnet check` lists them"
         )
-    for earlier, trained in trained_before(run).items():
-        if count := sum(content in trained for content in held):
+    for earlier, learned in trained_before(run).items():
+        if count := sum(content in learned for content in held):
             notes.append(
                 f"{count} of {len(held)} {kind} pictures are among those that {earlier} was trained on, whose weights"
                 " this run began with, so the figure is too good: a test folder of its own gives a true one"
@@ -138,17 +178,31 @@ def seen_before(held: Sequence[Content | None], run: Run, rows: Sequence[SplitRo
 
 def some(names: Sequence[str]) -> str:
     """The first five names, and how many more there are."""
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
 
 
-def _trained(runs: Sequence[Run]) -> set[Content]:
-    """What the networks of some runs have learned from."""
-    return {
-        content
-        for run in runs
-        for those in (trained_contents(read_splits(run)), *trained_before(run).values())
-        for content in those
-    }
+def _labels(run: Run, rows: Sequence[SplitRow]) -> dict[str, int]:
+    place = {name: index for index, name in enumerate(run.classes)}
+    if unknown := sorted({row.label for row in rows} - set(place)):
+        raise ResnetError(f"{run.splits} has a class that {run.path.name} does not know: {unknown[0]}", "name it alike in both")
+    return place
+
+
+def _require_present(root: Path, rows: Sequence[SplitRow], kind: str) -> None:
+    missing = [path for row in rows if not (path := root / row.path).exists()]
+    if missing:
+        raise ResnetError(
+            f"{len(missing)} of {len(rows)} {kind} images are no longer there, such as {missing[0]}",
+            f"put the data set back, or {_GIVE_A_FOLDER}",
+        )
+
+
+def _changed_note(changed: Collection[SplitRow], count: int, root: Path, kind: str, allowed: bool) -> str:
+    what = f"{len(changed)} of {count} {kind} images in {root} have changed since training"
+    names = some(sorted(row.path for row in changed))
+    if allowed:
+        return f"{what}, and are scored as they are now: {names}"
+    return f"{what}, and are left out (--allow-changed scores them): {names}"
 
 
 def _composed(name: str) -> str:
@@ -164,10 +218,32 @@ def _require_readable(found: Survey, split: str) -> None:
             raise ResnetError(fault.message, fault.hint)
 
 
+def _no_known_class(root: Path, run: Run) -> ResnetError:
+    """Most often a class folder was given in place of the folder above it."""
+    if _composed(root.resolve().name) in map(_composed, run.classes):
+        above = root.parent if root.name not in ("", "..") else root / ".."
+        return ResnetError(
+            f"{root} is the folder of one class, and has no class folders in it",
+            f"give the folder above: resnet evaluate {above}",
+        )
+    names = some(run.classes)
+    if list_folder(root, deep=False).pictures:
+        return ResnetError(f"{root} holds images and no class folders", f"put each image into a folder of its class: {names}")
+    return ResnetError(
+        f"{root} has no images of a class that the run {run.folder} knows ({names})", "class folders are matched by name"
+    )
+
+
+def _skipped_notes(found: Survey, split: str) -> list[str]:
+    """What lies in the scored folder and is no sample: images beside the class folders, files in these that are no images."""
+    place = found.folders[split]
+    skipped = [each for each in found.left_out if each.path.parent == place and each.path.suffix.lower() in EXTENSIONS]
+    skipped += [each for listing in found.classes[split].values() for each in listing.left_out]
+    return [f"skipped {len(skipped)} file(s) (first: {skipped[0].path}: {skipped[0].reason})"] if skipped else []
+
+
 def _class_notes(unknown: set[str], absent: Sequence[str]) -> list[str]:
-    notes = []
-    if unknown:
-        notes.append(f"not scored, unknown to the run: {some(sorted(unknown))}")
+    notes = [f"not scored, unknown to the run: {some(sorted(unknown))}"] if unknown else []
     if absent:
-        notes.append(f"the folder has no pictures of: {some(absent)}")
+        notes.append(f"the folder has no images of: {some(absent)}")
     return notes

@@ -24,6 +24,7 @@ class Pause(Enum):
 
 PAUSE = Pause.PAUSE
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_MEMORY = 1_000_000_000  # bytes of batches that are made ahead
 
 
 def workers() -> int:
@@ -41,12 +42,23 @@ def _quota() -> int | None:
         return None
 
 
-def map_in_order(work: Callable[[Item], Result], items: Iterable[Item], ahead: int = 64) -> Iterator[Result]:
-    """Run `work` on threads; results in the order of the items, at most `ahead` of them waiting."""
+def items_ahead(least: int) -> int:
+    """How many small items, such as images, to work on ahead: `least`, and more where that would leave a thread idle."""
+    return max(least, 2 * workers())
+
+
+def batches_ahead(size: int, ready: int = 4) -> int:
+    """How many batches of `size` bytes to make ahead: one a thread and `ready` more, if a gigabyte holds them; 2 or more."""
+    return max(2, min(workers() + ready, _MEMORY // size))
+
+
+def map_in_order(work: Callable[[Item], Result], items: Iterable[Item], ahead: int | None = None) -> Iterator[Result]:
+    """Run `work` on threads; results in the order of the items, at most `ahead` of them waiting (64, or two a thread)."""
+    ahead = items_ahead(64) if ahead is None else ahead
     return (result for result in map_arriving(work, items, ahead) if not isinstance(result, Pause))
 
 
-def map_arriving(work: Callable[[Item], Result], items: Iterable[Item | Pause], ahead: int = 64) -> Iterator[Result | Pause]:
+def map_arriving(work: Callable[[Item], Result], items: Iterable[Item | Pause], ahead: int) -> Iterator[Result | Pause]:
     """As `map_in_order`, for items that come one by one: at a pause every result goes out, and then the pause itself."""
     with ThreadPoolExecutor(workers()) as pool:
         waiting: deque[Future[Result]] = deque()

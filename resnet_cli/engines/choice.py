@@ -5,10 +5,22 @@ In: the word after `--engine`. Out: the same word, or "keras" in place of "auto"
 
 from typing import Literal
 
+from resnet_cli.engines.gpu import MANY, Surroundings, gpu_is_likely
 from resnet_cli.errors import ResnetError
 from resnet_cli.progress import Progress
 
 EngineName = Literal["auto", "openvino", "keras"]
+
+
+def is_worth_a_gpu(wish: EngineName, images: int, seen: Surroundings) -> bool:
+    """Whether to import Keras for so many images, only because it may find a GPU.
+
+    Args:
+        wish: as it was asked for; whoever named an engine gets that one.
+        images: to classify; 0 where nobody knows how many will come.
+        seen: what is known of GPUs here.
+    """
+    return wish == "auto" and images >= MANY and gpu_is_likely(seen)
 
 
 def settled(wish: EngineName, progress: Progress) -> EngineName:

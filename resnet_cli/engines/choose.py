@@ -38,6 +38,11 @@ def engine_for(model: keras.Model, wish: EngineName) -> Engine:
     return _LateOpenVino(model)
 
 
+def measuring_engine(wish: EngineName) -> EngineName:
+    """What measures a network that this process has trained: Keras on the GPU where there is one, unless another was named."""
+    return "keras" if wish == "auto" and has_gpu() else wish
+
+
 def converted(engine: Engine) -> Any | None:
     """The OpenVINO model that an engine for a network of Keras' was made of, in float32; None where there is no such model."""
     in_float32 = keras.mixed_precision.dtype_policy().name == "float32"

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_cli.data.decode import Geometry
-from resnet_cli.data.threads import Pause, map_arriving
+from resnet_cli.data.threads import Pause, items_ahead, map_arriving
 from resnet_cli.data.views import decode_views
 from resnet_cli.engines.base import Engine, Images, good_batch
 from resnet_cli.errors import ResnetError
@@ -78,7 +78,7 @@ def classify(
         except ResnetError as error:
             return _Decoded(path, error=error.message)
 
-    decoded = map_arriving(attempt, paths, ahead=4 * pictures)
+    decoded = map_arriving(attempt, paths, items_ahead(4 * pictures))
     # Every engine draws from the same groups and runs ahead of the results by its own few requests, no further.
     groups, *streams = itertools.tee(_grouped(decoded, pictures), 1 + len(members))
     answers = zip(*(_answers(member, stream, views) for member, stream in zip(members, streams, strict=True)), strict=True)

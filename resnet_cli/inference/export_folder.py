@@ -1,22 +1,24 @@
 """The folder of an export: complete or absent, never over anything else, and with OpenVINO's model a classifier for `predict`
 (light: the standard library only).
 
-In: a run. Out: a folder with the model, labels.txt, classify.py, and for OpenVINO export.json and splits.csv.
+In: a run. Out: a folder with the model, labels.txt, classify.py, and for OpenVINO export.json and splits.csv. It can be handed
+on: no file in it holds an absolute path or the name of an image.
 """
 
 import contextlib
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from resnet_cli.data.own_files import EXAMPLE, LABELS
+from resnet_cli.data.trained import trained_before
 from resnet_cli.errors import ResnetError
-from resnet_cli.files import UNFINISHED, unfinished, write_text
+from resnet_cli.files import UNFINISHED, unfinished, write_csv, write_text
 from resnet_cli.inference.example import example
 from resnet_cli.inference.formats import FormatName, is_export
-from resnet_cli.runs import EXPORT_RECORD, SPLITS, Run, load_run, read_record
+from resnet_cli.runs import EARLIER, EXPORT_RECORD, SPLITS, Run, load_run, read_record, read_splits
 
 
 def check_free(folder: Path, force: bool) -> None:
@@ -100,7 +102,7 @@ def describe(folder: Path, run: Run, name: FormatName, precision: str) -> int:
 
     Args:
         folder: the export.
-        run: what it was made from; its results are not the export's and stay out.
+        run: what it was made from; its results are not the export's and stay out, as do paths and names of images.
         name: the format.
         precision: what the model multiplies in, "float" or "int8".
     """
@@ -109,13 +111,29 @@ def describe(folder: Path, run: Run, name: FormatName, precision: str) -> int:
     program = example(name, run.record["image_size"], shape["resize"], shape["fraction"], len(run.classes))
     (folder / EXAMPLE).write_text(program, "utf-8")
     if name == "openvino":
-        kept = {key: value for key, value in run.record.items() if key != "results"}
-        made = {"format": name, "precision": precision, "run": str(run.folder.resolve())}
-        # With its pictures: they are what must not be scored, whatever becomes of the run.
+        made = {"format": name, "precision": precision, "run": run.folder.resolve().name}
         if run.splits.exists():
-            shutil.copyfile(run.splits, folder / SPLITS)
-        write_text(folder / EXPORT_RECORD, json.dumps({**kept, "export": made}, indent=2) + "\n")
+            _write_hashes(folder, run)
+        write_text(folder / EXPORT_RECORD, json.dumps({**_without_paths(run.record), "export": made}, indent=2) + "\n")
     return size(folder)
+
+
+def _write_hashes(folder: Path, run: Run) -> None:
+    """splits.csv: split, bytes and SHA-256 of every image, sorted. They are enough to score none that was trained on."""
+    known = {(row.split, row.content) for row in read_splits(run) if row.content}
+    known |= {(EARLIER, content) for trained in trained_before(run).values() for content in trained}
+    write_csv(folder / SPLITS, [("split", "bytes", "sha256"), *sorted((split, *content) for split, content in known)])
+
+
+def _without_paths(record: dict[str, Any]) -> dict[str, Any]:
+    """A run's record without results, and without what names a place on this machine: the command, folders, what a download
+    said when it failed, the path of a recipe.
+    """
+    kept = {key: value for key, value in record.items() if key != "results"}
+    data = {key: value for key, value in record.get("data", {}).items() if key != "path"}
+    weights = {**record.get("weights", {}), "path": "", "fallback": ""}
+    config = {key: Path(value).name if isinstance(value, str) else value for key, value in record.get("config", {}).items()}
+    return {**kept, "command": "", "data": data, "weights": weights, "config": config}
 
 
 def size(folder: Path) -> int:

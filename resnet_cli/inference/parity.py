@@ -18,6 +18,7 @@ from resnet_cli.inference.sampling import some_pictures
 from resnet_cli.runs import Run, read_splits
 
 PICTURES = 32
+_PATTERNS = "random patterns (none of the held-out pictures is there any more)"
 _BATCH = 8
 
 
@@ -37,6 +38,11 @@ class Parity:
     top1_agreement: float
     max_probability_difference: float
 
+    @property
+    def is_on_patterns(self) -> bool:
+        """Whether none of the run's held-out images was there to compare on."""
+        return self.source == _PATTERNS
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -54,7 +60,7 @@ def sample_pictures(run: Run, geometry: Geometry) -> Sample:
         found = []
     if found:
         return Sample(np.stack(found), "held-out pictures")
-    return Sample(_patterns(geometry.size), "random patterns (none of the held-out pictures is there any more)")
+    return Sample(_patterns(geometry.size), _PATTERNS)
 
 
 def compare(reference: Answer, exported: Answer, sample: Sample) -> Parity:

@@ -4,6 +4,7 @@ answers about as well.
 In: a run whose pictures are there. Out: a folder with the model and labels.txt, complete or absent; figures of both models.
 """
 
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from resnet_cli.inference.geometry import run_geometry
 from resnet_cli.inference.parity import sample_pictures
 from resnet_cli.inference.quantizers import MAX_DROP, find_quantizer
 from resnet_cli.inference.sampling import some_pictures
-from resnet_cli.inference.side_by_side import BATCH, Side, answer_both, speeds_of
+from resnet_cli.inference.side_by_side import BATCH, Side, answer_both, some_samples, speeds_of
 from resnet_cli.networks.spec import spec_from_record
 from resnet_cli.runs import Run, read_splits
 
@@ -39,6 +40,8 @@ class Quantized:
         split: which pictures were held out, "val" or "test".
         count: how many of them were measured.
         before, after: the float export and the int8 one.
+        max_drop: points of top-1 that int8 may lose.
+        left_out: what the reader of the figures must know: held-out images that are not among those measured.
     """
 
     exported: Exported
@@ -47,31 +50,61 @@ class Quantized:
     count: int
     before: Side
     after: Side
+    max_drop: float
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def lost(self) -> int:
+        """Images that the float export has right, less those that int8 has right; negative where int8 does better."""
+        return self.before.correct - self.after.correct
 
     @property
     def drop(self) -> float:
-        """Of held-out top-1, 0..1; negative where int8 does better."""
-        return (self.before.correct - self.after.correct) / self.count
+        """Points of held-out top-1 that int8 loses."""
+        return 100 * self.lost / self.count
+
+    @property
+    def allowed(self) -> int:
+        """How many images int8 may lose."""
+        return allowed_loss(self.max_drop, self.count)
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether int8 loses more than it may."""
+        return self.lost > self.allowed
 
 
-def export_int8(run: Run, name: FormatName, output: Path | None = None, force: bool = False) -> Quantized:
+def allowed_loss(points: float, count: int) -> int:
+    """How many of `count` images a model may lose that may lose so many points of top-1.
+
+    Whole images, rounded down; but one, where a single image is more than the bound, as so few images cannot show a smaller
+    loss. None for a bound of 0.
+    """
+    return max(1, math.floor(points * count / 100 + 1e-9)) if points else 0
+
+
+def export_int8(
+    run: Run, name: FormatName, output: Path | None = None, force: bool = False, max_drop: float = 100 * MAX_DROP
+) -> Quantized:
     """Export the classifier of a run with 8-bit weights and activations; the same input and output as the float export.
 
     Args:
         run: a complete run whose pictures are there.
         name: a format that has a quantizer.
         output: folder to write; None for export/<format>-int8 in the run.
-        force: replace an export that is there, and keep a model that loses more than `MAX_DROP`.
+        force: replace an export that is there, and keep a model that loses more than `max_drop`.
+        max_drop: points of held-out top-1 that int8 may lose, see `allowed_loss`.
 
     Raises:
         ResnetError: the folder exists or cannot be written, a package or the pictures are missing, or held-out top-1 drops
-            by more than `MAX_DROP`; nothing is left behind.
+            by more than `max_drop`; nothing is left behind.
     """
     form, quantizer = find_format(name), find_quantizer(name)
     folder = output or run.folder / "export" / f"{name}-int8"
     check_free(folder, force)
     geometry = run_geometry(run)
     scored = _held_out(run)
+    measured = some_samples(scored.samples)
     pictures = _calibration_pictures(run, geometry)
     model = with_named_output(read_classifier(run.weights, spec_from_record(run.record)))
     with new_folder(folder, force) as partial:
@@ -81,15 +114,17 @@ def export_int8(run: Run, name: FormatName, output: Path | None = None, force: b
         with converting(name):
             quantizer.write(model, exact, pictures, small)
             answers = quantizer.load(exact), quantizer.load(small)
-            both = answer_both(answers, scored.samples, geometry)
+            both = answer_both(answers, measured, geometry)
             speeds = speeds_of(answers, pictures[:BATCH])
         before = Side(both.correct[0], size(exact.parent), speeds[0])
         shutil.rmtree(exact.parent)
         after = Side(both.correct[1], size(partial), speeds[1])
         exported = Exported(folder, folder / small.name, describe(partial, run, name, "int8"), both.parity)
-        quantized = Quantized(exported, len(pictures), scored.split, both.parity.pictures, before, after)
-        if not force:
-            _refuse_drop(quantized)
+        count = both.parity.pictures
+        left_out = _left_out(scored, len(measured) - count)
+        quantized = Quantized(exported, len(pictures), scored.split, count, before, after, max_drop, left_out)
+        if quantized.is_worse and not force:
+            _refuse(quantized)
     return quantized
 
 
@@ -112,13 +147,25 @@ def _calibration_pictures(run: Run, geometry: Geometry) -> Images:
     return np.stack(found)
 
 
-def _refuse_drop(quantized: Quantized) -> None:
-    count, drop = quantized.count, quantized.drop
-    if drop <= MAX_DROP:
-        return
-    coarse = f" (one picture of {count} is {100 / count:.1f} points)" if 1 / count > MAX_DROP else ""
+def _left_out(scored: scoring.Scored, unreadable: int) -> tuple[str, ...]:
+    kind, notes = scoring.kind_of(scored.split), []
+    if changed := [str(path) for path in scored.changed]:
+        notes.append(f"{len(changed)} {kind} image(s) have changed since training and are left out: {scoring.some(changed)}")
+    if unreadable:
+        notes.append(f"{unreadable} {kind} image(s) cannot be read and are left out")
+    return tuple(notes)
+
+
+def _refuse(quantized: Quantized) -> None:
+    count, kind = quantized.count, scoring.kind_of(quantized.split)
     raise ResnetError(
-        f"int8 loses {100 * drop:.1f} points of held-out top-1, more than {100 * MAX_DROP:g}: it has {quantized.after.correct}"
-        f" of {count} {quantized.split} pictures right, the float export {quantized.before.correct}",
-        f"nothing was kept; export without --quantize, or keep it all the same with --force{coarse}",
+        f"int8 loses {in_images(quantized.lost, count)}, more than --max-drop {quantized.max_drop:g} allows, which is"
+        f" {in_images(quantized.allowed, count)}: it has {quantized.after.correct} of {count} {kind} images right, the float"
+        f" export {quantized.before.correct}",
+        "nothing was kept; export without --quantize, raise --max-drop, or keep it all the same with --force",
     )
+
+
+def in_images(lost: int, count: int) -> str:
+    """A loss of top-1 in both measures: "2 of 40 images (5.0 points)"."""
+    return f"{lost} of {count} images ({100 * lost / count:.1f} points)"

@@ -46,14 +46,18 @@ class Both:
     parity: Parity
 
 
+def some_samples(samples: Sequence[Sample]) -> list[Sample]:
+    """The images, or 2000 of them, the same ones every time."""
+    return [samples[index] for index in np.random.default_rng(0).permutation(len(samples))[:MEASURED]]
+
+
 def answer_both(answers: tuple[Answer, Answer], samples: Sequence[Sample], geometry: Geometry) -> Both:
-    """Run both models on the pictures, or on 2000 of them, the same ones every time; each picture is decoded once.
+    """Run both models on the images; each is decoded once, and one that cannot be read is passed over.
 
     Raises:
         ResnetError: none of them can be read.
     """
-    chosen = (samples[index] for index in np.random.default_rng(0).permutation(len(samples))[:MEASURED])
-    decoded = decode_all(chosen, geometry)
+    decoded = decode_all(samples, geometry)
     labels: list[int] = []
     outputs: tuple[list[Outputs], list[Outputs]] = ([], [])
     for batch in iter(lambda: list(islice(decoded, BATCH)), []):

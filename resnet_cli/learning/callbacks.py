@@ -5,7 +5,6 @@ In: Keras' calls. Out: metrics.jsonl, checkpoint/ and, if asked for, tensorboard
 
 import math
 import time
-from typing import Any
 
 import keras
 import numpy as np
@@ -16,21 +15,33 @@ from resnet_cli.files import write_text
 from resnet_cli.history import EpochRecord, read_history
 from resnet_cli.learning.checkpoints import Point, has_checkpoint, save_checkpoint, stored_metrics, write_whole
 from resnet_cli.learning.config import CHECKPOINT_SECONDS, MID_EPOCH_SECONDS, TrainConfig, small_epochs
+from resnet_cli.learning.optimizers import inner_optimizer
 from resnet_cli.learning.schedules import plateau_scale
 from resnet_cli.learning.stage import Stage, Stream
+from resnet_cli.learning.stopping import epochs_without_gain
 from resnet_cli.learning.tensorboard import EventFile
 from resnet_cli.networks.weights import named_variables
 from resnet_cli.progress import GO_ON, Progress, how_long, stop_if_asked
+
+CROSS_ENTROPY = "cross_entropy"  # the metric whose value on validation images is recorded as val_loss
 
 
 class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
     """Follows a whole training, over several calls of `fit`."""
 
     def __init__(
-        self, stage: Stage, config: TrainConfig, stream: Stream, table: NDArray[np.float32], begun: Point, progress: Progress
+        self,
+        stage: Stage,
+        config: TrainConfig,
+        stream: Stream,
+        table: NDArray[np.float32],
+        begun: Point,
+        progress: Progress,
+        reference: EpochRecord | None = None,
     ) -> None:
         super().__init__()
         self._stage, self._config, self._progress, self._rates = stage, config, progress, table
+        self._reference = reference
         self._per_epoch, self._images = stream.steps_per_epoch, stream.images_per_step
         self._step, self._validated, self._seconds_before = begun.step, begun.validated, begun.seconds
         stage.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -48,13 +59,14 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
     @property
     def best_epoch(self) -> int:
         """Epoch of the best validation accuracy, from 1; the lower loss decides between equals; 0 before any epoch."""
-        best = min(self.history, key=lambda record: (-record.val_accuracy, record.val_loss), default=None)
+        best = min(self.history, key=lambda record: record.rank, default=None)
         return best.epoch if best else 0
 
     @property
     def stopped_early(self) -> bool:
-        """Whether the validation accuracy has not risen for as many epochs as the configuration waits."""
-        return bool(self._config.patience) and len(self.history) - self.best_epoch >= self._config.patience
+        """Whether validation has gained nothing for as many epochs as the configuration waits."""
+        patience = self._config.patience
+        return bool(patience) and epochs_without_gain(self.history, self._reference) >= patience
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self._began, self._first_step = time.perf_counter(), self._step
@@ -89,14 +101,15 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         figures = logs or {}
-        self._require_number(figures["val_loss"])  # the last step shows here alone
+        val_loss = figures[f"val_{CROSS_ENTROPY}"]
+        self._require_number(val_loss)  # the last step shows here alone
         images = self._per_epoch * self._images
         record = EpochRecord(
             stage=self._stage.name,
             epoch=epoch + 1,
             loss=figures["loss"],
             accuracy=figures["accuracy"],
-            val_loss=figures["val_loss"],
+            val_loss=val_loss,
             val_accuracy=figures["val_accuracy"],
             val_top5=figures.get("val_top5"),
             learning_rate=self._rate(),
@@ -114,7 +127,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
             self._swap_averages()
         if self._config.plateau:
             scale = plateau_scale([each.val_loss for each in self.history], self._config.plateau)
-            self.model.optimizer.scale.assign(scale)
+            inner_optimizer(self.model).scale.assign(scale)
         write_text(self._metrics_file, self._metrics_file.read_text() + record.to_line())
         if self._events is not None:
             self._events.append(record)
@@ -179,8 +192,10 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         raise ResnetError(f"the loss is no longer a number at step {self._step}: {why}", hint)
 
     def _rate(self) -> float:
-        """The rate of the last step; the optimizer itself is at the next one already."""
-        return min(float(self._rates[self._step - 1]), float(self._rates.max()) * float(self.model.optimizer.scale))
+        """The rate of the last step; the optimizer is at the next one already, and in fp16 leaves out steps that overflow."""
+        optimizer = inner_optimizer(self.model)
+        last = max(0, int(optimizer.iterations) - 1)
+        return min(float(self._rates[last]), float(self._rates.max()) * float(optimizer.scale))
 
     def _save(self) -> None:
         """Write the best weights, where they changed, and a checkpoint: together they stand for the records so far."""
@@ -202,8 +217,8 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _swap_averages(self) -> None:
         """Exchange weights and their averages; batch-norm statistics are averages already."""
-        optimizer: Any = self.model.optimizer
-        for variable, average in zip(self.model.trainable_variables, optimizer._model_variables_moving_average, strict=True):
+        averages = inner_optimizer(self.model)._model_variables_moving_average
+        for variable, average in zip(self.model.trainable_variables, averages, strict=True):
             current = keras.ops.convert_to_numpy(variable)
             variable.assign(average)
             average.assign(current)

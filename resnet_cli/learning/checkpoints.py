@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import write_bytes
+from resnet_cli.learning.optimizers import inner_optimizer
 
 _KEPT = 2
 
@@ -47,7 +48,8 @@ def save_checkpoint(folder: Path, model: keras.Model, point: Point, metrics: Seq
         metrics: values of the metrics' variables; None takes those that the model holds now.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    kinds = {"v": _variables(model), "m": model.metrics_variables if metrics is None else metrics}
+    held = model.metrics_variables if metrics is None else metrics
+    kinds = {"v": _variables(model), "s": _loss_scale(model), "m": held}
     values = {
         f"{kind}{i}": keras.ops.convert_to_numpy(variable)
         for kind, variables in kinds.items()
@@ -65,17 +67,20 @@ def load_checkpoint(folder: Path, model: keras.Model) -> Point:
     Raises:
         ResnetError: no checkpoint is readable, or it belongs to another network.
     """
-    variables = _variables(model)
+    variables, scale = _variables(model), _loss_scale(model)
     for path in reversed(_generations(folder)):
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 values = [archive[f"v{i}"] for i in range(len(variables))]
                 known = {name: archive[name].item() for name in ("validated", "seconds") if name in archive}
+                scaled = [archive[f"s{i}"] for i in range(len(scale)) if f"s{i}" in archive]
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
             continue
         if any(value.shape != tuple(variable.shape) for value, variable in zip(values, variables, strict=True)):
             raise ResnetError(f"the checkpoint {path} belongs to another network", "resume with the options it began with")
         for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+        for variable, value in zip(scale, scaled, strict=False):  # none where the run began in another precision
             variable.assign(value)
         return Point(int(path.stem.split("-")[1]), **known)
     raise ResnetError(f"there is no readable checkpoint in {folder}", "start anew without --resume")
@@ -117,4 +122,10 @@ def _generations(folder: Path) -> list[Path]:
 
 
 def _variables(model: keras.Model) -> list[Any]:
-    return [*model.variables, *model.optimizer.variables]
+    return [*model.variables, *inner_optimizer(model).variables]
+
+
+def _loss_scale(model: keras.Model) -> list[Any]:
+    """What Keras scales the loss by in fp16, and since when; none in other precisions."""
+    inner = {id(variable) for variable in inner_optimizer(model).variables}
+    return [variable for variable in model.optimizer.variables if id(variable) not in inner]

@@ -37,7 +37,8 @@ class TrainConfig:
         ema: share of all steps over which weights are averaged; the averages are validated and kept; 0 for none.
         progressive: the first two thirds of the epochs see pictures of half the side: half of all work, which buys twice as
             many epochs (Howard 2018, progressive resizing).
-        patience: epochs without a better validation accuracy before training stops; 0 never stops early.
+        patience: epochs in which neither validation accuracy nor validation loss gets better before training stops, counted
+            from the peak of the learning rate on; 0 never stops early.
         class_weights: weigh classes by 1 / their count.
         pixel_mean: scale pixels to 0..1 and subtract the training pictures' mean, pixel by pixel.
         crop, scale, flip, rotate, shift, sharpness, cutout, mixup: see `data.augment.Augmentation`.
@@ -99,6 +100,9 @@ class FinetuneConfig:
         flip: mirror every second view of light and strong. Digits, text and arrows then get wrong labels.
         views: augmented views of each training image that go through the frozen layers; 1 = the image as prediction sees it,
             0 chooses by the number of images.
+        patience: epochs of the second stage without a gain in validation on the head and all earlier epochs before it stops,
+            counted from the peak of its learning rate on; 0 never stops early, and never skips the stage for a perfect head.
+        time_limit: seconds that both phases may take together; views and epochs are chosen to fit; 0 for no limit.
         class_weights: weigh classes by 1 / their count.
         val_split: share held out where the folder has no validation pictures; None = 0.2, or 0.1 beside a test folder.
         seed: of everything random.
@@ -114,6 +118,8 @@ class FinetuneConfig:
     augment: Augment = "light"
     flip: bool = True
     views: int = 0
+    patience: int = 5
+    time_limit: float = 0.0
     class_weights: bool = False
     val_split: float | None = None
     seed: int = 0

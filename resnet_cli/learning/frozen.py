@@ -5,7 +5,6 @@ and what an interrupted run computed is not computed again.
 """
 
 import hashlib
-import itertools
 import json
 import os
 import shutil
@@ -15,16 +14,14 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from numpy.typing import NDArray
 
-from resnet_cli.data.decode import Pixels
 from resnet_cli.engines.base import Engine, good_batch
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import write_text
 from resnet_cli.learning.feature_cache import FeatureCache
 from resnet_cli.learning.material import Material
 from resnet_cli.learning.row_files import RowFiles
-from resnet_cli.learning.rows import NOT_YET, Rows
+from resnet_cli.learning.rows import NOT_YET, Rows, batched
 from resnet_cli.learning.stored import Stored
 from resnet_cli.networks.weights import named_variables
 from resnet_cli.progress import Progress, stop_if_asked
@@ -205,7 +202,7 @@ def _compute(
     with _storing(files[0].parent), RowFiles(files, [keys[row] for row in some]) as stored:
         task.advance(stored.count)
         left = rows.readable(some, stored.damaged)[stored.count :]
-        for outputs in engine.run_many(_batched(rows.squares(left, stored.damaged), good_batch(engine, rows.geometry.size))):
+        for outputs in engine.run_many(batched(rows.squares(left, stored.damaged), good_batch(engine, rows.geometry.size))):
             stored.write(outputs)
             progress.unsaved()
             task.advance(len(outputs[0]))
@@ -222,8 +219,3 @@ def _storing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ResnetError(f"cannot store activations in {folder}: {error.strerror}", "free some disk") from error
-
-
-def _batched(squares: Iterator[Pixels], size: int) -> Iterator[NDArray[np.uint8]]:
-    while batch := list(itertools.islice(squares, size)):
-        yield np.stack(batch)

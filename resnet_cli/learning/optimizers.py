@@ -55,6 +55,12 @@ def make_optimizer(config: TrainConfig, table: NDArray[np.float32], variables: l
     return by_variable(TableSchedule(table), peak=float(table.max()), settings=settings, decoupled=decoupled, **options)
 
 
+def inner_optimizer(model: keras.Model) -> Any:
+    """The optimizer that `make_optimizer` gave to a compiled model: in fp16 Keras wraps it in one that scales the loss."""
+    optimizer = model.optimizer
+    return optimizer.inner_optimizer if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) else optimizer
+
+
 def _by_variable(kind: type[keras.optimizers.Optimizer]) -> type[keras.optimizers.Optimizer]:
     """An optimizer whose rate and weight decay differ by variable; Keras has no such rates, and decouples every decay.
 

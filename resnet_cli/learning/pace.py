@@ -12,17 +12,17 @@ import keras
 from resnet_cli.errors import ResnetError
 from resnet_cli.learning.config import TrainConfig, small_epochs
 from resnet_cli.learning.optimizers import make_optimizer
+from resnet_cli.learning.prefetch import on_device
 from resnet_cli.learning.reading import Reading
 from resnet_cli.learning.schedules import rates
 from resnet_cli.learning.snapshot import untouched
 from resnet_cli.learning.stage import Stream
 from resnet_cli.learning.training import loss_of
-from resnet_cli.progress import Progress, stop_if_asked
+from resnet_cli.progress import NOTHING_YET, Progress, stop_if_asked
 
 _WARM_UP, _MEASURED = 5, 25  # steps: the first ones trace and compile
 _SHARE = 0.1  # of the limit, for each measuring of steps
-_MARGIN = 0.95  # of the limit is planned: no machine keeps its pace
-_AGAIN = "type the same command again"
+MARGIN = 0.95  # of the limit is planned: no machine keeps its pace
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Pace:
         step: of one training step.
         small_step: of one step on the smaller pictures of progressive training; the same without.
         validation: of measuring all held-out pictures once.
-        start: until the first steps are under way: graphs are traced and compiled, of deep networks for minutes.
+        start: for graphs to be traced and compiled, of deep networks minutes. Training pays it again: its optimizer holds the
+            rates of all steps, whose number is not known before.
     """
 
     step: float
@@ -44,11 +45,12 @@ class Pace:
     def epochs_within(self, seconds: float, steps_per_epoch: int) -> int:
         """Whole epochs that fit, those with smaller pictures among them; 0 where not even one does."""
         epochs = 0
-        while self._seconds_of(epochs + 1, steps_per_epoch) <= seconds * _MARGIN:
+        while self.seconds_of(epochs + 1, steps_per_epoch) <= seconds:
             epochs += 1
         return epochs
 
-    def _seconds_of(self, epochs: int, steps: int) -> float:
+    def seconds_of(self, epochs: int, steps: int) -> float:
+        """Of a training of so many epochs of so many steps."""
         small = small_epochs(epochs)
         trained = steps * (small * self.small_step + (epochs - small) * self.step)
         return self.start + trained + epochs * self.validation
@@ -62,19 +64,21 @@ def measure_pace(
     limit: float,
     progress: Progress,
     small: Stream | None = None,
+    hint: str = NOTHING_YET,
 ) -> Pace:
     """Train a few steps and leave the network as it was.
 
     Args:
         model, stream, held_out, config, progress, small: as of `train`.
         limit: seconds that the training may take; each measuring of steps ends after a tenth of that, or two steps.
+        hint: how to go on after a signal.
 
     Raises:
         ResnetError: a picture cannot be read any more.
         Interrupted: a signal asked to stop.
     """
     task = progress.start("measuring the pace", None)
-    clock, reading = _Clock(limit * _SHARE, progress), Reading(_AGAIN)
+    clock, reading = _Clock(limit * _SHARE, progress, hint), Reading(hint.partition(": ")[2] or hint)
     with untouched(model), reading.told():
         model.compile(
             optimizer=make_optimizer(config, rates(replace(config, learning_rate=0.0), 1), model.trainable_variables),
@@ -86,8 +90,9 @@ def measure_pace(
             small_step, start_of_small = _measure_steps(model, small, clock, reading)
             start += start_of_small
         watched = reading.held_out(held_out)
-        model.evaluate(watched, steps=1, callbacks=[clock], verbose=0)  # traces and compiles
         began = time.perf_counter()
+        model.evaluate(watched, steps=1, callbacks=[clock], verbose=0)  # traces and compiles
+        start, began = start + time.perf_counter() - began, time.perf_counter()
         batches = max(1, min(8, len(held_out)))
         model.evaluate(watched, steps=batches, callbacks=[clock], verbose=0)
         validation = (time.perf_counter() - began) * len(held_out) / batches
@@ -95,21 +100,22 @@ def measure_pace(
     return Pace(step, small_step, validation, start)
 
 
-def fit_to_limit(config: TrainConfig, limit: float, pace: Pace, steps_per_epoch: int) -> TrainConfig:
+def fit_to_limit(config: TrainConfig, limit: float, pace: Pace, steps_per_epoch: int, spent: float = 0.0) -> TrainConfig:
     """The recipe with as many epochs as fit.
 
     Args:
         config: recipe.
-        limit: seconds.
+        limit: seconds, from the beginning of the training.
         pace: of this machine.
         steps_per_epoch: of the stream.
+        spent: seconds of the limit that are over, on measuring the pace among others.
 
     Raises:
         ResnetError: not even one epoch fits.
     """
-    epochs = pace.epochs_within(limit, steps_per_epoch)
+    epochs = pace.epochs_within(limit * MARGIN - spent, steps_per_epoch)
     if not epochs:
-        needed = (pace.start + pace.step * steps_per_epoch + pace.validation) / _MARGIN
+        needed = (spent + pace.seconds_of(1, steps_per_epoch)) / MARGIN
         raise ResnetError(
             f"--time-limit {limit:.0f}s is too short: one epoch takes {needed:.0f} s here",
             f"give at least --time-limit {int(needed) + 1}s, or fewer pictures",
@@ -120,27 +126,27 @@ def fit_to_limit(config: TrainConfig, limit: float, pace: Pace, steps_per_epoch:
 class _Clock(keras.callbacks.Callback):  # type: ignore[misc]
     """When each step of a `fit` ended; ends it after so many seconds, and all of it where a signal asks to stop."""
 
-    def __init__(self, seconds: float, progress: Progress) -> None:
+    def __init__(self, seconds: float, progress: Progress, hint: str) -> None:
         super().__init__()
-        self._seconds, self._progress = seconds, progress
+        self._seconds, self._progress, self._hint = seconds, progress, hint
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self.began, self.times = time.perf_counter(), list[float]()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        stop_if_asked(self._progress, f"nothing was trained yet: {_AGAIN}")
+        stop_if_asked(self._progress, self._hint)
         self.times.append(time.perf_counter())
         self.model.stop_training = len(self.times) > 1 and self.times[-1] - self.began > self._seconds
 
     def on_test_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        stop_if_asked(self._progress, f"nothing was trained yet: {_AGAIN}")
+        stop_if_asked(self._progress, self._hint)
 
 
 def _measure_steps(model: keras.Model, stream: Stream, clock: _Clock, reading: Reading) -> tuple[float, float]:
     """Seconds a step, and what the first ones take beyond that."""
     model.train_function = None  # each size is measured with a graph of its own, as it is trained
     with reading.batches(stream.batches()) as batches:
-        model.fit(batches, steps_per_epoch=_WARM_UP + _MEASURED, callbacks=[clock], shuffle=False, verbose=0)
+        model.fit(on_device(batches), steps_per_epoch=_WARM_UP + _MEASURED, callbacks=[clock], shuffle=False, verbose=0)
     warm_up = min(_WARM_UP, len(clock.times) // 2)
     warm = clock.times[warm_up - 1]
     step = (clock.times[-1] - warm) / (len(clock.times) - warm_up)

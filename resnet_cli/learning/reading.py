@@ -4,6 +4,7 @@ In: batches, and held-out batches. Out: the same; the first error of reading the
 """
 
 from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -35,11 +36,14 @@ class Reading:
 
     @contextmanager
     def told(self) -> Iterator[None]:
-        """Around what Keras does with the batches.
+        """Around what Keras does with the batches: while it lasts, held-out ones are read one ahead.
 
         Raises:
             ResnetError: what could not be read.
         """
+        self._thread = ThreadPoolExecutor(1)
+        # Started here: Python would count the threads of TensorFlow, which ask for batches, among its own if they started one.
+        self._thread.submit(int)
         try:
             yield
         except Interrupted:
@@ -48,6 +52,12 @@ class Reading:
             if self._error is None:
                 raise
             raise self._error from None
+        finally:
+            self._thread.shutdown(cancel_futures=True)
+
+    def begin(self, batches: keras.utils.PyDataset, index: int) -> Future[Any]:
+        """Read one of some batches meanwhile."""
+        return self._thread.submit(batches.__getitem__, index)
 
     def _watched(self, batches: Iterator[Any]) -> Generator[Any]:
         with self._remembered():
@@ -66,13 +76,22 @@ class Reading:
 
 
 class _Watched(keras.utils.PyDataset):  # type: ignore[misc]
+    """Reads one batch ahead of the step, in order, which Keras does by processes or out of order alone."""
+
     def __init__(self, batches: keras.utils.PyDataset, reading: Reading) -> None:
         super().__init__(workers=1)
         self._batches, self._reading = batches, reading
+        self._ahead: dict[int, Future[Any]] = {}
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def __getitem__(self, index: int) -> Any:
         with self._reading._remembered():
-            return self._batches[index]
+            begun = self._ahead.pop(index, None)
+            batch = self._batches[index] if begun is None else begun.result()
+            self._ahead.clear()
+            if index + 1 < len(self):
+                with suppress(RuntimeError):  # the training has ended, and a thread of TensorFlow goes on asking
+                    self._ahead[index + 1] = self._reading.begin(self._batches, index + 1)
+            return batch

@@ -10,10 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from resnet_cli.data.augment import Augmentation, augment, generator
 from resnet_cli.data.decode import Geometry, Pixels
 from resnet_cli.data.pictures import Pictures
-from resnet_cli.data.threads import map_in_order
+from resnet_cli.data.threads import items_ahead, map_in_order
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import digest
 from resnet_cli.learning.feature_cache import KEY
@@ -67,7 +70,7 @@ class Rows:
         """
         together = itertools.groupby(rows, key=lambda row: row // self.views)
         groups = ((index, list(each)) for index, each in together)
-        for index, squares in map_in_order(self._squares_of_one, groups, ahead=16):
+        for index, squares in map_in_order(self._squares_of_one, groups, items_ahead(16)):
             if isinstance(squares, ResnetError):
                 damaged[index] = squares.message
             else:
@@ -114,3 +117,9 @@ def _identity(path: Path) -> str:
         return digest(path)
     except OSError:  # whoever decodes it will say why
         return hashlib.sha256(os.fsencode(path)).hexdigest()
+
+
+def batched(squares: Iterator[Pixels], size: int) -> Iterator[NDArray[np.uint8]]:
+    """Squares of one size as uint8 (up to `size`, H, W, 3)."""
+    while batch := list(itertools.islice(squares, size)):
+        yield np.stack(batch)

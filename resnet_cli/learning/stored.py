@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_cli.data.batches import Order
-from resnet_cli.data.threads import map_in_order
+from resnet_cli.data.threads import batches_ahead, map_in_order
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,8 @@ class StoredStream:
 
     def batches(self, first_step: int = 0) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
         """Batches from a step on, read ahead by threads, without end."""
-        return map_in_order(self.batch, itertools.count(first_step), ahead=4)
+        size = 4 * self.batch_size * math.prod(self.stored.shape)
+        return map_in_order(self.batch, itertools.count(first_step), batches_ahead(size, ready=2))
 
     def batch(self, step: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The batch of one step: float32 activations (N, ...) and one-hot targets (N, classes)."""

@@ -17,6 +17,7 @@ from resnet_cli.learning.stage import Stream
 from resnet_cli.learning.stored import Stored, StoredBatches, StoredStream
 from resnet_cli.networks.split import tail_model
 
+LABEL_SMOOTHING = 0.1
 _PICTURES = 30_000  # as many epochs as make about this many pictures
 
 
@@ -65,7 +66,8 @@ def _recipe(config: FinetuneConfig, material: Material) -> TrainConfig:
         schedule="one-cycle",
         warmup=0.2,
         weight_decay=0.05,
-        label_smoothing=0.1,
+        label_smoothing=LABEL_SMOOTHING,
+        patience=config.patience,
         class_weights=config.class_weights,
         seed=config.seed,
     )

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_cli.history import EpochRecord
-from resnet_cli.learning.callbacks import Recorder
+from resnet_cli.learning.callbacks import CROSS_ENTROPY, Recorder
 from resnet_cli.learning.checkpoints import Point, has_checkpoint, load_checkpoint, stored_metrics
 from resnet_cli.learning.config import TrainConfig, small_epochs
 from resnet_cli.learning.optimizers import make_optimizer
+from resnet_cli.learning.prefetch import on_device
 from resnet_cli.learning.reading import Reading
 from resnet_cli.learning.schedules import rates
 from resnet_cli.learning.stage import Stage, Stream
@@ -55,6 +56,7 @@ def train(
     stage: Stage,
     progress: Progress,
     small: Stream | None = None,
+    reference: EpochRecord | None = None,
 ) -> TrainResult:
     """Train every trainable layer of a network and leave it with its best weights.
 
@@ -66,6 +68,7 @@ def train(
         stage: where records and checkpoints go.
         progress: where to report, and what asks to stop.
         small: a stream of smaller pictures for the first epochs (`config.progressive`).
+        reference: an epoch of an earlier phase, which an epoch has to surpass to count as a gain (`config.patience`).
 
     Raises:
         ResnetError: the loss is no number any more, a picture cannot be read any more, or the disk is full.
@@ -80,7 +83,7 @@ def train(
     )
     model.optimizer.build(model.trainable_variables)
     begun = load_checkpoint(stage.checkpoints, model) if stage.resume and has_checkpoint(stage.checkpoints) else Point(0)
-    recorder = Recorder(stage, config, stream, table, begun, progress)
+    recorder = Recorder(stage, config, stream, table, begun, progress, reference)
     weights = balanced_weights(stream.labels, stream.classes) if config.class_weights else None
     reading = Reading()
     if not begun.validated:
@@ -92,7 +95,7 @@ def train(
         model.train_function = None  # `fit` would go on with one for any size, which knows no sizes and is slower
         with reading.told(), reading.batches(segment.stream.batches(segment.first_step)) as batches:
             model.fit(
-                batches if weights is None else _weighed(batches, weights),
+                on_device(batches if weights is None else _weighed(batches, weights)),
                 steps_per_epoch=segment.steps_per_epoch,
                 initial_epoch=segment.first_epoch,
                 epochs=segment.last_epoch,
@@ -101,6 +104,8 @@ def train(
                 shuffle=False,  # the stream is shuffled already
                 verbose=0,
             )
+    if (last := len(recorder.history)) < config.epochs:
+        progress.line(f"{stage.name} stopped after epoch {last} of {config.epochs}: no gain in {config.patience} epochs")
     recorder.restore_best(model)
     return TrainResult(tuple(recorder.history), recorder.best_epoch)
 
@@ -137,7 +142,9 @@ def _weighed(batches: Iterator[tuple[Any, NDArray[np.float32]]], weights: NDArra
 
 
 def _metrics(classes: int) -> list[keras.metrics.Metric]:
-    metrics = [keras.metrics.CategoricalAccuracy(name="accuracy")]
+    # Keras validates by the loss that trains, label smoothing included: what phases and runs are compared by is a metric.
+    cross_entropy = keras.metrics.CategoricalCrossentropy(name=CROSS_ENTROPY, from_logits=True)
+    metrics = [keras.metrics.CategoricalAccuracy(name="accuracy"), cross_entropy]
     if classes > 5:
         metrics.append(keras.metrics.TopKCategoricalAccuracy(5, name="top5"))
     return metrics

@@ -5,8 +5,10 @@ In: a pretrained network with an untrained head, and pictures. Out: the same net
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -14,7 +16,9 @@ import numpy as np
 from resnet_cli.data.augment import Augmentation
 from resnet_cli.data.pictures import Pictures
 from resnet_cli.data.scan import LeftOut
+from resnet_cli.engines.base import Engine
 from resnet_cli.engines.choose import converted, engine_for
+from resnet_cli.errors import ResnetError
 from resnet_cli.learning.config import FinetuneConfig
 from resnet_cli.learning.feature_cache import FeatureCache, room_for_features
 from resnet_cli.learning.frozen import (
@@ -26,15 +30,19 @@ from resnet_cli.learning.frozen import (
 )
 from resnet_cli.learning.head import train_head
 from resnet_cli.learning.material import AS_IT_IS, Material
+from resnet_cli.learning.pace import MARGIN, measure_pace
 from resnet_cli.learning.rate_finder import RateSearch, find_rate
 from resnet_cli.learning.rows import NOT_YET, rows_of
 from resnet_cli.learning.stage import Stage
+from resnet_cli.learning.stopping import SURE, is_perfect
 from resnet_cli.learning.stored import Stored
 from resnet_cli.learning.tail import Tail, tail_on_engine, tail_on_pixels, tail_on_stored
+from resnet_cli.learning.time_limit import Limit, measure_frozen, views_within
 from resnet_cli.learning.training import TrainResult, train
 from resnet_cli.networks.split import boundary_model, feature_model, freeze_batch_norm, prefix_model
 from resnet_cli.networks.weights import named_variables
-from resnet_cli.progress import Progress
+from resnet_cli.progress import Progress, how_long
+from resnet_cli.runs import drop_checkpoint
 
 _FORWARD_PASSES = 12_000  # views are chosen so that about this many pictures go through the frozen part
 
@@ -49,15 +57,27 @@ class TransferResult:
         head: the first stage.
         tail: the second stage, None where nothing was unfrozen.
         kept: "head" or "tail": whose weights the network holds.
+        fine_tuning: how the second stage ended: "none" was asked for, it was "skipped" as the head left nothing to gain, the
+            time limit left "no time" for it, it "stopped early", or it "finished" all epochs.
     """
 
     head: TrainResult
     tail: TrainResult | None
     kept: str
+    fine_tuning: Literal["none", "skipped", "no time", "stopped early", "finished"]
 
     @property
     def best(self) -> TrainResult:
         return self.tail if self.tail is not None and self.kept == "tail" else self.head
+
+    def to_json(self) -> dict[str, Any]:
+        """What `finetune` adds to the JSON contract of a training."""
+        return {
+            "kept": self.kept,
+            "head_top1": self.head.best.val_accuracy,
+            "fine_tuning": self.fine_tuning,
+            "fine_tuning_epochs": len(self.tail.history) if self.tail is not None else 0,
+        }
 
 
 @dataclass(frozen=True)
@@ -73,6 +93,7 @@ class Frozen:
         boundary: activations at the freeze boundary, of the same; None where they are not stored.
         left_out: the pictures that turned out unreadable, and why.
         backbone: an OpenVINO model of pictures to pooled features, where the engine was made of one and all stays frozen.
+        limit: of both phases, whose clock began with the frozen part; None for none.
     """
 
     material: Material
@@ -83,6 +104,7 @@ class Frozen:
     boundary: tuple[Stored, Stored] | None
     left_out: tuple[LeftOut, ...]
     backbone: Any
+    limit: Limit | None = None
 
 
 def transfer(
@@ -95,7 +117,9 @@ def transfer(
 ) -> TransferResult:
     """Train a head on features that were computed once, then unfreeze as much as the configuration says.
 
-    The second stage's weights are kept only if their held-out accuracy is at least the first stage's.
+    The second stage's weights are kept only if their validation accuracy is higher than the first stage's, or equal at a lower
+    validation loss. It is left out where the first stage leaves nothing to gain (`stopping.is_perfect`), unless
+    `config.patience` is 0 or a range test is asked for.
 
     Args:
         model: the one that `run_frozen` got.
@@ -110,7 +134,13 @@ def transfer(
     head = train_head(model, *frozen.features, material, config, stage, progress)
     progress.line(f"head  held-out accuracy {head.best.val_accuracy:.1%}  training accuracy {head.best.accuracy:.1%}")
     if config.unfreeze == "none":
-        return TransferResult(head, None, "head")
+        return TransferResult(head, None, "head", "none")
+    if config.patience and choose_rate is None and is_perfect(head.best):
+        progress.line(
+            f"fine-tuning skipped: the head is right on all {len(material.held_out)} validation images, at a validation loss"
+            f" of {head.best.val_loss:.3f}, below {SURE}; --patience 0 fine-tunes all the same"
+        )
+        return TransferResult(head, None, "head", "skipped")
     before = {name: keras.ops.convert_to_numpy(value) for name, value in named_variables(model).items()}
     freeze_batch_norm(model)
     second = _second_stage(model, frozen, config)
@@ -118,15 +148,25 @@ def transfer(
     if choose_rate is not None:
         rate = choose_rate(lambda: find_rate(second.model, second.stream, recipe, progress, NOT_YET))
         if rate is None:
-            return TransferResult(head, None, "head")
+            return TransferResult(head, None, "head", "none")
         recipe = replace(recipe, learning_rate=rate)
+    if frozen.limit is not None:
+        epochs = _epochs_within(frozen.limit, second, frozen.views, material.folder / "checkpoint" / "epochs.json", progress)
+        if not epochs:
+            return TransferResult(head, None, "head", "no time")
+        recipe = replace(recipe, epochs=epochs)
     stage = Stage("tail", material.folder, resume, tensorboard=material.tensorboard)
-    tail = train(second.model, second.stream, second.held_out, recipe, stage, progress)
-    if tail.best.val_accuracy >= head.best.val_accuracy:
-        return TransferResult(head, tail, "tail")
+    tail = train(second.model, second.stream, second.held_out, recipe, stage, progress, reference=head.best)
+    ended: Literal["stopped early", "finished"] = "stopped early" if len(tail.history) < recipe.epochs else "finished"
+    if tail.best.rank < head.best.rank:
+        return TransferResult(head, tail, "tail", ended)
     for name, variable in named_variables(model).items():
         variable.assign(before[name])
-    return TransferResult(head, tail, "head")
+    progress.warn(
+        f"{len(tail.history)} epochs of fine-tuning gained nothing in validation (accuracy {tail.best.val_accuracy:.1%}, loss"
+        f" {tail.best.val_loss:.3f}; the head {head.best.val_accuracy:.1%}, {head.best.val_loss:.3f}): the head alone was kept"
+    )
+    return TransferResult(head, tail, "head", ended)
 
 
 def run_frozen(model: keras.Model, material: Material, config: FinetuneConfig, progress: Progress) -> Frozen:
@@ -138,6 +178,8 @@ def run_frozen(model: keras.Model, material: Material, config: FinetuneConfig, p
         config: what is frozen.
         progress: where to report.
     """
+    progress.saved(NOT_YET)
+    limit = Limit(config.time_limit) if config.time_limit else None
     network, folder = material.spec.network, material.folder / "checkpoint" / "activations"
     folder.mkdir(parents=True, exist_ok=True)
     frozen, shapes = feature_model(model), [model.get_layer("avg_pool").output.shape[1:]]
@@ -157,6 +199,8 @@ def run_frozen(model: keras.Model, material: Material, config: FinetuneConfig, p
             progress.line(f"{room / 1e9:.1f} GB may be used, too little for the activations: each epoch computes them again")
     engine = engine_for(frozen, config.engine)
     progress.line(f"frozen layers, engine: {engine.name} {engine.precision}")
+    if limit is not None:
+        views = _views_within(limit, engine, material, config, views, folder / "views-within-limit.json", progress)
     lasting = room_for_features(material.features)
     cache = FeatureCache(features_folder(material, model, engine), shapes[0][0], lasting)
     left_out: list[LeftOut] = []
@@ -173,7 +217,43 @@ def run_frozen(model: keras.Model, material: Material, config: FinetuneConfig, p
     readable = replace(material, training=training, held_out=held_out)
     features = (training_features, held_out_features)
     backbone = converted(engine) if config.unfreeze == "none" else None
-    return Frozen(readable, engine.name, engine.precision, views, features, boundary, tuple(left_out), backbone)
+    return Frozen(readable, engine.name, engine.precision, views, features, boundary, tuple(left_out), backbone, limit)
+
+
+def _views_within(
+    limit: Limit, engine: Engine, material: Material, config: FinetuneConfig, usual: int, note: Path, progress: Progress
+) -> int:
+    """The number of views that fit into the limit, or that did when the run began."""
+    if note.exists():
+        return as_it_began(note, usual)
+    pace = measure_frozen(engine, material, usual, limit.seconds, progress)
+    least = usual if config.views else 1
+    try:
+        views = views_within(limit.seconds, limit.spent(), pace, config.unfreeze, usual, least)
+    except ResnetError:  # nothing was computed: no unfinished run is left
+        drop_checkpoint(material.folder)
+        with suppress(OSError):
+            material.folder.rmdir()
+        raise
+    limit.plan(f"{views} views", pace.seconds_of(views))
+    return as_it_began(note, views)
+
+
+def _epochs_within(limit: Limit, second: Tail, views: int, note: Path, progress: Progress) -> int:
+    """Epochs of the fine-tuning phase that fit into what is left of the limit, or did when the run began; at most the usual."""
+    if note.exists():
+        return as_it_began(note, 0)
+    steps = second.stream.steps_per_epoch
+    pace = measure_pace(second.model, second.stream, second.held_out, second.recipe, limit.seconds, progress, hint=NOT_YET)
+    epochs = min(second.recipe.epochs, pace.epochs_within(limit.seconds * MARGIN - limit.spent(), steps))
+    if epochs:
+        limit.plan(f"{views} views and {epochs} epochs", pace.seconds_of(epochs, steps))
+    else:
+        progress.warn(
+            f"--time-limit {how_long(limit.seconds)} leaves no time to fine-tune: one epoch takes"
+            f" {how_long(pace.seconds_of(1, steps))} here, so the head alone was trained"
+        )
+    return as_it_began(note, epochs)
 
 
 def _second_stage(model: keras.Model, frozen: Frozen, config: FinetuneConfig) -> Tail:

@@ -43,7 +43,7 @@ class Report:
         figures: the fields of `evaluate --json`.
         mistakes: the worst first; the page shows them all, so hand over a few.
         curves: curves.png, where there is one.
-        notes: what the reader must know.
+        warnings: what the reader must know.
     """
 
     title: str
@@ -51,7 +51,7 @@ class Report:
     figures: dict[str, Any]
     mistakes: Sequence[Mistake]
     curves: Path | None
-    notes: Sequence[str] = ()
+    warnings: Sequence[str] = ()
 
 
 def write_report(path: Path, report: Report) -> None:

@@ -1,0 +1,49 @@
+"""Which images the networks of runs have learned from, known by their content (light: the standard library only).
+
+In: runs and their splits.csv. Out: contents of training images, those of the runs whose weights they began with among them.
+"""
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from resnet_cli.errors import ResnetError
+from resnet_cli.files import digest
+from resnet_cli.runs import EARLIER, Content, Run, SplitRow, read_record, read_splits
+
+
+def trained_contents(rows: Iterable[SplitRow]) -> set[Content]:
+    """Of the pictures that a run was trained on, itself and not the runs that it began with."""
+    return {row.content for row in rows if row.split == "train" and row.content}
+
+
+def trained_before(run: Run) -> dict[Path, set[Content]]:
+    """What the earlier runs learned from whose weights a run began with, by their folders, as far as these are there still."""
+    found: dict[Path, set[Content]] = {}
+    with suppress(OSError, ResnetError):  # gone, or damaged since
+        if run.is_export and (kept := {row.content for row in read_splits(run) if row.split == EARLIER and row.content}):
+            return {Path("an earlier run"): kept}
+        while (weights := run.record.get("weights", {})).get("source") == "file":
+            path = Path(weights["path"])
+            run = Run(path.parent, read_record(path.parent / "run.json"))
+            trained = trained_contents(read_splits(run))
+            if digest(path) != weights["sha256"] or not trained:
+                break
+            found[run.folder] = trained
+    return found
+
+
+def is_validated_by_test(rows: Sequence[SplitRow]) -> bool:
+    """Whether the test pictures of a run chose its epoch as well, as with --val-split 0."""
+    places = {split: {(row.path, row.content) for row in rows if row.split == split} for split in ("val", "test")}
+    return bool(places["test"]) and places["test"] == places["val"]
+
+
+def trained(runs: Sequence[Run]) -> set[Content]:
+    """What the networks of some runs have learned from."""
+    return {
+        content
+        for run in runs
+        for those in (trained_contents(read_splits(run)), *trained_before(run).values())
+        for content in those
+    }
