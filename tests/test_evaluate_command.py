@@ -242,7 +242,7 @@ def test_held_out_pictures_that_are_others_by_now_are_told(
     (tiny_dataset / held["path"]).write_bytes((tiny_dataset / trained["path"]).read_bytes())
     document = evaluated(run_cli, "--run", run, "--allow-changed")
     count = sum(row["split"] == "val" for row in rows)
-    assert f"1 of {count} held-out pictures are copies of training pictures" in " ".join(document["notes"])
+    assert f"1 of {count} held-out images are copies of training images" in " ".join(document["notes"])
 
 
 def test_pictures_that_an_earlier_run_was_trained_on_are_told_and_never_scored_elsewhere(
@@ -255,7 +255,7 @@ def test_pictures_that_an_earlier_run_was_trained_on_are_told_and_never_scored_e
     assert result.exit_code == 0, result.stderr
     held = {row["path"] for row in rows_of(second / "splits.csv") if row["split"] == "val"}
     before = {row["path"] for row in rows_of(first / "splits.csv") if row["split"] == "train"}
-    told = f"{len(held & before)} of {len(held)} held-out pictures are among those that {first} was trained on"
+    told = f"{len(held & before)} of {len(held)} held-out images are among those that {first} was trained on"
     assert told in " ".join(json.loads(result.stdout)["warnings"])
     assert told in " ".join(evaluated(run_cli, "--run", second)["notes"])
     assert held & before and held - before
@@ -286,8 +286,9 @@ def test_test_pictures_that_are_copies_of_training_pictures_are_told(
     options = ["--arch", "resnet8", "--epochs", "1", "--val-split", "0", "--output", tmp_path / "run", "--json"]
     trained = run_cli("train", data, *options)
     assert trained.exit_code == 0, trained.stderr
-    told = "2 of 3 test pictures are copies of training pictures, so the figure is too good: `resnet check` lists them"
-    assert told in json.loads(trained.stdout)["warnings"]
+    warned = "2 images in test are copies of train images, so the test figures are too good: "
+    assert [words.startswith(warned) for words in json.loads(trained.stdout)["warnings"]].count(True) == 1
+    told = "2 of 3 test images are copies of training images, so the figure is too good: `resnet check` lists them"
     assert told in evaluated(run_cli, "--run", tmp_path / "run")["notes"]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +10,9 @@ import pytest
 from conftest import RunCli
 from training_material import StopAfter
 
-from resnet_cli.cli.finetune_job import FinetuneRequest, run_finetune
+from resnet_cli.cli.finetune_job import run_finetune
+from resnet_cli.cli.finetune_plan import plan_finetune
+from resnet_cli.cli.requests import FinetuneRequest
 from resnet_cli.errors import Interrupted, ResnetError
 from resnet_cli.history import read_history
 from resnet_cli.learning.config import FinetuneConfig
@@ -60,14 +63,16 @@ def test_the_clock_begins_with_the_training_and_the_plan_is_told_beside_what_cam
     now[0] += 510
     assert limit.spent() == 570
     assert limit.outcome() == "time limit 600 s: 3 views and 8 epochs planned to end after 540 s, ended after 570 s"
-    limit.began -= 3600
+    now[0] += 3600
     assert limit.outcome().endswith("ended after 1 h 10 min")
 
 
 def test_fine_tuning_within_a_limit_ends_in_time_with_what_is_usual_where_there_is_time(
     run_cli: RunCli, tiny_dataset: Path, tmp_path: Path
 ) -> None:
-    result = run_cli("finetune", tiny_dataset, *QUICK[:-1], "--time-limit", "10m", "--output", tmp_path / "run")
+    result = run_cli(
+        "finetune", tiny_dataset, *QUICK[:-1], "--patience", "0", "--time-limit", "10m", "--output", tmp_path / "run"
+    )
     assert result.exit_code == 0, result.stderr
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["config"]["time_limit"] == 600
@@ -90,28 +95,29 @@ def test_without_time_for_an_epoch_the_head_alone_is_trained_and_the_result_says
 ) -> None:
     class NoTimeAfterTheHead(Limit):
         def spent(self) -> float:
-            return super().spent() + 590 * ("views" in self.what)
+            return super().spent() + 590 * bool(self._what)
 
     monkeypatch.setattr("resnet_cli.learning.transfer.Limit", NoTimeAfterTheHead)
     progress = Silent()
-    result = run_finetune(_request(tiny_dataset, tmp_path / "run"), FinetuneConfig(time_limit=600, views=2), progress)
+    config = FinetuneConfig(time_limit=600, views=2, patience=0)
+    result = run_finetune(plan_finetune(_request(tiny_dataset, tmp_path / "run"), config, progress), progress)
     assert result["kept"] == "head"
-    (warning,) = progress.warnings
-    assert warning.startswith("--time-limit 10 min leaves no time to fine-tune: one epoch takes ")
+    told = "--time-limit 10 min leaves no time to fine-tune: one epoch takes "
+    assert [warning for warning in result["warnings"] if warning.startswith(told)]
 
 
 def test_what_was_planned_holds_when_the_run_goes_on(
     tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resnet_cli.learning.transfer.views_within", lambda *others: 3)
+    monkeypatch.setattr("resnet_cli.learning.time_limit.views_within", lambda *others: 3)
     monkeypatch.setattr("resnet_cli.learning.pace.Pace.epochs_within", lambda *others: 2)
-    config, folder = FinetuneConfig(time_limit=600), tmp_path / "run"
+    config, folder = FinetuneConfig(time_limit=600, patience=0), tmp_path / "run"
     request = _request(tiny_dataset, folder)
     with pytest.raises(Interrupted):
-        run_finetune(request, config, StopAfter(1, title="tail"))
-    monkeypatch.setattr("resnet_cli.learning.transfer.views_within", lambda *others: 1)
+        run_finetune(plan_finetune(request, config, Silent()), StopAfter(1, title="tail"))
+    monkeypatch.setattr("resnet_cli.learning.time_limit.views_within", lambda *others: 1)
     monkeypatch.setattr("resnet_cli.learning.pace.Pace.epochs_within", lambda *others: 1)
-    resumed = run_finetune(FinetuneRequest(**{**vars(request), "resume": True}), config, Silent())
+    resumed = run_finetune(plan_finetune(replace(request, resume=True), config, Silent()), Silent())
     assert resumed["views"] == 3
     assert [record.epoch for record in read_history(folder / "metrics.jsonl") if record.stage == "tail"] == [1, 2]
 

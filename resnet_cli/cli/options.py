@@ -41,7 +41,6 @@ FineTuningPatience = Annotated[
 ]
 CacheLimit = Annotated[float | None, typer.Option(min=0, help="GB of disk for activations.  \\[default: half of what is free]")]
 Tensorboard = Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard's event files too.")]
-CacheLimit = Annotated[float | None, typer.Option(min=0, help="GB of disk for activations.  \\[default: half of what is free]")]
 TransferLimit = Annotated[
     str | None, typer.Option("--time-limit", help="Such as 10m, for the training itself: views and epochs are chosen to fit.")
 ]

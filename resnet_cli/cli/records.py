@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from resnet_cli.data.folders import file_size
 from resnet_cli.data.same_files import contents
 from resnet_cli.data.scan import Dataset, LeftOut
-from resnet_cli.data.scoring import TEST_CHOSE, VAL_CHOSE, kind_of, seen_before
+from resnet_cli.data.scoring import TEST_CHOSE, VAL_CHOSE, kind_of, seen_by_earlier_runs
 from resnet_cli.learning.diagnose import few_pictures, odd_accuracies, unequal_classes
 from resnet_cli.networks.pretrained import WeightsSource
 from resnet_cli.networks.spec import ClassifierSpec
@@ -95,14 +95,13 @@ def warn_of_figures(
     split, figures = list(measured)[-1], list(measured.values())[-1].figures
     counts, tested = dataset.counts("train"), {each.name: each.count for each in figures.classes}
     config = run.record["config"]
-    rows = read_splits(run)
-    held = [row.content for row in rows if row.split == split]
+    held = [row.content for row in read_splits(run) if row.split == split]
     for words in (
         *few_pictures(dataset.classes, counts),
         *unequal_classes(dataset.classes, counts, config),
         *odd_accuracies(best.accuracy, figures.top1, tested, kind_of(split), config),
         *([TEST_CHOSE] if dataset.is_validated_by_test else [VAL_CHOSE] if split == "val" else []),
-        *seen_before(held, run, rows, split),
+        *seen_by_earlier_runs(held, run, split),  # copies within the data set were warned of before the training
     ):
         progress.warn(words)
 

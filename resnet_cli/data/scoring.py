@@ -96,7 +96,9 @@ def held_out(runs: Sequence[Run], split: SplitName | None = None, allow_changed:
         notes.append(f"these {len(kept)} images were trained on, so the figures do not show how well new images are classified")
     else:
         chose = TEST_CHOSE if is_validated_by_test(rows) else VAL_CHOSE if chosen == "val" else ""
-        notes += [*([chose] if chose else []), *seen_before([now[row] for row in kept], run, rows, chosen)]
+        held_now = [now[row] for row in kept]
+        notes += [chose] if chose else []
+        notes += copies_of_training(held_now, rows, chosen) + seen_by_earlier_runs(held_now, run, chosen)
     samples = tuple(Sample(root / row.path, label_of[row.label]) for row in kept)
     paths = tuple(sorted(root / row.path for row in changed))
     return Scored(root.name, chosen, run.classes, samples, tuple(notes), root, chosen == headline, paths)
@@ -155,22 +157,24 @@ def kind_of(split: str) -> str:
     return {"test": "test", "train": "training"}.get(split, "held-out")
 
 
-def seen_before(held: Sequence[Content | None], run: Run, rows: Sequence[SplitRow], split: str) -> list[str]:
-    """Sentences on pictures of a split that a run's network has learned from: copies of training pictures, and pictures that
-    a run was trained on whose weights it began with; `rows` are those of the run's splits.csv.
-    """
-    kind = kind_of(split)
+def copies_of_training(held: Sequence[Content | None], rows: Sequence[SplitRow], split: str) -> list[str]:
+    """A sentence where images of a split hold the bytes of training images; `rows` are those of the run's splits.csv."""
     learned = trained_contents(rows)
+    if not (count := sum(content in learned for content in held)):
+        return []
+    return [
+        f"{count} of {len(held)} {kind_of(split)} images are copies of training images, so the figure is too good:"
+        " `resnet check` lists them"
+    ]
+
+
+def seen_by_earlier_runs(held: Sequence[Content | None], run: Run, split: str) -> list[str]:
+    """Sentences on images of a split that earlier runs were trained on, with whose weights a run began."""
     notes = []
-    if count := sum(content in learned for content in held):
-        notes.append(
-            f"{count} of {len(held)} {kind} pictures are copies of training pictures, so the figure is too good:"
-            " `resnet check` lists them"
-        )
     for earlier, learned in trained_before(run).items():
         if count := sum(content in learned for content in held):
             notes.append(
-                f"{count} of {len(held)} {kind} pictures are among those that {earlier} was trained on, whose weights"
+                f"{count} of {len(held)} {kind_of(split)} images are among those that {earlier} was trained on, whose weights"
                 " this run began with, so the figure is too good: a test folder of its own gives a true one"
             )
     return notes

@@ -5,15 +5,21 @@ In: seconds, and the pace of this machine. Out: numbers of views and epochs, and
 
 import itertools
 import time
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from resnet_cli.engines.base import Engine, good_batch
 from resnet_cli.errors import ResnetError
+from resnet_cli.learning.config import FinetuneConfig
+from resnet_cli.learning.frozen import as_it_began
 from resnet_cli.learning.material import Material
-from resnet_cli.learning.pace import MARGIN
+from resnet_cli.learning.pace import MARGIN, measure_pace
 from resnet_cli.learning.rows import NOT_YET, batched, rows_of
+from resnet_cli.learning.tail import Tail
 from resnet_cli.progress import Progress, how_long, stop_if_asked
+from resnet_cli.runs import drop_checkpoint
 
 # Of the limit, for the frozen layers where other layers are trained after them; the rest is for the epochs of these.
 _SHARE = {"none": 1.0, "last": 0.5, "all": 0.25}
@@ -23,36 +29,33 @@ _MEASURED = 4  # batches
 _MEASURING = 0.05  # of the limit
 
 
-@dataclass
 class Limit:
-    """The seconds that a training may take, counted from the moment at which this is made.
+    """The seconds that a training may take, counted from the moment at which this is made; what was planned, and came of it.
 
-    Attributes:
+    Args:
         seconds: the limit.
-        began: when the clock began.
-        what: that was planned, in words; empty where a run goes on as it was planned before.
-        planned: seconds that it was to take, from the beginning.
+        began: when the clock began; now, if that is not given.
     """
 
-    seconds: float
-    began: float = field(default_factory=time.perf_counter)
-    what: str = ""
-    planned: float = 0.0
+    def __init__(self, seconds: float, began: float | None = None) -> None:
+        self.seconds = seconds
+        self._began = time.perf_counter() if began is None else began
+        self._what, self._planned = "", 0.0
 
     def spent(self) -> float:
         """Seconds since it began."""
-        return time.perf_counter() - self.began
+        return time.perf_counter() - self._began
 
     def plan(self, what: str, seconds: float) -> None:
         """Remember what is planned, and how many seconds it takes from now on."""
-        self.what, self.planned = what, self.spent() + seconds
+        self._what, self._planned = what, self.spent() + seconds
 
     def outcome(self) -> str:
         """A line about the plan and what came of it; empty where nothing was planned by this process."""
-        if not self.what:
+        if not self._what:
             return ""
-        planned, spent = _precisely(self.planned), _precisely(self.spent())
-        return f"time limit {_precisely(self.seconds)}: {self.what} planned to end after {planned}, ended after {spent}"
+        planned, spent = _precisely(self._planned), _precisely(self.spent())
+        return f"time limit {_precisely(self.seconds)}: {self._what} planned to end after {planned}, ended after {spent}"
 
 
 def _precisely(seconds: float) -> str:
@@ -141,3 +144,39 @@ def measure_frozen(engine: Engine, material: Material, views: int, limit: float,
         if time.perf_counter() - began > limit * _MEASURING:
             break
     return FrozenPace((time.perf_counter() - began) / max(1, seen), len(training), len(material.held_out))
+
+
+def choose_views(
+    limit: Limit, engine: Engine, material: Material, config: FinetuneConfig, usual: int, note: Path, progress: Progress
+) -> int:
+    """The number of views that fit into the limit, or that did when the run began."""
+    if note.exists():
+        return as_it_began(note, usual)
+    pace = measure_frozen(engine, material, usual, limit.seconds, progress)
+    least = usual if config.views else 1
+    try:
+        views = views_within(limit.seconds, limit.spent(), pace, config.unfreeze, usual, least)
+    except ResnetError:  # nothing was computed: no unfinished run is left
+        drop_checkpoint(material.folder)
+        with suppress(OSError):
+            material.folder.rmdir()
+        raise
+    limit.plan(f"{views} views", pace.seconds_of(views))
+    return as_it_began(note, views)
+
+
+def choose_epochs(limit: Limit, second: Tail, views: int, note: Path, progress: Progress) -> int:
+    """Epochs of the fine-tuning phase that fit into what is left of the limit, or did when the run began; at most the usual."""
+    if note.exists():
+        return as_it_began(note, 0)
+    steps = second.stream.steps_per_epoch
+    pace = measure_pace(second.model, second.stream, second.held_out, second.recipe, limit.seconds, progress, hint=NOT_YET)
+    epochs = min(second.recipe.epochs, pace.epochs_within(limit.seconds * MARGIN - limit.spent(), steps))
+    if epochs:
+        limit.plan(f"{views} views and {epochs} epochs", pace.seconds_of(epochs, steps))
+    else:
+        progress.warn(
+            f"--time-limit {how_long(limit.seconds)} leaves no time to fine-tune: one epoch takes"
+            f" {how_long(pace.seconds_of(1, steps))} here, so the head alone was trained"
+        )
+    return as_it_began(note, epochs)

@@ -5,9 +5,7 @@ In: a pretrained network with an untrained head, and pictures. Out: the same net
 
 import math
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import keras
@@ -16,9 +14,7 @@ import numpy as np
 from resnet_cli.data.augment import Augmentation
 from resnet_cli.data.pictures import Pictures
 from resnet_cli.data.scan import LeftOut
-from resnet_cli.engines.base import Engine
 from resnet_cli.engines.choose import converted, engine_for
-from resnet_cli.errors import ResnetError
 from resnet_cli.learning.config import FinetuneConfig
 from resnet_cli.learning.feature_cache import FeatureCache, room_for_features
 from resnet_cli.learning.frozen import (
@@ -30,19 +26,17 @@ from resnet_cli.learning.frozen import (
 )
 from resnet_cli.learning.head import train_head
 from resnet_cli.learning.material import AS_IT_IS, Material
-from resnet_cli.learning.pace import MARGIN, measure_pace
 from resnet_cli.learning.rate_finder import RateSearch, find_rate
 from resnet_cli.learning.rows import NOT_YET, rows_of
 from resnet_cli.learning.stage import Stage
 from resnet_cli.learning.stopping import SURE, is_perfect
 from resnet_cli.learning.stored import Stored
 from resnet_cli.learning.tail import Tail, tail_on_engine, tail_on_pixels, tail_on_stored
-from resnet_cli.learning.time_limit import Limit, measure_frozen, views_within
+from resnet_cli.learning.time_limit import Limit, choose_epochs, choose_views
 from resnet_cli.learning.training import TrainResult, train
 from resnet_cli.networks.split import boundary_model, feature_model, freeze_batch_norm, prefix_model
 from resnet_cli.networks.weights import named_variables
-from resnet_cli.progress import Progress, how_long
-from resnet_cli.runs import drop_checkpoint
+from resnet_cli.progress import Progress
 
 _FORWARD_PASSES = 12_000  # views are chosen so that about this many pictures go through the frozen part
 
@@ -151,7 +145,7 @@ def transfer(
             return TransferResult(head, None, "head", "none")
         recipe = replace(recipe, learning_rate=rate)
     if frozen.limit is not None:
-        epochs = _epochs_within(frozen.limit, second, frozen.views, material.folder / "checkpoint" / "epochs.json", progress)
+        epochs = choose_epochs(frozen.limit, second, frozen.views, material.folder / "checkpoint" / "epochs.json", progress)
         if not epochs:
             return TransferResult(head, None, "head", "no time")
         recipe = replace(recipe, epochs=epochs)
@@ -200,7 +194,7 @@ def run_frozen(model: keras.Model, material: Material, config: FinetuneConfig, p
     engine = engine_for(frozen, config.engine)
     progress.line(f"frozen layers, engine: {engine.name} {engine.precision}")
     if limit is not None:
-        views = _views_within(limit, engine, material, config, views, folder / "views-within-limit.json", progress)
+        views = choose_views(limit, engine, material, config, views, folder / "views-within-limit.json", progress)
     lasting = room_for_features(material.features)
     cache = FeatureCache(features_folder(material, model, engine), shapes[0][0], lasting)
     left_out: list[LeftOut] = []
@@ -218,42 +212,6 @@ def run_frozen(model: keras.Model, material: Material, config: FinetuneConfig, p
     features = (training_features, held_out_features)
     backbone = converted(engine) if config.unfreeze == "none" else None
     return Frozen(readable, engine.name, engine.precision, views, features, boundary, tuple(left_out), backbone, limit)
-
-
-def _views_within(
-    limit: Limit, engine: Engine, material: Material, config: FinetuneConfig, usual: int, note: Path, progress: Progress
-) -> int:
-    """The number of views that fit into the limit, or that did when the run began."""
-    if note.exists():
-        return as_it_began(note, usual)
-    pace = measure_frozen(engine, material, usual, limit.seconds, progress)
-    least = usual if config.views else 1
-    try:
-        views = views_within(limit.seconds, limit.spent(), pace, config.unfreeze, usual, least)
-    except ResnetError:  # nothing was computed: no unfinished run is left
-        drop_checkpoint(material.folder)
-        with suppress(OSError):
-            material.folder.rmdir()
-        raise
-    limit.plan(f"{views} views", pace.seconds_of(views))
-    return as_it_began(note, views)
-
-
-def _epochs_within(limit: Limit, second: Tail, views: int, note: Path, progress: Progress) -> int:
-    """Epochs of the fine-tuning phase that fit into what is left of the limit, or did when the run began; at most the usual."""
-    if note.exists():
-        return as_it_began(note, 0)
-    steps = second.stream.steps_per_epoch
-    pace = measure_pace(second.model, second.stream, second.held_out, second.recipe, limit.seconds, progress, hint=NOT_YET)
-    epochs = min(second.recipe.epochs, pace.epochs_within(limit.seconds * MARGIN - limit.spent(), steps))
-    if epochs:
-        limit.plan(f"{views} views and {epochs} epochs", pace.seconds_of(epochs, steps))
-    else:
-        progress.warn(
-            f"--time-limit {how_long(limit.seconds)} leaves no time to fine-tune: one epoch takes"
-            f" {how_long(pace.seconds_of(1, steps))} here, so the head alone was trained"
-        )
-    return as_it_began(note, epochs)
 
 
 def _second_stage(model: keras.Model, frozen: Frozen, config: FinetuneConfig) -> Tail:
