@@ -367,7 +367,7 @@ AUGMENTATIONS = [
 def test_what_was_asked_for_happens_to_the_images_of_the_fine_tuning_phase_as_well(
     config: FinetuneConfig, how: Augmentation, tmp_path: Path
 ) -> None:
-    model, material = resnet8_on_one_picture(tmp_path, augmentation_of(config))
+    model, material = resnet8_on_one_picture(tmp_path, augmentation_of(config, "crop"))
     config = replace(config, unfreeze="all")
     engine = KerasEngine(boundary_model(model, material.spec.network))
     live, pixels = tail_on_engine(model, engine, material, config).stream, tail_on_pixels(model, material, config).stream

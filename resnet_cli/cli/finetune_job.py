@@ -43,7 +43,7 @@ def run_finetune(plan: FinetunePlan, progress: Progress) -> dict[str, Any]:
     command, earlier = begun_by(folder)
     kept = kept_in_cache("features") if request.cache else None
     room = None if request.cache_limit is None else int(request.cache_limit * 1e9)
-    how = augmentation_of(config)
+    how = augmentation_of(config, plan.geometry.resize)
     material = Material(spec, plan.geometry, how, training, held_out, folder, kept, room, request.tensorboard)
     frozen = run_frozen(model, material, config, progress)
     warn_of_left_out(frozen.left_out, progress)
@@ -78,7 +78,7 @@ def _read(
     request: FinetuneRequest, config: FinetuneConfig, dataset: Dataset, geometry: Geometry, progress: Progress
 ) -> tuple[Pictures, Pictures]:
     """Frozen layers see every picture once, and that is when it is read; training all layers comes back to them."""
-    how = augmentation_of(config)
+    how = augmentation_of(config, geometry.resize)
     if config.unfreeze == "all":
         return read_splits_for_training(dataset, geometry, how, progress, request.strict, MEMORY_LIMIT)
     if request.strict:

@@ -16,7 +16,9 @@ from PIL import Image, ImageEnhance
 from resnet_cli.data.decode import Geometry, Pixels, pad_width, part_of_square
 
 _BILINEAR = Image.Resampling.BILINEAR
-_LONGEST = 4 / 3  # a resized crop's longer side to its shorter one (Szegedy et al. 2015)
+_LONGEST = (
+    4 / 3
+)  # a crop's longer side to its shorter one (Szegedy et al. 2015); pad and squash give an image its shape already
 _COARSE = 0.07  # share of the crops whose area is too small for a stored image; with those that are long, about a tenth
 
 
@@ -103,31 +105,31 @@ def side_for_crops(geometry: Geometry, how: Augmentation) -> int:
     crops, it would take up to twice as many pixels.
     """
     # A crop of the share a of the area has a shorter side of sqrt(a / ratio); ratio's mean, where its logarithm is uniform:
-    ratio = (_LONGEST - 1) / math.log(_LONGEST)
+    ratio = (_LONGEST - 1) / math.log(_LONGEST) if geometry.resize == "crop" else 1
     return math.ceil(geometry.size * math.sqrt(ratio / (how.scale + _COARSE * (1 - how.scale))))
 
 
 def _resized_crop(picture: Pixels, geometry: Geometry, smallest: float, random: np.random.Generator) -> Pixels:
     image = Image.fromarray(picture)
     if geometry.resize == "crop":
-        box = _random_part(image.size, image.size, smallest, random)
+        box = _random_part(image.size, image.size, smallest, _LONGEST, random)
         return np.asarray(image.resize((geometry.size, geometry.size), _BILINEAR, box=box))
     longest = max(image.size) if geometry.resize == "pad" else None
     inside = (image.width / longest, image.height / longest) if longest else (1.0, 1.0)
-    return part_of_square(image, geometry, _random_part((1.0, 1.0), inside, smallest, random))
+    return part_of_square(image, geometry, _random_part((1.0, 1.0), inside, smallest, 1.0, random))
 
 
 def _random_part(
-    whole: tuple[float, float], inside: tuple[float, float], smallest: float, random: np.random.Generator
+    whole: tuple[float, float], inside: tuple[float, float], smallest: float, longest: float, random: np.random.Generator
 ) -> tuple[float, float, float, float]:
-    """(left, top, right, bottom) of a part of so many shares of the area at least.
+    """(left, top, right, bottom) of a part of at least the share `smallest` of the area, its sides 1 : 1 to 1 : `longest`.
 
     Its centre lies within `inside`, (width, height) in the middle of the whole: no part of a padded image is grey bars alone.
     """
     width, height = whole
     for _ in range(10):
         area = width * height * random.uniform(smallest, 1.0)
-        ratio = np.exp(random.uniform(-np.log(_LONGEST), np.log(_LONGEST)))
+        ratio = np.exp(random.uniform(-np.log(longest), np.log(longest)))
         part_width, part_height = np.sqrt(area * ratio), np.sqrt(area / ratio)
         if part_width <= width and part_height <= height:
             break

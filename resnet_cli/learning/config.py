@@ -96,7 +96,8 @@ class FinetuneConfig:
         learning_rate: peak rate of the second stage, 0 for the usual one; of Muon (unfreeze all) the share of its norm by which
             a kernel moves in a step.
         augment: what happens to training images. none = they are as prediction sees them; light = random parts of half the area
-            or more; strong = of a quarter or more, also rotated and blurred or sharpened. See `learning.material`.
+            or more (0.7 with pad and squash); strong = of a quarter or more (0.5), also rotated and blurred or sharpened. See
+            `learning.material`.
         flip: mirror every second view of light and strong. Digits, text and arrows then get wrong labels.
         views: augmented views of each training image that go through the frozen layers; 1 = the image as prediction sees it,
             0 chooses by the number of images.
