@@ -157,4 +157,4 @@ def test_check_knows_their_endings(make_dataset: MakeDataset, photo: Image.Image
     document = json.loads(run_cli("check", data, "--json").stdout)
     assert document["images"] == 3 * 6 + 5
     details = [(Path(each["path"]).name, each["detail"]) for each in document["problems"] if each["kind"] == "wrong-extension"]
-    assert details == [("chat.jpg", "holds a AVIF picture")]
+    assert details == [("chat.jpg", "is in AVIF format")]

@@ -265,7 +265,7 @@ def test_unreadable_images_are_one_warning_that_counts_them(
     document = evaluated(run_cli, folder, "--run", run_folder)
     (warning,) = document["warnings"]
     assert document["count"] == 2
-    assert warning.startswith("left out 7 unreadable image(s): ") and warning.endswith("; and 2 more")
+    assert warning.startswith("left out 7 unreadable images: ") and warning.endswith("; and 2 more, which `resnet check` lists")
     assert [str(path) in warning for path in broken] == [True] * 5 + [False] * 2
     assert notes_in_report(Path(document["output"])) == 1
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from resnet_cli.data.folders import file_size
 from resnet_cli.data.same_files import contents
 from resnet_cli.data.scan import Dataset, LeftOut
-from resnet_cli.data.scoring import TEST_CHOSE, VAL_CHOSE, kind_of, seen_by_earlier_runs
+from resnet_cli.data.scoring import TEST_CHOSE, VAL_CHOSE, kind_of, seen_by_earlier_runs, unreadable_note
 from resnet_cli.learning.diagnose import few_pictures, odd_accuracies, unequal_classes
 from resnet_cli.networks.pretrained import WeightsSource
 from resnet_cli.networks.spec import ClassifierSpec
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from resnet_cli.data.decode import Geometry
     from resnet_cli.history import EpochRecord
     from resnet_cli.learning.training import TrainResult
-
-_SHOWN = 5
 
 
 def run_record(
@@ -154,9 +152,6 @@ def dataset_lines(dataset: Dataset) -> list[str]:
 
 
 def warn_of_left_out(left_out: Sequence[LeftOut], progress: Progress) -> None:
-    """Warn of images that could not be read, the first ones by name; nothing where there are none."""
-    if not left_out:
-        return
-    more = f" and {len(left_out) - _SHOWN} more; `resnet check` lists them all" if len(left_out) > _SHOWN else ""
-    reasons = "; ".join(each.reason for each in left_out[:_SHOWN])
-    progress.warn(f"left out {len(left_out)} unreadable image{'s' * (len(left_out) > 1)}: {reasons}{more}")
+    """Warn of images that could not be read; nothing where there are none."""
+    if left_out:
+        progress.warn(unreadable_note(left_out))

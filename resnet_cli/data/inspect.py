@@ -119,7 +119,7 @@ def _about_header(path: Path, header: Header | None) -> Iterator[Problem]:
     if header is None:
         return
     if path.suffix.lower() not in _ENDINGS[header.format]:
-        yield Problem("wrong-extension", path, f"holds a {header.format} picture", "warning")
+        yield Problem("wrong-extension", path, f"is in {header.format} format", "warning")
     if min(header.width, header.height) < TINY:
         yield Problem("tiny-picture", path, f"{header.width} x {header.height} pixels", "warning")
 
@@ -171,7 +171,7 @@ def _apart(place: _Place, other: _Place) -> str:
 
 def _about_left_out(file: LeftOut) -> Problem:
     if file.reason == "not a picture" and (header := read_header(file.path)):
-        return Problem("wrong-extension", file.path, f"holds a {header.format} picture, and is passed over", "warning")
+        return Problem("wrong-extension", file.path, f"is in {header.format} format, and is skipped", "warning")
     kind = "not-a-picture" if file.reason == "not a picture" else "left-out"
     return Problem(kind, file.path, file.reason, "warning")
 

@@ -18,6 +18,7 @@ from resnet_cli.data.same_files import among, contents
 from resnet_cli.data.scan import LeftOut, Sample
 from resnet_cli.data.survey import Survey, survey
 from resnet_cli.data.trained import is_validated_by_test, trained, trained_before, trained_contents
+from resnet_cli.data.words import some_names
 from resnet_cli.errors import ResnetError
 from resnet_cli.runs import Content, Run, SplitRow, read_splits
 
@@ -147,9 +148,10 @@ def folder(runs: Sequence[Run], root: Path, split: SplitName | None = None) -> S
 
 
 def unreadable_note(left_out: Sequence[LeftOut]) -> str:
-    """A sentence on images that could not be read and so are in no figure, the first five by name."""
-    more = f"; and {len(left_out) - _NAMED} more" if len(left_out) > _NAMED else ""
-    return f"left out {len(left_out)} unreadable image(s): {'; '.join(each.reason for each in left_out[:_NAMED])}{more}"
+    """Which images could not be read, the first ones by name, and why."""
+    more = f"; and {len(left_out) - _NAMED} more, which `resnet check` lists" if len(left_out) > _NAMED else ""
+    reasons = "; ".join(each.reason for each in left_out[:_NAMED])
+    return f"left out {len(left_out)} unreadable image{'' if len(left_out) == 1 else 's'}: {reasons}{more}"
 
 
 def kind_of(split: str) -> str:
@@ -180,11 +182,6 @@ def seen_by_earlier_runs(held: Sequence[Content | None], run: Run, split: str) -
     return notes
 
 
-def some(names: Sequence[str]) -> str:
-    """The first five names, and how many more there are."""
-    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
-
-
 def _labels(run: Run, rows: Sequence[SplitRow]) -> dict[str, int]:
     place = {name: index for index, name in enumerate(run.classes)}
     if unknown := sorted({row.label for row in rows} - set(place)):
@@ -203,7 +200,7 @@ def _require_present(root: Path, rows: Sequence[SplitRow], kind: str) -> None:
 
 def _changed_note(changed: Collection[SplitRow], count: int, root: Path, kind: str, allowed: bool) -> str:
     what = f"{len(changed)} of {count} {kind} images in {root} have changed since training"
-    names = some(sorted(row.path for row in changed))
+    names = some_names(sorted(row.path for row in changed))
     if allowed:
         return f"{what}, and are scored as they are now: {names}"
     return f"{what}, and are left out (--allow-changed scores them): {names}"
@@ -230,7 +227,7 @@ def _no_known_class(root: Path, run: Run) -> ResnetError:
             f"{root} is the folder of one class, and has no class folders in it",
             f"give the folder above: resnet evaluate {above}",
         )
-    names = some(run.classes)
+    names = some_names(run.classes)
     if list_folder(root, deep=False).pictures:
         return ResnetError(f"{root} holds images and no class folders", f"put each image into a folder of its class: {names}")
     return ResnetError(
@@ -247,7 +244,7 @@ def _skipped_notes(found: Survey, split: str) -> list[str]:
 
 
 def _class_notes(unknown: set[str], absent: Sequence[str]) -> list[str]:
-    notes = [f"not scored, unknown to the run: {some(sorted(unknown))}"] if unknown else []
+    notes = [f"not scored, unknown to the run: {some_names(sorted(unknown))}"] if unknown else []
     if absent:
-        notes.append(f"the folder has no images of: {some(absent)}")
+        notes.append(f"the folder has no images of: {some_names(absent)}")
     return notes

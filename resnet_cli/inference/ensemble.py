@@ -6,7 +6,7 @@ In: folders of runs, or of their OpenVINO exports. Out: the runs. Their probabil
 from collections.abc import Sequence
 from pathlib import Path
 
-from resnet_cli.data.scoring import some
+from resnet_cli.data.words import some_names
 from resnet_cli.errors import ResnetError
 from resnet_cli.inference.export_folder import load_classifier
 from resnet_cli.runs import Run, load_run
@@ -30,6 +30,6 @@ def _require_same_classes(first: Run, other: Run) -> None:
     """Averaging a class that one of them never learned would count its silence as an answer."""
     pairs = ((first, other), (other, first))
     alone = [(knows, [name for name in knows.classes if name not in lacks.classes]) for knows, lacks in pairs]
-    words = "; ".join(f"only {run.folder} knows {some(names)}" for run, names in alone if names)
+    words = "; ".join(f"only {run.folder} knows {some_names(names)}" for run, names in alone if names)
     if words:
         raise ResnetError(f"the runs cannot answer together, their classes differ: {words}", "name one of them with --run")

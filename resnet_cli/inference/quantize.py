@@ -13,6 +13,7 @@ import numpy as np
 
 from resnet_cli.data import scoring
 from resnet_cli.data.decode import Geometry
+from resnet_cli.data.words import some_names
 from resnet_cli.engines.base import Images
 from resnet_cli.engines.portable import read_classifier
 from resnet_cli.errors import ResnetError
@@ -150,7 +151,7 @@ def _calibration_pictures(run: Run, geometry: Geometry) -> Images:
 def _left_out(scored: scoring.Scored, unreadable: int) -> tuple[str, ...]:
     kind, notes = scoring.kind_of(scored.split), []
     if changed := [str(path) for path in scored.changed]:
-        notes.append(f"{len(changed)} {kind} image(s) have changed since training and are left out: {scoring.some(changed)}")
+        notes.append(f"{len(changed)} {kind} image(s) have changed since training and are left out: {some_names(changed)}")
     if unreadable:
         notes.append(f"{unreadable} {kind} image(s) cannot be read and are left out")
     return tuple(notes)
