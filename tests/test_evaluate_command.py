@@ -96,7 +96,7 @@ def test_the_figures_are_scikit_learns(finetuned_run: Finetuned, run_folder: Pat
 def test_every_answer_is_the_one_that_finetune_measured(finetuned_run: Finetuned, run_folder: Path, run_cli: RunCli) -> None:
     measured = {row["path"]: row for row in rows_of(finetuned_run.folder / "predictions.csv")}
     assert evaluated(run_cli, "--run", run_folder)["count"] == finetuned_run.result["val"]["count"] == len(measured)
-    # Where the head answered from stored features, its probabilities are as near as `classify_pooled` asks for, and classes the same.
+    # Where the head answered from stored features, probabilities are as near as `classify_pooled` asks for, classes the same.
     for row in rows_of(run_folder / "predictions.csv"):
         assert row["true"] == measured[row["path"]]["true"]
         assert float(row["probability"]) == pytest.approx(float(measured[row["path"]]["probability"]), abs=0.02)

@@ -38,8 +38,8 @@ def test_a_head_alone_is_measured_from_features_and_evaluate_finds_the_same(
     assert "on stored features" in result.stderr
     assert "on stored features" in (run / "report.html").read_text()
     from_features = probabilities(run)
-    assert len(from_features) == 40
     measured = json.loads((run / "run.json").read_text())["results"]["val"]
+    assert len(from_features) == measured["count"] > 32
     whole = json.loads(run_cli("evaluate", "--run", run, "--json").stdout)
     assert "on stored features" not in (run / "report.html").read_text()
     assert [whole[name] for name in ("count", "top1", "confusion")] == [
@@ -62,6 +62,25 @@ def test_features_of_other_pictures_are_not_trusted(make_dataset: MakeDataset, m
     assert classify_pooled(model, iter([features[::-1]]), paths, member) is None
     # So few that all of them would go through the whole network as well.
     assert classify_pooled(model, iter([features[:32]]), paths[:32], member) is None
+
+
+def test_images_near_a_tie_are_answered_by_the_whole_network(
+    make_dataset: MakeDataset, make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_dataset(tmp_path / "fruit", count=40)
+    run = make_run(tmp_path / "run", data)
+    paths = sorted(data.glob("*/*.png"))
+    member = Member(OpenVinoEngine(run / "model.xml", "many"), Geometry(32))
+    (whole,) = member.engine.run(np.stack([decode_square(path, member.geometry) for path in paths]))
+    best = np.sort(whole, axis=1)
+    margin = best[:, -1] - best[:, -2]
+    monkeypatch.setattr("resnet_cli.inference.pooled._NEAR", float(np.median(margin)) / 2)
+    nearly = pooled_features(run, paths) * np.float32(1.001)  # no longer the features of these images, to the last digit
+    results = classify_pooled(run / "model.xml", iter([nearly]), paths, member)
+    assert results is not None
+    exact = np.array([np.array_equal(each.probabilities, row) for each, row in zip(results, whole, strict=True)])
+    assert exact[margin < np.median(margin) * 0.99].all()
+    assert not exact.all()
 
 
 def pooled_features(run: Path, paths: list[Path]) -> NDArray[np.float32]:
