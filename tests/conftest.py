@@ -23,6 +23,10 @@ os.environ.pop("FORCE_COLOR", None)
 # As the program starts TensorFlow; tests that import it themselves do so before the program could.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
+# Ignored where the tests run in the background of a shell, and then in every process that they start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 SAMPLE_DATA = Path(__file__).parents[1] / "sample_data" / "cars_vs_trucks"
 
 # Seeds that hold out what the share asks for to the image, so that tests can count: half of the images of `finetuned_run`, and

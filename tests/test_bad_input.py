@@ -159,7 +159,7 @@ def test_damaged_pictures_are_named_and_left_out_and_with_strict_an_error(
     assert not (tmp_path / "strict").exists()
     result = run_cli("finetune", tiny_dataset, *quick, "--output", tmp_path / "run")
     assert result.exit_code == 0, result.stderr
-    assert "left out 3 unreadable picture(s):" in result.stderr
+    assert "warning: left out 3 unreadable images: " in result.stderr
     for path, reason in ((zero, "is empty (0 bytes)"), (cut, "is damaged"), (text, "is not a picture")):
         assert f"{path} {reason}" in result.stderr
     recorded = (tmp_path / "run" / "splits.csv").read_text()
@@ -179,7 +179,7 @@ def test_damaged_test_pictures_are_named_too_and_not_only_after_the_training(
     assert not (tmp_path / "run").exists()
     result = run_cli(*command)
     assert result.exit_code == 0, result.stderr
-    assert f"left out 1 unreadable picture(s):\n  {first} is empty (0 bytes)" in result.stderr
+    assert f"warning: left out 1 unreadable image: {first} is empty (0 bytes)\n" in result.stderr
     for path in others:
         path.write_text("<html>404</html>")
     for unfreeze in ("none", "all"):

@@ -14,7 +14,7 @@ from resnet_cli.data.pictures import Pictures
 from resnet_cli.data.scan import Sample
 from resnet_cli.learning.config import FinetuneConfig
 from resnet_cli.learning.head import feature_scale, train_head
-from resnet_cli.learning.material import Material
+from resnet_cli.learning.material import LIGHT, Material
 from resnet_cli.learning.stage import Stage
 from resnet_cli.learning.stored import Stored
 from resnet_cli.learning.training import TrainResult
@@ -50,7 +50,7 @@ def head_on(
         stored.append(Stored(path, len(rows), (FEATURES,)))
         samples = tuple(Sample(Path(str(index)), index % CLASSES) for index in range(len(rows)))
         pictures.append(Pictures(samples, lambda path: np.zeros((32, 32, 3), np.uint8), None, ()))
-    material = Material(spec, Geometry(32), *pictures, folder)
+    material = Material(spec, Geometry(32), LIGHT, *pictures, folder)
     model = build_logits(spec)
     result = train_head(
         model, stored[0], stored[1], material, FinetuneConfig(), Stage("head", folder, announce=False), Silent()
