@@ -75,6 +75,12 @@ class Run:
         return tuple(self.record.get("results", {}).get("warnings", ()))
 
     @property
+    def warnings_of_data(self) -> tuple[str, ...]:
+        """Those that hold whatever the figures of its held-out images are now."""
+        of_figures = self.record.get("results", {}).get("figure_warnings", ())
+        return tuple(warning for warning in self.warnings if warning not in of_figures)
+
+    @property
     def splits(self) -> Path:
         """The images with the split that each was in; an export has their hashes alone."""
         return self.folder / SPLITS

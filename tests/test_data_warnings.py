@@ -40,11 +40,11 @@ def test_a_sound_data_set_gives_no_warning(sample_data: Path, tiny_dataset: Path
 
 def test_skipped_files_are_counted_by_reason_and_the_first_is_named(tiny_dataset: Path, make_picture: MakePicture) -> None:
     (tiny_dataset / "berry" / "notes.txt").touch()
-    assert warnings_of(tiny_dataset) == [f"skipped 1 file (first: {tiny_dataset}/berry/notes.txt: not a picture)"]
+    assert warnings_of(tiny_dataset) == [f"skipped 1 file ({tiny_dataset}/berry/notes.txt: not a picture)"]
     (tiny_dataset / "apple" / "list.csv").touch()
     make_picture(tiny_dataset / "loose.png")
     assert warnings_of(tiny_dataset) == [
-        f"skipped 3 files: 1 (first: {tiny_dataset}/loose.png: in no class folder),"
+        f"skipped 3 files: {tiny_dataset}/loose.png: in no class folder,"
         f" 2 (first: {tiny_dataset}/apple/list.csv: not a picture)"
     ]
 
@@ -151,6 +151,8 @@ def test_ordinary_images_are_not_opened_for_their_bits(tmp_path: Path, monkeypat
         (("TurnLeft", "stop"), ("TurnLeft",)),
         (("links", "rechts"), ("links", "rechts")),
         (("golf links", "park"), ()),
+        (("sign_L", "sign_R", "none"), ("sign_L", "sign_R")),
+        (("digit_3", "digit_5"), ("digit_3", "digit_5")),
         (("right", "wrong"), ()),
         (("leftovers", "rightful"), ()),
         (("←", "→", "↑"), ("←", "→", "↑")),
@@ -186,3 +188,14 @@ def test_classes_that_a_mirror_changes_are_told_where_images_are_mirrored(
     found = [each for each in kinds(run_cli, tmp_path) if each[0] == "mirror-sensitive"]
     assert found == [("mirror-sensitive", name, "warning") for name in ("left", "right")]
     assert "--no-flip" in run_cli("check", tmp_path).stdout
+
+
+def test_classes_that_all_hold_the_same_folders_may_be_splits(tmp_path: Path, make_dataset: MakeDataset) -> None:
+    for fold in ("fold1", "fold2"):
+        make_dataset(tmp_path / fold, ("daisy", "rose"), count=10, first=0 if fold == "fold1" else 20)
+    assert warnings_of(tmp_path, flips=True) == [
+        "the classes fold1 and fold2 all hold the folders daisy and rose: if these are the classes, give a folder that holds"
+        " them, or name the upper folders train, val and test"
+    ]
+    (tmp_path / "fold2" / "rose").rename(tmp_path / "fold2" / "tulip")
+    assert warnings_of(tmp_path, flips=True) == []

@@ -255,8 +255,8 @@ def test_held_out_images_that_changed_or_are_damaged_are_in_no_figure_of_int8(
     document = json.loads(result.stdout)
     assert document["int8"]["count"] == sum(row.split == "val" for row in rows) - 2
     assert document["warnings"][:2] == [
-        f"1 held-out image(s) have changed since training and are left out: {changed}",
-        "1 held-out image(s) cannot be read and are left out",
+        f"held-out images that have changed since training are left out (1): {changed}",
+        "held-out images that cannot be read are left out (1)",
     ]
 
 

@@ -137,18 +137,22 @@ def test_exports_evaluations_and_comparisons_are_no_class(tiny_dataset: Path, ma
             path = tiny_dataset / place / folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-    for figure in ("figures/seeds.png", "compare.png"):
+    for figure in ("figures/seeds.png", "compare.png", "any name.png"):
         path = make_picture(tiny_dataset / place / figure)
         with Image.open(path) as image:
             information = PngInfo()
-            information.add_text("Software", "resnet compare")
+            information.add_text("Software", "resnet curves" if "any" in figure else "resnet compare")
             image.save(path, pnginfo=information)
     dataset = scan_dataset(tiny_dataset)
     assert dataset.classes == ("apple", "berry", "cherry") and dataset.counts("all") == [12] * 3
-    names = {path.split("/")[0] for path in (*written, "compare.png")}
+    names = {path.split("/")[0] for path in (*written, "compare.png", "any name.png")}
     assert {each.path.relative_to(tiny_dataset / place).parts[0] for each in dataset.left_out} == names
     assert {each.reason for each in dataset.left_out} == {OWN_FILES}
-    # A folder is a class as soon as it holds anything else.
+    # Notes beside them change nothing.
+    for folder in ("exported", "runs", "runs/fruit-resnet20", "figures"):
+        (tiny_dataset / place / folder / "notes.txt").write_text("to ship")
+    assert scan_dataset(tiny_dataset) == dataset
+    # A folder is a class as soon as it holds an image.
     for folder in ("exported", "scores", "figures"):
         make_picture(tiny_dataset / place / folder / "holiday.jpg")
     grown = scan_dataset(tiny_dataset)

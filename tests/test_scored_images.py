@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from conftest import Finetuned, MakeDataset, MakePicture, MakeRun, RunCli
 
-from resnet_cli.data.scoring import VAL_CHOSE
+from resnet_cli.data.scoring import VAL_CHOSE, VAL_CHOSE_TOO
 from resnet_cli.runs import load_run, read_splits, write_splits
 
 
@@ -122,7 +122,7 @@ def test_a_split_of_the_run_is_scored_where_it_is_asked_for(
     assert document["output"] == str(own)
     said = {
         "train": ["these 12 images were trained on, so the figures do not show how well new images are classified"],
-        "val": [VAL_CHOSE],
+        "val": [VAL_CHOSE_TOO],
         "test": [],
     }
     assert document["warnings"] == said[split]
@@ -216,14 +216,14 @@ def test_images_without_class_folders_are_one_sentence_and_beside_them_a_warning
     alone = run_cli("evaluate", tmp_path / "inbox", "--run", run_folder)
     assert alone.stderr == (
         f"error: {tmp_path / 'inbox'} holds images and no class folders\n"
-        "hint: put each image into a folder of its class: apple, berry, cherry\n"
+        "hint: put each image into a folder of its class: apple, berry and cherry\n"
     )
     make_picture(tmp_path / "inbox" / "apple" / "1.png", seed=51)
     document = evaluated(run_cli, tmp_path / "inbox", "--run", run_folder)
     assert document["count"] == 1
     assert document["warnings"] == [
-        "the folder has no images of: berry, cherry",
-        f"skipped 1 file(s) (first: {tmp_path / 'inbox' / 'new.png'}: in no class folder)",
+        "the folder has no images of: berry and cherry",
+        f"skipped 1 file (first: {tmp_path / 'inbox' / 'new.png'}: in no class folder)",
     ]
 
 
@@ -241,6 +241,18 @@ def test_the_warnings_of_the_training_stay_in_the_report_and_in_the_result(
     assert notes_in_report(run) == len(warned)
     page = (run / "report.html").read_text(encoding="utf-8")
     assert page.count("<h2>Warnings</h2>") == 1
+    # Where an image has changed, the figures are others, and what was said of the old ones is not repeated.
+    of_figures = finetuned_run.result["figure_warnings"]
+    record = json.loads((run / "run.json").read_text())
+    record["results"]["figure_warnings"] = [*of_figures, warned[0]]
+    (run / "run.json").write_text(json.dumps(record))
+    changed = next(row for row in read_splits(load_run(run)) if row.split == "val")
+    data = shutil.copytree(finetuned_run.data, tmp_path / "data")
+    (data / changed.path).write_bytes((data / changed.path).read_bytes() + b"more")
+    record["data"]["path"] = str(data)
+    (run / "run.json").write_text(json.dumps(record))
+    again = evaluated(run_cli, "--run", run)["warnings"]
+    assert any("have changed since training" in each for each in again) and not {*again} & {*of_figures, warned[0]}
     # They are about what was held out, and about nothing else.
     (told,) = evaluated(run_cli, "--run", run, "--split", "train")["warnings"]
     assert told.startswith(f"these {finetuned_run.trained} images were trained on")

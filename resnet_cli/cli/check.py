@@ -89,7 +89,7 @@ def _document(found: Inspection) -> dict[str, object]:
 def _print(found: Inspection) -> None:
     if found.classes:
         console.out.print(_table(found))
-    words = f"{found.images} pictures in {len(found.classes)} classes"
+    words = f"{found.images} pictures in {len(found.classes)} {'class' if len(found.classes) == 1 else 'classes'}"
     if found.passed_over:
         words += f"; {found.passed_over} hidden files and folders passed over"
     console.out.print(words)

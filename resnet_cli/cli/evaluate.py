@@ -87,8 +87,9 @@ def evaluate(
     name = _new_name(runs, scored, int(views))
     target = output or (choose_run_folder(name) if name else _place(runs[0], scored, int(views)))
     _require_own(target, runs)
-    # What a training warned of is about the very images of its headline figure.
-    for warning in (*(runs[0].warnings if scored.is_headline and len(runs) == 1 else ()), *scored.notes):
+    # What a training warned of is about the images of its headline figure, and of that figure where they are the same still.
+    told = runs[0].warnings_of_data if scored.changed else runs[0].warnings
+    for warning in (*(told if scored.is_headline and len(runs) == 1 else ()), *scored.notes):
         reporter.warn(warning)
     classifiers = list(map(run_classifier, runs))
     engine = engine_for_many(engine, classifiers, lambda: len(scored.samples), reporter)

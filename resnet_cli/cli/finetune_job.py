@@ -66,9 +66,9 @@ def run_finetune(plan: FinetunePlan, progress: Progress) -> dict[str, Any]:
     measured = write_trained(*where, label_smoothing=LABEL_SMOOTHING)
     seconds = earlier + time.perf_counter() - plan.began
     record = run_record(command, asdict(config), dataset, spec, plan.geometry, source, precision)
-    warn_of_figures(Run(folder, record), readable, result.best.best, measured, progress)
+    odd = warn_of_figures(Run(folder, record), readable, result.best.best, measured, progress)
     figures = result_record(folder, network.name, source.kind, seconds, result.best, measured, progress.warnings)
-    summary = {**figures, **result.to_json(), "views": frozen.views}
+    summary = {**figures, **result.to_json(), "views": frozen.views, "figure_warnings": odd}
     write_measured(folder, list(measured.values())[-1], record, folder / "curves.png", progress.warnings)
     finish_run(folder, {**record, "engine": f"{frozen.engine} {frozen.precision}", "results": summary})
     return summary

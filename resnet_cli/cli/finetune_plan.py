@@ -62,6 +62,7 @@ def plan_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pr
         ResnetError: a path or an option is wrong, or weights that were asked for by name cannot be had.
     """
     began = time.perf_counter()
+    config = replace(config, flip=config.mirrors)  # what is done is recorded
     asked = _asked_size(request.image_size)
     scanned = scan_dataset(request.dataset)
     share = config.val_split if config.val_split is not None else (0.1 if "test" in scanned.splits else 0.2)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from resnet_cli.data.folders import file_size
 from resnet_cli.data.same_files import contents
 from resnet_cli.data.scan import Dataset, LeftOut
-from resnet_cli.data.scoring import TEST_CHOSE, VAL_CHOSE, kind_of, seen_by_earlier_runs, unreadable_note
+from resnet_cli.data.scoring import TEST_CHOSE, VAL_CHOSE, unreadable_note
+from resnet_cli.data.trained import kind_of, seen_by_earlier_runs
 from resnet_cli.learning.diagnose import few_pictures, odd_accuracies, unequal_classes
 from resnet_cli.networks.pretrained import WeightsSource
 from resnet_cli.networks.spec import ClassifierSpec
@@ -80,7 +81,7 @@ def result_record(
 
 def warn_of_figures(
     run: Run, dataset: Dataset, best: "EpochRecord", measured: "dict[str, Measured]", progress: Progress
-) -> None:
+) -> list[str]:
     """Warn of what a user must know about the figures of a training, of which the last is the headline.
 
     Args:
@@ -89,19 +90,24 @@ def warn_of_figures(
         best: the epoch that was kept.
         measured: figures by split.
         progress: where to warn.
+
+    Returns:
+        The warnings that hold for these figures alone.
     """
     split, figures = list(measured)[-1], list(measured.values())[-1].figures
     counts, tested = dataset.counts("train"), {each.name: each.count for each in figures.classes}
     config = run.record["config"]
     held = [row.content for row in read_splits(run) if row.split == split]
+    odd = odd_accuracies(best.accuracy, figures.top1, tested, kind_of(split), config)
     for words in (
         *few_pictures(dataset.classes, counts),
         *unequal_classes(dataset.classes, counts, config),
-        *odd_accuracies(best.accuracy, figures.top1, tested, kind_of(split), config),
+        *odd,
         *([TEST_CHOSE] if dataset.is_validated_by_test else [VAL_CHOSE] if split == "val" else []),
         *seen_by_earlier_runs(held, run, split),  # copies within the data set were warned of before the training
     ):
         progress.warn(words)
+    return odd
 
 
 def split_rows(dataset: Dataset) -> list[SplitRow]:

@@ -4,7 +4,7 @@ import shlex
 from typing import Any
 
 from resnet_cli.cli import console
-from resnet_cli.data.scoring import kind_of
+from resnet_cli.data.trained import kind_of
 from resnet_cli.progress import how_long
 
 _SHOWN = 40  # classes that the table lists

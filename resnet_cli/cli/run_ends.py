@@ -55,7 +55,7 @@ def read_splits_for_training(
         test = dataset.splits["test"]
         damaged += read_pictures(test, reader_for_prediction(geometry), progress, "reading test pictures", 0).left_out
     if damaged and strict:
-        raise ResnetError(damaged[0].reason, f"{len(damaged)} picture(s) cannot be read; without --strict they are left out")
+        raise ResnetError(damaged[0].reason, f"without --strict, images that cannot be read ({len(damaged)}) are left out")
     warn_of_left_out(damaged, progress)
     present = {sample.label for sample in training.samples}
     readable = [label in present for label in range(len(dataset.classes))]

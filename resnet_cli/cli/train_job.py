@@ -91,9 +91,10 @@ def run_training(plan: TrainPlan, progress: Progress) -> dict[str, Any]:
     if plan.source.kind == "none":
         for words in few_steps(len(result.history) * setup.stream.steps_per_epoch):
             progress.warn(words)
-    warn_of_figures(Run(folder, record), readable, result.best, measured, progress)
+    odd = warn_of_figures(Run(folder, record), readable, result.best, measured, progress)
     warnings = progress.warnings
-    summary = result_record(folder, spec.network.name, plan.source.kind, seconds, result, measured, warnings)
+    figures = result_record(folder, spec.network.name, plan.source.kind, seconds, result, measured, warnings)
+    summary = {**figures, "figure_warnings": odd}
     headline = list(measured.values())[-1]
     write_measured(folder, headline, record, folder / "curves.png", warnings)
     finish_run(folder, {**record, "engine": headline.engine, "results": summary})

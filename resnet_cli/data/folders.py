@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resnet_cli.data import heif
-from resnet_cli.data.own_files import COMPARISON, OWN_FILES, holds_runs, is_comparison
+from resnet_cli.data.own_files import OWN_FILES, holds_runs, is_figure
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import UNFINISHED
 
@@ -84,13 +84,13 @@ def list_folder(folder: Path, deep: bool = True) -> Listing:
             elif is_folder(entry):
                 if deep and not is_printable(Path(entry.name)):
                     left_out.append(LeftOut(printable(path), _NO_TEXT))
-                elif deep and holds_runs(path):
+                elif deep and holds_runs(path, has_ending):
                     left_out.append(LeftOut(path, OWN_FILES))
                 elif deep:
                     waiting.append(path)
             elif reason := _why_no_picture(entry):
                 left_out.append(LeftOut(printable(path), reason))
-            elif entry.name == COMPARISON and is_comparison(path):
+            elif is_figure(path):
                 left_out.append(LeftOut(path, OWN_FILES))
             else:
                 pictures.append(path)
@@ -108,7 +108,7 @@ def folder_names(folder: Path) -> list[str]:
     Raises:
         ResnetError: it cannot be read.
     """
-    return sorted(name for name in all_folder_names(folder) if not holds_runs(folder / name))
+    return sorted(name for name in all_folder_names(folder) if not holds_runs(folder / name, has_ending))
 
 
 def all_folder_names(folder: Path) -> list[str]:
@@ -161,6 +161,11 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:
         return False
+
+
+def has_ending(path: Path) -> bool:
+    """Whether a file has the ending of an image."""
+    return path.suffix.lower() in EXTENSIONS
 
 
 def file_size(path: Path) -> int | None:

@@ -17,14 +17,21 @@ from resnet_cli.data.layout import AMBIGUOUS
 from resnet_cli.data.same_files import among, contents
 from resnet_cli.data.scan import LeftOut, Sample
 from resnet_cli.data.survey import Survey, survey
-from resnet_cli.data.trained import is_validated_by_test, trained, trained_before, trained_contents
+from resnet_cli.data.trained import (
+    copies_of_training,
+    is_validated_by_test,
+    kind_of,
+    seen_by_earlier_runs,
+    trained,
+)
 from resnet_cli.data.words import some_names
 from resnet_cli.errors import ResnetError
-from resnet_cli.runs import Content, Run, SplitRow, read_splits
+from resnet_cli.runs import Run, SplitRow, read_splits
 
 SplitName = Literal["val", "test", "train"]
 
 TEST_CHOSE = "the test pictures chose the epoch as well (--val-split 0), so their figure is a little too good"
+VAL_CHOSE_TOO = "the same images chose the best epoch: the figure of the test images is untouched"
 VAL_CHOSE = "the same pictures chose the best epoch: a test folder beside train gives an untouched figure"
 _GIVE_A_FOLDER = "give a folder: resnet evaluate FOLDER"
 _NAMED = 5  # of several images, in a sentence
@@ -96,10 +103,13 @@ def held_out(runs: Sequence[Run], split: SplitName | None = None, allow_changed:
     if chosen == "train":
         notes.append(f"these {len(kept)} images were trained on, so the figures do not show how well new images are classified")
     else:
-        chose = TEST_CHOSE if is_validated_by_test(rows) else VAL_CHOSE if chosen == "val" else ""
+        chose = TEST_CHOSE if is_validated_by_test(rows) else VAL_CHOSE if chosen == headline == "val" else ""
+        chose = chose or (VAL_CHOSE_TOO if chosen == "val" else "")
         held_now = [now[row] for row in kept]
         notes += [chose] if chose else []
-        notes += copies_of_training(held_now, rows, chosen) + seen_by_earlier_runs(held_now, run, chosen)
+        # Of the images of its headline figure a run warned itself, with their paths.
+        notes += [] if chosen == headline and run.warnings else copies_of_training(held_now, rows, chosen)
+        notes += seen_by_earlier_runs(held_now, run, chosen)
     samples = tuple(Sample(root / row.path, label_of[row.label]) for row in kept)
     paths = tuple(sorted(root / row.path for row in changed))
     return Scored(root.name, chosen, run.classes, samples, tuple(notes), root, chosen == headline, paths)
@@ -154,34 +164,6 @@ def unreadable_note(left_out: Sequence[LeftOut]) -> str:
     return f"left out {len(left_out)} unreadable image{'' if len(left_out) == 1 else 's'}: {reasons}{more}"
 
 
-def kind_of(split: str) -> str:
-    """What a user is told that the images of a split are: "test", "training", or "held-out" of those that chose the epoch."""
-    return {"test": "test", "train": "training"}.get(split, "held-out")
-
-
-def copies_of_training(held: Sequence[Content | None], rows: Sequence[SplitRow], split: str) -> list[str]:
-    """A sentence where images of a split hold the bytes of training images; `rows` are those of the run's splits.csv."""
-    learned = trained_contents(rows)
-    if not (count := sum(content in learned for content in held)):
-        return []
-    return [
-        f"{count} of {len(held)} {kind_of(split)} images are copies of training images, so the figure is too good:"
-        " `resnet check` lists them"
-    ]
-
-
-def seen_by_earlier_runs(held: Sequence[Content | None], run: Run, split: str) -> list[str]:
-    """Sentences on images of a split that earlier runs were trained on, with whose weights a run began."""
-    notes = []
-    for earlier, learned in trained_before(run).items():
-        if count := sum(content in learned for content in held):
-            notes.append(
-                f"{count} of {len(held)} {kind_of(split)} images are among those that {earlier} was trained on, whose weights"
-                " this run began with, so the figure is too good: a test folder of its own gives a true one"
-            )
-    return notes
-
-
 def _labels(run: Run, rows: Sequence[SplitRow]) -> dict[str, int]:
     place = {name: index for index, name in enumerate(run.classes)}
     if unknown := sorted({row.label for row in rows} - set(place)):
@@ -200,7 +182,7 @@ def _require_present(root: Path, rows: Sequence[SplitRow], kind: str) -> None:
 
 def _changed_note(changed: Collection[SplitRow], count: int, root: Path, kind: str, allowed: bool) -> str:
     what = f"{len(changed)} of {count} {kind} images in {root} have changed since training"
-    names = some_names(sorted(row.path for row in changed))
+    names = some_names(sorted(row.path for row in changed), _NAMED + 1)
     if allowed:
         return f"{what}, and are scored as they are now: {names}"
     return f"{what}, and are left out (--allow-changed scores them): {names}"
@@ -240,7 +222,9 @@ def _skipped_notes(found: Survey, split: str) -> list[str]:
     place = found.folders[split]
     skipped = [each for each in found.left_out if each.path.parent == place and each.path.suffix.lower() in EXTENSIONS]
     skipped += [each for listing in found.classes[split].values() for each in listing.left_out]
-    return [f"skipped {len(skipped)} file(s) (first: {skipped[0].path}: {skipped[0].reason})"] if skipped else []
+    if not skipped:
+        return []
+    return [f"skipped {len(skipped)} file{'' if len(skipped) == 1 else 's'} (first: {skipped[0].path}: {skipped[0].reason})"]
 
 
 def _class_notes(unknown: set[str], absent: Sequence[str]) -> list[str]:

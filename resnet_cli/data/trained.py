@@ -1,6 +1,7 @@
 """Which images the networks of runs have learned from, known by their content (light: the standard library only).
 
-In: runs and their splits.csv. Out: contents of training images, those of the runs whose weights they began with among them.
+In: runs and their splits.csv. Out: contents of training images, those of the runs whose weights they began with among them; and
+sentences on held-out images among these.
 """
 
 from collections.abc import Iterable, Sequence
@@ -47,3 +48,31 @@ def trained(runs: Sequence[Run]) -> set[Content]:
         for those in (trained_contents(read_splits(run)), *trained_before(run).values())
         for content in those
     }
+
+
+def kind_of(split: str) -> str:
+    """What a user is told that the images of a split are: "test", "training", or "held-out" of those that chose the epoch."""
+    return {"test": "test", "train": "training"}.get(split, "held-out")
+
+
+def copies_of_training(held: Sequence[Content | None], rows: Sequence[SplitRow], split: str) -> list[str]:
+    """A sentence where images of a split hold the bytes of training images; `rows` are those of the run's splits.csv."""
+    learned = trained_contents(rows)
+    if not (count := sum(content in learned for content in held)):
+        return []
+    return [
+        f"{count} of {len(held)} {kind_of(split)} images are copies of training images, so the figure is too good:"
+        " `resnet check` lists them"
+    ]
+
+
+def seen_by_earlier_runs(held: Sequence[Content | None], run: Run, split: str) -> list[str]:
+    """Sentences on images of a split that earlier runs were trained on, with whose weights a run began."""
+    notes = []
+    for earlier, learned in trained_before(run).items():
+        if count := sum(content in learned for content in held):
+            notes.append(
+                f"{count} of {len(held)} {kind_of(split)} images are among those that {earlier} was trained on, whose weights"
+                " this run began with, so the figure is too good: a test folder of its own gives a true one"
+            )
+    return notes

@@ -19,10 +19,13 @@ from resnet_cli.data.words import counted, some_names, words_of
 
 _LOOKED_AT = 24  # images of a class whose headers are read
 TWELVE_BITS = 4095  # the largest value of 12 bits; 16 bits go to 65535
-_PAIRS = (("left", "right"), ("links", "rechts"), ("gauche", "droite"), ("izquierda", "derecha"), ("sinistra", "destra"))
+_PAIRS = (
+    *(("left", "right"), ("l", "r"), ("links", "rechts")),
+    *(("gauche", "droite"), ("izquierda", "derecha"), ("sinistra", "destra")),
+)
 _TURNED = ({"b", "d"}, {"p", "q"})  # letters that a mirror makes of each other
 _NUMBERS = {"two", "three", "four", "five", "six", "seven", "nine"}  # zero, one and eight are much the same in a mirror
-_ARROWS = {"arrow", "arrows", "clockwise", "anticlockwise", "counterclockwise"}
+_SIGNS = {"arrow", "arrows", "clockwise", "anticlockwise", "counterclockwise", "digit", "digits", "letter", "letters"}
 _LETTERS = 4  # single letters that are classes; fewer are names such as a, b, c for want of better ones
 
 
@@ -40,6 +43,7 @@ def dataset_warnings(dataset: Dataset, flips: bool) -> list[str]:
         *_about_conflicts(dataset),
         *_about_leaks(dataset),
         *_about_dark(dataset),
+        *_about_same_folders(dataset),
         *([f"{mirror_sentence(mirrored)}: --no-flip keeps training images as they are"] if mirrored else []),
     ]
 
@@ -49,12 +53,15 @@ def _about_left_out(left_out: Iterable[LeftOut]) -> list[str]:
     for each in left_out:
         if each.reason != OWN_FILES:
             by_reason[each.reason].append(each)
-    parts = [f"{len(those)} (first: {those[0].path}: {reason})" for reason, those in by_reason.items()]
+    parts = [
+        f"{those[0].path}: {reason}" if len(those) == 1 else f"{len(those)} (first: {those[0].path}: {reason})"
+        for reason, those in by_reason.items()
+    ]
     if not parts:
         return []
     count = sum(map(len, by_reason.values()))
     if len(parts) == 1:
-        return [f"skipped {count} {'file' if count == 1 else 'files'}{parts[0].removeprefix(str(count))}"]
+        return [f"skipped 1 file ({parts[0]})" if count == 1 else f"skipped {count} files{parts[0].removeprefix(str(count))}"]
     return [f"skipped {count} files: {', '.join(parts)}"]
 
 
@@ -112,6 +119,23 @@ def _about_dark(dataset: Dataset) -> list[str]:
     ]
 
 
+def _about_same_folders(dataset: Dataset) -> list[str]:
+    """Classes that all hold the same folders may be splits, such as the parts of a cross-validation."""
+    inside: dict[int, set[str]] = defaultdict(set)
+    for samples in dataset.splits.values():
+        for sample in samples:
+            parts = sample.path.relative_to(dataset.root).parts
+            below = parts[parts.index(dataset.classes[sample.label]) + 1 :]
+            inside[sample.label].add(below[0] if len(below) > 1 else "")
+    names = inside[0]
+    if len(names) < 2 or "" in names or any(those != names for those in inside.values()):
+        return []
+    return [
+        f"the classes {some_names(dataset.classes)} all hold the folders {some_names(sorted(names))}: if these are the classes,"
+        " give a folder that holds them, or name the upper folders train, val and test"
+    ]
+
+
 def dark_sixteen_bit(paths: Sequence[Path]) -> int:
     """How many of a class's images are 16-bit greyscale and dark: no value is above 12 bits in any of those looked at.
 
@@ -161,7 +185,7 @@ def mirror_sensitive(classes: Sequence[str]) -> list[str]:
     """
     words = {name: {*words_of(name)} for name in classes}
     every = set().union(*words.values())
-    telling = {word for pair in _PAIRS if {*pair} <= every for word in pair} | ({"left"} & every) | _ARROWS
+    telling = {word for pair in _PAIRS if {*pair} <= every for word in pair} | ({"left"} & every) | _SIGNS
     single = {name: unicodedata.normalize("NFC", name).casefold() for name in classes}
     single = {name: text for name, text in single.items() if len(text) == 1}
     letters = {name for name, text in single.items() if text.isalpha()}

@@ -26,9 +26,9 @@ def words_of(name: str) -> list[str]:
     return re.sub(r"\b(hold|held) out\b", r"\1out", words).split()
 
 
-def some_names(names: Sequence[str]) -> str:
-    """Up to four names as words of a sentence: "a, b and c", or "a, b, c and 5 more"."""
-    shown = [*names[:3], f"{len(names) - 3} more"] if len(names) > 4 else list(names)
+def some_names(names: Sequence[str], most: int = 4) -> str:
+    """So many names as words of a sentence: "a, b and c", or "a, b, c and 5 more"."""
+    shown = [*names[: most - 1], f"{len(names) - most + 1} more"] if len(names) > most else list(names)
     return " and ".join(filter(None, [", ".join(shown[:-1]), *shown[-1:]]))
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from resnet_cli.data import scoring
 from resnet_cli.data.decode import Geometry
+from resnet_cli.data.trained import kind_of
 from resnet_cli.data.words import some_names
 from resnet_cli.engines.base import Images
 from resnet_cli.engines.portable import read_classifier
@@ -149,16 +150,16 @@ def _calibration_pictures(run: Run, geometry: Geometry) -> Images:
 
 
 def _left_out(scored: scoring.Scored, unreadable: int) -> tuple[str, ...]:
-    kind, notes = scoring.kind_of(scored.split), []
+    kind, notes = kind_of(scored.split), []
     if changed := [str(path) for path in scored.changed]:
-        notes.append(f"{len(changed)} {kind} image(s) have changed since training and are left out: {some_names(changed)}")
+        notes.append(f"{kind} images that have changed since training are left out ({len(changed)}): {some_names(changed, 6)}")
     if unreadable:
-        notes.append(f"{unreadable} {kind} image(s) cannot be read and are left out")
+        notes.append(f"{kind} images that cannot be read are left out ({unreadable})")
     return tuple(notes)
 
 
 def _refuse(quantized: Quantized) -> None:
-    count, kind = quantized.count, scoring.kind_of(quantized.split)
+    count, kind = quantized.count, kind_of(quantized.split)
     raise ResnetError(
         f"int8 loses {in_images(quantized.lost, count)}, more than --max-drop {quantized.max_drop:g} allows, which is"
         f" {in_images(quantized.allowed, count)}: it has {quantized.after.correct} of {count} {kind} images right, the float"

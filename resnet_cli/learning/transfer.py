@@ -126,7 +126,7 @@ def transfer(
     material = frozen.material
     stage = Stage("head", material.folder, resume, announce=False, tensorboard=material.tensorboard)
     head = train_head(model, *frozen.features, material, config, stage, progress)
-    progress.line(f"head  held-out accuracy {head.best.val_accuracy:.1%}  training accuracy {head.best.accuracy:.1%}")
+    progress.line(f"head {head.best_epoch}/{len(head.history)}  held-out {_figures(head)}  training {head.best.accuracy:.1%}")
     if config.unfreeze == "none":
         return TransferResult(head, None, "head", "none")
     if config.patience and choose_rate is None and is_perfect(head.best):
@@ -157,10 +157,14 @@ def transfer(
     for name, variable in named_variables(model).items():
         variable.assign(before[name])
     progress.warn(
-        f"{len(tail.history)} epochs of fine-tuning gained nothing in validation (accuracy {tail.best.val_accuracy:.1%}, loss"
-        f" {tail.best.val_loss:.3f}; the head {head.best.val_accuracy:.1%}, {head.best.val_loss:.3f}): the head alone was kept"
+        f"{len(tail.history)} epochs of fine-tuning gained nothing in validation ({_figures(tail)}; the head:"
+        f" {_figures(head)}): the head alone was kept"
     )
     return TransferResult(head, tail, "head", ended)
+
+
+def _figures(phase: TrainResult) -> str:
+    return f"accuracy {phase.best.val_accuracy:.1%}, loss {phase.best.val_loss:.3f}"
 
 
 def run_frozen(model: keras.Model, material: Material, config: FinetuneConfig, progress: Progress) -> Frozen:

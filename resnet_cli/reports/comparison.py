@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from resnet_cli.data.own_files import COMPARED_BY, is_comparison
+from resnet_cli.data.own_files import COMPARED_BY, is_figure
 from resnet_cli.errors import ResnetError
 from resnet_cli.reports.figures import literal, save_figure
 
@@ -37,7 +37,7 @@ def check_picture(picture: Path) -> None:
         raise ResnetError(f"--output {picture} is neither .png nor .svg", "such as --output compare.png")
     if not picture.exists():
         return
-    if picture.is_file() and is_comparison(picture):
+    if picture.is_file() and is_figure(picture, COMPARED_BY):
         return
     raise ResnetError(f"{picture} exists and is no figure of `{COMPARED_BY}`", "choose another --output")
 

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from resnet_cli.data.own_files import CREATOR
 from resnet_cli.history import EpochRecord, read_history
 from resnet_cli.reports.figures import literal, save_figure
 
@@ -25,7 +26,7 @@ def draw_curves(metrics: Path, image: Path, title: str, label_smoothing: float) 
         title: of the figure.
         label_smoothing: that the training loss carries, in stages other than the head; the validation loss carries none.
     """
-    save_figure(curves(read_history(metrics), title, label_smoothing), image, "resnet")
+    save_figure(curves(read_history(metrics), title, label_smoothing), image, f"{CREATOR}curves")
 
 
 def curves(records: Sequence[EpochRecord], title: str, label_smoothing: float) -> Figure:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from matplotlib.figure import Figure
 
+from resnet_cli.data.own_files import CREATOR
 from resnet_cli.files import write_csv
 from resnet_cli.reports.figures import literal, save_figure
 
@@ -53,6 +54,6 @@ def write_rate_curve(curve: RateCurve, picture: Path, title: str) -> None:
     axes.set(xlabel="learning rate", ylabel="cross-entropy, nats", title=literal(title))
     axes.grid(alpha=0.3)
     axes.legend()
-    save_figure(figure, picture, "resnet")
+    save_figure(figure, picture, f"{CREATOR}--lr-find")
     lines = zip(curve.rates, curve.losses, curve.smoothed, strict=True)
     write_csv(picture.with_suffix(".csv"), [("rate", "loss", "smoothed"), *lines])
