@@ -287,7 +287,7 @@ def test_what_happens_to_images_is_recorded_in_the_run(tiny_dataset: Path, run_c
 
     assert config("--views", "2") == ("light", True, 2)
     assert config("--views", "2", "--augment", "strong", "--no-flip") == ("strong", False, 2)
-    assert config("--augment", "none") == ("none", True, 1)
+    assert config("--augment", "none") == ("none", False, 1)
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ def test_training_evaluate_and_predict_agree_on_every_held_out_image(backend: st
     record = session.record(run)
     assert (record["input"]["resize"], record["backend"]) == (resize, backend)
     after_training = measured(session.folder / run)
-    assert len(after_training) == 18
+    assert len(after_training) == record["results"]["val"]["count"] >= 9
     evaluated = measured(session.folder / f"{run}-by-{backend}")
     answers = predicted(session.printed(backend, f"predict {run}"))
     for path, probability in after_training.items():
