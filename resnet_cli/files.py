@@ -47,9 +47,9 @@ def csv_line(row: Iterable[Any]) -> str:
 def path_text(path: PurePath | str) -> str:
     """A path, or a sentence that begins with one, as this program writes it for others to read: `./=a.png` for `=a.png`.
 
-    It names the same file, and no spreadsheet takes it for a formula.
+    It names the same file, and no spreadsheet takes it for a formula. NUL, which no path can hold, becomes text.
     """
-    text = str(path)
+    text = str(path).replace("\0", "\\0")
     return f"./{text}" if text.startswith(_FORMULA) else text
 
 

@@ -114,7 +114,11 @@ def test_odd_names_are_errors_of_their_own_pictures(
     listed = f"{album}/apple/080.png\0{album}/apple/081.png\0\n{album}/cherry/080.png\n"
     command = ("--run", finetuned_run.folder, "--json")
     for words, stdin, wrong in (
-        (["-"], listed, "is no path of a file"),
+        (
+            ["-"],
+            listed,
+            "is no path of a file: embedded null byte; where paths are separated by NUL, as by find -print0",
+        ),
         (["x" * 300 + ".png", "-"], listed, "File name too long"),
     ):
         result = run_cli("predict", *words, *command, stdin=stdin)

@@ -196,12 +196,6 @@ def test_quotes_that_belong_to_the_name_stay(tmp_path: Path, monkeypatch: pytest
     assert list(map(str, found)) == ['"a.png"', "b.png", "'", '"c.png', "\"d.png'", '""']
 
 
-def test_a_list_with_nul_is_told_the_option() -> None:
-    with pytest.raises(ResnetError, match="separated by NUL characters") as error:
-        list(listed_paths([b"a.png\0b.png\0"], null=False))
-    assert error.value.hint == "add -0 (--null)"
-
-
 @pytest.mark.parametrize("content", [b"", b"\n \r\n", b"\xef\xbb\xbf", b"\xff\xfe", b"\xff", b"\0\0"])
 def test_a_list_without_a_path_is_an_error(content: bytes) -> None:
     if content == b"\xff":  # no mark after all, but a name

@@ -178,7 +178,8 @@ def _open(path: Path, short_side: int | None) -> Image.Image:
     except OSError as error:
         raise ResnetError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:  # a NUL in the path
-        raise ResnetError(f"{str(path)!r} is no path of a file: {error}") from error
+        hint = "where paths are separated by NUL, as by find -print0, add -0 (--null)"
+        raise ResnetError(f"{str(path)!r} is no path of a file: {error}; {hint}") from error
     with file:
         try:
             return _decode(file, short_side)

@@ -51,7 +51,7 @@ def listed_paths(chunks: Iterable[bytes | Pause], null: bool) -> Iterator[Path |
         null: paths end with NUL instead, and are taken literally (find -print0, xargs -0).
 
     Raises:
-        ResnetError: there is no path on the list, or NUL characters are in it and `null` is false.
+        ResnetError: there is no path on the list.
     """
     empty = True
     for entry in _entries(chunks, null):
@@ -59,8 +59,6 @@ def listed_paths(chunks: Iterable[bytes | Pause], null: bool) -> Iterator[Path |
             yield entry
         elif entry if null else entry.strip():
             empty = False
-            if "\0" in entry:
-                raise ResnetError("the paths on stdin are separated by NUL characters, not by lines", "add -0 (--null)")
             yield Path(entry if null else _unquoted(entry))
     if empty:
         raise ResnetError("stdin names no pictures", "is what writes to it looking in the right place?")
