@@ -10,11 +10,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from resnet_cli.cli.beginning import Place, begun_with, place_of_run, require_same, tell_interrupted
-from resnet_cli.cli.records import dataset_lines, fingerprint
+from resnet_cli.cli.records import fingerprint, tell_dataset
 from resnet_cli.cli.requests import FinetuneRequest
 from resnet_cli.data.scan import Dataset, scan_dataset
 from resnet_cli.data.split import hold_out
-from resnet_cli.data.warnings import dataset_warnings
 from resnet_cli.engines.choice import settled
 from resnet_cli.errors import ResnetError
 from resnet_cli.learning.config import FinetuneConfig
@@ -67,14 +66,9 @@ def plan_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pr
     scanned = scan_dataset(request.dataset)
     share = config.val_split if config.val_split is not None else (0.1 if "test" in scanned.splits else 0.2)
     dataset = hold_out(scanned, share, config.seed)
-    for line in dataset_lines(dataset):
-        progress.line(line)
-    for words in dataset_warnings(dataset, config.mirrors):
-        progress.warn(words)
+    tell_dataset(dataset, config.mirrors, progress)
     config = replace(config, engine=settled(config.engine, progress), learning_rate=config.rate)
     network, source = choose_backbone(request.arch, _weights(request, dataset), progress)
-    if source.fallback:
-        progress.warnings.append("the bundled backbone stands in for resnet50 with ImageNet weights")  # the notice said why
     size = asked or _natural_size(network, dataset)
     require_size(network, source, size)
     spec = ClassifierSpec(network, len(dataset.classes), size, config.hidden, config.dropout)

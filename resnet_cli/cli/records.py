@@ -10,6 +10,7 @@ from resnet_cli.data.same_files import contents
 from resnet_cli.data.scan import Dataset, LeftOut
 from resnet_cli.data.scoring import TEST_CHOSE, VAL_CHOSE, unreadable_note
 from resnet_cli.data.trained import kind_of, seen_by_earlier_runs
+from resnet_cli.data.warnings import dataset_warnings
 from resnet_cli.learning.diagnose import few_pictures, odd_accuracies, unequal_classes
 from resnet_cli.networks.pretrained import WeightsSource
 from resnet_cli.networks.spec import ClassifierSpec
@@ -147,14 +148,23 @@ def pictures_fingerprint(dataset: Dataset) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def dataset_lines(dataset: Dataset) -> list[str]:
-    """What a data set with its splits holds, in two lines."""
+def tell_dataset(dataset: Dataset, flips: bool, progress: Progress) -> None:
+    """Say in two lines what a data set with its splits holds, and warn of what is wrong with it.
+
+    Args:
+        dataset: its images are held out already.
+        flips: training images are mirrored at random.
+        progress: where to.
+    """
     counts = ", ".join(f"{len(samples)} {split}" for split, samples in dataset.splits.items())
     largest = ", ".join(
         f"{name} {count}" for name, count in list(zip(dataset.classes, dataset.counts("train"), strict=True))[:6]
     )
     more = f", and {len(dataset.classes) - 6} more classes" if len(dataset.classes) > 6 else ""
-    return [f"{dataset.name}: {len(dataset.classes)} classes; {counts}", f"training images: {largest}{more}"]
+    progress.line(f"{dataset.name}: {len(dataset.classes)} classes; {counts}")
+    progress.line(f"training images: {largest}{more}")
+    for words in dataset_warnings(dataset, flips):
+        progress.warn(words)
 
 
 def warn_of_left_out(left_out: Sequence[LeftOut], progress: Progress) -> None:

@@ -9,11 +9,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from resnet_cli.cli.beginning import Place, begun_with, place_of_run, require_same, tell_interrupted
-from resnet_cli.cli.records import dataset_lines, fingerprint
+from resnet_cli.cli.records import fingerprint, tell_dataset
 from resnet_cli.cli.requests import TrainRequest
 from resnet_cli.data.scan import Dataset, scan_dataset
 from resnet_cli.data.split import hold_out
-from resnet_cli.data.warnings import dataset_warnings
 from resnet_cli.engines.choice import EngineName, settled
 from resnet_cli.errors import ResnetError
 from resnet_cli.learning.config import TrainConfig
@@ -58,15 +57,10 @@ def plan_training(request: TrainRequest, config: TrainConfig, progress: Progress
     """
     began = time.perf_counter()
     dataset = hold_out(scan_dataset(request.dataset), config.val_split, config.seed)
-    for line in dataset_lines(dataset):
-        progress.line(line)
-    for words in dataset_warnings(dataset, config.flip):
-        progress.warn(words)
+    tell_dataset(dataset, config.flip, progress)
     network, source = find_network(request.arch, request.shortcut), WeightsSource("none", None, "")
     if request.weights != "none":
         network, source = choose_backbone(request.arch, request.weights, progress, request.shortcut)
-        if source.fallback:
-            progress.warnings.append("the bundled backbone stands in for resnet50 with ImageNet weights")  # the notice said why
     size = request.image_size or network.image_size
     _require_scaling(request, config, network, source, size)
     if config.pixel_mean:

@@ -126,9 +126,11 @@ def _about_same_folders(dataset: Dataset) -> list[str]:
         for sample in samples:
             parts = sample.path.relative_to(dataset.root).parts
             below = parts[parts.index(dataset.classes[sample.label]) + 1 :]
-            inside[sample.label].add(below[0] if len(below) > 1 else "")
+            if len(below) == 1:
+                return []  # an image lies in the class folder itself, as in most data sets
+            inside[sample.label].add(below[0])
     names = inside[0]
-    if len(names) < 2 or "" in names or any(those != names for those in inside.values()):
+    if len(names) < 2 or any(those != names for those in inside.values()):
         return []
     return [
         f"the classes {some_names(dataset.classes)} all hold the folders {some_names(sorted(names))}: if these are the classes,"

@@ -128,6 +128,7 @@ def _best_at_hand(progress: Progress, shortcut: Shortcut | None) -> tuple[Networ
             f"Why: {error.message}.\nTo use {PREFERRED}, connect to the network and repeat the command, or {error.hint}.\n"
             "To choose the bundled backbone without this notice: --weights bundled."
         )
+        progress.warnings.append(f"the bundled backbone stands in for {PREFERRED} with ImageNet weights")  # the notice said why
         return find_network(BUNDLED), bundled
 
 
