@@ -25,6 +25,7 @@ EARLIER = "earlier"  # split, in an export, of images that an earlier run was tr
 EVALUATIONS = "evaluations"  # folder of the figures of other pictures than a run held out
 FIGURES = ("predictions.csv", "confusion.csv", "report.html")  # what `evaluate` writes
 LITTER = (".DS_Store", "._", ".nfs", ".writable")  # what file systems, and a process that was killed, leave behind
+_NUMBERS = re.compile(r"(?<=\[)\s+\d+(?:,\s+\d+)*\s+(?=\])")
 _TELLTALE = ("run.json", "checkpoint/config.json", "metrics.jsonl", "rate.csv")
 _FILES = {
     *("run.json", SPLITS, "model.weights.h5", "model.xml", "model.bin", "metrics.jsonl", "metrics.csv", "rate.png"),
@@ -145,7 +146,9 @@ def unfinished_runs(name: str, output: Path | None = None) -> list[Path]:
 def finish_run(folder: Path, record: dict[str, Any]) -> Run:
     """Write run.json, last and whole, and clear away what only an unfinished run needs."""
     record = {"format": FORMAT, **record}
-    write_text(folder / "run.json", json.dumps(record, indent=2) + "\n")
+    text = json.dumps(record, indent=2)
+    # A confusion matrix of 1,000 classes has a million numbers: a row a line, not a number a line.
+    write_text(folder / "run.json", _NUMBERS.sub(lambda found: re.sub(r"\s+", " ", found[0]), text) + "\n")
     drop_checkpoint(folder)
     return Run(folder, record)
 

@@ -125,6 +125,7 @@ def write_measured(folder: Path, measured: Measured, record: dict[str, Any], cur
     facts = [
         ("network", _network(record)),
         ("weights", _weights(record)),
+        *([("teacher", record["teacher"]["name"])] if "teacher" in record else []),
         ("data", f"{measured.scored.root} ({measured.scored.split})"),
         *([("trained on", trained_on)] if trained_on != str(measured.scored.root.resolve()) else []),
         *([("command", record["command"])] if record["command"] else []),

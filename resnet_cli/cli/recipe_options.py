@@ -25,6 +25,9 @@ ShortcutOption = Annotated[
 ]
 ImageSize = Annotated[int | None, typer.Option(min=8, help="Input side in pixels.  \\[default: the network's]")]
 Weights = Annotated[str, typer.Option(help="none, imagenet, bundled, a run or a weights file to start from.")]
+TeacherOption = Annotated[
+    Path | None, typer.Option(help="A run, or an ONNX or OpenVINO file, whose answers the network learns.", show_default=False)
+]
 RecipeName = Annotated[Recipe, typer.Option(help="fast (ours), paper (He et al. 2015), keras (its CIFAR example).")]
 Show = Annotated[bool, typer.Option("--show", help="Print the recipe with all changes, and stop.")]
 TimeLimit = Annotated[str | None, typer.Option(help="Such as 30m, for the training itself: as many epochs as fit.")]
@@ -52,9 +55,13 @@ Scale = Annotated[float | None, _option("Smallest area of a resized crop.", 0.01
 Flip = Annotated[bool | None, _option("Mirror every second picture.")]
 Rotate = Annotated[float | None, _option("Largest rotation, degrees.", 0, 180)]
 Shift = Annotated[float | None, _option("Largest shift, share of the side.", 0, 0.5)]
+Color = Annotated[float | None, _option("Change brightness, contrast and saturation by up to 1 + this.", 0)]
 Sharpness = Annotated[float | None, _option("Blur or sharpen by up to 1 + this.", 0)]
 Cutout = Annotated[float | None, _option("Side of a grey square, share of the side.", 0, 1)]
 Mixup = Annotated[float | None, _option("Beta parameter of mixup, 0 for none.", 0)]
+TeacherWeight = Annotated[float | None, _option("Share of the loss that is the teacher's; 1 uses no labels.", 0.01, 1)]
+Temperature = Annotated[float | None, _option("Evens out the teacher's probabilities.", 0.1, 100)]
+TeacherViews = Annotated[int | None, _option("Crops of an image that the teacher is shown; 0 for new ones every epoch.", 0)]
 ValSplit = Annotated[float | None, _option("Share held out where there is no val folder.", 0, 0.9)]
 Seed = Annotated[int | None, _option("Of everything random.", 0, LARGEST_SEED)]
 

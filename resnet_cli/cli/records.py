@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_cli.data.folders import file_size
 from resnet_cli.data.same_files import contents
-from resnet_cli.data.scan import Dataset, LeftOut
+from resnet_cli.data.scan import UNKNOWN, Dataset, LeftOut, Sample
 from resnet_cli.data.scoring import TEST_CHOSE, VAL_CHOSE, unreadable_note
 from resnet_cli.data.trained import kind_of, seen_by_earlier_runs
 from resnet_cli.data.warnings import dataset_warnings
@@ -101,8 +101,8 @@ def warn_of_figures(
     held = [row.content for row in read_splits(run) if row.split == split]
     odd = odd_accuracies(best.accuracy, figures.top1, tested, kind_of(split), config)
     for words in (
-        *few_pictures(dataset.classes, counts),
-        *unequal_classes(dataset.classes, counts, config),
+        *(few_pictures(dataset.classes, counts) if dataset.labelled else []),
+        *(unequal_classes(dataset.classes, counts, config) if dataset.labelled else []),
         *odd,
         *([TEST_CHOSE] if dataset.is_validated_by_test else [VAL_CHOSE] if split == "val" else []),
         *seen_by_earlier_runs(held, run, split),  # copies within the data set were warned of before the training
@@ -115,9 +115,13 @@ def split_rows(dataset: Dataset) -> list[SplitRow]:
     """Lines of splits.csv: the pictures of every split, by their place in the data set's folder."""
     samples = [(split, sample) for split, those in dataset.splits.items() for sample in those]
     return [
-        SplitRow(sample.path.relative_to(dataset.root).as_posix(), dataset.classes[sample.label], split, content)
+        SplitRow(sample.path.relative_to(dataset.root).as_posix(), _class_of(sample, dataset), split, content)
         for (split, sample), content in zip(samples, contents(sample.path for _, sample in samples), strict=True)
     ]
+
+
+def _class_of(sample: Sample, dataset: Dataset) -> str:
+    return "" if sample.label == UNKNOWN else dataset.classes[sample.label]
 
 
 def data_record(dataset: Dataset) -> dict[str, Any]:
@@ -161,8 +165,11 @@ def tell_dataset(dataset: Dataset, flips: bool, progress: Progress) -> None:
         f"{name} {count}" for name, count in list(zip(dataset.classes, dataset.counts("train"), strict=True))[:6]
     )
     more = f", and {len(dataset.classes) - 6} more classes" if len(dataset.classes) > 6 else ""
-    progress.line(f"{dataset.name}: {len(dataset.classes)} classes; {counts}")
-    progress.line(f"training images: {largest}{more}")
+    if dataset.labelled:
+        progress.line(f"{dataset.name}: {len(dataset.classes)} classes; {counts}")
+        progress.line(f"training images: {largest}{more}")
+    else:
+        progress.line(f"{dataset.name}: images without labels; {counts}")
     for words in dataset_warnings(dataset, flips):
         progress.warn(words)
 

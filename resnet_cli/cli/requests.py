@@ -19,6 +19,7 @@ class TrainRequest:
     shortcut: Shortcut | None
     image_size: int | None
     weights: str
+    teacher: Path | None
     recipe: str
     limit: float | None
     lr_find: str | None

@@ -16,11 +16,14 @@ def print_result(result: dict[str, Any]) -> None:
     headline = result[split]
     low, high = headline["top1_interval"]
     table = console.Table("class", "pictures", "accuracy")
-    for each in headline["classes"][:_SHOWN]:
+    classes = headline["classes"]
+    if len(classes) > _SHOWN:  # the most frequent ones
+        classes = sorted(classes, key=lambda each: -each["count"])[:_SHOWN]
+    for each in classes:
         table.add_row(console.escape(each["class"]), str(each["count"]), f"{each['recall']:.1%}" if each["count"] else "-")
     console.out.print(table)
-    if len(headline["classes"]) > _SHOWN:
-        console.out.print(f"and {len(headline['classes']) - _SHOWN} more classes in the report")
+    if left := len(headline["classes"]) - len(classes):
+        console.out.print(f"and {left} more classes in the report")
     console.out.print(
         f"[bold]{kind_of(split)} accuracy {headline['top1']:.1%}[/]"
         f"  (95 % interval {low:.1%} to {high:.1%}, {headline['count']} pictures)"

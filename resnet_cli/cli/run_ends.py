@@ -29,7 +29,13 @@ from resnet_cli.runs import write_splits
 
 
 def read_splits_for_training(
-    dataset: Dataset, geometry: Geometry, how: Augmentation, progress: Progress, strict: bool, limit: int
+    dataset: Dataset,
+    geometry: Geometry,
+    how: Augmentation,
+    progress: Progress,
+    strict: bool,
+    limit: int,
+    largest: int = 0,
 ) -> tuple[Pictures, Pictures]:
     """Training images for an augmentation and validation squares; unreadable files are named, or with `strict` an error.
 
@@ -40,12 +46,13 @@ def read_splits_for_training(
         progress: where to report.
         strict: a damaged picture is an error.
         limit: bytes of decoded pictures that are kept, a split; 0 where they are needed only once more.
+        largest: side of the crops that are made of training images, pixels, where a teacher's are larger than the input.
 
     Raises:
         ResnetError: nothing readable is left of a split, or of a class; or a picture is damaged and `strict`.
     """
     samples = dataset.splits["train"]
-    reader = reader_that_fits(samples, geometry, how, limit)
+    reader = reader_that_fits(samples, replace(geometry, size=max(geometry.size, largest)), how, limit)
     training = read_pictures(samples, reader, progress, "reading training pictures", limit)
     held_out = read_pictures(
         dataset.splits["val"], reader_for_prediction(geometry), progress, "reading held-out pictures", limit
@@ -58,7 +65,7 @@ def read_splits_for_training(
         raise ResnetError(damaged[0].reason, f"without --strict, images that cannot be read ({len(damaged)}) are left out")
     warn_of_left_out(damaged, progress)
     present = {sample.label for sample in training.samples}
-    readable = [label in present for label in range(len(dataset.classes))]
+    readable = [label in present or (not dataset.labelled and len(present) > 0) for label in range(len(dataset.classes))]
     _require_enough(dataset, readable, len(held_out) > 0, strict or _can_be_tested(dataset, held_out))
     return training, held_out
 

@@ -2,7 +2,10 @@
 
 import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -37,6 +40,7 @@ def train(
     shortcut: o.ShortcutOption = None,
     image_size: o.ImageSize = None,
     weights: o.Weights = "none",
+    teacher: o.TeacherOption = None,
     recipe: o.RecipeName = "fast",
     show: o.Show = False,
     time_limit: o.TimeLimit = None,
@@ -65,9 +69,13 @@ def train(
     flip: o.Flip = None,
     rotate: o.Rotate = None,
     shift: o.Shift = None,
+    color: o.Color = None,
     sharpness: o.Sharpness = None,
     cutout: o.Cutout = None,
     mixup: o.Mixup = None,
+    teacher_weight: o.TeacherWeight = None,
+    temperature: o.Temperature = None,
+    teacher_views: o.TeacherViews = None,
     val_split: o.ValSplit = None,
     seed: o.Seed = None,
     output: RunOutput = None,
@@ -80,16 +88,28 @@ def train(
 ) -> None:
     """Train a network of the residual papers on a folder of pictures, from scratch or from weights."""
     given, network = o.recipe_changes(locals()), find_network(arch, shortcut)
-    config = make_config(recipe, network, given)
-    limit = _limit(time_limit, epochs, show)
-    vain = {"--time-limit": limit, "--resume": resume, "--tensorboard": tensorboard}
-    require_effect_of_search(lr_find, learning_rate is not None, vain)
+    config, limit = make_config(recipe, network, given), _limit(time_limit, epochs, show)
+    require_effect_of_search(lr_find, learning_rate is not None, _vain_for_search(limit, resume, tensorboard))
     if show:
         return _show(recipe, config, make_config(recipe, network, {}), json)
+    choices = (arch, shortcut, image_size, weights, teacher, recipe, limit, lr_find, output, force, resume, strict, tensorboard)
+    return _run(
+        TrainRequest(_required(dataset, given, teacher), *choices, shlex.join(["resnet", *sys.argv[1:]])), config, quiet, json
+    )
+
+
+def _vain_for_search(limit: float | None, resume: bool, tensorboard: bool) -> dict[str, Any]:
+    return {"--time-limit": limit, "--resume": resume, "--tensorboard": tensorboard}
+
+
+def _required(dataset: Path | None, given: Mapping[str, Any], teacher: Path | None) -> Path:
+    """The data set; refused where none is named, or where options are given that only matter with a teacher."""
     if dataset is None:
-        raise typer.BadParameter("name a folder of pictures (or --show the recipe)", param_hint="DATASET")
-    choices = (arch, shortcut, image_size, weights, recipe, limit, lr_find, output, force, resume, strict, tensorboard)
-    return _run(TrainRequest(dataset, *choices, shlex.join(["resnet", *sys.argv[1:]])), config, quiet, json)
+        raise typer.BadParameter("name a folder of images (or --show the recipe)", param_hint="DATASET")
+    vain = [name for name in ("teacher_weight", "temperature", "teacher_views") if name in given]
+    if vain and teacher is None:
+        raise typer.BadParameter(f"--{vain[0].replace('_', '-')} matters with a --teacher alone")
+    return dataset
 
 
 def _limit(time_limit: str | None, epochs: int | None, show: bool) -> float | None:

@@ -5,8 +5,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import keras
+import numpy as np
 
 from resnet_cli.cli.beginning import PRECISION, begin_run, begun_by, make_run_folder, tell_other_precision
+from resnet_cli.cli.cache import kept_in_cache
 from resnet_cli.cli.measuring import write_measured
 from resnet_cli.cli.rate_search import search_record, usable_rate, write_search
 from resnet_cli.cli.records import result_record, run_record, warn_of_figures
@@ -15,18 +17,21 @@ from resnet_cli.cli.train_plan import TrainPlan
 from resnet_cli.data.augment import Augmentation
 from resnet_cli.data.batches import EvaluationBatches, TrainStream
 from resnet_cli.data.decode import Geometry
-from resnet_cli.data.pictures import MEMORY_LIMIT, Pictures, mean_picture
+from resnet_cli.data.pictures import MEMORY_LIMIT, Pictures, mean_picture, reader_for_prediction
+from resnet_cli.data.scan import Dataset, Sample
+from resnet_cli.engines.teacher import TeacherEngine
 from resnet_cli.learning.config import TrainConfig
 from resnet_cli.learning.diagnose import few_steps
 from resnet_cli.learning.pace import fit_to_limit, measure_pace
 from resnet_cli.learning.precision import prepare
 from resnet_cli.learning.rate_finder import find_rate
-from resnet_cli.learning.stage import Stage
+from resnet_cli.learning.stage import Stage, Stream
+from resnet_cli.learning.taught import Lesson, Taught, TaughtEvaluation, columns_of
 from resnet_cli.learning.time_limit import Limit
 from resnet_cli.learning.training import train
 from resnet_cli.networks.classifier import build_logits, set_pixel_mean
 from resnet_cli.networks.loading import load_backbone
-from resnet_cli.progress import Progress
+from resnet_cli.progress import NOTHING_YET, Progress, stop_if_asked
 from resnet_cli.runs import Run, finish_run
 
 
@@ -42,15 +47,17 @@ class _Setup:
         stream: training batches.
         held_out: validation batches.
         small: training batches at half the size, for progressive training.
+        dataset: the plan's, its held-out images labelled by the teacher where nobody else did.
     """
 
     model: keras.Model
     precision: str
     geometry: Geometry
     pictures: tuple[Pictures, Pictures]
-    stream: TrainStream
-    held_out: EvaluationBatches
-    small: TrainStream | None
+    stream: Stream
+    held_out: keras.utils.PyDataset
+    small: Stream | None
+    dataset: Dataset
 
 
 def run_training(plan: TrainPlan, progress: Progress) -> dict[str, Any]:
@@ -78,16 +85,22 @@ def run_training(plan: TrainPlan, progress: Progress) -> dict[str, Any]:
         if search is not None:
             write_search(folder, search)
     command, earlier = begun_by(folder)
+    if isinstance(setup.stream, Taught):
+        stream = setup.stream.remembering(folder / "checkpoint", kept_in_cache("teacher"))
+        small = replace(setup.small, lesson=stream.lesson) if isinstance(setup.small, Taught) else None
+        setup = replace(setup, stream=stream, small=small)
     stage = Stage("train", folder, request.resume, tensorboard=request.tensorboard)
     result = train(setup.model, setup.stream, setup.held_out, config, stage, progress, setup.small)
     if limit is not None:
         progress.line(limit.outcome())
-    readable = as_read(plan.dataset, *setup.pictures)
+    readable = as_read(setup.dataset, *setup.pictures)
     where = (folder, setup.model, spec, readable, setup.geometry, progress, plan.engine)
     measured = write_trained(*where, label_smoothing=config.label_smoothing)
     seconds = earlier + time.perf_counter() - plan.began
     configuration = {"recipe": request.recipe, **asdict(config)}
-    record = run_record(command, configuration, plan.dataset, spec, setup.geometry, plan.source, setup.precision)
+    record = run_record(command, configuration, setup.dataset, spec, setup.geometry, plan.source, setup.precision)
+    if plan.teacher:
+        record["teacher"] = plan.teacher.to_record()
     if plan.source.kind == "none":
         for words in few_steps(len(result.history) * setup.stream.steps_per_epoch):
             progress.warn(words)
@@ -112,17 +125,54 @@ def _set_up(plan: TrainPlan, progress: Progress) -> _Setup:
     )
     load_backbone(model, network, plan.source)
     how = _augmentation(config)
-    training, held_out = read_splits_for_training(plan.dataset, geometry, how, progress, request.strict, MEMORY_LIMIT)
+    teacher = TeacherEngine(plan.teacher) if plan.teacher else None
+    largest = plan.teacher.size if plan.teacher else 0
+    training, held_out = read_splits_for_training(plan.dataset, geometry, how, progress, request.strict, MEMORY_LIMIT, largest)
     if config.pixel_mean:
         set_pixel_mean(model, mean_picture(training, geometry))
     stream = TrainStream(training, spec.classes, config.batch_size, geometry, how, config.seed)
     half = max(network.reduction, size // 2)
     small = replace(stream, geometry=replace(geometry, size=half)) if config.progressive else None
-    batches = EvaluationBatches(held_out, spec.classes, 128)
-    return _Setup(model, precision, geometry, (training, held_out), stream, batches, small)
+    if teacher is None:
+        batches = EvaluationBatches(held_out, spec.classes, 128)
+        return _Setup(model, precision, geometry, (training, held_out), stream, batches, small, plan.dataset)
+    lesson = Lesson(teacher, columns_of(teacher.teacher, plan.dataset), config.teacher_views)
+    held_out, taught, dataset = _examined(plan.dataset, lesson, held_out, geometry, progress)
+    taught_small = None if small is None else Taught(small, lesson)
+    return _Setup(model, precision, geometry, (training, held_out), Taught(stream, lesson), taught, taught_small, dataset)
+
+
+def _examined(
+    dataset: Dataset, lesson: Lesson, held_out: Pictures, geometry: Geometry, progress: Progress
+) -> tuple[Pictures, TaughtEvaluation, Dataset]:
+    """Held-out images for a student; where they have no labels, the teacher's first answers become those."""
+    if dataset.labelled:
+        return held_out, TaughtEvaluation(EvaluationBatches(held_out, len(dataset.classes), 128), None), dataset
+    squares = replace(held_out, read=reader_for_prediction(replace(geometry, size=lesson.teacher.teacher.size)), kept=None)
+    task = progress.start("asking the teacher", len(held_out))
+    pieces = []
+    for piece in lesson.answers_of(squares):
+        pieces.append(piece)
+        task.advance(len(piece))
+        stop_if_asked(progress, NOTHING_YET)
+    task.finish()
+    answers = np.concatenate(pieces)
+    first = answers.argmax(1)
+    samples = tuple(Sample(sample.path, int(label)) for sample, label in zip(held_out.samples, first, strict=True))
+    held_out = replace(held_out, samples=samples)
+    labelled = replace(dataset, splits={**dataset.splits, "val": samples})
+    return held_out, TaughtEvaluation(EvaluationBatches(held_out, len(dataset.classes), 128), answers), labelled
 
 
 def _augmentation(config: TrainConfig) -> Augmentation:
     return Augmentation(
-        config.crop, config.scale, config.flip, config.rotate, config.shift, config.sharpness, config.cutout, config.mixup
+        config.crop,
+        config.scale,
+        config.flip,
+        config.rotate,
+        config.shift,
+        config.color,
+        config.sharpness,
+        config.cutout,
+        config.mixup,
     )

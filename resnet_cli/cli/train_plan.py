@@ -6,11 +6,12 @@ set's summary is told here, within the first second.
 
 import time
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from resnet_cli.cli.beginning import Place, begun_with, place_of_run, require_same, tell_interrupted
 from resnet_cli.cli.records import fingerprint, tell_dataset
 from resnet_cli.cli.requests import TrainRequest
+from resnet_cli.cli.teaching import dataset_to_teach, taught_by, with_teacher
 from resnet_cli.data.scan import Dataset, scan_dataset
 from resnet_cli.data.split import hold_out
 from resnet_cli.engines.choice import EngineName, settled
@@ -21,6 +22,9 @@ from resnet_cli.networks.pretrained import WeightsSource, choose_backbone, requi
 from resnet_cli.networks.spec import ClassifierSpec
 from resnet_cli.progress import Progress
 
+if TYPE_CHECKING:
+    from resnet_cli.engines.teacher import Teacher
+
 
 @dataclass(frozen=True)
 class TrainPlan:
@@ -30,6 +34,7 @@ class TrainPlan:
         request: what was asked for.
         config: the recipe; of a resumed run with the epochs and the rate that were found when it began.
         dataset: with its splits.
+        teacher: whose answers are learned; None where the labels are.
         source: where the first weights come from.
         spec: the classifier.
         place: the run folder.
@@ -41,6 +46,7 @@ class TrainPlan:
     request: TrainRequest
     config: TrainConfig
     dataset: Dataset
+    teacher: "Teacher | None"
     source: WeightsSource
     spec: ClassifierSpec
     place: Place
@@ -56,7 +62,12 @@ def plan_training(request: TrainRequest, config: TrainConfig, progress: Progress
         ResnetError: a path or an option is wrong, or weights that were asked for by name cannot be had.
     """
     began = time.perf_counter()
-    dataset = hold_out(scan_dataset(request.dataset), config.val_split, config.seed)
+    teacher = taught_by(request.teacher, progress) if request.teacher else None
+    if teacher is None:
+        dataset = hold_out(scan_dataset(request.dataset), config.val_split, config.seed)
+    else:
+        dataset = dataset_to_teach(request.dataset, teacher, config)
+        config = with_teacher(config, dataset)
     tell_dataset(dataset, config.flip, progress)
     network, source = find_network(request.arch, request.shortcut), WeightsSource("none", None, "")
     if request.weights != "none":
@@ -66,7 +77,7 @@ def plan_training(request: TrainRequest, config: TrainConfig, progress: Progress
     if config.pixel_mean:
         network = replace(network, preprocessing="pixel-mean")
     spec = ClassifierSpec(network, len(dataset.classes), size, dropout=config.dropout)
-    chosen = _chosen(request, config, dataset, spec, source)
+    chosen = _chosen(request, config, dataset, spec, source) | ({"teacher": teacher.sha256} if teacher else {})
     typed = {key: value for key, value in chosen.items() if key not in _decided(request)}
     name = f"{dataset.name}-{find_network(request.arch).name}{'-lr-find' if request.lr_find == 'plot' else ''}"
     place = place_of_run(name, request.output, request.force, typed if request.resume else None, request.weights)
@@ -77,7 +88,7 @@ def plan_training(request: TrainRequest, config: TrainConfig, progress: Progress
     engine = settled("auto", progress)
     weights = "random weights" if source.path is None else f"weights of {request.weights}, with a new head"
     progress.line(f"network: {network.name}, {size} pixels, {weights}; recipe {request.recipe}")
-    return TrainPlan(request, config, dataset, source, spec, place, chosen, engine, began)
+    return TrainPlan(request, config, dataset, teacher, source, spec, place, chosen, engine, began)
 
 
 def _require_scaling(request: TrainRequest, config: TrainConfig, network: Network, source: WeightsSource, size: int) -> None:

@@ -6,7 +6,7 @@ does not depend on threads, interruption or resume.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ from PIL import Image, ImageEnhance
 
 from resnet_cli.data.decode import Geometry, Pixels, pad_width, part_of_square
 
+_LUMINANCE = np.array([0.299, 0.587, 0.114])  # of red, green and blue (ITU-R BT.601)
 _BILINEAR = Image.Resampling.BILINEAR
 _LONGEST = (
     4 / 3
@@ -34,6 +35,7 @@ class Augmentation:
         flip: mirror every second picture.
         rotate: largest rotation, degrees.
         shift: largest shift, share of the side.
+        color: brightness, contrast and saturation are each multiplied by a factor between 1 / (1 + this) and 1 + this.
         sharpness: pictures are blurred or sharpened by a factor between 1 / (1 + this) and 1 + this (Cubuk et al. 2020):
             programs that scale pictures differ in it.
         cutout: side of the grey square, share of the side (DeVries and Taylor 2017).
@@ -45,6 +47,7 @@ class Augmentation:
     flip: bool = True
     rotate: float = 0.0
     shift: float = 0.0
+    color: float = 0.0
     sharpness: float = 0.0
     cutout: float = 0.0
     mixup: float = 0.0
@@ -67,21 +70,41 @@ def augment(picture: Pixels, geometry: Geometry, how: Augmentation, random: np.r
     Returns:
         uint8 (size, size, 3).
     """
-    size = geometry.size
+    return change(crop_view(picture, geometry, how, random), how, random)
+
+
+def crop_view(
+    picture: Pixels, geometry: Geometry, how: Augmentation, random: np.random.Generator, side: int | None = None
+) -> Pixels:
+    """The part of an image that one view shows: the first half of `augment`.
+
+    Args:
+        picture, geometry, how, random: as of `augment`.
+        side: pixels of the view, if not those of the geometry. The part is the same for generators in the same state, so that a
+            teacher and a student whose inputs differ see the same.
+
+    Returns:
+        uint8 (side, side, 3).
+    """
+    side = side or geometry.size
     if how.crop == "resized":
-        view = _resized_crop(picture, geometry, how.scale, random)
-    else:
-        view = picture if len(picture) == size else np.asarray(Image.fromarray(picture).resize((size, size), _BILINEAR))
-        if how.crop == "pad":
-            view = _pad_and_crop(view, pad_width(size), random)
+        return _resized_crop(picture, replace(geometry, size=side), how.scale, random)
+    view = picture if len(picture) == side else np.asarray(Image.fromarray(picture).resize((side, side), _BILINEAR))
+    return _pad_and_crop(view, geometry.size, random) if how.crop == "pad" else view
+
+
+def change(view: Pixels, how: Augmentation, random: np.random.Generator) -> Pixels:
+    """What happens to a view behind the crop: the second half of `augment`; uint8 (size, size, 3) to the same."""
     if how.flip and random.random() < 0.5:
         view = view[:, ::-1]
     if how.rotate or how.shift:
         view = _rotate_and_shift(view, how.rotate, how.shift, random)
+    if how.color:
+        view = _recolor(view, how.color, random)
     if how.sharpness:
         view = _sharpen_or_blur(view, how.sharpness, random)
     if how.cutout:
-        view = _cutout(view, round(how.cutout * size), random)
+        view = _cutout(view, round(how.cutout * len(view)), random)
     return view
 
 
@@ -146,12 +169,14 @@ def _placed(length: float, whole: float, inside: float, random: np.random.Genera
     return first + random.random() * (last - first)
 
 
-def _pad_and_crop(view: Pixels, pad: int, random: np.random.Generator) -> Pixels:
-    size = view.shape[0]
-    top, left = random.integers(0, 2 * pad + 1, 2)
-    padded = np.zeros((size + 2 * pad, size + 2 * pad, 3), np.uint8)
-    padded[pad : pad + size, pad : pad + size] = view
-    return padded[top : top + size, left : left + size]
+def _pad_and_crop(view: Pixels, size: int, random: np.random.Generator) -> Pixels:
+    """A part of the padded view; its place is drawn in pixels of an input of `size`, which the view may be larger than."""
+    pad, side = pad_width(size), len(view)
+    top, left = (int(place) * side // size for place in random.integers(0, 2 * pad + 1, 2))
+    margin = pad * side // size
+    padded = np.zeros((side + 2 * margin, side + 2 * margin, 3), np.uint8)
+    padded[margin : margin + side, margin : margin + side] = view
+    return padded[top : top + side, left : left + side]
 
 
 def _rotate_and_shift(view: Pixels, degrees: float, shift: float, random: np.random.Generator) -> Pixels:
@@ -179,6 +204,19 @@ def _with_edges(view: Pixels, margin: int) -> Pixels:
     wide[inside, :margin], wide[inside, margin + size :] = view[:, :1], view[:, -1:]
     wide[:margin], wide[margin + size :] = wide[margin], wide[margin + size - 1]
     return wide
+
+
+def _recolor(view: Pixels, most: float, random: np.random.Generator) -> Pixels:
+    """Brightness, contrast about the view's mean grey, and saturation, in one affine map of the colours."""
+    brightness, contrast, saturation = np.exp(random.uniform(-1, 1, 3) * math.log1p(most))
+    scale = brightness * contrast
+    offset = brightness * (1 - contrast) * float(view.mean())
+    matrix: list[float] = []
+    for channel in range(3):
+        row = scale * (1 - saturation) * _LUMINANCE
+        row[channel] += scale * saturation
+        matrix += [*map(float, row), offset]
+    return np.asarray(Image.fromarray(view).convert("RGB", tuple(matrix)))
 
 
 def _sharpen_or_blur(view: Pixels, most: float, random: np.random.Generator) -> Pixels:

@@ -128,14 +128,14 @@ class EvaluationBatches(keras.utils.PyDataset):  # type: ignore[misc]
 
     def __init__(self, pictures: Pictures, classes: int, batch_size: int) -> None:
         super().__init__(workers=1)
-        self._pictures, self._classes, self._batch_size = pictures, classes, batch_size
+        self._pictures, self._classes, self.batch_size = pictures, classes, batch_size
         self._labels = pictures.labels
 
     def __len__(self) -> int:
-        return -(-len(self._pictures) // self._batch_size)
+        return -(-len(self._pictures) // self.batch_size)
 
     def __getitem__(self, index: int) -> Batch:
-        first = index * self._batch_size
-        rows = range(first, min(first + self._batch_size, len(self._pictures)))
+        first = index * self.batch_size
+        rows = range(first, min(first + self.batch_size, len(self._pictures)))
         images = np.stack(list(map_in_order(self._pictures.__getitem__, rows)))
         return images, np.eye(self._classes, dtype=np.float32)[self._labels[rows.start : rows.stop]]

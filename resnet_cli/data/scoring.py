@@ -82,6 +82,10 @@ def held_out(runs: Sequence[Run], split: SplitName | None = None, allow_changed:
     if not held:
         counts = ", ".join(f"{count} {name}" for name, count in sorted(Counter(row.split for row in rows).items()))
         raise ResnetError(f"the run {run.folder} has no {chosen} images", f"it has {counts}" if split else _GIVE_A_FOLDER)
+    if not all(row.label for row in held):
+        raise ResnetError(
+            f"the {kind_of(chosen)} images of {run.folder} have no labels: it learned from a teacher", _GIVE_A_FOLDER
+        )
     elsewhere = set() if chosen == "train" else trained(runs[1:])
     untouched = [row for row in held if row.content not in elsewhere]
     if not untouched:
@@ -166,7 +170,7 @@ def unreadable_note(left_out: Sequence[LeftOut]) -> str:
 
 def _labels(run: Run, rows: Sequence[SplitRow]) -> dict[str, int]:
     place = {name: index for index, name in enumerate(run.classes)}
-    if unknown := sorted({row.label for row in rows} - set(place)):
+    if unknown := sorted({row.label for row in rows if row.label} - set(place)):
         raise ResnetError(f"{run.splits} has a class that {run.path.name} does not know: {unknown[0]}", "name it alike in both")
     return place
 

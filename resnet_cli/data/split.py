@@ -18,6 +18,8 @@ from resnet_cli.data.same_files import group_same, sketches
 from resnet_cli.data.scan import Dataset, Sample
 from resnet_cli.errors import ResnetError
 
+_FEWEST_PHOTOS = 4
+
 
 @dataclass(frozen=True)
 class Alike:
@@ -29,6 +31,29 @@ class Alike:
     @property
     def labels(self) -> set[int]:
         return {self.samples[0].label} if len(self.samples) == 1 else {sample.label for sample in self.samples}
+
+
+def hold_out_photos(dataset: Dataset, share: float, seed: int) -> Dataset:
+    """Hold about `share` of the images of a data set without labels out, at least two, by the same numbers as `hold_out`.
+
+    Raises:
+        ResnetError: it has fewer than four different images, or share is not between 0 and 1.
+    """
+    if not 0 < share < 1:
+        raise ResnetError(f"--val-split {share:g} is no share between 0 and 1", "a part of the images has to be held out")
+    samples = dataset.splits["all"]
+    known = dict(zip((paths := [sample.path for sample in samples]), sketches(paths), strict=True))
+    groups = sorted((_numbered(group, known, seed) for group in alike(samples, known)), key=lambda group: group.number)
+    if len(groups) < _FEWEST_PHOTOS:
+        raise ResnetError(f"{dataset.root} holds {len(groups)} different images, too few to learn from", "add images")
+    count = max(2, sum(group.number < share for group in groups))
+    held, kept = groups[: min(count, len(groups) - 2)], groups[min(count, len(groups) - 2) :]
+    sides = {"train": kept, "val": held}
+    splits = {
+        split: tuple(sorted((sample for group in those for sample in group.samples), key=_place))
+        for split, those in sides.items()
+    }
+    return replace(dataset, splits=splits)
 
 
 def hold_out(dataset: Dataset, share: float, seed: int) -> Dataset:

@@ -36,13 +36,14 @@ def dataset_warnings(dataset: Dataset, flips: bool) -> list[str]:
         dataset: as `hold_out` returns it.
         flips: training images are mirrored at random.
     """
+    of_files = [*_about_left_out(dataset.left_out), *_about_hidden(dataset), *_about_dark(dataset)]
+    if not dataset.labelled:
+        return of_files
     mirrored = mirror_sensitive(dataset.classes) if flips else []
     return [
-        *_about_left_out(dataset.left_out),
-        *_about_hidden(dataset),
+        *of_files,
         *_about_conflicts(dataset),
         *_about_leaks(dataset),
-        *_about_dark(dataset),
         *_about_same_folders(dataset),
         *([f"{mirror_sentence(mirrored)}: --no-flip keeps training images as they are"] if mirrored else []),
     ]
@@ -109,10 +110,14 @@ def _about_dark(dataset: Dataset) -> list[str]:
     for samples in dataset.splits.values():
         for sample in samples:
             by_class[sample.label].append(sample.path)
-    dark = [dataset.classes[label] for label in sorted(by_class) if dark_sixteen_bit(by_class[label])]
+    dark = [label for label in sorted(by_class) if dark_sixteen_bit(by_class[label])]
     if not dark:
         return []
-    classes = f"the class {dark[0]}" if len(dark) == 1 else f"the classes {some_names(dark)}"
+    if not dataset.labelled:
+        classes = str(dataset.root)
+    else:
+        names = [dataset.classes[label] for label in dark]
+        classes = f"the class {names[0]}" if len(names) == 1 else f"the classes {some_names(names)}"
     return [
         f"16-bit greyscale images of {classes} look black, as no value is above {TWELVE_BITS} of 65535 (12 bits):"
         " multiply the values by 16"

@@ -41,7 +41,10 @@ class TrainConfig:
             from the peak of the learning rate on; 0 never stops early.
         class_weights: weigh classes by 1 / their count.
         pixel_mean: scale pixels to 0..1 and subtract the training pictures' mean, pixel by pixel.
-        crop, scale, flip, rotate, shift, sharpness, cutout, mixup: see `data.augment.Augmentation`.
+        crop, scale, flip, rotate, shift, color, sharpness, cutout, mixup: see `data.augment.Augmentation`.
+        teacher_weight: share of the loss that is the teacher's, 0..1; the rest is that of the labels. 0 without a teacher.
+        temperature: that evens out the probabilities of teacher and student (Hinton et al. 2015).
+        teacher_views: crops of each image that the teacher is shown; 0 shows it new ones every epoch, which takes longer.
         val_split: share held out where the folder has no validation pictures, 0..1.
         seed: of everything random.
     """
@@ -70,9 +73,13 @@ class TrainConfig:
     flip: bool = True
     rotate: float = 0.0
     shift: float = 0.0
+    color: float = 0.0
     sharpness: float = 0.0
     cutout: float = 0.0
     mixup: float = 0.0
+    teacher_weight: float = 0.0
+    temperature: float = 2.0
+    teacher_views: int = 4
     val_split: float = 0.1
     seed: int = 0
 

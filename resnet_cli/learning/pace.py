@@ -11,13 +11,13 @@ import keras
 
 from resnet_cli.errors import ResnetError
 from resnet_cli.learning.config import TrainConfig, small_epochs
+from resnet_cli.learning.distillation import loss_of
 from resnet_cli.learning.optimizers import make_optimizer
 from resnet_cli.learning.prefetch import on_device
 from resnet_cli.learning.reading import Reading
 from resnet_cli.learning.schedules import rates
 from resnet_cli.learning.snapshot import untouched
 from resnet_cli.learning.stage import Stream
-from resnet_cli.learning.training import loss_of
 from resnet_cli.progress import NOTHING_YET, Progress, stop_if_asked
 
 _WARM_UP, _MEASURED = 5, 25  # steps: the first ones trace and compile

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from resnet_cli.errors import ResnetError
 from resnet_cli.learning.config import TrainConfig
+from resnet_cli.learning.distillation import loss_of
 from resnet_cli.learning.optimizers import make_optimizer
 from resnet_cli.learning.snapshot import untouched
 from resnet_cli.learning.stage import Stream
-from resnet_cli.learning.training import balanced_weights, loss_of
+from resnet_cli.learning.training import balanced_weights
 from resnet_cli.progress import Progress, Task, stop_if_asked
 
 STEPS = 100
@@ -102,7 +103,7 @@ def _try_rates(
     running, lowest = 0.0, math.inf
     for step, (inputs, targets) in zip(range(1, STEPS + 1), stream.batches(), strict=False):
         stop_if_asked(progress, again)
-        loss = float(trial.train_on_batch(inputs, targets, None if weights is None else targets @ weights))
+        loss = float(trial.train_on_batch(inputs, targets, None if weights is None else targets[:, : len(weights)] @ weights))
         if not math.isfinite(loss):
             break
         losses.append(loss)

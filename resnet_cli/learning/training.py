@@ -17,6 +17,7 @@ from resnet_cli.history import EpochRecord
 from resnet_cli.learning.callbacks import CROSS_ENTROPY, Recorder
 from resnet_cli.learning.checkpoints import Point, has_checkpoint, load_checkpoint, stored_metrics
 from resnet_cli.learning.config import TrainConfig, small_epochs
+from resnet_cli.learning.distillation import loss_of, metrics_of_labels
 from resnet_cli.learning.optimizers import make_optimizer
 from resnet_cli.learning.prefetch import on_device
 from resnet_cli.learning.reading import Reading
@@ -79,7 +80,7 @@ def train(
     model.compile(
         optimizer=make_optimizer(config, table, model.trainable_variables),
         loss=loss_of(config),
-        metrics=_metrics(stream.classes),
+        metrics=_metrics(stream.classes, config),
     )
     model.optimizer.build(model.trainable_variables)
     begun = load_checkpoint(stage.checkpoints, model) if stage.resume and has_checkpoint(stage.checkpoints) else Point(0)
@@ -124,11 +125,6 @@ def _validate(
     recorder.on_epoch_end(epoch, figures | {f"val_{name}": value for name, value in validation.items()})
 
 
-def loss_of(config: TrainConfig) -> keras.losses.Loss:
-    """Cross-entropy of logits against one-hot or mixed targets."""
-    return keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=config.label_smoothing)
-
-
 def balanced_weights(labels: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
     """Weights (classes,) that make every class count alike: N / (classes * pictures of the class)."""
     counts = np.bincount(labels, minlength=classes)
@@ -138,16 +134,16 @@ def balanced_weights(labels: NDArray[np.int64], classes: int) -> NDArray[np.floa
 def _weighed(batches: Iterator[tuple[Any, NDArray[np.float32]]], weights: NDArray[np.float32]) -> Iterator[tuple[Any, ...]]:
     """The same batches with a weight a picture: Keras takes no class weights beside a generator, nor with mixed targets."""
     for images, targets in batches:
-        yield images, targets, targets @ weights
+        yield images, targets, targets[:, : len(weights)] @ weights  # behind them may be a teacher's answers
 
 
-def _metrics(classes: int) -> list[keras.metrics.Metric]:
+def _metrics(classes: int, config: TrainConfig) -> list[keras.metrics.Metric]:
     # Keras validates by the loss that trains, label smoothing included: what phases and runs are compared by is a metric.
     cross_entropy = keras.metrics.CategoricalCrossentropy(name=CROSS_ENTROPY, from_logits=True)
     metrics = [keras.metrics.CategoricalAccuracy(name="accuracy"), cross_entropy]
     if classes > 5:
         metrics.append(keras.metrics.TopKCategoricalAccuracy(5, name="top5"))
-    return metrics
+    return metrics_of_labels(metrics) if config.teacher_weight else metrics
 
 
 def _segments(config: TrainConfig, per_epoch: int, done: int, stream: Stream, small: Stream | None) -> Iterator[_Segment]:

@@ -1,0 +1,190 @@
+"""A network that another one learns from: a run, or any ONNX or OpenVINO file of the contract that our exports have.
+
+In: a path. Out: a `Teacher`, and the engine that answers with its probabilities. The contract: one input of uint8 images
+(N, side, side, 3), RGB, N free; one output of probabilities (N, classes); labels.txt with a class a line beside the file.
+"""
+
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnet_cli.data.own_files import LABELS
+from resnet_cli.engines.base import Images, Outputs
+from resnet_cli.engines.openvino import import_openvino
+from resnet_cli.errors import ResnetError
+from resnet_cli.files import digest
+from resnet_cli.runs import EXPORT_RECORD, Run, load_run, read_record
+
+_FILES = ("model.onnx", "model.xml")
+_ENDINGS = (".onnx", ".xml")
+_SUM = 0.02  # how far probabilities may sum to something else than 1: those of fp16 and int8 files do
+_ROOM = 3.0  # times its file that a network needs in memory, at least
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A network to learn from, looked at but not compiled.
+
+    Attributes:
+        name: of the run, or of the file.
+        path: the model file.
+        classes: in the order of its probabilities.
+        size: side of its input, pixels.
+        sha256: of the weights, hexadecimal.
+    """
+
+    name: str
+    path: Path
+    classes: tuple[str, ...]
+    size: int
+    sha256: str
+
+    def to_record(self) -> dict[str, Any]:
+        """What run.json keeps of it: no path, which means nothing elsewhere."""
+        return {"name": self.name, "sha256": self.sha256, "image_size": self.size}
+
+
+def find_teacher(path: Path) -> Teacher:
+    """Look at a teacher: everything that can be wrong with it before it answers.
+
+    Args:
+        path: a run, the folder of an ONNX or OpenVINO export, or the model file in it.
+
+    Raises:
+        ResnetError: it is missing, damaged, larger than memory, without labels or against the contract.
+    """
+    file, classes = _file_of(path)
+    _require_room(file)
+    openvino = import_openvino()
+    try:
+        model = openvino.Core().read_model(file)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise ResnetError(f"the teacher {file} cannot be read: {reason}", "name a run, or a model.onnx or model.xml") from error
+    size = _size_of(model, file)
+    classes = classes or _labels_beside(file)
+    output = model.outputs[0].get_partial_shape()
+    count = output[-1].get_length() if output.rank.is_static and len(output) == 2 and output[1].is_static else 0
+    if len(model.outputs) != 1 or not count:
+        raise ResnetError(f"the teacher {file} does not answer with one row of probabilities an image", _export_again())
+    if count != len(classes):
+        raise ResnetError(f"the teacher {file} has {count} classes, and its labels {len(classes)}", f"mend {LABELS} beside it")
+    name = file.parent.resolve().name if file.name in _FILES else file.stem
+    weights = file.with_suffix(".bin")
+    return Teacher(name, file, classes, size, digest(weights if weights.exists() else file))
+
+
+def _file_of(path: Path) -> tuple[Path, tuple[str, ...]]:
+    """The model file, and the classes where a record beside it tells them."""
+    if path.is_dir():
+        file = next((path / name for name in _FILES if (path / name).is_file()), None)
+        if (path / EXPORT_RECORD).is_file() and file is not None:
+            return file, Run(path, read_record(path / EXPORT_RECORD)).classes
+        if file is not None and not (path / "run.json").exists():
+            return file, ()
+        run = load_run(path)
+        if not run.openvino.is_file():
+            what = f"the run {path} has no model.xml, as it was trained without OpenVINO"
+            raise ResnetError(what, f"resnet export --run {path} --format onnx, and name that as the teacher")
+        return run.openvino, run.classes
+    if not path.is_file():
+        raise ResnetError(f"there is no teacher {path}", "name a run, or an ONNX or OpenVINO file")
+    if path.suffix.lower() not in _ENDINGS:
+        raise ResnetError(f"the teacher {path} is neither a run nor an ONNX or OpenVINO file", _export_again())
+    if path.name == "model.xml" and any((path.parent / name).is_file() for name in ("run.json", EXPORT_RECORD)):
+        return _file_of(path.parent)
+    return path, ()
+
+
+def _export_again() -> str:
+    return "`resnet export --format onnx` writes what a teacher has to be"
+
+
+def _require_room(file: Path) -> None:
+    """Refuse a network that this machine cannot hold: the system would end the process without a word."""
+    needed = sum(each.stat().st_size for each in (file, file.with_suffix(".bin"), Path(f"{file}.data")) if each.is_file())
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else None
+    if memory and needed * _ROOM > memory:
+        raise ResnetError(
+            f"the teacher {file} has {needed / 1e9:.1f} GB of weights, too many for the {memory / 1e9:.1f} GB of this machine",
+            "take a smaller teacher",
+        )
+
+
+def _size_of(model: Any, file: Path) -> int:
+    """The side of the input, where that keeps to the contract."""
+    if len(model.inputs) != 1:
+        raise ResnetError(f"the teacher {file} has {len(model.inputs)} inputs, not one of images", _export_again())
+    entry = model.inputs[0]
+    kind, shape = entry.get_element_type().get_type_name(), entry.get_partial_shape()
+    if kind != "u8":
+        raise ResnetError(f"the teacher {file} takes {kind} input, not uint8 images of 0..255", _export_again())
+    sides = [side.get_length() if side.is_static else 0 for side in shape][1:] if shape.rank.is_static else []
+    if len(sides) != 3 or sides[2] != 3 or sides[0] != sides[1] or not sides[0]:
+        raise ResnetError(f"the teacher {file} takes input of shape {shape}, not (N, side, side, 3)", _export_again())
+    if shape[0].is_static:
+        what = f"the teacher {file} takes batches of exactly {shape[0].get_length()}"
+        raise ResnetError(what, "export it with a free batch dimension")
+    return int(sides[0])
+
+
+def _labels_beside(file: Path) -> tuple[str, ...]:
+    path = file.parent / LABELS
+    try:
+        names = path.read_text("utf-8").splitlines()
+    except OSError:
+        raise ResnetError(f"there is no {LABELS} beside the teacher {file}", "write its classes there, one a line") from None
+    except UnicodeDecodeError as error:
+        raise ResnetError(f"{path} is not UTF-8: {error.reason}", "save it as UTF-8, one class a line") from error
+    twice = sorted({name for name in names if names.count(name) > 1 or not name})
+    if twice:
+        raise ResnetError(f"{path} has a line more than once, or an empty one: {twice[0]!r}", "give each class its own name")
+    return tuple(names)
+
+
+class TeacherEngine:
+    """A compiled teacher; threads may ask it at the same time."""
+
+    def __init__(self, teacher: Teacher) -> None:
+        """Compile it for the CPU.
+
+        Raises:
+            ResnetError: OpenVINO cannot compile it, or there is not enough memory.
+        """
+        openvino = import_openvino()
+        self.teacher = teacher
+        try:
+            self._compiled = openvino.Core().compile_model(teacher.path, "CPU", {"PERFORMANCE_HINT": "THROUGHPUT"})
+        except (RuntimeError, MemoryError) as error:
+            reason = (str(error).strip().splitlines() or ["out of memory"])[-1]
+            raise ResnetError(f"the teacher {teacher.path} cannot be compiled: {reason}", "take another teacher") from error
+        self._own = threading.local()
+
+    def run(self, images: Images) -> Outputs:
+        """Probabilities of a batch.
+
+        Args:
+            images: uint8 (N, size, size, 3).
+
+        Returns:
+            float32 (N, classes), rows that sum to 1.
+
+        Raises:
+            ResnetError: the output is none of probabilities.
+        """
+        if not hasattr(self._own, "request"):
+            self._own.request = self._compiled.create_infer_request()
+        self._own.request.infer({0: images}, share_inputs=True)
+        answers = np.array(self._own.request.get_output_tensor(0).data, dtype=np.float32)
+        sums = answers.sum(1)
+        if not (np.abs(sums - 1) < _SUM).all() or answers.min() < -_SUM:
+            worst = sums[np.abs(sums - 1).argmax()]
+            what = f"the teacher {self.teacher.path} gives no probabilities: its answers sum to {worst:.3g}"
+            raise ResnetError(what, "export it with a softmax at its end")
+        answers = np.maximum(answers, 0)
+        answers /= answers.sum(1, keepdims=True)
+        return answers

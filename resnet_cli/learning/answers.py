@@ -1,0 +1,78 @@
+"""A teacher's answers on disk: each given once, and found again by every training that shows the same crops.
+
+In: rows of probabilities. Out: the same rows, from a file in the user's cache, or in the run's folder where there is no room.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_cli.errors import ResnetError
+
+_LARGEST = 4_000_000_000  # bytes of all files of answers in the cache
+_SURE = 0.01  # how far a row of fp16 probabilities may sum to something else than 1
+
+
+class Answers:
+    """Rows of probabilities on disk, each written once and read often; threads may do both at the same time.
+
+    A row that was never written, or that a crash has cut, does not sum to 1, and counts as absent.
+
+    Args:
+        path: the file; it is made as long as it may get, and takes disk for rows that are written alone.
+        rows: how many there may be.
+        width: numbers a row.
+    """
+
+    def __init__(self, path: Path, rows: int, width: int) -> None:
+        self._size = 2 * width
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            os.truncate(self._file, max(rows * self._size, path.stat().st_size))  # others may have had more views
+            os.utime(path)
+        except OSError as error:
+            raise ResnetError(f"cannot keep the teacher's answers in {path}: {error.strerror}", "free some disk") from error
+        self._path = path
+
+    def read(self, row: int) -> NDArray[np.float16] | None:
+        """float16 (width,), or None where it is absent."""
+        values = np.frombuffer(os.pread(self._file, self._size, row * self._size), np.float16)
+        return values if abs(float(values.sum(dtype=np.float32)) - 1) < _SURE else None
+
+    def write(self, row: int, values: NDArray[np.float16]) -> None:
+        """Keep one row.
+
+        Raises:
+            ResnetError: the disk is full.
+        """
+        try:
+            os.pwrite(self._file, values.tobytes(), row * self._size)
+        except OSError as error:
+            raise ResnetError(
+                f"cannot keep the teacher's answers in {self._path}: {error.strerror}",
+                "free some disk, or begin again with --teacher-views 0, which keeps none",
+            ) from error
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self._file)
+
+
+def has_room(cache: Path, file: Path, size: int) -> bool:
+    """Whether a file of answers may take so many bytes of the cache; those that were used longest ago make room."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        others = sorted((path for path in cache.glob("*.f16") if path != file), key=lambda path: path.stat().st_mtime)
+        if size > min(_LARGEST, shutil.disk_usage(cache).free // 2):
+            return False
+        taken = sum(path.stat().st_size for path in others)
+        while others and taken + size > _LARGEST:  # whoever reads one at the moment keeps it until the end
+            taken -= others[0].stat().st_size
+            others.pop(0).unlink()
+        return True
+    except OSError:
+        return False

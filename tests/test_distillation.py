@@ -1,0 +1,338 @@
+"""`resnet train --teacher`: a student learns a teacher's probabilities of the crops that it sees, with labels or without."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import MakeDataset, MakePicture, RunCli
+from PIL import Image
+from scipy.special import log_softmax, softmax
+from test_resume import assert_same_run, histories
+
+from resnet_cli.data.augment import Augmentation, crop_view, generator
+from resnet_cli.data.batches import TrainStream
+from resnet_cli.data.decode import Geometry
+from resnet_cli.data.pictures import Pictures, WholeImages
+from resnet_cli.data.scan import UNKNOWN, Sample
+from resnet_cli.engines.openvino import import_openvino, save
+from resnet_cli.engines.teacher import TeacherEngine, find_teacher
+from resnet_cli.errors import Interrupted, ResnetError
+from resnet_cli.learning.answers import Answers
+from resnet_cli.learning.distillation import Distillation
+from resnet_cli.learning.taught import Lesson, Taught
+
+COLOURS = ("red", "green", "blue")
+QUICK = ("--arch", "resnet8", "--image-size", "16", "--epochs", "3", "--batch-size", "8", "--val-split", "0.25", "--seed", "3")
+
+
+def make_teacher(
+    folder: Path, side: int = 16, classes: tuple[str, ...] = COLOURS, kind: str = "u8", batch: int = -1, ending: bool = True
+) -> Path:
+    """A teacher that answers with the softmax of an image's mean red, green and blue, each divided by 20."""
+    ops = import_openvino().opset13
+    images = ops.parameter([batch, side, side, 3], np.uint8 if kind == "u8" else np.float32, "image")
+    mean = ops.reduce_mean(ops.convert(images, "f32"), ops.constant(np.array([1, 2])), False)
+    logits = ops.divide(mean, ops.constant(np.float32(20)))
+    folder.mkdir(parents=True, exist_ok=True)
+    save(import_openvino().Model([ops.softmax(logits, 1) if ending else logits], [images]), folder / "model.xml")
+    (folder / "labels.txt").write_text("".join(f"{name}\n" for name in classes))
+    return folder
+
+
+def answer(image: np.ndarray) -> np.ndarray:
+    return softmax(image.astype(np.float64).mean((0, 1)) / 20)
+
+
+@pytest.fixture
+def teacher(tmp_path: Path) -> Path:
+    return make_teacher(tmp_path / "teacher")
+
+
+@pytest.fixture
+def photos(tmp_path: Path, make_picture: MakePicture) -> Path:
+    """A tree of 24 images of no classes, one of them not readable."""
+    for number in range(24):
+        make_picture(tmp_path / "photos" / ("a" if number % 2 else "b/deep") / f"{number}.png", seed=number, label=number % 4)
+    (tmp_path / "photos" / "broken.jpg").write_bytes(b"no image")
+    return tmp_path / "photos"
+
+
+def splits(run: Path) -> list[dict[str, str]]:
+    with (run / "splits.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(("weight", "temperature", "smoothing"), [(1.0, 1.0, 0.0), (1.0, 4.0, 0.1), (0.7, 2.0, 0.1)])
+def test_the_loss_is_that_of_hinton_and_others(weight: float, temperature: float, smoothing: float) -> None:
+    random = np.random.default_rng(0)
+    logits, labels = random.normal(size=(6, 5)) * 3, np.eye(5)[random.integers(0, 5, 6)]
+    taught = softmax(random.normal(size=(6, 5)) * 2, axis=1)
+    targets = np.concatenate([labels, taught], axis=1).astype(np.float32)
+    found = Distillation(weight, temperature, smoothing)(targets, logits.astype(np.float32))
+
+    soft = softmax(np.log(taught) / temperature, axis=1)
+    divergence = (soft * (np.log(soft) - log_softmax(logits / temperature, axis=1))).sum(1)
+    smooth = labels * (1 - smoothing) + smoothing / 5
+    cross_entropy = -(smooth * log_softmax(logits, axis=1)).sum(1)
+    expected = weight * temperature**2 * divergence + (1 - weight) * cross_entropy
+    assert float(found) == pytest.approx(expected.mean(), rel=1e-5)
+
+
+def stream_of(photos: Path, how: Augmentation, size: int, stored: int = 64) -> TrainStream:
+    paths = sorted(photos.rglob("*.png"))
+    pictures = Pictures(tuple(Sample(path, UNKNOWN) for path in paths), WholeImages(stored, "short"), None, ())
+    return TrainStream(pictures, 3, 6, Geometry(size, fraction=1.0), how, seed=5)
+
+
+@pytest.mark.parametrize("crop", ["resized", "pad", "none"])
+def test_the_teacher_answers_the_very_crop_that_the_student_sees(crop: Any, photos: Path, teacher: Path) -> None:
+    how = Augmentation(crop, scale=0.2, flip=True)
+    stream = stream_of(photos, how, 16)
+    if crop != "resized":
+        squares = [np.asarray(Image.open(sample.path).resize((16, 16))) for sample in stream.pictures.samples]
+        stream = TrainStream(
+            Pictures(stream.pictures.samples, WholeImages(16, "short"), squares, ()), 3, 6, stream.geometry, how, 5
+        )
+    taught = Taught(stream, Lesson(TeacherEngine(find_teacher(teacher)), None, views=2))
+    images, targets = taught.batch(1)
+    for image, target in zip(images, targets, strict=True):
+        # A mirror image has the same mean; labels are not known, so the teacher's answers stand in both halves.
+        np.testing.assert_allclose(target, np.tile(answer(image), 2), atol=1e-3)
+
+
+def test_a_larger_teacher_sees_the_same_part_in_more_pixels(photos: Path, tmp_path: Path) -> None:
+    how = Augmentation("resized", scale=0.2, flip=False)
+    stream = stream_of(photos, how, 8)
+    lesson = Lesson(TeacherEngine(find_teacher(make_teacher(tmp_path / "large", 32))), None, views=0)
+    _, targets = Taught(stream, lesson).batch(0)
+    for (epoch, index), target in zip(stream.order.drawn(0), targets, strict=True):
+        small = crop_view(stream.pictures[index], stream.geometry, how, generator(5, epoch, index))
+        large = crop_view(stream.pictures[index], stream.geometry, how, generator(5, epoch, index), 32)
+        assert abs(large.mean((0, 1)) - small.mean((0, 1))).max() < 6  # the same part
+        np.testing.assert_allclose(target[:3], answer(large), atol=1e-3)
+
+
+def test_views_come_again_and_answers_are_given_once(photos: Path, teacher: Path, tmp_path: Path) -> None:
+    """Of every image as many crops as there are views, in turn; the rest of the augmentation is drawn anew each epoch."""
+    stream = stream_of(photos, Augmentation("resized", scale=0.2, flip=True), 16)
+    engine = TeacherEngine(find_teacher(teacher))
+    taught = Taught(stream, Lesson(engine, None, views=2)).remembering(tmp_path / "answers", None)
+    epochs = [
+        {index: (image, target) for step in range(4) for image, target, index in drawn(taught, 4 * epoch + step)}
+        for epoch in range(4)
+    ]
+    engine.run = None  # type: ignore[assignment]
+    again = {index: (image, target) for step in range(4) for image, target, index in drawn(taught, step)}
+    for index, (image, target) in epochs[0].items():
+        np.testing.assert_array_equal(again[index][0], image)
+        np.testing.assert_array_equal(again[index][1], target)
+        np.testing.assert_array_equal(epochs[2][index][1], target)
+        assert not np.array_equal(epochs[1][index][1], target)
+        other = epochs[2][index][0]
+        assert np.array_equal(other, image) or np.array_equal(other, image[:, ::-1])
+    assert any(not np.array_equal(epochs[2][index][0], image) for index, (image, _) in epochs[0].items())
+
+
+def drawn(taught: Taught, step: int) -> list[tuple[np.ndarray, np.ndarray, int]]:
+    images, targets = taught.batch(step)
+    return [
+        (image, target, index)
+        for image, target, (_, index) in zip(images, targets, taught.stream.order.drawn(step), strict=True)
+    ]
+
+
+def test_an_answer_that_a_crash_cut_off_counts_as_none(tmp_path: Path) -> None:
+    answers = Answers(tmp_path / "answers", 4, 3)
+    row = np.array([0.5, 0.25, 0.25], np.float16)
+    answers.write(2, row)
+    np.testing.assert_array_equal(answers.read(2), row)
+    assert answers.read(1) is None
+    answers.write(2, np.array([0.5, 0, 0], np.float16))
+    assert answers.read(2) is None
+
+
+def test_photos_without_labels_get_the_teachers_classes(photos: Path, teacher: Path, run_cli: RunCli, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    result = run_cli("train", photos, "--teacher", teacher, "--teacher-weight", 1, *QUICK, "--output", run, "--json")
+    assert result.exit_code == 0, result.stderr
+    record = json.loads((run / "run.json").read_text())
+    assert record["classes"] == list(COLOURS)
+    assert record["teacher"] == {"name": "teacher", "sha256": find_teacher(teacher).sha256, "image_size": 16}
+    assert record["config"]["teacher_weight"] == 1
+    rows = splits(run)
+    assert len(rows) == 24
+    assert {row["class"] for row in rows if row["split"] == "train"} == {""}
+    held = [row for row in rows if row["split"] == "val"]
+    assert len(held) >= 2
+    for row in held:
+        square = np.asarray(Image.open(photos / row["path"]).convert("RGB"))[
+            :, 4:44
+        ]  # 48 x 40: the centre, as prediction sees it
+        assert row["class"] == COLOURS[answer(square).argmax()]
+    assert json.loads(result.stdout)["val"]["count"] == len(held)
+    assert run_cli("evaluate", "--run", run).exit_code == 0
+    unlabelled = run_cli("evaluate", "--run", run, "--split", "train")
+    assert unlabelled.exit_code == 1
+    assert "have no labels: it learned from a teacher" in " ".join(unlabelled.stderr.split())
+    assert "teacher" in (run / "report.html").read_text()
+    assert run_cli("predict", next(photos.rglob("1.png")), "--run", run).exit_code == 0
+
+
+def test_a_folder_of_images_alone_has_no_labels(
+    teacher: Path, run_cli: RunCli, tmp_path: Path, make_picture: MakePicture
+) -> None:
+    for number in range(16):
+        make_picture(tmp_path / "flat" / f"{number}.png", seed=number, label=number % 3)
+    result = run_cli(
+        "train", tmp_path / "flat", "--teacher", teacher / "model.xml", *QUICK, "--output", tmp_path / "run", "--json"
+    )
+    assert result.exit_code == 0, result.stderr
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["config"]["teacher_weight"] == 1
+
+
+def test_with_class_folders_of_its_classes_labels_count_too(make_dataset: MakeDataset, run_cli: RunCli, tmp_path: Path) -> None:
+    data = make_dataset(tmp_path / "data", ("red", "blue", "green"))
+    teacher = make_teacher(tmp_path / "teacher")
+    result = run_cli("train", data, "--teacher", teacher, *QUICK, "--output", tmp_path / "run", "--json")
+    assert result.exit_code == 0, result.stderr
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["classes"] == ["blue", "green", "red"]
+    assert record["config"]["teacher_weight"] == 0.9
+    assert {row["class"] for row in splits(tmp_path / "run")} == set(COLOURS)
+
+
+def test_a_run_teaches_and_an_interrupted_student_goes_on_exactly(
+    make_dataset: MakeDataset, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_dataset(tmp_path / "data", COLOURS)
+    assert run_cli("train", data, "--epochs", 2, *QUICK, "--epochs", 1, "--output", tmp_path / "master").exit_code == 0
+    lesson = ("train", data, "--teacher", tmp_path / "master", *QUICK)
+    assert run_cli(*lesson, "--output", tmp_path / "whole").exit_code == 0
+
+    from resnet_cli.learning import callbacks
+
+    stop = callbacks.stop_if_asked
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    steps = iter(range(100))
+
+    def stop_once(progress: Any, hint: str) -> None:
+        if next(steps) == 4:
+            raise Interrupted(2, hint)
+        stop(progress, hint)
+
+    monkeypatch.setattr(callbacks, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(callbacks, "MID_EPOCH_SECONDS", 0)
+    monkeypatch.setattr(callbacks, "stop_if_asked", stop_once)
+    assert run_cli(*lesson, "--output", tmp_path / "cut").exit_code == 130
+    shutil.rmtree(tmp_path / "cache")  # what the teacher said is lost
+    monkeypatch.setattr(callbacks, "stop_if_asked", stop)
+    other = make_teacher(tmp_path / "other")
+    result = run_cli("train", data, "--teacher", other, *QUICK, "--output", tmp_path / "cut", "--resume")
+    assert result.exit_code == 1
+    assert "began with other teachers" in " ".join(result.stderr.split())
+    assert run_cli(*lesson, "--output", tmp_path / "cut", "--resume").exit_code == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    assert histories(tmp_path / "whole") == histories(tmp_path / "cut")
+
+
+def test_a_second_student_of_the_same_crops_asks_nothing(
+    photos: Path, teacher: Path, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("train", photos, "--teacher", teacher, "--teacher-weight", 1, *QUICK, "--crop", "resized")
+    assert run_cli(*command, "--output", tmp_path / "first").exit_code == 0
+    asked = []
+    run = TeacherEngine.run
+    monkeypatch.setattr(TeacherEngine, "run", lambda self, images: asked.append(len(images)) or run(self, images))
+    assert run_cli(*command, "--arch", "resnet14", "--image-size", 12, "--output", tmp_path / "second").exit_code == 0
+    held = sum(row["split"] == "val" for row in splits(tmp_path / "second"))
+    assert sum(asked) == -(-held // 8) * 8  # the held-out images alone, in batches of eight
+
+
+def onnx_of(folder: Path, run_cli: RunCli, data: Path) -> Path:
+    assert run_cli("train", data, *QUICK, "--epochs", 1, "--output", folder / "run").exit_code == 0
+    export = ("export", "--run", folder / "run", "--format", "onnx", "--output", folder / "onnx")
+    assert run_cli(*export).exit_code == 0
+    return folder / "onnx"
+
+
+def test_an_onnx_export_teaches(make_dataset: MakeDataset, run_cli: RunCli, tmp_path: Path) -> None:
+    data = make_dataset(tmp_path / "data", COLOURS)
+    teacher = onnx_of(tmp_path, run_cli, data)
+    assert find_teacher(teacher / "model.onnx").classes == ("blue", "green", "red")
+    result = run_cli("train", data, "--teacher", teacher, *QUICK, "--output", tmp_path / "student", "--json")
+    assert result.exit_code == 0, result.stderr
+
+
+def wrong_teachers(folder: Path) -> dict[str, tuple[Path, str]]:
+    nothing = make_teacher(folder / "unlabelled")
+    (nothing / "labels.txt").unlink()
+    (folder / "note.txt").write_text("no network")
+    (folder / "broken").mkdir()
+    (folder / "broken" / "model.onnx").write_bytes(b"no network")
+    return {
+        "no labels": (nothing, "there is no labels.txt beside the teacher"),
+        "fewer labels": (make_teacher(folder / "few", classes=("red", "blue")), "has 3 classes, and its labels 2"),
+        "a label twice": (make_teacher(folder / "twice", classes=("red", "red", "blue")), "a line more than once"),
+        "float input": (make_teacher(folder / "float", kind="f32"), "takes f32 input, not uint8 images"),
+        "fixed batch": (make_teacher(folder / "fixed", batch=4), "takes batches of exactly 4"),
+        "logits": (make_teacher(folder / "logits", ending=False), "gives no probabilities: its answers sum to"),
+        "missing": (folder / "nowhere", "there is no teacher"),
+        "a text": (folder / "note.txt", "neither a run nor an ONNX or OpenVINO file"),
+        "broken": (folder / "broken", "cannot be read"),
+    }
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["no labels", "fewer labels", "a label twice", "float input", "fixed batch", "logits", "missing", "a text", "broken"],
+)
+def test_a_wrong_teacher_is_one_sentence_and_leaves_nothing(kind: str, photos: Path, run_cli: RunCli, tmp_path: Path) -> None:
+    teacher, words = wrong_teachers(tmp_path)[kind]
+    result = run_cli("train", photos, "--teacher", teacher, "--teacher-weight", 1, *QUICK, "--output", tmp_path / "run")
+    assert result.exit_code == 1
+    assert words in " ".join(result.stderr.split())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_larger_than_memory_is_refused(teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sysconf", lambda name: 1)
+    with pytest.raises(ResnetError, match="GB of weights, too many for the"):
+        find_teacher(teacher)
+
+
+def test_other_classes_than_the_teachers_are_refused(
+    make_dataset: MakeDataset, teacher: Path, run_cli: RunCli, tmp_path: Path
+) -> None:
+    other = make_dataset(tmp_path / "fruit", ("apple", "berry"))
+    result = run_cli("train", other, "--teacher", teacher, *QUICK)
+    assert result.exit_code == 1
+    assert "other classes than" in " ".join(result.stderr.split())
+    assert "add --teacher-weight 1" in " ".join(result.stderr.split())
+    some = make_dataset(tmp_path / "some", ("red", "green"))
+    result = run_cli("train", some, "--teacher", teacher, "--teacher-weight", 1, *QUICK)
+    assert result.exit_code == 1
+    assert "has no folder for its blue" in " ".join(result.stderr.split())
+
+
+def test_a_folder_without_images_is_refused(teacher: Path, run_cli: RunCli, tmp_path: Path) -> None:
+    (tmp_path / "empty" / "deep").mkdir(parents=True)
+    result = run_cli("train", tmp_path / "empty", "--teacher", teacher, "--teacher-weight", 1, *QUICK)
+    assert result.exit_code == 1
+    assert "holds no images" in result.stderr
+
+
+@pytest.mark.parametrize("option", [("--temperature", 2), ("--teacher-weight", 0.5), ("--teacher-views", 3)])
+def test_options_of_the_teacher_need_one(option: tuple[str, float], tiny_dataset: Path, run_cli: RunCli) -> None:
+    result = run_cli("train", tiny_dataset, *option)
+    assert result.exit_code == 2
+    assert f"{option[0]} matters with a --teacher alone" in result.stderr
+
+
+def test_class_weights_need_labels(photos: Path, teacher: Path, run_cli: RunCli) -> None:
+    result = run_cli("train", photos, "--teacher", teacher, "--teacher-weight", 1, "--class-weights", *QUICK)
+    assert result.exit_code == 1
+    assert "--class-weights needs labels" in result.stderr
