@@ -120,7 +120,7 @@ def test_views_come_again_and_answers_are_given_once(photos: Path, teacher: Path
     """Of every image as many crops as there are views, in turn; the rest of the augmentation is drawn anew each epoch."""
     stream = stream_of(photos, Augmentation("resized", scale=0.2, flip=True), 16)
     engine = TeacherEngine(find_teacher(teacher))
-    taught = Taught(stream, Lesson(engine, None, views=2)).remembering(tmp_path / "answers", None)
+    taught = Taught(stream, Lesson(engine, None, views=2)).remembering(tmp_path / "answers")
     epochs = [
         {index: (image, target) for step in range(4) for image, target, index in drawn(taught, 4 * epoch + step)}
         for epoch in range(4)

@@ -152,6 +152,10 @@ def test_the_limit_is_filled_with_whole_epochs() -> None:
     assert fit_to_limit(TrainConfig(), 120, pace, 100).epochs == 10
     # Two thirds of the epochs at half the price, rounded down: 11 + 6 + 6, and again.
     assert fit_to_limit(TrainConfig(), 49, Pace(0.1, 0.05, 1.0), 100).epochs == 6
+    # A teacher who is asked in the first two epochs: 100 steps of 0.3 s more in these.
+    taught = Pace(0.1, 0.1, 1.0, asking=0.3, asking_epochs=2)
+    assert taught.seconds_of(5, 100) == pytest.approx(5 * 11 + 2 * 30)
+    assert taught.seconds_of(1, 100) == pytest.approx(11 + 30)
     # Ten seconds until the first steps are under way.
     assert fit_to_limit(TrainConfig(), 120, replace(pace, start=10.0), 100).epochs == 9
     with pytest.raises(ResnetError, match="too short: one epoch takes 12 s here"):

@@ -1,5 +1,6 @@
 """The heavy half of `resnet train`: composes network, training, measuring and the run directory."""
 
+import math
 import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -22,7 +23,7 @@ from resnet_cli.data.scan import Dataset, Sample
 from resnet_cli.engines.teacher import TeacherEngine
 from resnet_cli.learning.config import TrainConfig
 from resnet_cli.learning.diagnose import few_steps
-from resnet_cli.learning.pace import fit_to_limit, measure_pace
+from resnet_cli.learning.pace import Pace, fit_to_limit, measure_pace
 from resnet_cli.learning.precision import prepare
 from resnet_cli.learning.rate_finder import find_rate
 from resnet_cli.learning.stage import Stage, Stream
@@ -77,7 +78,7 @@ def run_training(plan: TrainPlan, progress: Progress) -> dict[str, Any]:
             config = replace(config, learning_rate=usable_rate(search, config.learning_rate, progress))
         if limit is not None:
             steps = setup.stream.steps_per_epoch
-            pace = measure_pace(setup.model, setup.stream, setup.held_out, config, limit.seconds, progress, setup.small)
+            pace = _pace(setup, config, limit.seconds, progress)
             config = fit_to_limit(config, limit.seconds, pace, steps, limit.spent())
             limit.plan(f"{config.epochs} epochs", pace.seconds_of(config.epochs, steps))
             progress.line(f"{config.epochs} epochs fit into the time limit")
@@ -85,10 +86,6 @@ def run_training(plan: TrainPlan, progress: Progress) -> dict[str, Any]:
         if search is not None:
             write_search(folder, search)
     command, earlier = begun_by(folder)
-    if isinstance(setup.stream, Taught):
-        stream = setup.stream.remembering(folder / "checkpoint", kept_in_cache("teacher"))
-        small = replace(setup.small, lesson=stream.lesson) if isinstance(setup.small, Taught) else None
-        setup = replace(setup, stream=stream, small=small)
     stage = Stage("train", folder, request.resume, tensorboard=request.tensorboard)
     result = train(setup.model, setup.stream, setup.held_out, config, stage, progress, setup.small)
     if limit is not None:
@@ -114,6 +111,15 @@ def run_training(plan: TrainPlan, progress: Progress) -> dict[str, Any]:
     return summary
 
 
+def _pace(setup: _Setup, config: TrainConfig, limit: float, progress: Progress) -> Pace:
+    """Seconds of steps and validation; where a teacher's answers are kept, of steps with them and before."""
+    pace = measure_pace(setup.model, setup.stream, setup.held_out, config, limit, progress, setup.small)
+    if not isinstance(setup.stream, Taught) or math.isinf(setup.stream.lesson.asking_epochs):
+        return pace
+    known = measure_pace(setup.model, setup.stream, setup.held_out, config, limit, progress, setup.small)
+    return replace(known, asking=max(0.0, pace.step - known.step), asking_epochs=setup.stream.lesson.views)
+
+
 def _set_up(plan: TrainPlan, progress: Progress) -> _Setup:
     request, config, spec = plan.request, plan.config, plan.spec
     network, size = spec.network, spec.image_size or spec.network.image_size
@@ -137,9 +143,10 @@ def _set_up(plan: TrainPlan, progress: Progress) -> _Setup:
         batches = EvaluationBatches(held_out, spec.classes, 128)
         return _Setup(model, precision, geometry, (training, held_out), stream, batches, small, plan.dataset)
     lesson = Lesson(teacher, columns_of(teacher.teacher, plan.dataset), config.teacher_views)
-    held_out, taught, dataset = _examined(plan.dataset, lesson, held_out, geometry, progress)
-    taught_small = None if small is None else Taught(small, lesson)
-    return _Setup(model, precision, geometry, (training, held_out), Taught(stream, lesson), taught, taught_small, dataset)
+    examined, batches, dataset = _examined(plan.dataset, lesson, held_out, geometry, progress)
+    taught = Taught(stream, lesson).remembering(kept_in_cache("teacher"))
+    taught_small = None if small is None else Taught(small, taught.lesson)
+    return _Setup(model, precision, geometry, (training, examined), taught, batches, taught_small, dataset)
 
 
 def _examined(

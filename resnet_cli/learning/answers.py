@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from resnet_cli.errors import ResnetError
 
-_LARGEST = 4_000_000_000  # bytes of all files of answers in the cache
+_LARGEST = 10_000_000_000  # bytes of all files of answers in the cache
 _SURE = 0.01  # how far a row of fp16 probabilities may sum to something else than 1
 
 
@@ -62,8 +62,9 @@ class Answers:
         os.close(self._file)
 
 
-def has_room(cache: Path, file: Path, size: int) -> bool:
-    """Whether a file of answers may take so many bytes of the cache; those that were used longest ago make room."""
+def has_room(file: Path, size: int) -> bool:
+    """Whether a file of answers may take so many bytes of its folder; those that were used longest ago make room."""
+    cache = file.parent
     try:
         cache.mkdir(parents=True, exist_ok=True)
         others = sorted((path for path in cache.glob("*.f16") if path != file), key=lambda path: path.stat().st_mtime)

@@ -35,12 +35,16 @@ class Pace:
         validation: of measuring all held-out pictures once.
         start: for graphs to be traced and compiled, of deep networks minutes. Training pays it again: its optimizer holds the
             rates of all steps, whose number is not known before.
+        asking: what a step takes longer in the first epochs, in which a teacher is asked; 0 without one.
+        asking_epochs: how many those are.
     """
 
     step: float
     small_step: float
     validation: float
     start: float = 0.0
+    asking: float = 0.0
+    asking_epochs: int = 0
 
     def epochs_within(self, seconds: float, steps_per_epoch: int) -> int:
         """Whole epochs that fit, those with smaller pictures among them; 0 where not even one does."""
@@ -53,6 +57,7 @@ class Pace:
         """Of a training of so many epochs of so many steps."""
         small = small_epochs(epochs)
         trained = steps * (small * self.small_step + (epochs - small) * self.step)
+        trained += steps * min(epochs, self.asking_epochs) * self.asking
         return self.start + trained + epochs * self.validation
 
 

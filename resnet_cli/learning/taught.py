@@ -8,6 +8,7 @@ long training: Beyer et al. 2022, "Knowledge distillation: a good teacher is pat
 
 import hashlib
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,6 +46,11 @@ class Lesson:
     columns: tuple[int, ...] | None
     views: int
     answers: Answers | None = None
+
+    @property
+    def asking_epochs(self) -> float:
+        """Epochs in which the teacher is asked; it has answered everything then, if the answers are kept."""
+        return self.views if self.answers else math.inf
 
     @property
     def side(self) -> int:
@@ -91,20 +97,20 @@ class Taught:
     stream: TrainStream
     lesson: Lesson
 
-    def remembering(self, folder: Path, cache: Path | None) -> "Taught":
-        """The same, with a file for the teacher's answers, unless new crops are drawn every epoch.
+    def remembering(self, cache: Path | None) -> "Taught":
+        """The same, with a file for the teacher's answers, in which other trainings find those to the same crops.
+
+        Nothing is kept where new crops are drawn every epoch, or where there is no room.
 
         Args:
-            folder: for the file where the cache has no room.
-            cache: folder of such files, in which another training finds the answers to the same crops; None for none.
+            cache: folder of such files; None for none.
         """
-        if not self.lesson.views:
-            return self
         rows = self.lesson.views * len(self.stream.pictures)
-        size = 2 * rows * self.classes
-        path = folder / f"{self._crops()}.f16"
-        if cache is not None and has_room(cache, cache / path.name, size):
-            path = cache / path.name
+        if cache is None or not rows:
+            return self
+        path = cache / f"{self._crops()}.f16"
+        if not has_room(path, 2 * rows * self.classes):
+            return self
         return replace(self, lesson=replace(self.lesson, answers=Answers(path, rows, self.classes)))
 
     def _crops(self) -> str:
