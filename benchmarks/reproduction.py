@@ -37,6 +37,7 @@ _PAPER = "--recipe paper"
 _CYCLE = "--recipe fast --optimizer sgd --label-smoothing 0 --cutout 0 --ema 0 --weight-decay 1e-4"
 _DEPTHS = ("plain20", "resnet20", "plain56", "resnet56")
 _COMPACT = "--arch resnet18-compact --image-size 32"
+_SLIM = "--arch resnet18-slim --image-size 96"
 GROUPS = {
     # He et al. 2015, section 4.2 and figure 6: plain networks get worse with depth, residual ones better.
     "degradation": [Experiment(arch, f"--arch {arch} {_PAPER}") for arch in _DEPTHS],
@@ -62,9 +63,9 @@ GROUPS = {
     ],
     # What the bundled weights are worth at the same number of epochs.
     "transfer": [
-        Experiment("compact-scratch", f"{_COMPACT} --recipe fast --optimizer sgd", 3),
-        Experiment("compact-scratch-muon", f"{_COMPACT} --recipe fast", 3),
-        Experiment("compact-bundled", f"{_COMPACT} --weights bundled --unfreeze all --batch-size 128", 3, command="finetune"),
+        Experiment("slim-scratch", f"{_SLIM} --recipe fast --optimizer sgd", 3),
+        Experiment("slim-scratch-muon", f"{_SLIM} --recipe fast", 3),
+        Experiment("slim-bundled", f"{_SLIM} --weights bundled --unfreeze all --batch-size 128", 3, command="finetune"),
     ],
 }
 

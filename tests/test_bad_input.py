@@ -96,13 +96,15 @@ def test_a_data_set_that_cannot_be_learned_from(
         (["train", "--arch", "resnet50", "--image-size", "16"], "--image-size 16 is too small for resnet50", 1),
         (["finetune", "--arch", "resnet20", "--weights", "imagenet"], "there are no ImageNet weights for resnet20", 1),
         (["finetune", "--arch", "resnet50", "--weights", "bundled"], "there are no bundled weights for resnet50", 1),
+        (["finetune", "--arch", "resnet18-compact"], "there are no pretrained weights for resnet18-compact", 1),
+        (["finetune", "--weights", "none", "--image-size", "31"], "--image-size 31 is too small for resnet18-slim", 1),
         (["finetune", "--arch", "resnet56"], "there are no pretrained weights for resnet56", 1),
         (["finetune", "--weights", "nowhere.h5"], "--weights nowhere.h5: there is no such file or run folder", 1),
         (["finetune", "--weights", "none", "--image-size", "huge"], "--image-size huge is neither auto nor a number", 1),
         (["finetune", "--weights", "none", "--image-size", "4"], "--image-size 4 is neither auto nor a number", 1),
         (["finetune", "--weights", "none", "--image-size", "-32"], "--image-size -32 is neither auto nor a number", 1),
         (["finetune", "--weights", "none", "--val-split", "0"], "--val-split 0 needs a test folder", 1),
-        (["finetune", "--weights", "none", "--resume"], "there is no interrupted run at runs/fruit-resnet18-compact", 1),
+        (["finetune", "--weights", "none", "--resume"], "there is no interrupted run at runs/fruit-resnet18-slim", 1),
     ],
 )
 def test_options_that_contradict_each_other_or_the_data(

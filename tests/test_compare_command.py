@@ -297,7 +297,7 @@ def test_real_trainings_of_every_kind(
     assert result.exit_code == 0, result.stderr
     scratch, tuned = compared(run_cli, trained, finetuned_run.folder, "--output", "both.svg")["rows"]
     assert (scratch["label"], scratch["stage"]) == ("resnet8", "train")
-    assert (tuned["label"], tuned["stage"]) == ("resnet18-compact, fine-tuned", finetuned_run.result["kept"])
+    assert (tuned["label"], tuned["stage"]) == ("resnet18-slim, fine-tuned", finetuned_run.result["kept"])
     assert tuned["epochs"] == [finetuned_run.result["epochs"]]
     for row, run in ((scratch, trained), (tuned, finetuned_run.folder)):
         with (run / "metrics.csv").open(newline="") as file:

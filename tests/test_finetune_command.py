@@ -60,7 +60,7 @@ def test_run_json_says_enough_to_repeat_the_run(finetuned_run: Finetuned) -> Non
     assert record["format"] == 1
     assert record["command"] == f"resnet {' '.join(finetuned_run.arguments)} --output {finetuned_run.folder}"
     assert record["classes"] == ["apple", "berry", "cherry", "date", "elder", "fig", "grape"]
-    assert (record["network"]["name"], record["image_size"], record["seed"]) == ("resnet18-compact", 32, HALF)
+    assert (record["network"]["name"], record["image_size"], record["seed"]) == ("resnet18-slim", 32, HALF)
     assert record["config"] | {"views": 2, "epochs": 2, "val_split": 0.5, "unfreeze": "last", "hidden": 0} == record["config"]
     bundled = bundled_run().weights
     assert record["weights"]["source"] == "bundled" and record["weights"]["fallback"] == ""
@@ -77,7 +77,7 @@ def test_run_json_says_enough_to_repeat_the_run(finetuned_run: Finetuned) -> Non
 def test_the_json_document_keeps_its_contract(finetuned_run: Finetuned) -> None:
     result = finetuned_run.result
     assert {"run", "arch", "weights", "epochs", "seconds", "val", "best_epoch"} <= result.keys()
-    assert (result["run"], result["arch"], result["weights"]) == (str(finetuned_run.folder), "resnet18-compact", "bundled")
+    assert (result["run"], result["arch"], result["weights"]) == (str(finetuned_run.folder), "resnet18-slim", "bundled")
     assert result["val"]["count"] == 42
     low, high = result["val"]["top1_interval"]
     assert 0 <= low <= result["val"]["top1"] <= high <= 1
@@ -162,19 +162,19 @@ def test_without_network_and_weights_the_bundled_backbone_stands_in_and_says_so(
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "runs" / "fruit-resnet18-compact").mkdir(parents=True)
+    (tmp_path / "runs" / "fruit-resnet18-slim").mkdir(parents=True)
     result = run_cli("finetune", tiny_dataset, "--views", 2, "--epochs", 1, "--image-size", 32, "--quiet")
     assert result.exit_code == 0, result.stderr
-    assert "notice" in result.stderr and "resnet18-compact stands in for resnet50" in result.stderr
+    assert "notice" in result.stderr and "resnet18-slim stands in for resnet50" in result.stderr
     # The folder of that name was taken, so the run has the next number.
-    run = tmp_path / "runs" / "fruit-resnet18-compact-2"
+    run = tmp_path / "runs" / "fruit-resnet18-slim-2"
     assert "resnet50" in record_of(run)["weights"]["fallback"]
     assert record_of(run)["weights"]["source"] == "bundled"
     assert "the bundled backbone stands in for resnet50 with ImageNet weights" in record_of(run)["results"]["warnings"]
-    for line in ("held-out accuracy", "95 % interval", "apple", "run runs/fruit-resnet18-compact-2"):
+    for line in ("held-out accuracy", "95 % interval", "apple", "run runs/fruit-resnet18-slim-2"):
         assert line in result.stdout
-    assert "next: resnet predict image.jpg --run runs/fruit-resnet18-compact-2" in result.stdout
-    assert "resnet evaluate --run runs/fruit-resnet18-compact-2" in result.stdout
+    assert "next: resnet predict image.jpg --run runs/fruit-resnet18-slim-2" in result.stdout
+    assert "resnet evaluate --run runs/fruit-resnet18-slim-2" in result.stdout
 
 
 def test_two_classes_of_ten_pictures_with_a_hidden_layer_and_everything_unfrozen(

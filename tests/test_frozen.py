@@ -37,7 +37,7 @@ from resnet_cli.learning.tail import tail_on_engine, tail_on_pixels
 from resnet_cli.networks.catalogue import find_network
 from resnet_cli.networks.classifier import build_logits
 from resnet_cli.networks.loading import load_backbone
-from resnet_cli.networks.pretrained import choose_backbone
+from resnet_cli.networks.pretrained import BUNDLED, choose_backbone
 from resnet_cli.networks.spec import ClassifierSpec
 from resnet_cli.networks.split import boundary_model, feature_model, prefix_model, tail_model
 from resnet_cli.progress import Progress, Silent
@@ -45,7 +45,7 @@ from resnet_cli.progress import Progress, Silent
 HEAD = ["--weights", "bundled", "--image-size", "32", "--views", "2", "--unfreeze", "none", "--json"]
 HEAD += ["--val-split", "0.25", "--seed", str(A_QUARTER)]
 LIMIT = 10**9
-WIDTH = 256  # features of the bundled network
+WIDTH = find_network(BUNDLED).outputs[-1]  # features
 
 
 @pytest.fixture
@@ -126,9 +126,7 @@ def test_other_weights_and_sizes_do_not_share_features_and_no_cache_keeps_none(
     assert not kept.exists()
     result_of(run_cli, tiny_dataset, *HEAD, "--output", tmp_path / "first")
     result_of(run_cli, tiny_dataset, *HEAD, "--image-size", "40", "--output", tmp_path / "size")
-    result_of(
-        run_cli, tiny_dataset, *HEAD, "--arch", "resnet18-compact", "--weights", "none", "--output", tmp_path / "untrained"
-    )
+    result_of(run_cli, tiny_dataset, *HEAD, "--arch", "resnet18-slim", "--weights", "none", "--output", tmp_path / "untrained")
     assert len(list(kept.iterdir())) == 3
 
 
@@ -283,7 +281,7 @@ def squares(paths: list[Path], size: int) -> NDArray[np.uint8]:
 
 @pytest.mark.parametrize(
     ("name", "weights", "size"),
-    [("resnet18-compact", "bundled", 64), ("resnet50", "none", 96), ("resnet50v2", "none", 64), ("resnet20", "none", 33)],
+    [("resnet18-slim", "bundled", 64), ("resnet50", "none", 96), ("resnet50v2", "none", 64), ("resnet20", "none", 33)],
 )
 def test_parts_and_whole_agree_on_real_pictures(name: str, weights: str, size: int, sample_data: Path) -> None:
     network, source = choose_backbone(name, weights, Silent())

@@ -16,7 +16,8 @@ def test_the_table_tells_name_depth_parameters_and_weights(run_cli) -> None:  # 
     assert set(lines) == set(CATALOGUE)
     assert lines["resnet50"] == ["imagenet", "50", "25,636,712", "224", "imagenet"]
     assert lines["resnet20"] == ["cifar", "20", "271,098", "32", "none"]
-    assert lines["resnet18-compact"][-2:] == ["64", "bundled"]
+    assert lines["resnet18-slim"][-2:] == ["128", "bundled"]
+    assert lines["resnet18-compact"] == ["compact", "18", "2,851,240", "64", "none"]
     assert "6n+2" in result.stdout
 
 

@@ -279,7 +279,7 @@ def test_an_unknown_shortcut_is_refused() -> None:
 
 @pytest.mark.parametrize("side", [33, 75])
 @pytest.mark.parametrize(
-    "name", ["resnet18", "plain18", "resnet18v2", "resnet50v2", "resnet18-compact", "resnet8", "resnet11v2"]
+    "name", ["resnet18", "plain18", "resnet18v2", "resnet50v2", "resnet18-slim", "resnet18-compact", "resnet8", "resnet11v2"]
 )
 def test_any_image_size_is_halved_rounding_up(name: str, side: int) -> None:
     network = find_network(name)
@@ -290,7 +290,7 @@ def test_any_image_size_is_halved_rounding_up(name: str, side: int) -> None:
 @pytest.mark.parametrize(
     ("name", "side"),
     [
-        *(("resnet50", 16), ("resnet50v2", 31), ("plain34", 8), ("resnet18-compact", 7)),
+        *(("resnet50", 16), ("resnet50v2", 31), ("plain34", 8), ("resnet18-slim", 31), ("resnet18-compact", 7)),
         *(("resnet20", 2), ("resnet20v2", 3), ("plain20", 3), ("resnet50", 0)),
     ],
 )
@@ -318,3 +318,12 @@ def test_hundreds_of_layers_build_and_are_cut_at_the_last_stage() -> None:
 def test_the_compact_network_is_resnet18_at_half_width_with_the_cifar_stem() -> None:
     compact = find_network("resnet18-compact")
     assert (compact.blocks, compact.outputs, compact.stem, compact.shortcut) == ((2, 2, 2, 2), (32, 64, 128, 256), "cifar", "B")
+    assert compact.pretrained == ""
+
+
+def test_the_bundled_network_is_resnet18_with_fewer_channels() -> None:
+    slim, whole = find_network("resnet18-slim"), find_network("resnet18")
+    narrow = widen(whole, slim.outputs[0] / whole.outputs[0])
+    assert slim == replace(narrow, name="resnet18-slim", image_size=128, sides=slim.sides, pretrained="bundled")
+    assert slim.outputs[0] in (32, 48)
+    assert all(side % slim.reduction == 0 for side in slim.sides) and slim.image_size in slim.sides

@@ -123,6 +123,7 @@ def assert_counted_right(network: Network, classes: int, image_size: int | None)
         "resnet56",
         "resnet56v2",
         "resnet164v2",
+        "resnet18-slim",
         "resnet18-compact",
     ],
 )

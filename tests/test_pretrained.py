@@ -23,6 +23,7 @@ from resnet_cli.networks.catalogue import find_network
 from resnet_cli.networks.classifier import build_logits
 from resnet_cli.networks.imagenet_files import weights_file
 from resnet_cli.networks.loading import load_backbone, load_imagenet_classifier
+from resnet_cli.networks.parameters import parameter_count
 from resnet_cli.networks.pretrained import WeightsSource, cached_imagenet_classifier, choose_backbone
 from resnet_cli.networks.spec import ClassifierSpec
 from resnet_cli.networks.weights import named_variables, save_weights
@@ -84,18 +85,18 @@ def keras_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="module")
-def compact_file(tmp_path_factory: pytest.TempPathFactory) -> tuple[keras.Model, Path]:
-    """A pretrained compact network as the package carries it, in half precision."""
-    model = shuffled(build_logits(ClassifierSpec(find_network("resnet18-compact"), 200, 64)))
+def slim_file(tmp_path_factory: pytest.TempPathFactory) -> tuple[keras.Model, Path]:
+    """A pretrained network as the package carries it, in half precision."""
+    model = shuffled(build_logits(ClassifierSpec(find_network("resnet18-slim"), 1000, 64)))
     path = tmp_path_factory.mktemp("bundled") / "model.weights.h5"
     save_weights(model, path, "float16")
     return model, path
 
 
 @pytest.fixture
-def bundled(compact_file: tuple[keras.Model, Path], monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(pretrained, "_BUNDLED_FILE", compact_file[1])
-    return compact_file[1]
+def bundled(slim_file: tuple[keras.Model, Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(pretrained, "_BUNDLED_FILE", slim_file[1])
+    return slim_file[1]
 
 
 @pytest.fixture(scope="module")
@@ -179,20 +180,21 @@ def test_without_one_of_its_files_there_is_no_published_classifier(cached: keras
     assert cached_imagenet_classifier() is None
 
 
-def test_bundled_weights_fill_the_backbone_and_leave_the_head(compact_file: tuple[keras.Model, Path], bundled: Path) -> None:
+def test_bundled_weights_fill_the_backbone_and_leave_the_head(slim_file: tuple[keras.Model, Path], bundled: Path) -> None:
     network, source = choose_backbone("auto", "bundled", Silent())
-    assert (network.name, source.kind, source.path, source.fallback) == ("resnet18-compact", "bundled", bundled, "")
+    assert (network.name, source.kind, source.path, source.fallback) == ("resnet18-slim", "bundled", bundled, "")
     model = build_logits(ClassifierSpec(network, 3, 64, hidden=8))
     load_backbone(model, network, source)
-    original = named_variables(compact_file[0])
+    original = named_variables(slim_file[0])
     for name, variable in named_variables(model).items():
         if not name.startswith(("logits", "hidden")):
             np.testing.assert_allclose(np.asarray(variable), np.asarray(original[name]), rtol=1e-3, atol=1e-6)
 
 
-def test_the_weights_in_the_package_fit_the_compact_network_and_weigh_under_8_megabytes() -> None:
+def test_the_weights_in_the_package_fit_the_network_and_take_two_bytes_a_parameter() -> None:
     network, source = choose_backbone("auto", "bundled", Silent())
-    assert source.path is not None and source.path.stat().st_size < 8_000_000
+    assert source.path is not None
+    assert source.path.stat().st_size == pytest.approx(2 * parameter_count(network, 1000), rel=0.03)
     model = build_logits(ClassifierSpec(network, 3, 64))
     load_backbone(model, network, source)
     assert all(np.isfinite(np.asarray(variable)).all() for variable in model.variables)
@@ -200,7 +202,7 @@ def test_the_weights_in_the_package_fit_the_compact_network_and_weigh_under_8_me
 
 def test_none_leaves_the_network_untrained(bundled: Path) -> None:
     network, source = choose_backbone("auto", "none", Silent())
-    assert (network.name, source) == ("resnet18-compact", WeightsSource("none", None, ""))
+    assert (network.name, source) == ("resnet18-slim", WeightsSource("none", None, ""))
     assert choose_backbone("resnet56", "none", Silent(), "B")[0].shortcut == "B"
     model = build_logits(ClassifierSpec(network, 2, 32))
     before = [np.asarray(value) for value in model.variables]
@@ -231,10 +233,10 @@ def test_without_a_network_auto_takes_the_bundled_backbone_within_five_seconds_a
     seconds = time.monotonic() - began
     release.set()
     assert seconds < 5
-    assert (network.name, source.kind, source.path) == ("resnet18-compact", "bundled", bundled)
+    assert (network.name, source.kind, source.path) == ("resnet18-slim", "bundled", bundled)
     for text in (source.fallback, *listener.notices):
         assert NOTOP in text and str(keras_home / "models") in text and f"{HOST} cannot be reached" in text
-    assert len(listener.notices) == 1 and "resnet18-compact stands in" in listener.notices[0]
+    assert len(listener.notices) == 1 and "resnet18-slim stands in" in listener.notices[0]
     if not hanging:
         assert offline == [HOST]
 
@@ -424,7 +426,9 @@ def test_a_file_that_is_missing_or_no_weights_file_is_named(tmp_path: Path) -> N
         ("resnet56", "auto", None, "there are no pretrained weights for resnet56"),
         ("resnet20", "imagenet", None, "there are no ImageNet weights for resnet20"),
         ("resnet50", "bundled", None, "there are no bundled weights for resnet50"),
-        ("resnet18-compact", "imagenet", None, "there are no ImageNet weights for resnet18-compact"),
+        ("resnet18-slim", "imagenet", None, "there are no ImageNet weights for resnet18-slim"),
+        ("resnet18-compact", "bundled", None, "there are no bundled weights for resnet18-compact"),
+        ("resnet18-compact", "auto", None, "there are no pretrained weights for resnet18-compact"),
         ("resnet50", "imagenet", "C", "there are no ImageNet weights for resnet50 with shortcut C"),
         ("auto", "auto", "A", "there are no pretrained weights for resnet50 with shortcut A"),
         ("resnet5O", "auto", None, "there is no network named 'resnet5O'"),

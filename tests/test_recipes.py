@@ -241,7 +241,7 @@ def test_weights_that_scale_pixels_in_another_way_are_refused_before_any_picture
     small = ("--arch", "resnet8", "--image-size", 16, "--epochs", 1, "--batch-size", 8)
     assert run_cli("train", tiny_dataset, *small, "--recipe", "paper", "--output", mean, "--quiet").exit_code == 0
     refused = {
-        ("train", "--arch", "resnet18-compact", "--weights", "bundled", "--recipe", "paper"): "add --no-pixel-mean",
+        ("train", "--arch", "resnet18-slim", "--weights", "bundled", "--recipe", "paper"): "add --no-pixel-mean",
         ("train", "--arch", "resnet8", "--weights", mean, "--image-size", 24): "use --image-size 16",
         ("train", "--arch", "resnet8", "--weights", mean, "--progressive"): "leave --progressive out",
         ("train", "--arch", "resnet20", "--weights", mean): "add --arch resnet8",

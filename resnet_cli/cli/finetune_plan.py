@@ -108,9 +108,8 @@ def _asked_size(asked: str) -> int | None:
 
 
 def _natural_size(network: Network, dataset: Dataset) -> int:
-    one_size = network.stem == "imagenet" or network.preprocessing == "pixel-mean"
-    if one_size:
+    if not network.sides or network.preprocessing == "pixel-mean":
         return network.image_size
     from resnet_cli.data.sizes import suitable_size
 
-    return suitable_size(dataset.splits["train"])
+    return suitable_size(dataset.splits["train"], network.sides)

@@ -17,7 +17,7 @@ SUMMARIES = {
     "finetune": "Turn a folder of photos into a classifier, from a pretrained network.",
     "train": "Train a network of the residual papers on a folder of pictures, from scratch or from weights.",
     "evaluate": "Measure a classifier: top-1, top-5, per class, confusion; writes predictions.csv and confusion.csv.",
-    "predict": "Say what pictures show. Without any run: the ImageNet classes, or the bundled network's own 200.",
+    "predict": "Say what images show. Without any run: ImageNet's 1,000 classes.",
     "export": "Write a classifier for other programs, and check it on held-out pictures.",
     "compare": "Compare runs in a table and one figure of error curves; runs of other seeds share a row.",
     "check": "Look for what is wrong with a data set: damaged files, copies, leaks, small classes.",

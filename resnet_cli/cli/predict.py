@@ -29,7 +29,7 @@ def predict(
     csv: Annotated[bool, typer.Option("--csv", help="Print the result as CSV.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notices.")] = False,
 ) -> None:
-    """Say what pictures show. Without any run: the ImageNet classes, or the bundled network's own 200."""
+    """Say what images show. Without any run: ImageNet's 1,000 classes."""
     if json and csv:
         raise typer.BadParameter("--json and --csv exclude each other")
     if null and "-" not in pictures:

@@ -59,11 +59,11 @@ def classifiers_for(folders: Sequence[Path], engine: EngineName, progress: Progr
         return tuple(map(run_classifier, runs))
     imagenet = cached_imagenet_classifier()
     if imagenet is not None:
-        progress.line(f"no run here: {imagenet.network.name} answers with the 1000 ImageNet classes")
+        progress.line(f"no run here: {imagenet.network.name} answers with ImageNet's 1,000 classes")
         return (_imagenet(imagenet, engine),)
     run = bundled_run()
     progress.line(
-        f"no run here: the bundled {run.record['network']['name']} answers with its own {len(run.classes)} classes;"
+        f"no run here: the bundled {run.record['network']['name']} answers with ImageNet's {len(run.classes):,} classes;"
         " `resnet finetune FOLDER` makes a classifier of yours"
     )
     return (_bundled(run, engine),)

@@ -1,6 +1,6 @@
 """The input size that suits a data set: `--image-size auto`.
 
-In: samples. Out: a side in pixels that hardly blows small pictures up.
+In: samples, and the sides that a network works well at. Out: one of these, in pixels, that hardly scales small images up.
 """
 
 from collections.abc import Sequence
@@ -9,21 +9,25 @@ from statistics import median
 from resnet_cli.data.decode import read_header
 from resnet_cli.data.scan import Sample
 
-_SIDES = (40, 48, 64, 96, 128)
 _LOOKED_AT = 200
 
 
-def suitable_size(samples: Sequence[Sample]) -> int:
-    """The largest of 40, 48, 64, 96 and 128 pixels that the median short side fills; 40 for smaller pictures.
+def suitable_size(samples: Sequence[Sample], sides: Sequence[int]) -> int:
+    """The largest of a network's sides that the median short side of the images fills.
 
-    Small networks that were trained on small pictures gain from 128 pixels where a photo has them, and lose when a picture of
-    32 pixels is blown up to that. A quarter larger is best: random crops magnified what the network saw in training (Touvron
-    et al. 2019). Only file headers are read, of 200 pictures spread evenly.
+    Only file headers are read, of 200 images spread evenly.
+
+    Args:
+        samples: the images.
+        sides: pixels, ascending.
+
+    Returns:
+        One of `sides`: the smallest where the images are smaller than that, the largest where no header can be read.
     """
     step = max(1, len(samples) // _LOOKED_AT)
-    sides = [side for side in map(_short_side, samples[::step]) if side]
-    typical = median(sides) if sides else _SIDES[-1]
-    return max((side for side in _SIDES if side <= typical), default=_SIDES[0])
+    found = [side for side in map(_short_side, samples[::step]) if side]
+    typical = median(found) if found else sides[-1]
+    return max((side for side in sides if side <= typical), default=sides[0])
 
 
 def _short_side(sample: Sample) -> int:

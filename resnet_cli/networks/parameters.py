@@ -12,7 +12,7 @@ _USUAL_CLASSES = {"imagenet": 1000, "cifar": 10, "compact": 200}
 
 
 def usual_classes(network: Network) -> int:
-    """Classes that published counts refer to: ImageNet's, CIFAR-10's, and those that the bundled backbone was trained on."""
+    """Classes that published counts refer to: ImageNet's, CIFAR-10's, and Tiny ImageNet's."""
     return _USUAL_CLASSES[network.family]
 
 

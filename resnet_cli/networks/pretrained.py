@@ -18,7 +18,7 @@ from resnet_cli.progress import Progress
 from resnet_cli.runs import Run, load_run
 
 PREFERRED = "resnet50"
-BUNDLED = "resnet18-compact"
+BUNDLED = "resnet18-slim"
 _BUNDLED_FILE = Path(__file__).parent / "bundled" / "model.weights.h5"
 
 
@@ -105,7 +105,7 @@ def cached_imagenet_classifier() -> ImagenetClassifier | None:
 
 
 def bundled_run() -> Run:
-    """The bundled network as a run: its weights, its 200 classes and its input.
+    """The bundled network as a run: its weights, its 1000 classes and its input.
 
     Raises:
         ResnetError: the installation is incomplete.
