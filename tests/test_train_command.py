@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -280,3 +281,22 @@ def test_a_network_learns_what_colours_tell(run_cli: RunCli, make_dataset: MakeD
     result = run_cli("train", data, *recipe, "--output", tmp_path / "run", "--quiet")
     assert result.exit_code == 0 and all(line.startswith("warning: ") for line in result.stderr.splitlines())
     assert "held-out accuracy 100.0%" in result.stdout and "12 pictures)" in result.stdout
+
+
+def test_a_training_from_a_run_of_the_same_classes_keeps_its_head(
+    run_cli: RunCli, tiny_dataset: Path, make_dataset: MakeDataset, tmp_path: Path
+) -> None:
+    quick = ("--arch", "resnet8", "--epochs", "1", "--batch-size", "16", "--image-size", "16")
+    assert run_cli("train", tiny_dataset, *quick, "--output", tmp_path / "first").exit_code == 0
+    again = ("--weights", tmp_path / "first", "--learning-rate", "0")
+    result = run_cli("train", tiny_dataset, *quick, *again, "--output", tmp_path / "second")
+    assert result.exit_code == 0, result.stderr
+    assert "with their head, of the same classes" in result.stderr
+    kernels = []
+    for name in ("first", "second"):
+        with h5py.File(tmp_path / name / "model.weights.h5", "r") as file:
+            kernels.append(file["logits/kernel"][()])
+    np.testing.assert_array_equal(*kernels)
+    others = make_dataset(tmp_path / "others", ("pear", "plum", "quince"))
+    result = run_cli("train", others, *quick, *again, "--output", tmp_path / "third")
+    assert "with a new head" in result.stderr

@@ -86,7 +86,8 @@ def plan_training(request: TrainRequest, config: TrainConfig, progress: Progress
         require_same(place.folder, typed)
         config = replace(config, **{key: begun_with(place.folder)[key] for key in _decided(request)})
     engine = settled("auto", progress)
-    weights = "random weights" if source.path is None else f"weights of {request.weights}, with a new head"
+    head = "their head, of the same classes" if source.classes == dataset.classes else "a new head"
+    weights = "random weights" if source.path is None else f"weights of {request.weights}, with {head}"
     progress.line(f"network: {network.name}, {size} pixels, {weights}; recipe {request.recipe}")
     return TrainPlan(request, config, dataset, teacher, source, spec, place, chosen, engine, began)
 

@@ -1,7 +1,7 @@
 """Puts weights into a model, from any source that `pretrained.py` names.
 
-In: a model that `classifier.py` built, and a file. Out: the model's backbone, filled; the head is left alone. The legacy files
-of keras.applications are read into a network that Keras itself builds; nothing in them is taken for code.
+In: a model that `classifier.py` built, and a file. Out: the model, its backbone filled and, if asked for, its head. The legacy
+files of keras.applications are read into a network that Keras itself builds; nothing in them is taken for code.
 """
 
 import json
@@ -20,13 +20,14 @@ from resnet_cli.networks.weights import copy_weights, datasets, load_weights
 _HEAD = ("logits", "hidden")
 
 
-def load_backbone(model: keras.Model, network: Network, source: WeightsSource) -> None:
+def load_backbone(model: keras.Model, network: Network, source: WeightsSource, with_head: bool = False) -> None:
     """Fill the backbone part of a model.
 
     Args:
         model: from `build_logits` or `build_classifier`; its head layers keep what they have.
         network: its backbone.
         source: from `choose_backbone`; nothing happens where its kind is none.
+        with_head: fill the head too, where `source.classes` are those of the model.
 
     Raises:
         ResnetError: the file is missing, damaged, or belongs to another network.
@@ -36,7 +37,7 @@ def load_backbone(model: keras.Model, network: Network, source: WeightsSource) -
     if _is_keras_file(source.path):
         copy_weights(_read_keras_file(network, source.path), model, leave=_HEAD)
     else:
-        load_weights(model, source.path, leave=_HEAD)
+        load_weights(model, source.path, leave=() if with_head else _HEAD)
 
 
 def load_imagenet_classifier(files: ImagenetClassifier) -> tuple[keras.Model, tuple[str, ...]]:

@@ -31,12 +31,14 @@ class WeightsSource:
         path: the weights file; None for none.
         sha256: of that file, hexadecimal; "" for none.
         fallback: why the bundled backbone stands in for ImageNet weights; "" where it does not.
+        classes: of the linear head that comes with them; none where there is no such head, or nobody knows its classes.
     """
 
     kind: Literal["imagenet", "bundled", "none", "file"]
     path: Path | None
     sha256: str
     fallback: str = ""
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,8 @@ def _bundled(fallback: str = "") -> WeightsSource:
             f"the installation is incomplete: the bundled weights {_BUNDLED_FILE} are missing",
             "install the package again: pip install --force-reinstall resnet-cli",
         )
-    return WeightsSource("bundled", _BUNDLED_FILE, digest(_BUNDLED_FILE), fallback)
+    classes = load_run(_BUNDLED_FILE.parent).classes
+    return WeightsSource("bundled", _BUNDLED_FILE, digest(_BUNDLED_FILE), fallback, classes)
 
 
 def _from_path(arch: str, weights: str, shortcut: Shortcut | None) -> tuple[Network, WeightsSource]:
@@ -191,7 +194,7 @@ def _from_run(folder: Path, arch: str, shortcut: Shortcut | None) -> tuple[Netwo
         )
     if shortcut is not None and shortcut != network.shortcut:
         raise ResnetError(f"the run {folder} has shortcut {network.shortcut}, not {shortcut}", "leave --shortcut out")
-    return network, _file(run.weights)
+    return network, replace(_file(run.weights), classes=() if spec.hidden else run.classes)
 
 
 def _file(path: Path) -> WeightsSource:
