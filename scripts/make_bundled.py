@@ -147,13 +147,18 @@ def _figures(measured: Measured) -> dict[str, Any]:
 
 
 def _folders(run: Run, measured: Measured) -> dict[str, dict[str, Any]]:
-    """By folder of the data set: photos to learn from, held-out photos, and the share of them with the teacher's answer."""
-    seen = {(row.content or row.path, row.path.split("/")[0]) for row in read_splits(run) if row.split == "train"}
+    """By set of photos: those to learn from, held-out ones, and the share of these with the teacher's answer.
+
+    A set is a folder of the data set; "cars-again" holds links to photos of "cars", which an epoch shows twice.
+    """
+    seen = {(row.content or row.path, _set_of(row.path)) for row in read_splits(run) if row.split == "train"}
     photos = Counter(folder for _, folder in seen)
     right = measured.rows.probabilities.argmax(1) == measured.rows.labels
     held: dict[str, list[bool]] = defaultdict(list)
     for sample, hit in zip(measured.rows.samples, right, strict=True):
-        held[sample.path.relative_to(run.data).parts[0]].append(bool(hit))
+        name = sample.path.relative_to(run.data).as_posix()
+        if "-again/" not in name:
+            held[_set_of(name)].append(bool(hit))
     return {
         folder: {
             "photos": photos[folder],
@@ -162,6 +167,10 @@ def _folders(run: Run, measured: Measured) -> dict[str, dict[str, Any]]:
         }
         for folder in sorted({*photos, *held})
     }
+
+
+def _set_of(path: str) -> str:
+    return path.split("/")[0].removesuffix("-again")
 
 
 def _trained(run: Run) -> int:
