@@ -1,10 +1,12 @@
 """A teacher's answers on disk: each given once, and found again by every training that shows the same crops.
 
-In: rows of probabilities. Out: the same rows, from a file in the user's cache, or in the run's folder where there is no room.
+In: rows of probabilities. Out: the same rows, from a file in the user's cache.
 """
 
 import os
 import shutil
+import threading
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -28,19 +30,23 @@ class Answers:
     """
 
     def __init__(self, path: Path, rows: int, width: int) -> None:
-        self._size = 2 * width
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self._size, self._path, self._lock = 2 * width, path, threading.Lock()
         try:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            os.truncate(self._file, max(rows * self._size, path.stat().st_size))  # others may have had more views
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            self._file = path.open("r+b", buffering=0)
+            weakref.finalize(self, self._file.close)
+            if path.stat().st_size < rows * self._size:  # others may have had more views
+                self._file.truncate(rows * self._size)
             os.utime(path)
         except OSError as error:
             raise ResnetError(f"cannot keep the teacher's answers in {path}: {error.strerror}", "free some disk") from error
-        self._path = path
 
     def read(self, row: int) -> NDArray[np.float16] | None:
         """float16 (width,), or None where it is absent."""
-        values = np.frombuffer(os.pread(self._file, self._size, row * self._size), np.float16)
+        with self._lock:
+            self._file.seek(row * self._size)
+            values = np.frombuffer(self._file.read(self._size), np.float16)
         return values if abs(float(values.sum(dtype=np.float32)) - 1) < _SURE else None
 
     def write(self, row: int, values: NDArray[np.float16]) -> None:
@@ -50,16 +56,14 @@ class Answers:
             ResnetError: the disk is full.
         """
         try:
-            os.pwrite(self._file, values.tobytes(), row * self._size)
+            with self._lock:
+                self._file.seek(row * self._size)
+                self._file.write(values.tobytes())
         except OSError as error:
             raise ResnetError(
                 f"cannot keep the teacher's answers in {self._path}: {error.strerror}",
                 "free some disk, or begin again with --teacher-views 0, which keeps none",
             ) from error
-
-    def close(self) -> None:
-        """Let go of the file."""
-        os.close(self._file)
 
 
 def has_room(file: Path, size: int) -> bool:
