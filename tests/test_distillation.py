@@ -125,7 +125,7 @@ def test_views_come_again_and_answers_are_given_once(photos: Path, teacher: Path
         {index: (image, target) for step in range(4) for image, target, index in drawn(taught, 4 * epoch + step)}
         for epoch in range(4)
     ]
-    engine.run = None  # type: ignore[assignment]
+    engine.run_many = None  # type: ignore[assignment]
     again = {index: (image, target) for step in range(4) for image, target, index in drawn(taught, step)}
     for index, (image, target) in epochs[0].items():
         np.testing.assert_array_equal(again[index][0], image)
@@ -245,8 +245,12 @@ def test_a_second_student_of_the_same_crops_asks_nothing(
     command = ("train", photos, "--teacher", teacher, "--teacher-weight", 1, *QUICK, "--crop", "resized")
     assert run_cli(*command, "--output", tmp_path / "first").exit_code == 0
     asked = []
-    run = TeacherEngine.run
-    monkeypatch.setattr(TeacherEngine, "run", lambda self, images: asked.append(len(images)) or run(self, images))
+    run_many = TeacherEngine.run_many
+
+    def counted(self: TeacherEngine, batches: Any) -> Any:
+        return run_many(self, (asked.append(len(images)) or images for images in batches))
+
+    monkeypatch.setattr(TeacherEngine, "run_many", counted)
     assert run_cli(*command, "--arch", "resnet14", "--image-size", 12, "--output", tmp_path / "second").exit_code == 0
     held = sum(row["split"] == "val" for row in splits(tmp_path / "second"))
     assert sum(asked) == -(-held // 8) * 8  # the held-out images alone, in batches of eight

@@ -6,6 +6,8 @@ In: a path. Out: a `Teacher`, and the engine that answers with its probabilities
 
 import os
 import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from resnet_cli.runs import EXPORT_RECORD, Run, load_run, read_record
 
 _FILES = ("model.onnx", "model.xml")
 _ENDINGS = (".onnx", ".xml")
+_AT_WORK = 2  # batches of a thread that are answered at the same time
 _SUM = 0.02  # how far probabilities may sum to something else than 1: those of fp16 and int8 files do
 _ROOM = 3.0  # times its file that a network needs in memory, at least
 
@@ -165,21 +168,36 @@ class TeacherEngine:
         self._own = threading.local()
 
     def run(self, images: Images) -> Outputs:
-        """Probabilities of a batch.
+        """Probabilities of one batch; see `run_many`."""
+        return next(self.run_many([images]))
+
+    def run_many(self, batches: Iterable[Images]) -> Iterator[Outputs]:
+        """Probabilities of batch after batch, in order; a batch is made while the one before is answered.
 
         Args:
-            images: uint8 (N, size, size, 3).
+            batches: uint8 (N, size, size, 3).
 
-        Returns:
+        Yields:
             float32 (N, classes), rows that sum to 1.
 
         Raises:
             ResnetError: the output is none of probabilities.
         """
-        if not hasattr(self._own, "request"):
-            self._own.request = self._compiled.create_infer_request()
-        self._own.request.infer({0: images}, share_inputs=True)
-        answers = np.array(self._own.request.get_output_tensor(0).data, dtype=np.float32)
+        if not hasattr(self._own, "requests"):
+            self._own.requests = [self._compiled.create_infer_request() for _ in range(_AT_WORK)]
+        idle, busy = list(self._own.requests), deque[Any]()
+        for images in batches:
+            if not idle:
+                idle.append(busy.popleft())
+                yield self._answers_of(idle[-1])
+            busy.append(idle.pop())
+            busy[-1].start_async({0: images})
+        while busy:
+            yield self._answers_of(busy.popleft())
+
+    def _answers_of(self, request: Any) -> Outputs:
+        request.wait()
+        answers = np.array(request.get_output_tensor(0).data, dtype=np.float32)
         sums = answers.sum(1)
         if not (np.abs(sums - 1) < _SUM).all() or answers.min() < -_SUM:
             worst = sums[np.abs(sums - 1).argmax()]

@@ -9,7 +9,7 @@ long training: Beyer et al. 2022, "Knowledge distillation: a good teacher is pat
 import hashlib
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -57,17 +57,21 @@ class Lesson:
         """Of the teacher's input, pixels."""
         return self.teacher.teacher.size
 
-    def ask(self, crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float16]:
-        """Probabilities (N, classes) of N crops of uint8 (side, side, 3), in the student's order of classes.
+    def ask(self, crops: Iterable[NDArray[np.uint8]]) -> NDArray[np.float16]:
+        """Probabilities (N, classes) of N crops of uint8 (side, side, 3), in the student's order of classes; N is 1 or more.
 
         The teacher always sees batches of one size: what it says of an image does not depend on what stands beside it, nor does
         it after a training goes on whose answers were lost.
         """
-        pieces = []
-        for first in range(0, len(crops), _ASKED):
-            some = list(crops[first : first + _ASKED])
-            pieces.append(self.teacher.run(np.stack(some + some[:1] * (_ASKED - len(some))))[: len(some)])
-        answers = np.concatenate(pieces)
+        sizes = []
+
+        def batches() -> Iterator[NDArray[np.uint8]]:
+            left = iter(crops)
+            while some := list(itertools.islice(left, _ASKED)):
+                sizes.append(len(some))
+                yield np.stack(some + some[:1] * (_ASKED - len(some)))
+
+        answers = np.concatenate(list(self.teacher.run_many(batches())))[: sum(sizes)]
         return (answers if self.columns is None else answers[:, self.columns]).astype(np.float16)
 
     def answers_of(self, squares: Pictures) -> Iterator[NDArray[np.float16]]:
@@ -173,12 +177,11 @@ class Taught:
                 asked.append(place)
             else:
                 answers[place] = known
-        crops = [
-            crop_view(pictures[i], stream.geometry, stream.augmentation, generator(stream.seed, *drawn[i]), lesson.side)
-            for i in asked
-        ]
-        if crops:
-            answers[asked] = lesson.ask(crops)
+        if asked:
+            answers[asked] = lesson.ask(
+                crop_view(pictures[i], stream.geometry, stream.augmentation, generator(stream.seed, *drawn[i]), lesson.side)
+                for i in asked
+            )
         if lesson.answers:
             for place in asked:
                 view, index = drawn[place]
