@@ -47,7 +47,9 @@ def test_classes_of_very_unequal_sizes_are_named() -> None:
     ("config", "advice"),
     [
         (FinetuneConfig(), "more images, a higher --dropout, --augment strong, --unfreeze none"),
-        (FinetuneConfig(unfreeze="none"), "more images, a higher --dropout, --augment strong"),
+        (FinetuneConfig(unfreeze="none"), "more images, --augment strong"),
+        (FinetuneConfig(unfreeze="none", hidden=64), "more images, a higher --dropout, --augment strong"),
+        (FinetuneConfig(unfreeze="none", epochs=9), "more images, a higher --dropout, --augment strong"),
         (FinetuneConfig(unfreeze="all", augment="strong"), "more images, a higher --dropout, --unfreeze none"),
         (FinetuneConfig(unfreeze="none", augment="strong", dropout=0.5), "more images"),
         (TrainConfig(), "more images, a higher --dropout, `resnet finetune`, which begins with pretrained weights"),

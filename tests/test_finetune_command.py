@@ -281,6 +281,7 @@ def test_a_run_is_a_starting_point_for_the_next(finetuned_run: Finetuned, run_cl
         ("--unfreeze none --batch-size 64", "--batch-size is about the second stage"),
         ("--unfreeze none --learning-rate 0.1", "--learning-rate is about the second stage"),
         ("--unfreeze none --lr-find plot", "--lr-find is about the second stage"),
+        ("--unfreeze none --dropout 0.5", "--dropout has no effect on a head alone without --hidden or --epochs"),
         ("--lr-find use --learning-rate 0.1", "looks for the rate"),
         ("--lr-find plot --tensorboard", "trains nothing"),
         ("--unfreeze all --cache-limit 1", "--cache-limit is about the activations"),

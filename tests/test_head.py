@@ -12,6 +12,8 @@ from sklearn.metrics import log_loss
 from resnet_cli.data.decode import Geometry
 from resnet_cli.data.pictures import Pictures
 from resnet_cli.data.scan import Sample
+from resnet_cli.errors import ResnetError
+from resnet_cli.history import EpochRecord, read_history
 from resnet_cli.learning.config import FinetuneConfig
 from resnet_cli.learning.head import feature_scale, train_head
 from resnet_cli.learning.material import LIGHT, Material
@@ -38,7 +40,11 @@ def features_of(labels: NDArray[np.int64], seed: int) -> NDArray[np.float16]:
 
 
 def head_on(
-    folder: Path, training: NDArray[np.float16], held_out: NDArray[np.float16], hidden: int = 0
+    folder: Path,
+    training: NDArray[np.float16],
+    held_out: NDArray[np.float16],
+    hidden: int = 0,
+    config: FinetuneConfig | None = None,
 ) -> tuple[dict[str, NDArray[np.float32]], TrainResult]:
     """Train a head on features of images whose classes follow each other; its weights in the whole network."""
     keras.utils.set_random_seed(0)
@@ -52,9 +58,9 @@ def head_on(
         pictures.append(Pictures(samples, lambda path: np.zeros((32, 32, 3), np.uint8), None, ()))
     material = Material(spec, Geometry(32), LIGHT, *pictures, folder)
     model = build_logits(spec)
-    result = train_head(
-        model, stored[0], stored[1], material, FinetuneConfig(), Stage("head", folder, announce=False), Silent()
-    )
+    stage = Stage("head", folder, announce=False)
+    config = config or FinetuneConfig(hidden=hidden)
+    result = train_head(model, stored[0], stored[1], material, config, stage, Silent())
     layers = ("hidden", "logits") if hidden else ("logits",)
     return {layer: [np.asarray(value) for value in model.get_layer(layer).get_weights()] for layer in layers}, result
 
@@ -112,3 +118,44 @@ def test_the_validation_loss_of_the_head_is_plain_cross_entropy(tmp_path: Path) 
     kernel, bias = weights["logits"]
     probabilities = softmax(held_out.astype(np.float64) @ kernel + bias, axis=1)
     assert result.best.val_loss == pytest.approx(log_loss(VAL_LABELS, probabilities), rel=1e-4)
+
+
+def test_a_head_without_a_hidden_layer_is_solved_and_recorded_once_however_often(tmp_path: Path) -> None:
+    held_out = features_of(VAL_LABELS, 1)
+    _, result = head_on(tmp_path, features_of(LABELS, 0), held_out)
+    later = EpochRecord("tail", 1, 2.0, 0.3, 1.5, 0.5, 0.1, 100.0, 1.0)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(later.to_line())
+    weights, again = head_on(tmp_path, features_of(LABELS, 0), held_out)
+    assert read_history(tmp_path / "metrics.jsonl") == [again.best, later]
+    assert (again.best.epoch, again.best.learning_rate, again.best.val_top5) == (1, 0.0, None)
+    assert again.best.rank == result.best.rank
+    kernel, bias = weights["logits"]
+    right = (held_out.astype(np.float32) @ kernel + bias).argmax(1) == VAL_LABELS
+    assert again.best.val_accuracy == pytest.approx(right.mean())
+
+
+@pytest.mark.parametrize(
+    ("config", "epochs"),
+    [
+        (FinetuneConfig(unfreeze="none"), 1),
+        (FinetuneConfig(unfreeze="none", epochs=7), 7),
+        (FinetuneConfig(unfreeze="last", epochs=7), 1),  # of the second stage
+    ],
+)
+def test_epochs_of_a_head_alone_are_those_of_adamw(config: FinetuneConfig, epochs: int, tmp_path: Path) -> None:
+    _, result = head_on(tmp_path, features_of(LABELS, 0), features_of(VAL_LABELS, 1), config=config)
+    assert len(result.history) == epochs
+
+
+def test_a_head_on_more_numbers_than_are_solved_soon_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resnet_cli.learning.head._SOLVED", 300 * FEATURES * CLASSES - 1)
+    _, result = head_on(tmp_path, features_of(LABELS, 0), features_of(VAL_LABELS, 1))
+    assert len(result.history) == 40
+
+
+def test_features_that_are_no_numbers_are_one_sentence(tmp_path: Path) -> None:
+    training = features_of(LABELS, 0)
+    training[7, 3] = np.nan
+    with pytest.raises(ResnetError, match="the features contain NaN: the weights to begin with do, or nearly"):
+        head_on(tmp_path, training, features_of(VAL_LABELS, 1))

@@ -52,7 +52,9 @@ def finetune(
     dropout: Dropout = D.dropout,
     image_size: Annotated[str, typer.Option(help="Input side in pixels; auto follows network and pictures.")] = "auto",
     resize: Annotated[Literal["crop", "pad", "squash"], typer.Option(help="How a picture becomes a square.")] = "crop",
-    epochs: Annotated[int, typer.Option(min=0, help="Passes of the second stage, or of a head alone; 0 chooses.")] = D.epochs,
+    epochs: Annotated[
+        int, typer.Option(min=0, help="Passes of the second stage, or of AdamW on a head alone; 0 chooses.")
+    ] = D.epochs,
     batch_size: Annotated[int, typer.Option(min=1, help="Images a step at most, second stage.")] = D.batch_size,
     learning_rate: Annotated[
         float, typer.Option(min=0, help="Peak rate of the second stage; 0 chooses: 0.0005, or Muon's 0.01 to train all.")
@@ -114,6 +116,8 @@ def _require_effect(typed: dict[str, Any]) -> None:
     if typed["unfreeze"] == "none" and (vain := [*changed, *(["lr_find"] if typed["lr_find"] else [])]):
         option = f"--{vain[0].replace('_', '-')}"
         raise typer.BadParameter(f"{option} is about the second stage, and --unfreeze none has none: leave it out")
+    if typed["dropout"] != D.dropout and typed["unfreeze"] == "none" and not (typed["hidden"] or typed["epochs"]):
+        raise typer.BadParameter("--dropout has no effect on a head alone without --hidden or --epochs: leave it out")
     if typed["cache_limit"] is not None and typed["unfreeze"] != "last":
         raise typer.BadParameter("--cache-limit is about the activations that --unfreeze last stores: leave it out")
     if typed["augment"] == "none" and typed["views"] > 1:

@@ -31,9 +31,11 @@ def print_result(result: dict[str, Any]) -> None:
     if "test" in result and result["test"] != result["val"]:
         console.out.print(f"validation accuracy {result['val']['top1']:.1%} ({result['val']['count']} pictures)")
     kept = f"epoch {result['best_epoch']} of {result['epochs']}"
-    if "kept" in result:
-        kept = f"the head alone, {kept}" if result["kept"] == "head" else f"{kept} (the head alone: {result['head_top1']:.1%})"
-    console.out.print(f"kept: {kept}, the best one")
+    if result.get("kept") == "tail":
+        kept = f"{kept} (the head alone: {result['head_top1']:.1%})"
+    elif result.get("kept") == "head":
+        kept = f"the head alone, {kept}" if result["epochs"] > 1 else "the head alone"
+    console.out.print(f"kept: {kept}, the best one" if result["epochs"] > 1 else f"kept: {kept}")
     if result.get("fine_tuning") == "skipped":
         console.out.print("fine-tuning: skipped, the head left nothing to gain in validation")
     elif result.get("fine_tuning") == "no time":

@@ -96,9 +96,9 @@ class FinetuneConfig:
     Attributes:
         unfreeze: none = the head alone; last = the last stage as well; all = every layer, by Muon.
         hidden: units of a ReLU layer in the head, 0 for none; the tutorials' head has 2048.
-        dropout: share of pooled features dropped in training, 0..1.
-        epochs: passes of the second stage over the pictures, 0 chooses by their number; the first stage takes what it needs.
-            With unfreeze none, passes of the head over all views.
+        dropout: share of pooled features dropped in training, 0..1; not where the head is solved (`solves_head`).
+        epochs: passes of the second stage over the pictures, 0 chooses by their number. With unfreeze none, passes of AdamW
+            over all views for the head.
         batch_size: images a step at most: all batches of an epoch have one size, so that together they are all images.
         learning_rate: peak rate of the second stage, 0 for the usual one; of Muon (unfreeze all) the share of its norm by which
             a kernel moves in a step.
@@ -132,6 +132,11 @@ class FinetuneConfig:
     val_split: float | None = None
     seed: int = 0
     engine: EngineName = "auto"
+
+    @property
+    def solves_head(self) -> bool:
+        """Whether the head is solved as a logistic regression, which knows no epochs; else AdamW trains it."""
+        return not (self.hidden or (self.unfreeze == "none" and self.epochs))
 
     @property
     def mirrors(self) -> bool:

@@ -98,7 +98,8 @@ def odd_accuracies(
 def _against_overfitting(config: Mapping[str, Any]) -> list[str]:
     """What can still be done, with how a network was trained in mind."""
     advice = ["more images"]
-    if config["dropout"] < _MUCH_DROPOUT:
+    solved = config.get("unfreeze") == "none" and not (config["hidden"] or config["epochs"])
+    if config["dropout"] < _MUCH_DROPOUT and not solved:
         advice.append("a higher --dropout")
     if config.get("augment", "strong") != "strong":
         advice.append("--augment strong")

@@ -1,26 +1,39 @@
 """The first stage of transfer: a new head on features that the frozen network gave once.
 
-In: stored features. Out: the head's weights, put into the whole network.
+In: stored features. Out: the head's weights, put into the whole network. A linear head is solved as a logistic regression; one
+with a hidden layer, or on more numbers than can be solved soon, is trained by AdamW.
 """
+
+import time
+from dataclasses import dataclass
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_cli.errors import ResnetError
+from resnet_cli.files import write_text
+from resnet_cli.history import EpochRecord, read_history
 from resnet_cli.learning.config import FinetuneConfig, TrainConfig
+from resnet_cli.learning.logistic import Matrix, Problem, cross_entropy, cross_validated
 from resnet_cli.learning.material import Material
+from resnet_cli.learning.rows import NOT_YET
 from resnet_cli.learning.stage import Stage
 from resnet_cli.learning.stored import Stored, StoredBatches, StoredStream
-from resnet_cli.learning.training import TrainResult, train
+from resnet_cli.learning.tensorboard import EventFile
+from resnet_cli.learning.training import TrainResult, balanced_weights, train
 from resnet_cli.networks.classifier import add_head
+from resnet_cli.networks.spec import ClassifierSpec
 from resnet_cli.networks.weights import named_variables
-from resnet_cli.progress import Progress
+from resnet_cli.progress import Progress, stop_if_asked
 
 _SHOWN = 96_000  # views, again and again, that are enough for a head to settle at any size of data set
 _FEWEST, _MOST = 6, 40  # epochs
 # Of the median variance. A feature that hardly varies on the training images would otherwise get a weight as large as it is
 # constant, and an image unlike them a logit as large as that. On photos no accuracy is lost, whatever the share up to 0.3.
 _FLOOR = 0.1
+# Rows * features * classes: what takes some seconds to solve on two cores. Of more rows AdamW makes as good a head.
+_SOLVED = 2e8
 _CONSTANT = 1e-6  # of the largest variance: below it a feature is constant but for fp16's rounding
 
 
@@ -37,6 +50,30 @@ def feature_scale(variance: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.where(varies, 1 / np.sqrt(np.maximum(variance, floor)), 0).astype(np.float32)
 
 
+@dataclass(frozen=True)
+class _Scaling:
+    """Mean and factor of each feature (D,)."""
+
+    mean: Matrix
+    scale: Matrix
+
+    def of(self, stored: Stored) -> Matrix:
+        """All rows of stored features, scaled (N, D)."""
+        return np.concatenate([(rows - self.mean) * self.scale for rows in stored.pieces()])
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The features that a head learns from, by view of each image, and those that it is measured on."""
+
+    training: Stored
+    labels: NDArray[np.int64]
+    views: int
+    held_out: Stored
+    held_out_labels: NDArray[np.int64]
+    scaling: _Scaling
+
+
 def train_head(
     model: keras.Model,
     features: Stored,
@@ -46,17 +83,98 @@ def train_head(
     stage: Stage,
     progress: Progress,
 ) -> TrainResult:
-    """Train on features of zero mean and of the scale of `feature_scale`, both folded into the first layer afterwards."""
+    """Train on features of zero mean and of the scale of `feature_scale`, both folded into the first layer afterwards.
+
+    A head that is solved has one record, and the held-out images choose nothing about it; of AdamW's epochs they choose one.
+
+    Raises:
+        ResnetError: the features contain NaN.
+        Interrupted: a signal asked to stop.
+    """
     mean, variance = features.moments()
-    scale = feature_scale(variance)
-    # Every view counts as a picture of its own here: an epoch of the head shows them all.
-    labels = np.repeat(material.training.labels, features.count // len(material.training))
-    settling = int(np.clip(round(_SHOWN / len(labels)), _FEWEST, _MOST))
-    # A step costs a hidden layer as much as a hundred pictures do: fewer and larger ones, where there are enough of them.
-    batch_size = 128 if material.spec.hidden and settling < _MOST else 64
-    stream = StoredStream(features, labels, material.spec.classes, batch_size, config.seed)
-    inputs = keras.Input(features.shape)
-    head = keras.Model(inputs, add_head(material.spec, (inputs - mean) * scale))
+    if not np.isfinite(variance).all():
+        raise ResnetError("the features contain NaN: the weights to begin with do, or nearly", "choose other --weights")
+    # Every view counts as an image of its own here.
+    views = features.count // len(material.training)
+    labels = np.repeat(material.training.labels, views)
+    scaling = _Scaling(mean, feature_scale(variance))
+    rows = _Rows(features, labels, views, held_out, material.held_out.labels, scaling)
+    train_it = _solve if is_solved(features, material.spec, config) else _train
+    values, result = train_it(rows, material.spec, config, stage, progress)
+    first = "hidden" if material.spec.hidden else "logits"
+    kernel = values[f"{first}/kernel"] * scaling.scale[:, None]
+    values[f"{first}/bias"] = values[f"{first}/bias"] - mean @ kernel
+    values[f"{first}/kernel"] = kernel
+    whole = named_variables(model)
+    for name, value in values.items():
+        whole[name].assign(value)
+    return result
+
+
+def is_solved(features: Stored, spec: ClassifierSpec, config: FinetuneConfig) -> bool:
+    """Whether the head is solved: it can be, and soon."""
+    return config.solves_head and features.count * features.shape[0] * spec.classes <= _SOLVED
+
+
+_Values = dict[str, Matrix]  # of the head's variables, for scaled features
+
+
+def _solve(
+    rows: _Rows, spec: ClassifierSpec, config: FinetuneConfig, stage: Stage, progress: Progress
+) -> tuple[_Values, TrainResult]:
+    began, count = time.perf_counter(), len(rows.labels)
+    weights = balanced_weights(rows.labels, spec.classes)[rows.labels] if config.class_weights else np.ones(count, np.float32)
+    problem = Problem(rows.scaling.of(rows.training), rows.labels, spec.classes, weights)
+    task = progress.start(stage.name, None)
+
+    def after_each() -> None:
+        task.advance()
+        stop_if_asked(progress, NOT_YET)
+
+    linear = cross_validated(problem, np.arange(count) // rows.views, config.seed, after_each)
+    task.finish()
+    logits, held_out = linear.logits(problem.features), linear.logits(rows.scaling.of(rows.held_out))
+    seconds = time.perf_counter() - began
+    record = EpochRecord(
+        stage=stage.name,
+        epoch=1,
+        loss=problem.loss(logits),
+        accuracy=_among_first(1, logits, rows.labels),
+        val_loss=cross_entropy(held_out, rows.held_out_labels),
+        val_accuracy=_among_first(1, held_out, rows.held_out_labels),
+        val_top5=_among_first(5, held_out, rows.held_out_labels) if spec.classes > 5 else None,
+        learning_rate=0.0,
+        images_per_second=round(count / max(seconds, 1e-9), 1),
+        seconds=round(seconds, 2),
+    )
+    _write(record, stage)
+    return {"logits/kernel": linear.kernel, "logits/bias": linear.bias}, TrainResult((record,), 1)
+
+
+def _among_first(most: int, logits: Matrix, labels: NDArray[np.int64]) -> float:
+    """Share of rows whose class is among the `most` likeliest."""
+    own = logits[np.arange(len(labels)), labels][:, None]
+    return float(((logits > own).sum(1) < most).mean())
+
+
+def _write(record: EpochRecord, stage: Stage) -> None:
+    """The only record of a stage that comes first."""
+    path = stage.folder / "metrics.jsonl"
+    others = [each for each in read_history(path) if each.stage != stage.name]
+    write_text(path, "".join(each.to_line() for each in [record, *others]))
+    if stage.tensorboard:
+        EventFile(stage.folder / "tensorboard" / stage.name, [record])
+
+
+def _train(
+    rows: _Rows, spec: ClassifierSpec, config: FinetuneConfig, stage: Stage, progress: Progress
+) -> tuple[_Values, TrainResult]:
+    settling = int(np.clip(round(_SHOWN / len(rows.labels)), _FEWEST, _MOST))
+    # A step costs a hidden layer as much as a hundred images do: fewer and larger ones, where there are enough of them.
+    batch_size = 128 if spec.hidden and settling < _MOST else 64
+    stream = StoredStream(rows.training, rows.labels, spec.classes, batch_size, config.seed)
+    inputs = keras.Input(rows.training.shape)
+    head = keras.Model(inputs, add_head(spec, (inputs - rows.scaling.mean) * rows.scaling.scale))
     asked = config.epochs if config.unfreeze == "none" else 0
     recipe = TrainConfig(
         epochs=asked or settling,
@@ -68,19 +186,12 @@ def train_head(
         class_weights=config.class_weights,
         seed=config.seed,
     )
-    batches = StoredBatches(held_out, material.held_out.labels, material.spec.classes)
+    batches = StoredBatches(rows.held_out, rows.held_out_labels, spec.classes)
     result = train(head, stream, batches, recipe, stage, progress)
-    layers = ("hidden", "logits") if material.spec.hidden else ("logits",)
+    layers = ("hidden", "logits") if spec.hidden else ("logits",)
     values = {
         f"{layer}/{name}": value
         for layer in layers
         for name, value in zip(("kernel", "bias"), head.get_layer(layer).get_weights(), strict=True)
     }
-    first = layers[0]
-    kernel = values[f"{first}/kernel"] * scale[:, None]
-    values[f"{first}/bias"] = values[f"{first}/bias"] - mean @ kernel
-    values[f"{first}/kernel"] = kernel
-    whole = named_variables(model)
-    for name, value in values.items():
-        whole[name].assign(value)
-    return result
+    return values, result

@@ -126,7 +126,7 @@ def transfer(
     material = frozen.material
     stage = Stage("head", material.folder, resume, announce=False, tensorboard=material.tensorboard)
     head = train_head(model, *frozen.features, material, config, stage, progress)
-    progress.line(f"head {head.best_epoch}/{len(head.history)}  held-out {_figures(head)}  training {head.best.accuracy:.1%}")
+    progress.line(f"head{_epoch(head)}  held-out {_figures(head)}  training {head.best.accuracy:.1%}")
     if config.unfreeze == "none":
         return TransferResult(head, None, "head", "none")
     if config.patience and choose_rate is None and is_perfect(head.best):
@@ -161,6 +161,10 @@ def transfer(
         f" {_figures(head)}): the head alone was kept"
     )
     return TransferResult(head, tail, "head", ended)
+
+
+def _epoch(phase: TrainResult) -> str:
+    return f" {phase.best_epoch}/{len(phase.history)}" if len(phase.history) > 1 else ""
 
 
 def _figures(phase: TrainResult) -> str:
