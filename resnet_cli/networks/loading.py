@@ -27,7 +27,7 @@ def load_backbone(model: keras.Model, network: Network, source: WeightsSource, w
         model: from `build_logits` or `build_classifier`; its head layers keep what they have.
         network: its backbone.
         source: from `choose_backbone`; nothing happens where its kind is none.
-        with_head: fill the head too, where `source.classes` are those of the model.
+        with_head: fill the head too; its classes are those of the model.
 
     Raises:
         ResnetError: the file is missing, damaged, or belongs to another network.
