@@ -4,8 +4,7 @@
 
 NETWORK is what `--weights` takes, such as bundled or a run, or an ONNX or OpenVINO file. Features of each FOLDER are computed
 once and kept in DIR. IMAGES of each class, drawn anew for each seed, are trained on less a tenth that is held out; the test
-folder measures. A folder without one is cut into five parts by each seed: one measures and is held out too, as `resnet
-finetune` does.
+folder measures. A folder without one is cut into five parts by each seed: each measures once, the next one is held out.
 
 AdamW        the head as epochs of AdamW train it, `--unfreeze none --epochs N`; the held-out images choose the epoch
 solved       our own default: logistic regression, the L2 penalty by cross-validation
@@ -92,9 +91,8 @@ def _tasks(source: Source, folder: Path, images: int, options: argparse.Namespac
             continue
         mixed = [random.permutation(np.flatnonzero(training.labels == label))[:images] for label in set(training.labels)]
         for part in range(5):
-            fitted = np.concatenate([np.delete(each, np.s_[part::5]) for each in mixed])
-            held_out = np.concatenate([each[part::5] for each in mixed])
-            tasks.append(_pair(training, fitted, held_out, training, held_out, options.views))
+            seen, held_out, *fitted = (np.concatenate([each[(part + step) % 5 :: 5] for each in mixed]) for step in range(5))
+            tasks.append(_pair(training, np.concatenate(fitted), held_out, training, seen, options.views))
     return tasks
 
 
