@@ -129,7 +129,7 @@ def _set_up(plan: TrainPlan, progress: Progress) -> _Setup:
     model = build_logits(
         replace(spec, image_size=None if config.progressive else size), stochastic_depth=config.stochastic_depth
     )
-    load_backbone(model, network, plan.source, with_head=plan.source.classes == plan.dataset.classes)
+    load_backbone(model, network, plan.source, with_head=plan.keeps_head)
     how = _augmentation(config)
     teacher = TeacherEngine(plan.teacher) if plan.teacher else None
     largest = plan.teacher.size if plan.teacher else 0

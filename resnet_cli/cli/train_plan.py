@@ -18,7 +18,7 @@ from resnet_cli.engines.choice import EngineName, settled
 from resnet_cli.errors import ResnetError
 from resnet_cli.learning.config import TrainConfig
 from resnet_cli.networks.catalogue import Network, find_network
-from resnet_cli.networks.pretrained import WeightsSource, choose_backbone, require_size
+from resnet_cli.networks.pretrained import WeightsSource, choose_backbone, classes_of, require_size
 from resnet_cli.networks.spec import ClassifierSpec
 from resnet_cli.progress import Progress
 
@@ -36,6 +36,7 @@ class TrainPlan:
         dataset: with its splits.
         teacher: whose answers are learned; None where the labels are.
         source: where the first weights come from.
+        keeps_head: whether their head is kept, as its classes are those of the data set.
         spec: the classifier.
         place: the run folder.
         chosen: what a resumed run must have begun with.
@@ -48,6 +49,7 @@ class TrainPlan:
     dataset: Dataset
     teacher: "Teacher | None"
     source: WeightsSource
+    keeps_head: bool
     spec: ClassifierSpec
     place: Place
     chosen: dict[str, Any]
@@ -86,10 +88,11 @@ def plan_training(request: TrainRequest, config: TrainConfig, progress: Progress
         require_same(place.folder, typed)
         config = replace(config, **{key: begun_with(place.folder)[key] for key in _decided(request)})
     engine = settled("auto", progress)
-    head = "their head, of the same classes" if source.classes == dataset.classes else "a new head"
+    keeps_head = classes_of(source) == dataset.classes
+    head = "their head, of the same classes" if keeps_head else "a new head"
     weights = "random weights" if source.path is None else f"weights of {request.weights}, with {head}"
     progress.line(f"network: {network.name}, {size} pixels, {weights}; recipe {request.recipe}")
-    return TrainPlan(request, config, dataset, teacher, source, spec, place, chosen, engine, began)
+    return TrainPlan(request, config, dataset, teacher, source, keeps_head, spec, place, chosen, engine, began)
 
 
 def _require_scaling(request: TrainRequest, config: TrainConfig, network: Network, source: WeightsSource, size: int) -> None:

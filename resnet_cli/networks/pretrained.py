@@ -31,7 +31,7 @@ class WeightsSource:
         path: the weights file; None for none.
         sha256: of that file, hexadecimal; "" for none.
         fallback: why the bundled backbone stands in for ImageNet weights; "" where it does not.
-        classes: of the linear head that comes with them; none where there is no such head, or nobody knows its classes.
+        classes: of the linear head in a run's weights; none where there is no such head. See `classes_of`.
     """
 
     kind: Literal["imagenet", "bundled", "none", "file"]
@@ -106,6 +106,11 @@ def cached_imagenet_classifier() -> ImagenetClassifier | None:
     return None
 
 
+def classes_of(source: WeightsSource) -> tuple[str, ...]:
+    """The classes of the linear head that comes with weights; none where there is no such head, or nobody knows them."""
+    return bundled_run().classes if source.kind == "bundled" else source.classes
+
+
 def bundled_run() -> Run:
     """The bundled network as a run: its weights, its 1000 classes and its input.
 
@@ -160,8 +165,7 @@ def _bundled(fallback: str = "") -> WeightsSource:
             f"the installation is incomplete: the bundled weights {_BUNDLED_FILE} are missing",
             "install the package again: pip install --force-reinstall resnet-cli",
         )
-    classes = load_run(_BUNDLED_FILE.parent).classes
-    return WeightsSource("bundled", _BUNDLED_FILE, digest(_BUNDLED_FILE), fallback, classes)
+    return WeightsSource("bundled", _BUNDLED_FILE, digest(_BUNDLED_FILE), fallback)
 
 
 def _from_path(arch: str, weights: str, shortcut: Shortcut | None) -> tuple[Network, WeightsSource]:
