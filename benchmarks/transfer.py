@@ -21,7 +21,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+")
-    print("| data | pixels | weights | unfrozen | accuracy | 95 % interval | pictures | seconds |")
+    print("| data | pixels | weights | unfrozen | accuracy | 95 % interval | images | seconds |")
     print("|---|---|---|---|---|---|---|---|")
     for folder in parser.parse_args().folders:
         for weights, unfreeze in _ROWS:
