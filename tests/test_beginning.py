@@ -124,7 +124,7 @@ def test_a_link_that_leads_nowhere_is_no_place_for_a_run(link: str, tmp_path: Pa
 def test_force_empties_the_folder_that_was_named_whatever_it_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = begin_run(place_of_run("fruit", tmp_path / "run", False), {"seed": 0}, "resnet train")
     monkeypatch.chdir(folder)
-    begin_run(place_of_run("fruit", Path(), True, weights="none"), {"seed": 1}, "resnet train")
+    begin_run(place_of_run("fruit", Path(), True, begins_with=("none",)), {"seed": 1}, "resnet train")
     assert begun_with(folder)["seed"] == 1
     (tmp_path / "link").symlink_to(folder)
     begin_run(place_of_run("fruit", tmp_path / "link", True), {"seed": 2}, "resnet train")
@@ -134,11 +134,11 @@ def test_force_empties_the_folder_that_was_named_whatever_it_is_called(tmp_path:
 def test_force_leaves_what_the_run_begins_with_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = begin_run(place_of_run("fruit", tmp_path / "run", False), {"seed": 0}, "resnet train")
     (folder / "model.weights.h5").touch()
-    assert place_of_run("fruit", Path(folder), True, weights="none").folder == folder
+    assert place_of_run("fruit", Path(folder), True, begins_with=("none",)).folder == folder
     monkeypatch.setenv("HOME", str(tmp_path))
     for weights in (str(folder / "model.weights.h5"), "~/run/model.weights.h5"):
-        with pytest.raises(ResnetError, match="holds the weights to begin with"):
-            place_of_run("fruit", folder, True, weights=weights)
+        with pytest.raises(ResnetError, match="which the new run begins with"):
+            place_of_run("fruit", folder, True, begins_with=(weights,))
     (folder / ".git").mkdir()
     with pytest.raises(ResnetError, match="is not a run folder, so --force does not replace it"):
         place_of_run("fruit", folder, True)

@@ -45,7 +45,7 @@ class Place:
 
 
 def place_of_run(
-    name: str, output: Path | None, force: bool, resume: Mapping[str, Any] | None = None, weights: str = ""
+    name: str, output: Path | None, force: bool, resume: Mapping[str, Any] | None = None, begins_with: Sequence[str] = ()
 ) -> Place:
     """The folder of a run that is about to begin, or to go on; nothing is written yet.
 
@@ -55,17 +55,16 @@ def place_of_run(
         force: an older run there is replaced.
         resume: options; of interrupted runs the one goes on that began with most of them, of several the newest that no other
             process is at.
-        weights: what the run begins with, as it was typed.
+        begins_with: the weights and the teacher that the run needs, as they were typed.
 
     Raises:
-        ResnetError: it is taken, cannot be written, holds the weights, or there is nothing to resume.
+        ResnetError: it is taken, cannot be written, holds what the run begins with, or there is nothing to resume.
     """
     if resume is not None:
         return Place(_begun_likewise(unfinished_runs(name, output), resume))
-    begins_with = at_home(weights)
-    is_path = bool(weights) and os.path.lexists(begins_with)  # and not "none" or another word
-    if output and force and is_path and begins_with.absolute().is_relative_to(output.absolute()):
-        raise ResnetError(f"--force would replace {output}, which holds the weights to begin with", "choose another --output")
+    needed = [at_home(word) for word in begins_with if word and os.path.lexists(at_home(word))]  # and not "none"
+    if output and force and any(path.resolve().is_relative_to(output.resolve()) for path in needed):
+        raise ResnetError(f"--force would replace {output}, which the new run begins with", "choose another --output")
     return Place(choose_run_folder(name, output, force), "" if output else name, force)
 
 

@@ -75,7 +75,7 @@ def plan_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pr
     name = f"{dataset.name}-{network.name}{'-lr-find' if request.lr_find == 'plot' else ''}"
     options = {"arch": network.name, "image_size": size, "weights": source.sha256, "resize": request.resize}
     chosen = {**asdict(config), **options, "lr_find": request.lr_find, "data": fingerprint(dataset)}
-    place = place_of_run(name, request.output, request.force, chosen if request.resume else None, request.weights)
+    place = place_of_run(name, request.output, request.force, chosen if request.resume else None, (request.weights,))
     tell_interrupted(place, progress)
     if request.resume:
         require_same(place.folder, chosen)

@@ -11,7 +11,7 @@ from resnet_cli.data.folders import folder_names, list_folder
 from resnet_cli.data.inputs import at_home
 from resnet_cli.data.scan import Dataset, scan_dataset, scan_photos
 from resnet_cli.data.split import hold_out, hold_out_photos
-from resnet_cli.data.words import some_names
+from resnet_cli.data.words import some_names, split_of
 from resnet_cli.errors import ResnetError
 from resnet_cli.learning.config import TrainConfig
 from resnet_cli.progress import Progress
@@ -45,18 +45,25 @@ def dataset_to_teach(root: Path, teacher: "Teacher", config: TrainConfig) -> Dat
     Raises:
         ResnetError: the classes are others than the teacher's; or see `hold_out`.
     """
+    if not root.is_dir():
+        raise ResnetError(f"there is no folder {root}", "name a folder of images")
     alone = config.teacher_weight == 1
     if not _has_only_images(root):
         try:
             dataset = scan_dataset(root)
         except ResnetError:
-            if not alone:
+            if not alone or _names_below(root) & set(teacher.classes):
                 raise
         else:
             if set(dataset.classes) == set(teacher.classes):
                 return hold_out(dataset, config.val_split, config.seed)
             if not alone or set(dataset.classes) & set(teacher.classes):
                 raise _other_classes(dataset, teacher)
+    for name in folder_names(root):
+        told = split_of(name)
+        if told and told[1] and told[0] != "train":
+            what = f"{root} has a folder {name}, and without labels nothing is measured on it"
+            raise ResnetError(what, "move it out of the folder, or name the folder of training images alone")
     if config.class_weights:
         raise ResnetError(f"--class-weights needs labels, and {root} has none", "leave it out")
     return hold_out_photos(scan_photos(root, teacher.classes), config.val_split, config.seed)
@@ -68,8 +75,14 @@ def with_teacher(config: TrainConfig, dataset: Dataset) -> TrainConfig:
     return replace(config, teacher_weight=share)
 
 
+def _names_below(root: Path) -> set[str]:
+    """Names of the folders in a folder and in those."""
+    names = folder_names(root)
+    return {*names, *(inner for name in names for inner in folder_names(root / name))}
+
+
 def _has_only_images(root: Path) -> bool:
-    return root.is_dir() and not folder_names(root) and bool(list_folder(root, deep=False).pictures)
+    return not folder_names(root) and bool(list_folder(root, deep=False).pictures)
 
 
 def _other_classes(dataset: Dataset, teacher: "Teacher") -> ResnetError:

@@ -21,6 +21,7 @@ from resnet_cli.data.decode import Geometry
 from resnet_cli.data.pictures import MEMORY_LIMIT, Pictures, mean_picture, reader_for_prediction
 from resnet_cli.data.scan import Dataset, Sample
 from resnet_cli.engines.teacher import TeacherEngine
+from resnet_cli.learning.answers import Assumed
 from resnet_cli.learning.config import TrainConfig
 from resnet_cli.learning.diagnose import few_steps
 from resnet_cli.learning.pace import Pace, fit_to_limit, measure_pace
@@ -101,6 +102,8 @@ def run_training(plan: TrainPlan, progress: Progress) -> dict[str, Any]:
     if plan.source.kind == "none":
         for words in few_steps(len(result.history) * setup.stream.steps_per_epoch):
             progress.warn(words)
+    if not plan.dataset.labelled:
+        progress.warn("held-out images have no labels of their own: accuracy is the share of the teacher's first answers")
     odd = warn_of_figures(Run(folder, record), readable, result.best, measured, progress)
     warnings = progress.warnings
     figures = result_record(folder, spec.network.name, plan.source.kind, seconds, result, measured, warnings)
@@ -113,11 +116,20 @@ def run_training(plan: TrainPlan, progress: Progress) -> dict[str, Any]:
 
 def _pace(setup: _Setup, config: TrainConfig, limit: float, progress: Progress) -> Pace:
     """Seconds of steps and validation; where a teacher's answers are kept, of steps with them and before."""
-    pace = measure_pace(setup.model, setup.stream, setup.held_out, config, limit, progress, setup.small)
+
+    def measured(answers: Assumed | None) -> Pace:
+        stream, small = (
+            replace(each, lesson=replace(each.lesson, answers=answers)) if isinstance(each, Taught) else each
+            for each in (setup.stream, setup.small)
+        )
+        assert stream is not None
+        return measure_pace(setup.model, stream, setup.held_out, config, limit, progress, small)
+
+    asking = measured(None)
     if not isinstance(setup.stream, Taught) or math.isinf(setup.stream.lesson.asking_epochs):
-        return pace
-    known = measure_pace(setup.model, setup.stream, setup.held_out, config, limit, progress, setup.small)
-    return replace(known, asking=max(0.0, pace.step - known.step), asking_epochs=setup.stream.lesson.views)
+        return asking
+    known = measured(Assumed(setup.stream.classes))
+    return replace(known, asking=max(0.0, asking.step - known.step), asking_epochs=setup.stream.lesson.views)
 
 
 def _set_up(plan: TrainPlan, progress: Progress) -> _Setup:
@@ -137,15 +149,17 @@ def _set_up(plan: TrainPlan, progress: Progress) -> _Setup:
     if config.pixel_mean:
         set_pixel_mean(model, mean_picture(training, geometry))
     stream = TrainStream(training, spec.classes, config.batch_size, geometry, how, config.seed)
-    half = max(network.reduction, size // 2)
-    small = replace(stream, geometry=replace(geometry, size=half)) if config.progressive else None
+    half = max(network.reduction, size // 2) if config.progressive else None
     if teacher is None:
         batches = EvaluationBatches(held_out, spec.classes, 128)
+        small = replace(stream, geometry=replace(geometry, size=half)) if half else None
         return _Setup(model, precision, geometry, (training, held_out), stream, batches, small, plan.dataset)
     lesson = Lesson(teacher, columns_of(teacher.teacher, plan.dataset), config.teacher_views)
     examined, batches, dataset = _examined(plan.dataset, lesson, held_out, geometry, progress)
     taught = Taught(stream, lesson).remembering(kept_in_cache("teacher"))
-    taught_small = None if small is None else Taught(small, taught.lesson)
+    if taught.lesson.views and not taught.lesson.answers:
+        progress.line("the cache has no room for the teacher's answers: it is asked again every epoch")
+    taught_small = replace(taught, side=half) if half else None
     return _Setup(model, precision, geometry, (training, examined), taught, batches, taught_small, dataset)
 
 

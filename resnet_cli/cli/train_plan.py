@@ -82,7 +82,8 @@ def plan_training(request: TrainRequest, config: TrainConfig, progress: Progress
     chosen = _chosen(request, config, dataset, spec, source) | ({"teacher": teacher.sha256} if teacher else {})
     typed = {key: value for key, value in chosen.items() if key not in _decided(request)}
     name = f"{dataset.name}-{find_network(request.arch).name}{'-lr-find' if request.lr_find == 'plot' else ''}"
-    place = place_of_run(name, request.output, request.force, typed if request.resume else None, request.weights)
+    needed = (request.weights, str(request.teacher or ""))
+    place = place_of_run(name, request.output, request.force, typed if request.resume else None, needed)
     tell_interrupted(place, progress)
     if request.resume:
         require_same(place.folder, typed)

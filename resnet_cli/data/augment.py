@@ -172,8 +172,8 @@ def _placed(length: float, whole: float, inside: float, random: np.random.Genera
 def _pad_and_crop(view: Pixels, size: int, random: np.random.Generator) -> Pixels:
     """A part of the padded view; its place is drawn in pixels of an input of `size`, which the view may be larger than."""
     pad, side = pad_width(size), len(view)
-    top, left = (int(place) * side // size for place in random.integers(0, 2 * pad + 1, 2))
-    margin = pad * side // size
+    margin = -(-pad * side // size)
+    top, left = (margin + round((int(place) - pad) * side / size) for place in random.integers(0, 2 * pad + 1, 2))
     padded = np.zeros((side + 2 * margin, side + 2 * margin, 3), np.uint8)
     padded[margin : margin + side, margin : margin + side] = view
     return padded[top : top + side, left : left + side]

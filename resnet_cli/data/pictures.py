@@ -195,6 +195,8 @@ def mean_picture(pictures: Pictures, geometry: Geometry) -> NDArray[np.float32]:
 
     def square(index: int) -> Pixels:
         image = pictures[index]
+        if isinstance(pictures.read, Squares) and len(image) != geometry.size:  # those for a teacher of larger input
+            return np.asarray(Image.fromarray(image).resize((geometry.size, geometry.size), Image.Resampling.BILINEAR))
         return image if isinstance(pictures.read, Squares) else to_square(Image.fromarray(image), geometry)
 
     for pixels in map_in_order(square, range(len(pictures))):

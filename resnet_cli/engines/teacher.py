@@ -4,9 +4,10 @@ In: a path. Out: a `Teacher`, and the engine that answers with its probabilities
 (N, side, side, 3), RGB, N free; one output of probabilities (N, classes); labels.txt with a class a line beside the file.
 """
 
+import hashlib
 import os
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ class Teacher:
         path: the model file.
         classes: in the order of its probabilities.
         size: side of its input, pixels.
-        sha256: of the weights, hexadecimal.
+        sha256: of its files and classes, hexadecimal.
     """
 
     name: str
@@ -77,8 +78,7 @@ def find_teacher(path: Path) -> Teacher:
     if count != len(classes):
         raise ResnetError(f"the teacher {file} has {count} classes, and its labels {len(classes)}", f"mend {LABELS} beside it")
     name = file.parent.resolve().name if file.name in _FILES else file.stem
-    weights = file.with_suffix(".bin")
-    return Teacher(name, file, classes, size, digest(weights if weights.exists() else file))
+    return Teacher(name, file, classes, size, _digest(file, classes))
 
 
 def _file_of(path: Path) -> tuple[Path, tuple[str, ...]]:
@@ -101,6 +101,16 @@ def _file_of(path: Path) -> tuple[Path, tuple[str, ...]]:
     if path.name == "model.xml" and any((path.parent / name).is_file() for name in ("run.json", EXPORT_RECORD)):
         return _file_of(path.parent)
     return path, ()
+
+
+def _digest(file: Path, classes: tuple[str, ...]) -> str:
+    """Of all that the answers depend on: the graph, the files that it names (ONNX keeps large weights outside), and labels."""
+    graph = file.read_bytes()
+    beside = [path for path in sorted(file.parent.iterdir()) if path.name.encode() in graph and path != file and path.is_file()]
+    if file.suffix == ".xml":
+        beside.append(file.with_suffix(".bin"))
+    found = [hashlib.sha256(graph).hexdigest(), *(digest(path) for path in beside if path.is_file()), *classes]
+    return hashlib.sha256("\n".join(found).encode(errors="surrogateescape")).hexdigest()
 
 
 def _export_again() -> str:
@@ -138,12 +148,12 @@ def _size_of(model: Any, file: Path) -> int:
 def _labels_beside(file: Path) -> tuple[str, ...]:
     path = file.parent / LABELS
     try:
-        names = path.read_text("utf-8").splitlines()
+        names = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
     except OSError:
         raise ResnetError(f"there is no {LABELS} beside the teacher {file}", "write its classes there, one a line") from None
     except UnicodeDecodeError as error:
         raise ResnetError(f"{path} is not UTF-8: {error.reason}", "save it as UTF-8, one class a line") from error
-    twice = sorted({name for name in names if names.count(name) > 1 or not name})
+    twice = sorted(name for name, count in Counter(names).items() if count > 1 or not name)
     if twice:
         raise ResnetError(f"{path} has a line more than once, or an empty one: {twice[0]!r}", "give each class its own name")
     return tuple(names)
@@ -156,7 +166,7 @@ class TeacherEngine:
         """Compile it for the CPU.
 
         Raises:
-            ResnetError: OpenVINO cannot compile it, or there is not enough memory.
+            ResnetError: OpenVINO cannot compile it, there is not enough memory, or it gives no probabilities.
         """
         openvino = import_openvino()
         self.teacher = teacher
@@ -166,6 +176,8 @@ class TeacherEngine:
             reason = (str(error).strip().splitlines() or ["out of memory"])[-1]
             raise ResnetError(f"the teacher {teacher.path} cannot be compiled: {reason}", "take another teacher") from error
         self._own = threading.local()
+        # A first answer here and now: OpenVINO sets itself up at that, and two threads that did so at once would wait for ever.
+        self.run(np.zeros((1, teacher.size, teacher.size, 3), np.uint8))
 
     def run(self, images: Images) -> Outputs:
         """Probabilities of one batch; see `run_many`."""

@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,12 +20,13 @@ from numpy.typing import NDArray
 
 from resnet_cli.data.augment import change, crop_view, generator, mix
 from resnet_cli.data.batches import Batch, EvaluationBatches, TrainStream
-from resnet_cli.data.folders import file_size
 from resnet_cli.data.pictures import Pictures
+from resnet_cli.data.same_files import contents
 from resnet_cli.data.scan import UNKNOWN, Dataset
 from resnet_cli.data.threads import batches_ahead, map_in_order
 from resnet_cli.engines.teacher import Teacher, TeacherEngine
-from resnet_cli.learning.answers import Answers, has_room
+from resnet_cli.errors import ResnetError
+from resnet_cli.learning.answers import Answers, Assumed, has_room
 from resnet_cli.versions import versions
 
 _CHANGE, _MIX = 3, 2  # purposes of generators, beside those of `batches.py`
@@ -39,13 +41,13 @@ class Lesson:
         teacher: answers.
         columns: where the teacher has each class of the student; None where the orders are the same.
         views: crops of each image that are drawn; 0 draws new ones every epoch.
-        answers: those that were given already; None keeps none.
+        answers: those that were given already; None keeps none, and `Assumed` stands for all.
     """
 
     teacher: TeacherEngine
     columns: tuple[int, ...] | None
     views: int
-    answers: Answers | None = None
+    answers: Answers | Assumed | None = None
 
     @property
     def asking_epochs(self) -> float:
@@ -96,10 +98,12 @@ class Taught:
     Attributes:
         stream: the images, and what happens to them.
         lesson: how the teacher is asked.
+        side: of the batches' images, if not that of the stream's geometry, for which the crops are drawn; pixels.
     """
 
     stream: TrainStream
     lesson: Lesson
+    side: int | None = None
 
     def remembering(self, cache: Path | None) -> "Taught":
         """The same, with a file for the teacher's answers, in which other trainings find those to the same crops.
@@ -115,7 +119,9 @@ class Taught:
         path = cache / f"{self._crops()}.f16"
         if not has_room(path, 2 * rows * self.classes):
             return self
-        return replace(self, lesson=replace(self.lesson, answers=Answers(path, rows, self.classes)))
+        with suppress(ResnetError):  # a cache that cannot be written
+            return replace(self, lesson=replace(self.lesson, answers=Answers(path, rows, self.classes)))
+        return self
 
     def _crops(self) -> str:
         """A name for the teacher and the crops that it is shown, view after view: one name, the same answers."""
@@ -124,8 +130,8 @@ class Taught:
         size = stream.geometry.size if how.crop == "pad" else 0  # other crops are the same for inputs of any size
         shown = (stream.pictures.read, how.crop, how.scale, replace(stream.geometry, size=size), stream.seed)
         what = hashlib.sha256(f"{lesson.teacher.teacher.sha256} {lesson.columns} {shown} {versions()}".encode())
-        for sample in stream.pictures.samples:
-            what.update(f"{sample.path.name}/{file_size(sample.path)}\n".encode())
+        for content in contents(sample.path for sample in stream.pictures.samples):
+            what.update(f"{content}\n".encode())
         return what.hexdigest()[:16]
 
     @property
@@ -155,10 +161,10 @@ class Taught:
         drawn = [(epoch, epoch % views if views else epoch, index) for epoch, index in stream.order.drawn(step)]
         pictures = [stream.pictures[index] for _, _, index in drawn]
         answers = self._answers(pictures, [(view, index) for _, view, index in drawn])
-        size = stream.geometry.size
-        images = np.empty((len(drawn), size, size, 3), np.uint8)
+        side = self.side or stream.geometry.size
+        images = np.empty((len(drawn), side, side, 3), np.uint8)
         for row, (picture, (epoch, view, index)) in enumerate(zip(pictures, drawn, strict=True)):
-            crop = crop_view(picture, stream.geometry, how, generator(stream.seed, view, index))
+            crop = crop_view(picture, stream.geometry, how, generator(stream.seed, view, index), side)
             images[row] = change(crop, how, generator(stream.seed, epoch, index, _CHANGE))
         labels = np.array([stream.pictures.samples[index].label for _, _, index in drawn])
         targets = both(labels, answers)
@@ -197,10 +203,10 @@ def both(labels: NDArray[np.int64], answers: NDArray[np.float16]) -> NDArray[np.
         answers: probabilities (N, classes).
     """
     classes = answers.shape[1]
-    targets = np.empty((len(labels), 2 * classes), np.float32)
+    targets = np.zeros((len(labels), 2 * classes), np.float32)
     targets[:, classes:] = answers
     known = labels != UNKNOWN
-    targets[known, :classes] = np.eye(classes, dtype=np.float32)[labels[known]]
+    targets[np.flatnonzero(known), labels[known]] = 1
     targets[~known, :classes] = answers[~known]
     return targets
 
