@@ -134,7 +134,9 @@ def _measure(run: Run, weights: Path, image_size: int) -> Measured:
         save(convert(read_classifier(weights, spec)), model)
         geometry = replace(run_geometry(run), size=image_size)
         ready = Ready("", model, run.classes, geometry, partial(read_classifier, weights, spec))
-        return measure_together([ready], held_out((run,)), 1, Silent())
+        scored = held_out((run,))
+        once = tuple(sample for sample in scored.samples if not _is_again(sample.path.relative_to(run.data).as_posix()))
+        return measure_together([ready], replace(scored, samples=once), 1, Silent())
 
 
 def _figures(measured: Measured) -> dict[str, Any]:
@@ -156,9 +158,7 @@ def _folders(run: Run, measured: Measured) -> dict[str, dict[str, Any]]:
     right = measured.rows.probabilities.argmax(1) == measured.rows.labels
     held: dict[str, list[bool]] = defaultdict(list)
     for sample, hit in zip(measured.rows.samples, right, strict=True):
-        name = sample.path.relative_to(run.data).as_posix()
-        if "-again/" not in name:
-            held[_set_of(name)].append(bool(hit))
+        held[_set_of(sample.path.relative_to(run.data).as_posix())].append(bool(hit))
     return {
         folder: {
             "photos": photos[folder],
@@ -167,6 +167,10 @@ def _folders(run: Run, measured: Measured) -> dict[str, dict[str, Any]]:
         }
         for folder in sorted({*photos, *held})
     }
+
+
+def _is_again(path: str) -> bool:
+    return path.split("/")[0].endswith("-again")
 
 
 def _set_of(path: str) -> str:
