@@ -6,8 +6,7 @@ In: a path. Out: a `Teacher`, and the engine that answers with its probabilities
 
 import hashlib
 import os
-import threading
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +16,13 @@ import numpy as np
 
 from resnet_cli.data.own_files import LABELS
 from resnet_cli.engines.base import Images, Outputs
-from resnet_cli.engines.openvino import import_openvino
+from resnet_cli.engines.openvino import OpenVinoEngine, import_openvino
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import digest
 from resnet_cli.runs import EXPORT_RECORD, Run, load_run, read_record
 
 _FILES = ("model.onnx", "model.xml")
 _ENDINGS = (".onnx", ".xml")
-_AT_WORK = 2  # batches of a thread that are answered at the same time
 _SUM = 0.02  # how far probabilities may sum to something else than 1: those of fp16 and int8 files do
 _ROOM = 3.0  # times its file that a network needs in memory, at least
 
@@ -168,23 +166,17 @@ class TeacherEngine:
         Raises:
             ResnetError: OpenVINO cannot compile it, there is not enough memory, or it gives no probabilities.
         """
-        openvino = import_openvino()
         self.teacher = teacher
         try:
-            self._compiled = openvino.Core().compile_model(teacher.path, "CPU", {"PERFORMANCE_HINT": "THROUGHPUT"})
-        except (RuntimeError, MemoryError) as error:
-            reason = (str(error).strip().splitlines() or ["out of memory"])[-1]
+            self._engine = OpenVinoEngine(teacher.path, "many")
+        except (ResnetError, MemoryError) as error:
+            reason = str(error) or "out of memory"
             raise ResnetError(f"the teacher {teacher.path} cannot be compiled: {reason}", "take another teacher") from error
-        self._own = threading.local()
         # A first answer here and now: OpenVINO sets itself up at that, and two threads that did so at once would wait for ever.
-        self.run(np.zeros((1, teacher.size, teacher.size, 3), np.uint8))
-
-    def run(self, images: Images) -> Outputs:
-        """Probabilities of one batch; see `run_many`."""
-        return next(self.run_many([images]))
+        next(self.run_many([np.zeros((1, teacher.size, teacher.size, 3), np.uint8)]))
 
     def run_many(self, batches: Iterable[Images]) -> Iterator[Outputs]:
-        """Probabilities of batch after batch, in order; a batch is made while the one before is answered.
+        """Probabilities of batch after batch, in order; batches are made while those before are answered.
 
         Args:
             batches: uint8 (N, size, size, 3).
@@ -195,26 +187,11 @@ class TeacherEngine:
         Raises:
             ResnetError: the output is none of probabilities.
         """
-        if not hasattr(self._own, "requests"):
-            self._own.requests = [self._compiled.create_infer_request() for _ in range(_AT_WORK)]
-        idle, busy = list(self._own.requests), deque[Any]()
-        for images in batches:
-            if not idle:
-                idle.append(busy.popleft())
-                yield self._answers_of(idle[-1])
-            busy.append(idle.pop())
-            busy[-1].start_async({0: images})
-        while busy:
-            yield self._answers_of(busy.popleft())
-
-    def _answers_of(self, request: Any) -> Outputs:
-        request.wait()
-        answers = np.array(request.get_output_tensor(0).data, dtype=np.float32)
-        sums = answers.sum(1)
-        if not (np.abs(sums - 1) < _SUM).all() or answers.min() < -_SUM:
-            worst = sums[np.abs(sums - 1).argmax()]
-            what = f"the teacher {self.teacher.path} gives no probabilities: its answers sum to {worst:.3g}"
-            raise ResnetError(what, "export it with a softmax at its end")
-        answers = np.maximum(answers, 0)
-        answers /= answers.sum(1, keepdims=True)
-        return answers
+        for (answers,) in self._engine.run_many(batches):
+            sums = answers.sum(1)
+            if not (np.abs(sums - 1) < _SUM).all() or answers.min() < -_SUM:
+                worst = sums[np.abs(sums - 1).argmax()]
+                what = f"the teacher {self.teacher.path} gives no probabilities: its answers sum to {worst:.3g}"
+                raise ResnetError(what, "export it with a softmax at its end")
+            positive = np.maximum(answers, 0)
+            yield positive / positive.sum(1, keepdims=True)
