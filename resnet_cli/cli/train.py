@@ -3,8 +3,7 @@
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import typer
@@ -87,29 +86,28 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a network of the residual papers on a folder of pictures, from scratch or from weights."""
-    given, network = o.recipe_changes(locals()), find_network(arch, shortcut)
+    typed = dict(locals())
+    given, network = o.recipe_changes(typed), find_network(arch, shortcut)
     config, limit = make_config(recipe, network, given), _limit(time_limit, epochs, show)
     require_effect_of_search(lr_find, learning_rate is not None, _vain_for_search(limit, resume, tensorboard))
     if show:
         return _show(recipe, config, make_config(recipe, network, {}), json)
-    choices = (arch, shortcut, image_size, weights, teacher, recipe, limit, lr_find, output, force, resume, strict, tensorboard)
-    return _run(
-        TrainRequest(_required(dataset, given, teacher), *choices, shlex.join(["resnet", *sys.argv[1:]])), config, quiet, json
-    )
+    return _run(_request(typed, given, limit), config, quiet, json)
 
 
 def _vain_for_search(limit: float | None, resume: bool, tensorboard: bool) -> dict[str, Any]:
     return {"--time-limit": limit, "--resume": resume, "--tensorboard": tensorboard}
 
 
-def _required(dataset: Path | None, given: Mapping[str, Any], teacher: Path | None) -> Path:
-    """The data set; refused where none is named, or where options are given that only matter with a teacher."""
-    if dataset is None:
+def _request(typed: Mapping[str, Any], given: Mapping[str, Any], limit: float | None) -> TrainRequest:
+    """What was typed beside the recipe; refused where no data set is named, or options that only matter with a teacher."""
+    if typed["dataset"] is None:
         raise typer.BadParameter("name a folder of images (or --show the recipe)", param_hint="DATASET")
     vain = [name for name in ("teacher_weight", "temperature", "teacher_views") if name in given]
-    if vain and teacher is None:
+    if vain and typed["teacher"] is None:
         raise typer.BadParameter(f"--{vain[0].replace('_', '-')} matters with a --teacher alone")
-    return dataset
+    beside = {field.name: typed[field.name] for field in fields(TrainRequest) if field.name in typed}
+    return TrainRequest(**beside, limit=limit, command=shlex.join(["resnet", *sys.argv[1:]]))
 
 
 def _limit(time_limit: str | None, epochs: int | None, show: bool) -> float | None:
