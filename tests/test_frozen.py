@@ -369,7 +369,7 @@ def test_what_was_asked_for_happens_to_the_images_of_the_fine_tuning_phase_as_we
     config = replace(config, unfreeze="all")
     engine = KerasEngine(boundary_model(model, material.spec.network))
     live, pixels = tail_on_engine(model, engine, material, config).stream, tail_on_pixels(model, material, config).stream
-    assert isinstance(live, EngineStream) and live.pixels.augmentation == how
+    assert isinstance(live, EngineStream) and live.stream.augmentation == how
     assert isinstance(pixels, TrainStream) and pixels.augmentation == how
 
 

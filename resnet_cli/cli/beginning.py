@@ -22,11 +22,8 @@ from resnet_cli.runs import RUNS, is_run_like, unfinished_runs
 
 _CONFIG, _COMMAND = Path("checkpoint", "config.json"), "command"
 PRECISION = "precision"
-_UNNAMED = {
-    "weights": "weights",
-    "data": "pictures",
-    "teacher": "teachers",
-}  # kept as fingerprints, which say nothing to a reader
+# Kept as fingerprints, which say nothing to a reader.
+_UNNAMED = {"weights": "weights", "data": "pictures", "teacher": "teachers"}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """The heavy half of `resnet train`: composes network, training, measuring and the run directory."""
 
-import math
 import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -126,7 +125,7 @@ def _pace(setup: _Setup, config: TrainConfig, limit: float, progress: Progress) 
         return measure_pace(setup.model, stream, setup.held_out, config, limit, progress, small)
 
     asking = measured(None)
-    if not isinstance(setup.stream, Taught) or math.isinf(setup.stream.lesson.asking_epochs):
+    if not isinstance(setup.stream, Taught) or not setup.stream.lesson.answers:
         return asking
     known = measured(Assumed(setup.stream.classes))
     return replace(known, asking=max(0.0, asking.step - known.step), asking_epochs=setup.stream.lesson.views)
@@ -169,7 +168,7 @@ def _examined(
     """Held-out images for a student; where they have no labels, the teacher's first answers become those."""
     if dataset.labelled:
         return held_out, TaughtEvaluation(EvaluationBatches(held_out, len(dataset.classes), 128), None), dataset
-    squares = replace(held_out, read=reader_for_prediction(replace(geometry, size=lesson.teacher.teacher.size)), kept=None)
+    squares = replace(held_out, read=reader_for_prediction(replace(geometry, size=lesson.side)), kept=None)
     task = progress.start("asking the teacher", len(held_out))
     pieces = []
     for piece in lesson.answers_of(squares):

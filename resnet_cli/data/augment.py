@@ -15,6 +15,9 @@ from PIL import Image, ImageEnhance
 
 from resnet_cli.data.decode import Geometry, Pixels, pad_width, part_of_square
 
+# Purposes of the generators beside a picture's own: the order of an epoch, mixup, and what happens behind a crop that is shown
+# again.
+ORDER, MIX, CHANGE = 1, 2, 3
 _LUMINANCE = np.array([0.299, 0.587, 0.114])  # of red, green and blue (ITU-R BT.601)
 _BILINEAR = Image.Resampling.BILINEAR
 _LONGEST = (
@@ -89,8 +92,13 @@ def crop_view(
     side = side or geometry.size
     if how.crop == "resized":
         return _resized_crop(picture, replace(geometry, size=side), how.scale, random)
-    view = picture if len(picture) == side else np.asarray(Image.fromarray(picture).resize((side, side), _BILINEAR))
+    view = scaled_square(picture, side)
     return _pad_and_crop(view, geometry.size, random) if how.crop == "pad" else view
+
+
+def scaled_square(square: Pixels, side: int) -> Pixels:
+    """A square image at another side in pixels: uint8 (side, side, 3)."""
+    return square if len(square) == side else np.asarray(Image.fromarray(square).resize((side, side), _BILINEAR))
 
 
 def change(view: Pixels, how: Augmentation, random: np.random.Generator) -> Pixels:

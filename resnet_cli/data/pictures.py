@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnet_cli.data.augment import Augmentation, side_for_crops
+from resnet_cli.data.augment import Augmentation, scaled_square, side_for_crops
 from resnet_cli.data.decode import Geometry, Header, Pixels, decode, decode_square, read_header, to_square
 from resnet_cli.data.scan import LeftOut, Sample
 from resnet_cli.data.threads import map_in_order
@@ -195,9 +195,9 @@ def mean_picture(pictures: Pictures, geometry: Geometry) -> NDArray[np.float32]:
 
     def square(index: int) -> Pixels:
         image = pictures[index]
-        if isinstance(pictures.read, Squares) and len(image) != geometry.size:  # those for a teacher of larger input
-            return np.asarray(Image.fromarray(image).resize((geometry.size, geometry.size), Image.Resampling.BILINEAR))
-        return image if isinstance(pictures.read, Squares) else to_square(Image.fromarray(image), geometry)
+        if isinstance(pictures.read, Squares):
+            return scaled_square(image, geometry.size)
+        return to_square(Image.fromarray(image), geometry)
 
     for pixels in map_in_order(square, range(len(pictures))):
         total += pixels

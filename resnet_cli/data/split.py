@@ -42,18 +42,13 @@ def hold_out_photos(dataset: Dataset, share: float, seed: int) -> Dataset:
     if not 0 < share < 1:
         raise ResnetError(f"--val-split {share:g} is no share between 0 and 1", "a part of the images has to be held out")
     samples = dataset.splits["all"]
-    known = dict(zip((paths := [sample.path for sample in samples]), sketches(paths), strict=True))
-    groups = sorted((_numbered(group, known, seed) for group in alike(samples, known)), key=lambda group: group.number)
+    known = _sketched(samples)
+    groups = sorted(_numbered(samples, known, seed), key=lambda group: group.number)
     if len(groups) < _FEWEST_PHOTOS:
         raise ResnetError(f"{dataset.root} holds {len(groups)} different images, too few to learn from", "add images")
-    count = max(2, sum(group.number < share for group in groups))
-    held, kept = groups[: min(count, len(groups) - 2)], groups[min(count, len(groups) - 2) :]
-    sides = {"train": kept, "val": held}
-    splits = {
-        split: tuple(sorted((sample for group in those for sample in group.samples), key=_place))
-        for split, those in sides.items()
-    }
-    return replace(dataset, splits=splits)
+    count = min(max(2, sum(group.number < share for group in groups)), len(groups) - 2)
+    train, val = _sides(groups, range(count))
+    return replace(dataset, splits={"train": train, "val": val})
 
 
 def hold_out(dataset: Dataset, share: float, seed: int) -> Dataset:
@@ -81,9 +76,8 @@ def hold_out(dataset: Dataset, share: float, seed: int) -> Dataset:
         return _with_copies(dataset, {"train": pool, "val": splits["test"], **splits})
     if not 0 < share < 1:
         raise ResnetError(f"--val-split {share:g} is no share between 0 and 1")
-    paths = [sample.path for sample in (*pool, *splits.get("test", ()))]
-    known = dict(zip(paths, sketches(paths), strict=True))
-    train, val = _divided(dataset, [_numbered(group, known, seed) for group in alike(pool, known)], share)
+    known = _sketched([*pool, *splits.get("test", ())])
+    train, val = _divided(dataset, _numbered(pool, known, seed), share)
     return _with_copies(dataset, {"train": train, "val": val, **splits}, known)
 
 
@@ -95,6 +89,11 @@ def _divided(dataset: Dataset, groups: list[Alike], share: float) -> tuple[tuple
     for label in _one_sided(groups, held):
         message = f"the images of the class {dataset.classes[label]} are in other classes too, so they cannot be divided"
         raise ResnetError(message, "keep each image in one class; `resnet check` lists them")
+    return _sides(groups, held)
+
+
+def _sides(groups: Sequence[Alike], held: Collection[int]) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+    """Samples of groups that are kept and of those whose indices are held out, by class and path."""
     sides: dict[bool, list[Sample]] = {True: [], False: []}
     for index, group in enumerate(groups):
         sides[index in held] += group.samples
@@ -135,10 +134,19 @@ def _why_indivisible(label: int, groups: Sequence[Alike]) -> str:
     return f"{f'{count} copies of one image' if count > 1 else 'only one image'}, so none can be held out"
 
 
-def _numbered(group: Alike, known: Mapping[Path, bytes | None], seed: int) -> Alike:
-    path = group.samples[0].path
+def _sketched(samples: Iterable[Sample]) -> dict[Path, bytes | None]:
+    paths = [sample.path for sample in samples]
+    return dict(zip(paths, sketches(paths), strict=True))
+
+
+def _numbered(samples: Sequence[Sample], known: Mapping[Path, bytes | None], seed: int) -> list[Alike]:
+    """Samples whose files hold the same bytes, together, with their number by seed and content."""
+    return [Alike(group.samples, _number(group.samples[0].path, known, seed)) for group in alike(samples, known)]
+
+
+def _number(path: Path, known: Mapping[Path, bytes | None], seed: int) -> float:
     content = known[path] or f"{path.parent.name}/{path.name}".encode(errors="surrogateescape")
-    return Alike(group.samples, int.from_bytes(hashlib.sha256(f"{seed}/".encode() + content).digest()[:8]) / 2**64)
+    return int.from_bytes(hashlib.sha256(f"{seed}/".encode() + content).digest()[:8]) / 2**64
 
 
 def _held(groups: Sequence[Alike], share: float) -> set[int]:

@@ -11,43 +11,27 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_cli.data.batches import EvaluationBatches, TrainStream
+from resnet_cli.data.batches import EvaluationBatches
 from resnet_cli.engines.base import Engine
+from resnet_cli.learning.stage import Derived
 
 Batch = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
-class EngineStream:
+class EngineStream(Derived):
     """Training batches of activations (N, ...); every epoch sees views of its own.
 
     Attributes:
-        pixels: the pictures.
+        stream: the images.
         engine: the frozen part, with one output.
     """
 
-    pixels: TrainStream
     engine: Engine
-
-    @property
-    def classes(self) -> int:
-        return self.pixels.classes
-
-    @property
-    def images_per_step(self) -> int:
-        return self.pixels.images_per_step
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return self.pixels.steps_per_epoch
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        return self.pixels.labels
 
     def batches(self, first_step: int = 0) -> Iterator[Batch]:
         """Batches from a step on, computed ahead while the step before is trained, without end."""
-        pictures, batches = itertools.tee(self.pixels.batches(first_step))
+        pictures, batches = itertools.tee(self.stream.batches(first_step))
         activations = self.engine.run_many(images for images, _ in pictures)
         return ((outputs[0], targets) for outputs, (_, targets) in zip(activations, batches, strict=False))
 

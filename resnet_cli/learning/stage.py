@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_cli.data.batches import TrainStream
+
 
 class Stream(Protocol):
     """Training batches as a function of the step alone."""
@@ -25,6 +27,33 @@ class Stream(Protocol):
     def labels(self) -> NDArray[np.int64]: ...
 
     def batches(self, first_step: int = 0) -> Iterator[tuple[Any, NDArray[np.float32]]]: ...
+
+
+@dataclass(frozen=True)
+class Derived:
+    """Part of a stream that shows the images of another one otherwise: what both have in common.
+
+    Attributes:
+        stream: the other one.
+    """
+
+    stream: TrainStream
+
+    @property
+    def classes(self) -> int:
+        return self.stream.classes
+
+    @property
+    def images_per_step(self) -> int:
+        return self.stream.images_per_step
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.stream.steps_per_epoch
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        return self.stream.labels
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ long training: Beyer et al. 2022, "Knowledge distillation: a good teacher is pat
 
 import hashlib
 import itertools
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,8 +17,8 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_cli.data.augment import change, crop_view, generator, mix
-from resnet_cli.data.batches import Batch, EvaluationBatches, TrainStream
+from resnet_cli.data.augment import CHANGE, MIX, change, crop_view, generator, mix
+from resnet_cli.data.batches import Batch, EvaluationBatches
 from resnet_cli.data.pictures import Pictures
 from resnet_cli.data.same_files import contents
 from resnet_cli.data.scan import UNKNOWN, Dataset
@@ -27,9 +26,9 @@ from resnet_cli.data.threads import batches_ahead, map_in_order
 from resnet_cli.engines.teacher import Teacher, TeacherEngine
 from resnet_cli.errors import ResnetError
 from resnet_cli.learning.answers import Answers, Assumed, has_room
+from resnet_cli.learning.stage import Derived
 from resnet_cli.versions import versions
 
-_CHANGE, _MIX = 3, 2  # purposes of generators, beside those of `batches.py`
 _ASKED = 8  # images of a forward pass of the teacher
 
 
@@ -48,11 +47,6 @@ class Lesson:
     columns: tuple[int, ...] | None
     views: int
     answers: Answers | Assumed | None = None
-
-    @property
-    def asking_epochs(self) -> float:
-        """Epochs in which the teacher is asked; it has answered everything then, if the answers are kept."""
-        return self.views if self.answers else math.inf
 
     @property
     def side(self) -> int:
@@ -92,7 +86,7 @@ def columns_of(teacher: Teacher, dataset: Dataset) -> tuple[int, ...] | None:
 
 
 @dataclass(frozen=True)
-class Taught:
+class Taught(Derived):
     """A training stream with the teacher's answers beside the labels.
 
     Attributes:
@@ -101,7 +95,6 @@ class Taught:
         side: of the batches' images, if not that of the stream's geometry, for which the crops are drawn; pixels.
     """
 
-    stream: TrainStream
     lesson: Lesson
     side: int | None = None
 
@@ -134,22 +127,6 @@ class Taught:
             what.update(f"{content}\n".encode())
         return what.hexdigest()[:16]
 
-    @property
-    def classes(self) -> int:
-        return self.stream.classes
-
-    @property
-    def images_per_step(self) -> int:
-        return self.stream.images_per_step
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return self.stream.steps_per_epoch
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        return self.stream.labels
-
     def batches(self, first_step: int = 0) -> Iterator[Batch]:
         """See `TrainStream.batches`."""
         size = self.stream.batch_size * (self.stream.geometry.size**2 * 3 + 8 * self.classes)
@@ -165,20 +142,21 @@ class Taught:
         images = np.empty((len(drawn), side, side, 3), np.uint8)
         for row, (picture, (epoch, view, index)) in enumerate(zip(pictures, drawn, strict=True)):
             crop = crop_view(picture, stream.geometry, how, generator(stream.seed, view, index), side)
-            images[row] = change(crop, how, generator(stream.seed, epoch, index, _CHANGE))
+            images[row] = change(crop, how, generator(stream.seed, epoch, index, CHANGE))
         labels = np.array([stream.pictures.samples[index].label for _, _, index in drawn])
         targets = both(labels, answers)
         if how.mixup:
-            mix(images, targets, how.mixup, generator(stream.seed, step, 0, _MIX))
+            mix(images, targets, how.mixup, generator(stream.seed, step, 0, MIX))
         return images, targets
 
     def _answers(self, pictures: Sequence[NDArray[np.uint8]], drawn: Sequence[tuple[int, int]]) -> NDArray[np.float16]:
         """The teacher's answers (N, classes) to some views: (view, index of the image)."""
-        stream, lesson, count = self.stream, self.lesson, len(self.stream.pictures)
+        stream, lesson = self.stream, self.lesson
+        rows = [view * len(stream.pictures) + index for view, index in drawn]
         answers = np.empty((len(drawn), self.classes), np.float16)
         asked = []
-        for place, (view, index) in enumerate(drawn):
-            known = lesson.answers.read(view * count + index) if lesson.answers else None
+        for place, row in enumerate(rows):
+            known = lesson.answers.read(row) if lesson.answers else None
             if known is None:
                 asked.append(place)
             else:
@@ -190,8 +168,7 @@ class Taught:
             )
         if lesson.answers:
             for place in asked:
-                view, index = drawn[place]
-                lesson.answers.write(view * count + index, answers[place])
+                lesson.answers.write(rows[place], answers[place])
         return answers
 
 
