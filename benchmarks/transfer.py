@@ -1,4 +1,4 @@
-"""What the bundled backbone is worth: finetune on folders with it, with the head alone, and on untrained weights.
+"""What the bundled backbone is worth: finetune all of it, its last stage or the head alone, and a head on untrained weights.
 
     python benchmarks/transfer.py FOLDER [FOLDER ...]
 
@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-_ROWS = (("bundled", "last"), ("bundled", "none"), ("none", "none"))
+_ROWS = (("bundled", "all"), ("bundled", "last"), ("bundled", "none"), ("none", "none"))
 
 
 def main() -> None:

@@ -61,7 +61,7 @@ def test_run_json_says_enough_to_repeat_the_run(finetuned_run: Finetuned) -> Non
     assert record["command"] == f"resnet {' '.join(finetuned_run.arguments)} --output {finetuned_run.folder}"
     assert record["classes"] == ["apple", "berry", "cherry", "date", "elder", "fig", "grape"]
     assert (record["network"]["name"], record["image_size"], record["seed"]) == ("resnet18-slim", 32, HALF)
-    assert record["config"] | {"views": 2, "epochs": 2, "val_split": 0.5, "unfreeze": "last", "hidden": 0} == record["config"]
+    assert record["config"] | {"views": 2, "epochs": 2, "val_split": 0.5, "unfreeze": "all", "hidden": 0} == record["config"]
     bundled = bundled_run().weights
     assert record["weights"]["source"] == "bundled" and record["weights"]["fallback"] == ""
     assert record["weights"]["sha256"] == hashlib.sha256(bundled.read_bytes()).hexdigest()
@@ -284,7 +284,6 @@ def test_a_run_is_a_starting_point_for_the_next(finetuned_run: Finetuned, run_cl
         ("--unfreeze none --dropout 0.5", "--dropout has no effect on a head alone without --hidden or --epochs"),
         ("--lr-find use --learning-rate 0.1", "looks for the rate"),
         ("--lr-find plot --tensorboard", "trains nothing"),
-        ("--unfreeze all --cache-limit 1", "--cache-limit is about the activations"),
         ("--cache-limit inf", "is no number to go by"),
         ("--learning-rate inf", "is no number to go by"),
     ],
@@ -292,3 +291,12 @@ def test_a_run_is_a_starting_point_for_the_next(finetuned_run: Finetuned, run_cl
 def test_options_without_effect_are_refused(options: str, said: str, run_cli: RunCli, tiny_dataset: Path) -> None:
     result = run_cli("finetune", tiny_dataset, *options.split())
     assert result.exit_code == 2 and said in " ".join(result.stderr.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("options", ["--unfreeze all", "--unfreeze none", "--weights bundled"])
+def test_a_limit_on_stored_activations_is_refused_where_none_are_stored(
+    options: str, run_cli: RunCli, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    result = run_cli("finetune", tiny_dataset, *options.split(), "--cache-limit", 1, "--output", tmp_path / "run")
+    assert result.exit_code == 1 and "--cache-limit is about the activations that --unfreeze last stores" in result.stderr
+    assert not (tmp_path / "run").exists()

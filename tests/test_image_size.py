@@ -1,5 +1,6 @@
 """`finetune --image-size auto`: the side that suits a network and the images."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,19 @@ def test_the_bundled_network_sees_photos_at_one_side_and_small_images_at_96(
     short_sides: tuple[int, ...], expected: int, make_picture: MakePicture, tmp_path: Path
 ) -> None:
     assert chosen(data_of(tmp_path / "pets", make_picture, *short_sides), BUNDLED, "bundled") == expected
+
+
+@pytest.mark.parametrize(
+    ("arch", "weights", "auto", "trained"),
+    [(BUNDLED, "bundled", True, "all"), ("resnet20", "none", True, "last"), (BUNDLED, "bundled", False, "none")],
+)
+def test_a_cheap_network_is_fine_tuned_as_a_whole_unless_told_otherwise(
+    arch: str, weights: str, auto: bool, trained: str, make_picture: MakePicture, tmp_path: Path
+) -> None:
+    request = replace(asked(data_of(tmp_path / "pets", make_picture, 32), arch, weights), auto_unfreeze=auto)
+    plan = plan_finetune(request, FinetuneConfig(unfreeze="none"), Silent())
+    assert plan.config.unfreeze == trained == plan.chosen["unfreeze"]
+    assert plan.config.learning_rate == FinetuneConfig(unfreeze=plan.config.unfreeze).rate
 
 
 def test_the_chosen_side_is_between_96_and_160_pixels_and_is_told(make_picture: MakePicture, tmp_path: Path) -> None:

@@ -256,18 +256,25 @@ def test_a_training_that_stopped_early_stays_stopped(tmp_path: Path) -> None:
         np.testing.assert_array_equal(value, other)
 
 
-@pytest.mark.parametrize("lr_find", [None, "use"])
+@pytest.mark.parametrize(
+    ("arch", "unfreeze", "lr_find"), [("resnet8", "last", None), ("resnet8", "last", "use"), ("resnet18-slim", "all", None)]
+)
 def test_fine_tuning_stopped_in_its_second_stage_goes_on_from_there(
-    lr_find: str | None, make_dataset: MakeDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arch: str,
+    unfreeze: Any,
+    lr_find: str | None,
+    make_dataset: MakeDataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("resnet_cli.learning.rate_finder.suggest", lambda rates, losses: 0.002)
     data = make_dataset(tmp_path / "pets", ("cat", "dog"), count=10)
-    config = FinetuneConfig(views=2, epochs=3, batch_size=4, patience=0)
+    config = FinetuneConfig(views=2, epochs=3, batch_size=4, patience=0, unfreeze=unfreeze)
 
     def finetune(name: str, progress: Silent, resume: bool = False) -> dict[str, Any]:
         folder = tmp_path / name
         request = FinetuneRequest(
-            data, "resnet8", "none", "32", "crop", folder, False, resume, False, lr_find, False, True, None, "resnet"
+            data, arch, "none", "64", "crop", folder, False, resume, False, lr_find, False, True, None, "resnet"
         )
         return run_finetune(plan_finetune(request, config, progress), progress)
 
@@ -283,7 +290,7 @@ def test_fine_tuning_stopped_in_its_second_stage_goes_on_from_there(
     assert not (tmp_path / "parts" / "checkpoint").exists()
     assert histories(tmp_path / "parts") == histories(tmp_path / "whole")
     rates = [json.loads((tmp_path / name / "run.json").read_text())["config"]["learning_rate"] for name in ("whole", "parts")]
-    assert rates == ([0.002] * 2 if lr_find else [FinetuneConfig().rate] * 2)
+    assert rates == ([0.002] * 2 if lr_find else [config.rate] * 2)
 
 
 @pytest.mark.parametrize("title", ["reading training", "features of training", "learning rate", "measuring"])

@@ -47,7 +47,9 @@ def finetune(
     dataset: DatasetFolder,
     arch: Annotated[str, typer.Option(help="Network, or auto; `resnet models` lists them.")] = "auto",
     weights: Annotated[str, typer.Option(help="auto, imagenet, bundled, none, a run or a weights file.")] = "auto",
-    unfreeze: Annotated[Literal["none", "last", "all"], typer.Option(help="What is trained beside the head.")] = D.unfreeze,
+    unfreeze: Annotated[
+        Literal["auto", "none", "last", "all"], typer.Option(help="Layers to fine-tune in addition to the head.")
+    ] = "auto",
     hidden: Annotated[int, typer.Option(min=0, help="Units of a hidden layer in the head; the tutorials use 2048.")] = D.hidden,
     dropout: Dropout = D.dropout,
     image_size: Annotated[str, typer.Option(help="Input side in pixels; auto follows network and pictures.")] = "auto",
@@ -88,10 +90,12 @@ def finetune(
         find_network(arch)  # a misspelt name is told before a data set is fetched
     reporter = Reporter(quiet or json)
     folder = dataset_folder(dataset, reporter)
+    typed["unfreeze"] = D.unfreeze if unfreeze == "auto" else unfreeze
     typed["time_limit"] = parse_duration(time_limit) if time_limit else D.time_limit
     config = FinetuneConfig(**{field.name: typed[field.name] for field in fields(FinetuneConfig)})
     where = (folder, arch, weights, image_size, resize, output, force, resume, strict, lr_find)
-    request = FinetuneRequest(*where, tensorboard, cache, cache_limit, shlex.join(["resnet", *sys.argv[1:]]))
+    command = shlex.join(["resnet", *sys.argv[1:]])
+    request = FinetuneRequest(*where, tensorboard, cache, cache_limit, command, auto_unfreeze=unfreeze == "auto")
     _run(request, config, reporter, json)
 
 
@@ -118,8 +122,6 @@ def _require_effect(typed: dict[str, Any]) -> None:
         raise typer.BadParameter(f"{option} is about the second stage, and --unfreeze none has none: leave it out")
     if typed["dropout"] != D.dropout and typed["unfreeze"] == "none" and not (typed["hidden"] or typed["epochs"]):
         raise typer.BadParameter("--dropout has no effect on a head alone without --hidden or --epochs: leave it out")
-    if typed["cache_limit"] is not None and typed["unfreeze"] != "last":
-        raise typer.BadParameter("--cache-limit is about the activations that --unfreeze last stores: leave it out")
     if typed["augment"] == "none" and typed["views"] > 1:
         raise typer.BadParameter(f"--views {typed['views']} are augmented, and --augment none augments nothing: leave one out")
     if typed["augment"] == "strong" and typed["views"] == 1:

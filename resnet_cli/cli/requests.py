@@ -33,7 +33,10 @@ class TrainRequest:
 
 @dataclass(frozen=True)
 class FinetuneRequest:
-    """What the command line asks for beside how to train; `cache_limit` in GB."""
+    """What the command line asks for beside how to train; `cache_limit` in GB.
+
+    With `auto_unfreeze` the network's own `unfreeze` replaces the configuration's.
+    """
 
     dataset: Path
     arch: str
@@ -49,3 +52,4 @@ class FinetuneRequest:
     cache: bool
     cache_limit: float | None
     command: str
+    auto_unfreeze: bool = False

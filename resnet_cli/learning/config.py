@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from resnet_cli.engines.choice import EngineName
+from resnet_cli.networks.catalogue import Unfreeze
 
 Optimizer = Literal["sgd", "muon", "adam", "adamw"]
 Schedule = Literal["cosine", "one-cycle", "steps", "constant"]
@@ -117,7 +118,7 @@ class FinetuneConfig:
         engine: what runs frozen layers and measures: auto, openvino or keras.
     """
 
-    unfreeze: Literal["none", "last", "all"] = "last"
+    unfreeze: Unfreeze = "last"
     hidden: int = 0
     dropout: float = 0.2
     epochs: int = 0

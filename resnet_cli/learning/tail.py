@@ -15,6 +15,7 @@ from resnet_cli.learning.live import EngineBatches, EngineStream
 from resnet_cli.learning.material import Material
 from resnet_cli.learning.stage import Stream
 from resnet_cli.learning.stored import Stored, StoredBatches, StoredStream
+from resnet_cli.networks.catalogue import Network
 from resnet_cli.networks.split import tail_model
 
 LABEL_SMOOTHING = 0.1
@@ -23,12 +24,13 @@ _PICTURES = 30_000  # as many epochs as make about this many pictures
 
 @dataclass(frozen=True)
 class Tail:
-    """A training that is ready to begin: the layers are shared with the whole network."""
+    """A training that is ready to begin: the layers are shared with the whole network; `small` is for progressive training."""
 
     model: keras.Model
     stream: Stream
     held_out: keras.utils.PyDataset
     recipe: TrainConfig
+    small: Stream | None = None
 
 
 def tail_on_stored(model: keras.Model, boundary: Stored, held_out: Stored, material: Material, config: FinetuneConfig) -> Tail:
@@ -46,11 +48,26 @@ def tail_on_engine(model: keras.Model, engine: Engine, material: Material, confi
     return Tail(tail_model(model, material.spec.network), stream, batches, _recipe(config, material))
 
 
+def is_progressive(config: FinetuneConfig, network: Network) -> bool:
+    """Whether the first epochs see smaller images: where all layers of a network for photos are trained, of any size."""
+    return config.unfreeze == "all" and network.stem == "imagenet" and network.preprocessing != "pixel-mean"
+
+
 def tail_on_pixels(model: keras.Model, material: Material, config: FinetuneConfig) -> Tail:
-    """Every layer, by Muon: the kernels of all of them move in earnest from the first step on."""
+    """Every layer, by Muon: the kernels of all of them move in earnest from the first step on.
+
+    Args:
+        model: built for any size where training `is_progressive`.
+        material: the images.
+        config: how to train.
+    """
     batches = EvaluationBatches(material.held_out, material.spec.classes, 64)
     recipe = replace(_recipe(config, material), optimizer="muon", weight_decay=5e-4)
-    return Tail(model, _pixels(config, material), batches, recipe)
+    stream, network = _pixels(config, material), material.spec.network
+    if not is_progressive(config, network):
+        return Tail(model, stream, batches, recipe)
+    smaller = replace(material.geometry, size=network.half(material.geometry.size))
+    return Tail(model, stream, batches, replace(recipe, progressive=True), replace(stream, geometry=smaller))
 
 
 def _pixels(config: FinetuneConfig, material: Material) -> TrainStream:

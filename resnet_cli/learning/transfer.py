@@ -38,7 +38,8 @@ from resnet_cli.networks.split import boundary_model, feature_model, freeze_batc
 from resnet_cli.networks.weights import named_variables
 from resnet_cli.progress import Progress
 
-_FORWARD_PASSES = 12_000  # views are chosen so that about this many pictures go through the frozen part
+# Views are chosen so that about this many images go through the frozen part; fewer where that is trained afterwards.
+_PASSES, _PASSES_TO_BEGIN = 12_000, 4_000
 
 ChooseRate = Callable[[Callable[[], RateSearch]], float | None]  # gets what runs a range test
 
@@ -150,7 +151,8 @@ def transfer(
             return TransferResult(head, None, "head", "no time")
         recipe = replace(recipe, epochs=epochs)
     stage = Stage("tail", material.folder, resume, tensorboard=material.tensorboard)
-    tail = train(second.model, second.stream, second.held_out, recipe, stage, progress, reference=head.best)
+    training = (second.model, second.stream, second.held_out, recipe, stage, progress)
+    tail = train(*training, small=second.small, reference=head.best)
     ended: Literal["stopped early", "finished"] = "stopped early" if len(tail.history) < recipe.epochs else "finished"
     if tail.best.rank < head.best.rank:
         return TransferResult(head, tail, "tail", ended)
@@ -187,7 +189,8 @@ def run_frozen(model: keras.Model, material: Material, config: FinetuneConfig, p
     frozen, shapes = feature_model(model), [model.get_layer("avg_pool").output.shape[1:]]
     room = room_on_disk(folder, material.cache_limit)
     views = 1 if material.augmentation == AS_IT_IS else config.views
-    views = views or int(np.clip(round(_FORWARD_PASSES / len(material.training)), 2, 12))
+    passes = _PASSES_TO_BEGIN if config.unfreeze == "all" else _PASSES
+    views = views or int(np.clip(round(passes / len(material.training)), 2, 12))
     stored = False
     if config.unfreeze == "last":
         prefix = prefix_model(model, network)

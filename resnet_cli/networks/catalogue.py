@@ -14,6 +14,7 @@ from resnet_cli.errors import ResnetError
 Block = Literal["basic", "bottleneck"]
 Stem = Literal["imagenet", "cifar"]
 Shortcut = Literal["A", "B", "C", "none"]
+Unfreeze = Literal["none", "last", "all"]
 Preprocessing = Literal["caffe", "tf", "torch", "unit", "pixel-mean"]
 
 
@@ -37,6 +38,8 @@ class Network:
         biased: convolutions that carry a bias: "none", "all", or "ends" (stem, projection and last 1x1: Keras' V2).
         image_size: the usual input side, pixels.
         sides: input sides, ascending, among which `finetune --image-size auto` chooses by the images' sizes; none: image_size.
+        unfreeze: layers that `finetune --unfreeze auto` trains in addition to the head: "last" = the last stage, "all" = every
+            layer, where that takes seconds as well.
         preprocessing: how uint8 pixels are scaled; see `classifier.py`.
         pretrained: where weights come from: "imagenet" (keras.applications), "bundled", or "" for none.
     """
@@ -56,6 +59,7 @@ class Network:
     biased: Literal["none", "all", "ends"] = "none"
     image_size: int = 224
     sides: tuple[int, ...] = ()
+    unfreeze: Unfreeze = "last"
     preprocessing: Preprocessing = "torch"
     pretrained: str = ""
 
@@ -64,6 +68,10 @@ class Network:
         """How many times smaller the last feature map is than the input, per side (rounded up)."""
         stages: int = 2 ** (len(self.blocks) - 1)
         return stages * (4 if self.stem == "imagenet" else 1)
+
+    def half(self, size: int) -> int:
+        """The input side for progressive training: half of the usual one, or the least that the network can halve."""
+        return max(self.reduction, size // 2)
 
     @property
     def crop_fraction(self) -> float:
@@ -135,7 +143,7 @@ def _cifar(depth: int, version: int = 1, plain: bool = False) -> Network:
 def _slim() -> Network:
     """ResNet-18 with fewer channels: its weights come with the package. At 128 pixels half of them cost 0.15 GFLOP."""
     narrow = widen(_imagenet(18), _SLIM_WIDTH)
-    return replace(narrow, name="resnet18-slim", image_size=128, sides=_SLIM_SIDES, pretrained="bundled")
+    return replace(narrow, name="resnet18-slim", image_size=128, sides=_SLIM_SIDES, unfreeze="all", pretrained="bundled")
 
 
 def _compact() -> Network:
