@@ -59,7 +59,18 @@ def main() -> None:
 def _processes(turn: Path, classifier: Path, count: int) -> dict[str, Process]:
     data = turn / "data"
     commands = {
-        "finetune": ["--weights", "bundled", "--views", "2", "--epochs", "1", "--output", turn / "finetuned"],
+        "finetune": [
+            "--weights",
+            "bundled",
+            "--unfreeze",
+            "last",
+            "--views",
+            "2",
+            "--epochs",
+            "1",
+            "--output",
+            turn / "finetuned",
+        ],
         "evaluate": ["--run", classifier, "--output", turn / "scored"],
         "predict": ["--run", classifier, "--csv"],
     }

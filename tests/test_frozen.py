@@ -347,13 +347,8 @@ def test_the_oldest_features_make_room_but_not_those_that_were_used_within_a_day
 
 def resnet8_on_one_picture(folder: Path, how: Augmentation = LIGHT) -> tuple[keras.Model, Material]:
     spec = ClassifierSpec(find_network("resnet8"), 2, 32)
-    return build_logits(spec), one_picture(folder, spec, how)
-
-
-def one_picture(folder: Path, spec: ClassifierSpec, how: Augmentation = LIGHT) -> Material:
-    size = spec.image_size or 0
-    one = Pictures((Sample(folder / "cat.png", 0),), lambda path: np.zeros((size, size, 3), np.uint8), None, ())
-    return Material(spec, Geometry(size), how, one, one, folder, features=folder)
+    one = Pictures((Sample(folder / "cat.png", 0),), lambda path: np.zeros((32, 32, 3), np.uint8), None, ())
+    return build_logits(spec), Material(spec, Geometry(32), how, one, one, folder, features=folder)
 
 
 AUGMENTATIONS = [
@@ -376,20 +371,6 @@ def test_what_was_asked_for_happens_to_the_images_of_the_fine_tuning_phase_as_we
     live, pixels = tail_on_engine(model, engine, material, config).stream, tail_on_pixels(model, material, config).stream
     assert isinstance(live, EngineStream) and live.stream.augmentation == how
     assert isinstance(pixels, TrainStream) and pixels.augmentation == how
-
-
-@pytest.mark.parametrize(
-    ("name", "size", "small"), [("resnet18-slim", 128, 64), ("resnet18-slim", 40, 32), ("resnet8", 32, None)]
-)
-def test_photos_are_fine_tuned_on_at_half_the_side_first_and_small_images_are_not(
-    name: str, size: int, small: int | None, tmp_path: Path
-) -> None:
-    spec = ClassifierSpec(find_network(name), 2, size)
-    tail = tail_on_pixels(
-        build_logits(replace(spec, image_size=None)), one_picture(tmp_path, spec), FinetuneConfig(unfreeze="all")
-    )
-    sides = [None if stream is None else next(stream.batches())[0].shape[1] for stream in (tail.stream, tail.small)]
-    assert sides == [size, small] and tail.recipe.progressive is (small is not None)
 
 
 def test_features_of_another_version_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from resnet_cli.engines.choose import require_convertible
 from resnet_cli.learning.config import FinetuneConfig
 from resnet_cli.learning.material import Material, augmentation_of
 from resnet_cli.learning.precision import prepare
-from resnet_cli.learning.tail import LABEL_SMOOTHING, is_progressive
+from resnet_cli.learning.tail import LABEL_SMOOTHING
 from resnet_cli.learning.transfer import run_frozen, transfer
 from resnet_cli.networks.classifier import build_logits
 from resnet_cli.networks.loading import load_backbone
@@ -34,8 +34,7 @@ def run_finetune(plan: FinetunePlan, progress: Progress) -> dict[str, Any]:
     network, folder = spec.network, plan.place.folder
     training, held_out = _read(request, config, dataset, plan.geometry, progress)
     precision = prepare(config.seed)
-    # Built for any size where the batches of progressive training change theirs.
-    model = build_logits(replace(spec, image_size=None) if is_progressive(config, network) else spec)
+    model = build_logits(spec)
     load_backbone(model, network, source)
     if request.resume:
         tell_other_precision(folder, precision, progress)

@@ -148,7 +148,7 @@ def _set_up(plan: TrainPlan, progress: Progress) -> _Setup:
     if config.pixel_mean:
         set_pixel_mean(model, mean_picture(training, geometry))
     stream = TrainStream(training, spec.classes, config.batch_size, geometry, how, config.seed)
-    half = network.half(size) if config.progressive else None
+    half = max(network.reduction, size // 2) if config.progressive else None
     if teacher is None:
         batches = EvaluationBatches(held_out, spec.classes, 128)
         small = replace(stream, geometry=replace(geometry, size=half)) if half else None

@@ -95,14 +95,13 @@ class FinetuneConfig:
     """Transfer: a new head on pretrained features, then the last layers with it.
 
     Attributes:
-        unfreeze: none = the head alone; last = the last stage as well; all = every layer, by Muon.
+        unfreeze: none = the head alone; last = the last stage as well; all = every layer.
         hidden: units of a ReLU layer in the head, 0 for none; the tutorials' head has 2048.
         dropout: share of pooled features dropped in training, 0..1; not where the head is solved (`solves_head`).
         epochs: passes of the second stage over the pictures, 0 chooses by their number. With unfreeze none, passes of AdamW
             over all views for the head.
         batch_size: images a step at most: all batches of an epoch have one size, so that together they are all images.
-        learning_rate: peak rate of the second stage, 0 for the usual one; of Muon (unfreeze all) the share of its norm by which
-            a kernel moves in a step.
+        learning_rate: peak rate of AdamW in the second stage, 0 for the usual one.
         augment: what happens to training images. none = they are as prediction sees them; light = random parts of half the area
             or more (0.7 with pad and squash); strong = of a quarter or more (0.5), also rotated and blurred or sharpened. See
             `learning.material`.
@@ -147,4 +146,4 @@ class FinetuneConfig:
     @property
     def rate(self) -> float:
         """Peak rate of the second stage: the one that was chosen, or the usual one."""
-        return self.learning_rate or (0.01 if self.unfreeze == "all" else 5e-4)
+        return self.learning_rate or (1e-3 if self.unfreeze == "all" else 5e-4)

@@ -170,8 +170,7 @@ def choose_epochs(limit: Limit, second: Tail, views: int, note: Path, progress: 
     if note.exists():
         return as_it_began(note, 0)
     steps = second.stream.steps_per_epoch
-    measured = (second.model, second.stream, second.held_out, second.recipe, limit.seconds, progress)
-    pace = measure_pace(*measured, small=second.small, hint=NOT_YET)
+    pace = measure_pace(second.model, second.stream, second.held_out, second.recipe, limit.seconds, progress, hint=NOT_YET)
     epochs = min(second.recipe.epochs, pace.epochs_within(limit.seconds * MARGIN - limit.spent(), steps))
     if epochs:
         limit.plan(f"{views} views and {epochs} epochs", pace.seconds_of(epochs, steps))

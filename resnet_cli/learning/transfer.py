@@ -151,7 +151,7 @@ def transfer(
             return TransferResult(head, None, "head", "no time")
         recipe = replace(recipe, epochs=epochs)
     stage = Stage("tail", material.folder, resume, tensorboard=material.tensorboard)
-    tail = train(second.model, second.stream, second.held_out, recipe, stage, progress, second.small, head.best)
+    tail = train(second.model, second.stream, second.held_out, recipe, stage, progress, reference=head.best)
     ended: Literal["stopped early", "finished"] = "stopped early" if len(tail.history) < recipe.epochs else "finished"
     if tail.best.rank < head.best.rank:
         return TransferResult(head, tail, "tail", ended)

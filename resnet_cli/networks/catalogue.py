@@ -69,10 +69,6 @@ class Network:
         stages: int = 2 ** (len(self.blocks) - 1)
         return stages * (4 if self.stem == "imagenet" else 1)
 
-    def half(self, size: int) -> int:
-        """The input side for progressive training: half of the usual one, or the least that the network can halve."""
-        return max(self.reduction, size // 2)
-
     @property
     def crop_fraction(self) -> float:
         """Share of the short side that prediction sees: 0.875 for ImageNet networks (He et al. 2015), 1 for small pictures."""
