@@ -97,7 +97,7 @@ def test_the_classes_are_those_of_imagenet_each_with_a_name_of_its_own() -> None
 def test_it_often_gives_its_teachers_answer_on_photos_that_it_never_saw() -> None:
     record = bundled_run().record
     val = record["results"]["val"]
-    assert val["count"] >= 1000 and val["top1"] >= 0.3 and val["top5"] >= 0.6
+    assert val["count"] >= 1000 and val["top1"] >= 0.34 and val["top5"] >= 0.64
     assert sum(each["held_out"] for each in record["data"]["folders"].values()) == val["count"]
 
 

@@ -59,7 +59,7 @@ def finetune(
     ] = D.epochs,
     batch_size: Annotated[int, typer.Option(min=1, help="Images a step at most, second stage.")] = D.batch_size,
     learning_rate: Annotated[
-        float, typer.Option(min=0, help="Peak rate of the second stage; 0 chooses: 0.0005, or 0.001 for all layers.")
+        float, typer.Option(min=0, help="Peak rate of the second stage; 0 chooses: 0.0005, or 0.0007 for all layers.")
     ] = D.learning_rate,
     augment: Annotated[Augment, typer.Option(help="light: random parts; strong: smaller ones, rotated too; none.")] = D.augment,
     flip: Annotated[bool, typer.Option(help="Mirror every second view; not for digits, text and arrows.")] = D.flip,

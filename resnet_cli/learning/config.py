@@ -146,4 +146,4 @@ class FinetuneConfig:
     @property
     def rate(self) -> float:
         """Peak rate of the second stage: the one that was chosen, or the usual one."""
-        return self.learning_rate or (1e-3 if self.unfreeze == "all" else 5e-4)
+        return self.learning_rate or (7e-4 if self.unfreeze == "all" else 5e-4)

@@ -61,7 +61,7 @@ def _pixels(config: FinetuneConfig, material: Material) -> TrainStream:
 def _recipe(config: FinetuneConfig, material: Material) -> TrainConfig:
     shown = _OF_ALL_LAYERS if config.unfreeze == "all" else _PICTURES
     return TrainConfig(
-        epochs=config.epochs or int(np.clip(round(shown / len(material.training)), 5, 20)),
+        epochs=config.epochs or int(np.clip(round(shown / len(material.training)), 6, 20)),
         optimizer="adamw",
         learning_rate=config.rate,
         schedule="one-cycle",
