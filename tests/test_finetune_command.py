@@ -251,7 +251,7 @@ def test_a_second_stage_that_spoils_the_network_is_thrown_away(
     finetuned_run: Finetuned, run_cli: RunCli, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    result = run_cli(*finetuned_run.arguments, "--learning-rate", 0.5, "--output", run)
+    result = run_cli(*finetuned_run.arguments, "--unfreeze", "last", "--learning-rate", 0.5, "--output", run)
     assert result.exit_code == 0, result.stderr
     figures = json.loads(result.stdout)
     assert figures["kept"] == "head"
