@@ -9,11 +9,10 @@ machine. Prints a Markdown table. A run that is finished in --output is not trai
 
 import argparse
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
-from common import RESNET, machine, print_table
+from common import RESNET, machine, print_table, run
 
 _HEADER = (
     "network",
@@ -23,7 +22,7 @@ _HEADER = (
     "minutes",
     "TFLite, MB",
     "int8, MB",
-    "int8, test",
+    "int8",
     "int8, images/s",
 )
 
@@ -39,27 +38,28 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/distilled"))
     asked = parser.parse_args()
     recipe = ["--epochs", str(asked.epochs), "--image-size", str(asked.image_size), "--crop", "resized"]
-    teacher = asked.output / "large"
+    teacher, cache = asked.output / "large", asked.output / "cache"
     rows = []
     for name, arch, more, source in (
         ("large", asked.large, [], "labels"),
         ("small", asked.small, [], "labels"),
         ("taught", asked.small, ["--teacher", str(teacher)], f"labels and {asked.large}"),
     ):
-        run = asked.output / name
-        if not (run / "run.json").exists():
-            begun = ["--resume"] if run.exists() else []
-            _resnet("train", str(asked.folder), "--arch", arch, *recipe, *more, "--output", str(run), *begun)
-        rows.append(_row(arch, source, run))
+        folder = asked.output / name
+        if not (folder / "run.json").exists():
+            begun = ["--resume"] if folder.exists() else []
+            run([RESNET, "train", asked.folder, "--arch", arch, *recipe, *more, "--output", folder, *begun], cache)
+        rows.append(_row(arch, source, folder, cache))
     print_table(_HEADER, rows)
     print(
         f"\n{asked.folder.name}; {asked.image_size} pixels, {asked.epochs} epochs from scratch, otherwise defaults. {machine()}"
     )
 
 
-def _row(arch: str, source: str, run: Path) -> list[str]:
-    result = json.loads((run / "run.json").read_text())["results"]
-    export = _resnet("export", "--run", str(run), "--format", "tflite", "--quantize", "int8", "--force")
+def _row(arch: str, source: str, folder: Path, cache: Path) -> list[str]:
+    result = json.loads((folder / "run.json").read_text())["results"]
+    words = ["--format", "tflite", "--quantize", "int8", "--force", "--json"]
+    export: dict[str, Any] = json.loads(run([RESNET, "export", "--run", folder, *words], cache).output)
     before, after = export["int8"]["before"], export["int8"]["after"]
     low, high = result["test"]["top1_interval"]
     return [
@@ -73,13 +73,6 @@ def _row(arch: str, source: str, run: Path) -> list[str]:
         f"{after['top1']:.1%} ({export['int8']['split']})",
         f"{after['pictures_per_second']:.0f}",
     ]
-
-
-def _resnet(*words: str) -> Any:
-    done = subprocess.run([RESNET, *words, "--json"], stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"resnet {' '.join(words)} ended with {done.returncode}")
-    return json.loads(done.stdout)
 
 
 if __name__ == "__main__":

@@ -58,19 +58,9 @@ def main() -> None:
 
 def _processes(turn: Path, classifier: Path, count: int) -> dict[str, Process]:
     data = turn / "data"
+    quick = ["--weights", "bundled", "--unfreeze", "last", "--views", "2", "--epochs", "1"]
     commands = {
-        "finetune": [
-            "--weights",
-            "bundled",
-            "--unfreeze",
-            "last",
-            "--views",
-            "2",
-            "--epochs",
-            "1",
-            "--output",
-            turn / "finetuned",
-        ],
+        "finetune": [*quick, "--output", turn / "finetuned"],
         "evaluate": ["--run", classifier, "--output", turn / "scored"],
         "predict": ["--run", classifier, "--csv"],
     }

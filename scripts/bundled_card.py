@@ -76,7 +76,8 @@ def _facts(record: dict[str, Any]) -> str:
         f" commands, configuration and figures, and `model.xml`, `model.bin` ({sizes[1]}), the same network for OpenVINO:"
         " `predict` loads it, without TensorFlow",
         "classes": "the 1,000 of ImageNet (ILSVRC 2012), by their English names",
-        "teacher": f"{record['teacher']['name']}, Apache-2.0 (file with SHA-256 {record['teacher']['sha256'][:16]}...)",
+        "teacher": f"{record['teacher']['name']}, Apache-2.0 (SHA-256 of its file and classes"
+        f" {record['teacher']['sha256'][:16]}...)",
         "data": f"{photos:,} photos without labels in {len(folders)} sets; {val['count']:,} more were held out",
         "training": f"{len(history)} epochs, {record['data']['seen'] / 1e6:.2g} million samples, {hours:.1f} hours on"
         f" {record['device']}",

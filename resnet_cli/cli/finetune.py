@@ -122,6 +122,8 @@ def _require_effect(typed: dict[str, Any]) -> None:
         raise typer.BadParameter(f"{option} is about the second stage, and --unfreeze none has none: leave it out")
     if typed["dropout"] != D.dropout and typed["unfreeze"] == "none" and not (typed["hidden"] or typed["epochs"]):
         raise typer.BadParameter("--dropout has no effect on a head alone without --hidden or --epochs: leave it out")
+    if typed["cache_limit"] is not None and typed["unfreeze"] not in ("auto", "last"):
+        raise typer.BadParameter("--cache-limit is about the activations that --unfreeze last stores: leave it out")
     if typed["augment"] == "none" and typed["views"] > 1:
         raise typer.BadParameter(f"--views {typed['views']} are augmented, and --augment none augments nothing: leave one out")
     if typed["augment"] == "strong" and typed["views"] == 1:

@@ -69,12 +69,14 @@ def plan_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pr
     tell_dataset(dataset, config.mirrors, progress)
     config = replace(config, engine=settled(config.engine, progress))
     network, source = choose_backbone(request.arch, _weights(request, dataset), progress)
-    config = replace(config, unfreeze=network.unfreeze if request.auto_unfreeze else config.unfreeze)
+    if request.auto_unfreeze:
+        config = replace(config, unfreeze=network.unfreeze)
+        if request.cache_limit is not None and config.unfreeze != "last":
+            raise ResnetError(
+                f"--cache-limit is about the activations that --unfreeze last stores, and all of {network.name} is trained",
+                "leave it out, or add --unfreeze last",
+            )
     config = replace(config, learning_rate=config.rate)
-    if request.cache_limit is not None and config.unfreeze != "last":
-        raise ResnetError(
-            "--cache-limit is about the activations that --unfreeze last stores", "leave it out, or add --unfreeze last"
-        )
     size = asked or _natural_size(network, dataset)
     require_size(network, source, size)
     spec = ClassifierSpec(network, len(dataset.classes), size, config.hidden, config.dropout)
