@@ -22,6 +22,7 @@ from resnet_cli.cli.requests import FinetuneRequest
 from resnet_cli.errors import Interrupted, ResnetError
 from resnet_cli.history import read_history
 from resnet_cli.learning.config import FinetuneConfig, TrainConfig
+from resnet_cli.learning.pace import fit_to_limit
 from resnet_cli.progress import Silent, Task
 
 CONFIG = TrainConfig(epochs=4, optimizer="adamw", learning_rate=0.03, weight_decay=0.01)
@@ -409,7 +410,9 @@ def test_the_run_goes_on_that_began_with_what_is_typed(
 ) -> None:
     data = make_dataset(tmp_path / "pets", ("cat", "dog"), count=10)
     monkeypatch.chdir(tmp_path)
-    runs = [["--time-limit", "20s"], ["--epochs", "2", "--shortcut", "B"], ["--epochs", "2"], []]
+    runs = [["--time-limit", "1h"], ["--epochs", "2", "--shortcut", "B"], ["--epochs", "2"], []]
+    # The pace is measured, and an hour is time for many epochs on any machine: two are enough here.
+    monkeypatch.setattr("resnet_cli.cli.train_job.fit_to_limit", lambda *given: replace(fit_to_limit(*given), epochs=2))
     for number, options in enumerate(runs, 1):
         begun = tmp_path / "runs" / f"pets-resnet8{f'-{number}' if number > 1 else ''}"
         with monkeypatch.context() as patch:
@@ -421,7 +424,7 @@ def test_the_run_goes_on_that_began_with_what_is_typed(
         assert json.loads(result.stdout)["run"] == f"runs/pets-resnet8{f'-{number}' if number > 1 else ''}"
     # None is left that began with a limit.
     result = run_cli("train", data, *QUICK, *runs[0], "--resume")
-    assert result.exit_code == 1 and "began with --time-limit None, not 20s" in result.stderr
+    assert result.exit_code == 1 and "began with --time-limit None, not 3600s" in result.stderr
 
 
 @pytest.mark.parametrize("options", [[], ["--output", "somewhere"]])
