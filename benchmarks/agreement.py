@@ -1,11 +1,11 @@
-"""Does the engine answer as Keras does? The top-1 class of `resnet predict` against Keras in float32, picture by picture.
+"""Does the engine answer as Keras does? The top-1 class of `resnet predict` against Keras in float32, image by image.
 
     python benchmarks/agreement.py --run RUN [FOLDER]
 
-RUN is a finished run. Scores the pictures that it held out (its test split where it has one), or those of FOLDER: once by
-`resnet predict` in the precision that its engine chooses, and once by Keras in float32 on the same decoded pictures. Prints the
-share of pictures with the same class, the accuracy of both, the largest difference in probability of the class that Keras
-chose, and every picture that differs, with Keras' two best probabilities. Exit status 1 below --share.
+RUN is a finished run. Scores the images that it held out (its test split where it has one), or those of FOLDER: once by
+`resnet predict` in the precision that its engine chooses, and once by Keras in float32 on the same decoded images. Prints the
+share of images with the same class, the accuracy of both, the largest difference in probability of the class that Keras
+chose, and every image that differs, with Keras' two best probabilities. Exit status 1 below --share.
 """
 
 import argparse
@@ -25,9 +25,9 @@ from resnet_cli.data.decode import decode_square
 from resnet_cli.data.scoring import folder, held_out
 from resnet_cli.engines.openvino import import_openvino
 from resnet_cli.engines.portable import read_classifier
-from resnet_cli.inference.geometry import run_geometry
-from resnet_cli.networks.spec import spec_from_record
-from resnet_cli.runs import load_run
+from resnet_cli.data.decode import run_geometry
+from resnet_cli.networks.catalogue import spec_from_record
+from resnet_cli.runs.folder import load_run
 
 run = load_run(Path(sys.argv[1]))
 scored = folder([run], Path(sys.argv[2])) if len(sys.argv) > 2 else held_out([run])
@@ -35,8 +35,8 @@ classifier = read_classifier(run.weights, spec_from_record(run.record))
 rows = []
 for first in range(0, len(scored.samples), 32):
     samples = scored.samples[first : first + 32]
-    pictures = np.stack([decode_square(sample.path, run_geometry(run)) for sample in samples])
-    for sample, row in zip(samples, classifier.predict_on_batch(pictures).tolist(), strict=True):
+    images = np.stack([decode_square(sample.path, run_geometry(run)) for sample in samples])
+    for sample, row in zip(samples, classifier.predict_on_batch(images).tolist(), strict=True):
         rows.append({"path": str(sample.path), "true": scored.classes[sample.label], "probabilities": row})
 compiled = import_openvino().Core().compile_model(run.openvino, "CPU")
 precision = str(compiled.get_property("INFERENCE_PRECISION_HINT")).split("'")[1]
@@ -49,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", help="default: what the run held out")
     parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--share", type=float, default=0.995, help="of pictures with the same class that is enough, 0 to 1")
+    parser.add_argument("--share", type=float, default=0.995, help="of images with the same class that is enough, 0 to 1")
     options = parser.parse_args()
     with workplace() as place:
         folder = [options.folder] if options.folder else []
@@ -63,11 +63,11 @@ def main() -> None:
     same = _compare(keras, ours)
     print_notes(1, f"The engine's precision: {keras['precision']}.")
     if same < options.share:
-        raise SystemExit(f"the same class on {same:.2%} of the pictures, less than {options.share:.2%}")
+        raise SystemExit(f"the same class on {same:.2%} of the images, less than {options.share:.2%}")
 
 
 def _compare(keras: dict[str, Any], ours: dict[str, dict[str, float]]) -> float:
-    """Print the table and the pictures that differ; returns the share that does not."""
+    """Print the table and the images that differ; returns the share that does not."""
     agreed, right, right_in_keras, furthest = 0, 0, 0, 0.0
     differing = []
     for row in keras["rows"]:
@@ -82,7 +82,7 @@ def _compare(keras: dict[str, Any], ours: dict[str, dict[str, float]]) -> float:
             words = f"{best} {probabilities[best]:.3f}, {second} {probabilities[second]:.3f}"
             differing.append(f"{row['path']}: {answered}; Keras: {words}")
     count = len(keras["rows"])
-    header = [f"{count} pictures ({keras['split']})", "same class", "accuracy, ours", "accuracy, Keras fp32"]
+    header = [f"{count} images ({keras['split']})", "same class", "accuracy, ours", "accuracy, Keras fp32"]
     shares = [f"{number / count:.2%}" for number in (agreed, right, right_in_keras)]
     print_table([*header, "largest difference in probability"], [["top-1", *shares, f"{furthest:.4f}"]])
     print("\n".join(["", *differing]) if differing else "")

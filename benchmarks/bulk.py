@@ -1,4 +1,4 @@
-"""Many pictures through several programs: rates with and without the start of the process.
+"""Many images through several programs: rates with and without the start of the process.
 
 Shared by bulk_predict.py and bulk_evaluate.py. In: commands. Out: rates and Markdown.
 """
@@ -11,12 +11,12 @@ from pathlib import Path
 from common import Process, lay_out, print_table, ratio, run, spread
 
 HERE = Path(__file__).parent
-FEW = 16  # pictures of the short run: one batch
+FEW = 16  # images of the short run: one batch
 
 
 @dataclass(frozen=True)
 class Folders:
-    """The same data set twice: `FEW` pictures of it, and `count`."""
+    """The same data set twice: `FEW` images of it, and `count`."""
 
     few: Path
     many: Path
@@ -28,8 +28,8 @@ class Answered:
     """What a program came to.
 
     Attributes:
-        rate: pictures a second without the start (imports, loading, compilation).
-        process: the run over many pictures.
+        rate: images a second without the start (imports, loading, compilation).
+        process: the run over many images.
     """
 
     rate: float
@@ -37,18 +37,18 @@ class Answered:
 
 
 def lay_out_twice(folder: Path, place: Path, count: int) -> Folders:
-    """Links to few and to many pictures of a data set, inside `place`."""
+    """Links to few and to many images of a data set, inside `place`."""
     if count <= FEW:
-        raise SystemExit(f"--pictures {count}: rates need more than {FEW}")
+        raise SystemExit(f"--images {count}: rates need more than {FEW}")
     lay_out(folder, place / "few", FEW)
     return Folders(place / "few", place / "many", lay_out(folder, place / "many", count))
 
 
 def answer(command: Callable[[Path], Sequence[str | Path]], folders: Folders, cache: Path) -> Answered:
-    """Run a command, made for a folder, over few pictures and over many: what the others take in addition is the rate."""
+    """Run a command, made for a folder, over few images and over many: what the others take in addition is the rate."""
     few, many = (run(command(folder), cache) for folder in (folders.few, folders.many))
     if many.seconds <= few.seconds:
-        raise SystemExit(f"{folders.count} pictures took no longer than {FEW}: give more --pictures")
+        raise SystemExit(f"{folders.count} images took no longer than {FEW}: give more --images")
     return Answered((folders.count - FEW) / (many.seconds - few.seconds), many)
 
 
@@ -64,7 +64,7 @@ def report(results: Mapping[str, Sequence[Answered]], limits: Mapping[str, str],
     Args:
         results: rounds by contender.
         limits: which contender is the limit of which command of ours.
-        count: pictures.
+        count: images.
     """
     rows, pairs = [], []
     for name, rounds in results.items():
@@ -74,7 +74,7 @@ def report(results: Mapping[str, Sequence[Answered]], limits: Mapping[str, str],
             continue
         seconds = spread([each.process.seconds for each in rounds], ".1f")
         rows.append([name, rates, seconds, spread([each.process.megabytes for each in rounds], ".0f")])
-    print_table([f"{count} pictures", "images/s without start", "whole process, s", "peak MB"], rows)
+    print_table([f"{count} images", "images/s without start", "whole process, s", "peak MB"], rows)
     for mine, its_limit in limits.items():
         for other in [its_limit, *(name for name in results if name not in (*limits, *limits.values()))]:
             faster = ratio(*([each.rate for each in results[name]] for name in (mine, other)), ".2f")

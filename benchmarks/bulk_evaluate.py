@@ -1,10 +1,10 @@
 """A folder scored: `resnet evaluate` against Keras' `model.evaluate`, and OpenVINO's own limit, in turns.
 
-    python benchmarks/bulk_evaluate.py FOLDER [--pictures 1000] [--repeats 3]
+    python benchmarks/bulk_evaluate.py FOLDER [--images 1000] [--repeats 3]
 
-FOLDER has a folder of photos per class. Both get links to the same pictures of it, and a ResNet50 at 224 pixels with random
+FOLDER has a folder of photos per class. Both get links to the same images of it, and a ResNet50 at 224 pixels with random
 weights: `resnet evaluate LINKS`, which also writes the CSV files and the report, and Keras' `model.evaluate` over
-`image_dataset_from_directory` in float32 (bulk_keras.py). Rates without start come from what the pictures past the first 16
+`image_dataset_from_directory` in float32 (bulk_keras.py). Rates without start come from what the images past the first 16
 take in addition.
 """
 
@@ -23,12 +23,12 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--pictures", type=positive, default=1000)
+    parser.add_argument("--images", type=positive, default=1000)
     parser.add_argument("--repeats", type=positive, default=3)
     options = parser.parse_args()
     with workplace() as place:
         cache = place / "cache"
-        folders = lay_out_twice(options.folder, place, options.pictures)
+        folders = lay_out_twice(options.folder, place, options.images)
         run = random_run(place / "run", options.folder)
         keras = [sys.executable, HERE / "bulk_keras.py", "evaluate", run / "model.keras"]
         contenders = {

@@ -2,7 +2,7 @@
 
     python benchmarks/bulk_keras.py predict|evaluate MODEL.keras FOLDER
 
-Started by bulk_predict.py and bulk_evaluate.py. Prints JSON: how many pictures were answered, or loss and accuracy.
+Started by bulk_predict.py and bulk_evaluate.py. Prints JSON: how many images were answered, or loss and accuracy.
 """
 
 import json
@@ -18,16 +18,14 @@ def main() -> None:
     what, path, folder = sys.argv[1:]
     model = keras.models.load_model(path)
     if what == "predict":
-        pictures = keras.utils.image_dataset_from_directory(
+        images = keras.utils.image_dataset_from_directory(
             folder, labels=None, shuffle=False, image_size=_SIDE, batch_size=_BATCH, verbose=False
         )
-        print(json.dumps(len(model.predict(pictures, verbose=0))))
+        print(json.dumps(len(model.predict(images, verbose=0))))
         return
     model.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
-    pictures = keras.utils.image_dataset_from_directory(
-        folder, shuffle=False, image_size=_SIDE, batch_size=_BATCH, verbose=False
-    )
-    print(json.dumps(model.evaluate(pictures, verbose=0)))
+    images = keras.utils.image_dataset_from_directory(folder, shuffle=False, image_size=_SIDE, batch_size=_BATCH, verbose=False)
+    print(json.dumps(model.evaluate(images, verbose=0)))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""OpenVINO alone, as fast as it goes: decoded pictures in memory, fixed shapes, throughput hint, asynchronous requests.
+"""OpenVINO alone, as fast as it goes: decoded images in memory, fixed shapes, throughput hint, asynchronous requests.
 
     python benchmarks/bulk_openvino.py MODEL.xml FOLDER
 
-Started by bulk.py. Prints JSON: pictures a second by batch size, and the precision that OpenVINO chose.
+Started by bulk.py. Prints JSON: images a second by batch size, and the precision that OpenVINO chose.
 """
 
 import json
@@ -24,14 +24,14 @@ def main() -> None:
     model = openvino.Core().read_model(sys.argv[1])
     side = int(model.input(0).partial_shape[1].get_length())
     paths = sorted(path for path in Path(sys.argv[2]).rglob("*") if path.is_file())
-    pictures = np.stack([decode_square(path, Geometry(side)) for path in paths])
+    squares = np.stack([decode_square(path, Geometry(side)) for path in paths])
     rates, precision = {}, ""
     for batch in _BATCHES:
         model.reshape([batch, side, side, 3])
         compiled = openvino.Core().compile_model(model, "CPU", {"PERFORMANCE_HINT": "THROUGHPUT"})
         precision = str(compiled.get_property("INFERENCE_PRECISION_HINT")).split("'")[1]
         queue = openvino.AsyncInferQueue(compiled)
-        batches = [pictures[first : first + batch] for first in range(0, len(pictures) - batch + 1, batch)]
+        batches = [squares[first : first + batch] for first in range(0, len(squares) - batch + 1, batch)]
         for images in batches[: len(queue)]:  # memory is allotted at the first request
             queue.start_async({0: images}, share_inputs=True)
         queue.wait_all()

@@ -3,7 +3,7 @@
     python benchmarks/bulk_torch.py CLASSES FOLDER bf16|f32
 
 Started by bulk_predict.py in an environment of its own, which needs timm. timm's ResNet50 has its strides in the 3x3
-convolutions (4.1 billion multiplications a picture), Keras' in the first 1x1 (3.9 billion). Prints JSON: how many pictures were
+convolutions (4.1 billion multiplications an image), Keras' in the first 1x1 (3.9 billion). Prints JSON: how many images were
 answered, and versions.
 """
 
@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 _BATCH = 32
 
 
-class Pictures(Dataset[Tensor]):
+class ImageSet(Dataset[Tensor]):
     """Files as the network's own transform makes them."""
 
     def __init__(self, folder: Path, model: torch.nn.Module) -> None:
@@ -34,8 +34,8 @@ class Pictures(Dataset[Tensor]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Tensor:
-        with Image.open(self.paths[index]) as picture:
-            pixels: Tensor = self.transform(picture.convert("RGB"))
+        with Image.open(self.paths[index]) as image:
+            pixels: Tensor = self.transform(image.convert("RGB"))
         return pixels
 
 
@@ -46,7 +46,7 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     count = 0
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
-        for images in DataLoader(Pictures(folder, model), _BATCH, num_workers=cores):
+        for images in DataLoader(ImageSet(folder, model), _BATCH, num_workers=cores):
             count += len(model(images.to(memory_format=torch.channels_last)).float().softmax(1))
     versions = {"torch": torch.__version__, "timm": timm.__version__, "torch's Python": platform.python_version()}
     print(json.dumps({"count": count, "versions": versions}))

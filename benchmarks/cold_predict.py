@@ -1,8 +1,8 @@
-"""One picture, cold: `resnet predict` against the Keras script that the tutorials show, in turns, whole processes.
+"""One image, cold: `resnet predict` against the Keras script that the tutorials show, in turns, whole processes.
 
     python benchmarks/cold_predict.py [--repeats 5]
 
-Both load a ResNet50 of two classes at 224 pixels with random weights and predict the same picture. Prints wall time and peak
+Both load a ResNet50 of two classes at 224 pixels with random weights and predict the same image. Prints wall time and peak
 memory, the ratios round by round, and what `python -X importtime` says of our command: the packages that take longest, and that
 no package of training is among them.
 """
@@ -36,8 +36,8 @@ import numpy as np
 from PIL import Image
 
 model = keras.models.load_model(sys.argv[1])
-picture = Image.open(sys.argv[2]).convert("RGB").resize((224, 224))
-print(model.predict(np.asarray(picture)[None], verbose=0))
+image = Image.open(sys.argv[2]).convert("RGB").resize((224, 224))
+print(model.predict(np.asarray(image)[None], verbose=0))
 """
 _OURS, _THEIRS = "`resnet predict`", "a Keras script"
 _UNWANTED = ("tensorflow", "keras", "matplotlib", "sklearn")
@@ -49,11 +49,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=positive, default=5)
     repeats = parser.parse_args().repeats
-    picture = next((SAMPLE_DATA / "cars").glob("*.jpg"))
+    image = next((SAMPLE_DATA / "cars").glob("*.jpg"))
     with workplace() as place:
         folder = random_run(place / "run", SAMPLE_DATA)
-        ours = [RESNET, "predict", picture, "--run", folder]
-        theirs = [sys.executable, "-c", _KERAS_SCRIPT, folder / "model.keras", picture]
+        ours = [RESNET, "predict", image, "--run", folder]
+        theirs = [sys.executable, "-c", _KERAS_SCRIPT, folder / "model.keras", image]
         commands = {name: partial(run, words, place / "cache") for name, words in ((_OURS, ours), (_THEIRS, theirs))}
         results = in_turns(commands, repeats, warm_up=True)
         imported = _imported([sys.executable, "-X", "importtime", *map(str, ours)])

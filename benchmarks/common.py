@@ -1,4 +1,4 @@
-"""What the benchmarks share: processes measured in turns, the machine in words, pictures, a run with random weights, tables.
+"""What the benchmarks share: processes measured in turns, the machine in words, images, a run with random weights, tables.
 
 In: commands and folders. Out: seconds, megabytes, Markdown. The standard library alone: a process starts as large as the one
 that starts it, so what measures memory has to stay small itself.
@@ -23,15 +23,15 @@ Result = TypeVar("Result")
 
 RESNET = str(Path(sys.executable).with_name("resnet"))
 SAMPLE_DATA = Path(__file__).parents[1] / "sample_data" / "cars_vs_trucks"
-_PICTURES = (".jpg", ".jpeg", ".png")  # what Keras, torch and this program all read
+_IMAGES = (".jpg", ".jpeg", ".png")  # what Keras, torch and this program all read
 _MAKE_RUN = """
 import json, sys
 from pathlib import Path
 from resnet_cli.engines.portable import read_classifier, write_classifier
 from resnet_cli.networks.catalogue import find_network
 from resnet_cli.networks.classifier import build_logits
-from resnet_cli.networks.spec import ClassifierSpec
-from resnet_cli.runs import finish_run, write_splits
+from resnet_cli.networks.catalogue import ClassifierSpec
+from resnet_cli.runs.folder import finish_run, write_splits
 
 folder, data, classes = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
 folder.mkdir()
@@ -150,7 +150,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def print_notes(repeats: int, *notes: str, versions: Mapping[str, str] | None = None) -> None:
     """How often was measured, on what, with which versions."""
     often = "Measured once." if repeats == 1 else f"Median (extremes) of {repeats} rounds in turns; ratios within a round."
-    from resnet_cli.cli.records import versions as ours  # not before what measures memory is done
+    from resnet_cli.jobs.record import versions as ours  # not before what measures memory is done
 
     print("\n" + " ".join([often, *notes]))
     print(f"\n{machine()}; " + ", ".join(f"{name} {number}" for name, number in (ours() | dict(versions or {})).items()))
@@ -185,43 +185,43 @@ def fresh(place: Path) -> Iterator[Path]:
         yield Path(name)
 
 
-def pictures_by_class(folder: Path) -> dict[str, list[Path]]:
-    """The pictures of a data set, by class: those in its `train` folder where it has one."""
+def images_by_class(folder: Path) -> dict[str, list[Path]]:
+    """The images of a data set, by class: those in its `train` folder where it has one."""
     root = folder / "train" if (folder / "train").is_dir() else folder
     names = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
-    found = {name: sorted(path for path in (root / name).rglob("*") if path.suffix.lower() in _PICTURES) for name in names}
-    found = {name: pictures for name, pictures in found.items() if pictures}
+    found = {name: sorted(path for path in (root / name).rglob("*") if path.suffix.lower() in _IMAGES) for name in names}
+    found = {name: images for name, images in found.items() if images}
     if len(found) < 2:
-        raise SystemExit(f"{folder} needs a folder of JPEG or PNG pictures for each of two or more classes")
+        raise SystemExit(f"{folder} needs a folder of JPEG or PNG images for each of two or more classes")
     return found
 
 
 def drawn_by_share(folder: Path) -> list[tuple[str, Path]]:
-    """All pictures of a data set with their classes, so mixed that the first N of them have every class by its share."""
-    found = pictures_by_class(folder)
+    """All images of a data set with their classes, so mixed that the first N of them have every class by its share."""
+    found = images_by_class(folder)
     places = sorted(
-        ((index + 0.5) / len(pictures), name, path) for name, pictures in found.items() for index, path in enumerate(pictures)
+        ((index + 0.5) / len(images), name, path) for name, images in found.items() for index, path in enumerate(images)
     )
     return [(name, path) for _, name, path in places]
 
 
 def lay_out(folder: Path, target: Path, count: int | None = None) -> int:
-    """Links to `count` pictures of a data set (None: all), in class folders, every class by its share; returns how many.
+    """Links to `count` images of a data set (None: all), in class folders, every class by its share; returns how many.
 
     All contenders get the same folder, whatever layout the data set has.
     """
-    pictures = drawn_by_share(folder)
-    if count is not None and count > len(pictures):
-        raise SystemExit(f"{folder} has {len(pictures)} pictures, not {count}")
-    for number, (name, path) in enumerate(pictures[:count]):
+    images = drawn_by_share(folder)
+    if count is not None and count > len(images):
+        raise SystemExit(f"{folder} has {len(images)} images, not {count}")
+    for number, (name, path) in enumerate(images[:count]):
         (target / name).mkdir(parents=True, exist_ok=True)
         (target / name / f"{number:06}{path.suffix.lower()}").symlink_to(path.resolve())
-    return len(pictures[:count])
+    return len(images[:count])
 
 
 def random_run(folder: Path, data: Path) -> Path:
     """Make a run of a ResNet50 at 224 pixels with random weights and the classes of `data`, and model.keras in it."""
-    classes = json.dumps(list(pictures_by_class(data)))
+    classes = json.dumps(list(images_by_class(data)))
     run([sys.executable, "-c", _MAKE_RUN, folder, data.resolve(), classes], folder.parent / "cache")
     return folder
 

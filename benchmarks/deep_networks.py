@@ -2,7 +2,7 @@
 
     python benchmarks/deep_networks.py [--batch-size 16] [--stochastic-depth 0.5] [NETWORK ...]
 
-Each network (resnet1202 and resnet1001v2 where none is named) has a process of its own, with 32-pixel pictures of random
+Each network (resnet1202 and resnet1001v2 where none is named) has a process of its own, with 32-pixel images of random
 numbers: the network is built, answers a batch twice and takes two training steps (the first time each traces a graph). Prints a
 Markdown table: seconds on the clock (and of all processors), and the peak resident memory of the whole process.
 """
@@ -23,10 +23,10 @@ import time
 import keras
 import numpy as np
 
-from resnet_cli.learning.precision import prepare
+from resnet_cli.training.precision import prepare
 from resnet_cli.networks.catalogue import find_network
 from resnet_cli.networks.classifier import build_logits
-from resnet_cli.networks.spec import ClassifierSpec
+from resnet_cli.networks.catalogue import ClassifierSpec
 
 name, batch_size, stochastic_depth = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 times = []
@@ -41,13 +41,13 @@ precision = prepare(0)
 spec = ClassifierSpec(find_network(name), 10, 32)
 model = timed(lambda: build_logits(spec, stochastic_depth=stochastic_depth))
 random = np.random.default_rng(0)
-pictures = random.integers(0, 256, (batch_size, 32, 32, 3), dtype=np.uint8)
+images = random.integers(0, 256, (batch_size, 32, 32, 3), dtype=np.uint8)
 labels = np.arange(batch_size) % 10
-timed(model.predict_on_batch, pictures)
-timed(model.predict_on_batch, pictures)
+timed(model.predict_on_batch, images)
+timed(model.predict_on_batch, images)
 optimizer = keras.optimizers.SGD(0.01, momentum=0.9, weight_decay=1e-4)
 model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-losses = [float(timed(model.train_on_batch, pictures, labels)) for _ in range(2)]
+losses = [float(timed(model.train_on_batch, images, labels)) for _ in range(2)]
 assert np.all(np.isfinite(losses)), losses
 print(json.dumps({"times": times, "losses": losses, "precision": precision}))
 """

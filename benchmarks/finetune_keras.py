@@ -1,10 +1,10 @@
-"""Fine-tuning as the tutorials write it: Keras' ResNet50 at 224 pixels, every picture through the whole network in every epoch.
+"""Fine-tuning as the tutorials write it: Keras' ResNet50 at 224 pixels, every image through the whole network in every epoch.
 
     python benchmarks/finetune_keras.py head|last FOLDER EPOCHS
 
 Started by head_finetune.py and last_stage.py. `image_dataset_from_directory` with a fifth held out, batches of 32, prefetched,
 no augmentation, float32, Adam. Prints JSON: seconds of every epoch with its validation, seconds of its training steps alone,
-and how many pictures it trains on.
+and how many images it trains on.
 
 head    the whole base frozen; pooling, Dense(2048, relu), Dense(classes)
 last    the convolutions of conv5 are trained as well, batch-norm stays frozen; pooling, dropout, Dense(classes)
@@ -46,7 +46,7 @@ def main() -> None:
     training, held_out = keras.utils.image_dataset_from_directory(
         folder, image_size=(_SIDE, _SIDE), batch_size=_BATCH, validation_split=0.2, subset="both", seed=0, verbose=False
     )
-    classes, pictures = len(training.class_names), len(training.file_paths)
+    classes, images = len(training.class_names), len(training.file_paths)
     clock = Clock()
     model = network(what, classes)
     model.compile(
@@ -55,7 +55,7 @@ def main() -> None:
         metrics=["accuracy"],
     )
     model.fit(training.prefetch(2), validation_data=held_out.prefetch(2), epochs=epochs, callbacks=[clock], verbose=0)
-    print(json.dumps({"epochs": clock.epochs, "training": clock.training, "pictures": pictures}))
+    print(json.dumps({"epochs": clock.epochs, "training": clock.training, "pictures": images}))
 
 
 def network(what: str, classes: int) -> keras.Model:

@@ -123,7 +123,7 @@ def _measured(name: str, tasks: list[tuple[Task, Task]]) -> tuple[float, ...]:
     """Accuracy, log loss and calibration error over the answers for all seeds together; seconds of the median one."""
     from scipy.special import softmax
 
-    from resnet_cli.inference.measure import measure
+    from resnet_cli.inference.metrics import measure
 
     probabilities, labels, seconds = [], [], []
     for last, both in tasks:
@@ -150,31 +150,30 @@ def _by_train_head(task: Task, epochs: int) -> Matrix:
     """Logits (N, classes) of the test images, by a head as `resnet finetune --unfreeze none` trains it."""
     import keras
 
+    from resnet_cli.data.dataset import Sample
     from resnet_cli.data.decode import Geometry
-    from resnet_cli.data.pictures import Pictures
-    from resnet_cli.data.scan import Sample
-    from resnet_cli.learning.config import FinetuneConfig
-    from resnet_cli.learning.head import train_head
-    from resnet_cli.learning.material import AS_IT_IS, Material
-    from resnet_cli.learning.stage import Stage
-    from resnet_cli.learning.stored import Stored
-    from resnet_cli.networks.catalogue import find_network
+    from resnet_cli.data.images import ImageSet
+    from resnet_cli.networks.catalogue import ClassifierSpec, find_network
     from resnet_cli.networks.classifier import add_head
-    from resnet_cli.networks.spec import ClassifierSpec
     from resnet_cli.progress import Silent
+    from resnet_cli.training.config import FinetuneConfig
+    from resnet_cli.training.stage import Stage
+    from resnet_cli.transfer.features import AS_IT_IS, Material
+    from resnet_cli.transfer.head import train_head
+    from resnet_cli.transfer.store import Stored
 
     config, width = FinetuneConfig(unfreeze="none", epochs=epochs), task.rows.shape[1]
     spec = ClassifierSpec(find_network("resnet18"), int(task.labels.max()) + 1, 64, dropout=config.dropout)
     inputs = keras.Input((width,))
     model = keras.Model(inputs, add_head(spec, inputs))
     with tempfile.TemporaryDirectory() as name:
-        folder, stored, pictures = Path(name), list[Stored](), list[Pictures]()
+        folder, stored, images = Path(name), list[Stored](), list[ImageSet]()
         for title, rows, labels in (("training", task.rows, task.labels), ("held-out", *task.held_out)):
             (folder / title).write_bytes(rows.astype(np.float16).tobytes())
             stored.append(Stored(folder / title, len(rows), (width,)))
             samples = tuple(Sample(Path(str(index)), int(label)) for index, label in enumerate(labels))
-            pictures.append(Pictures(samples, _unread, None, ()))
-        material = Material(spec, Geometry(64), AS_IT_IS, *pictures, folder)
+            images.append(ImageSet(samples, _unread, None, ()))
+        material = Material(spec, Geometry(64), AS_IT_IS, *images, folder)
         train_head(model, *stored, material, config, Stage("head", folder, announce=False), Silent())
     kernel, bias = model.get_layer("logits").get_weights()
     return np.asarray(task.test[0] @ kernel + bias, np.float32)
@@ -186,8 +185,7 @@ def _unread(path: Path) -> NDArray[np.uint8]:
 
 def _ridge(task: Task) -> Matrix:
     """Logits by ridge regression, times the temperature; both of the lowest cross-validated log loss."""
-    from resnet_cli.learning.head import feature_scale
-    from resnet_cli.learning.logistic import cross_entropy
+    from resnet_cli.transfer.head import cross_entropy, feature_scale
 
     mean, scale = task.rows.mean(0), feature_scale(task.rows.var(0))
     rows, labels = (task.rows - mean) * scale, np.repeat(task.labels, task.views)

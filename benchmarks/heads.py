@@ -1,6 +1,6 @@
 """A head on frozen features by `resnet finetune --unfreeze none`, and where its time goes.
 
-Shared by head_finetune.py and second_finetune.py. In: pictures, weights, options. Out: seconds by phase, Markdown.
+Shared by head_finetune.py and second_finetune.py. In: images, weights, options. Out: seconds by phase, Markdown.
 """
 
 import json

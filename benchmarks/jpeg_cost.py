@@ -1,4 +1,4 @@
-"""What JPEG takes from pictures of 32 pixels: the same photos, scaled down, as PNG and as JPEG of quality 75.
+"""What JPEG takes from images of 32 pixels: the same photos, scaled down, as PNG and as JPEG of quality 75.
 
     python benchmarks/jpeg_cost.py FOLDER [--arch resnet20] [--epochs 60] [--folds 5]
 
@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from common import RESNET, machine, pictures_by_class, positive, print_table, run, workplace
+from common import RESNET, images_by_class, machine, positive, print_table, run, workplace
 from PIL import Image, ImageOps
 
 _SIDE = 32
@@ -52,7 +52,7 @@ def main() -> None:
 
 def _shrink(folder: Path, place: Path) -> None:
     """Both copies of the photos, a folder per class in a folder each."""
-    for name, photos in pictures_by_class(folder).items():
+    for name, photos in images_by_class(folder).items():
         for kind in _KINDS:
             (place / kind / name).mkdir(parents=True)
         for number, path in enumerate(photos):
@@ -65,8 +65,8 @@ def _shrink(folder: Path, place: Path) -> None:
 def _train(kind: str, place: Path, fold: int, options: argparse.Namespace) -> dict[str, Any]:
     """The test figures of the network that learned this copy without this fold."""
     data, output = place / f"{kind}-{fold}", place / f"{kind}-{fold}-run"
-    for name, pictures in pictures_by_class(place / kind).items():
-        for number, path in enumerate(pictures):
+    for name, images in images_by_class(place / kind).items():
+        for number, path in enumerate(images):
             part = data / ("test" if number % options.folds == fold else "train") / name
             part.mkdir(parents=True, exist_ok=True)
             (part / path.name).symlink_to(path)

@@ -1,8 +1,8 @@
 """The last stage and a head: an epoch of `resnet finetune --unfreeze last`, after the first, against one of Keras' `fit`.
 
-    python benchmarks/last_stage.py FOLDER [--pictures N] [--epochs 4] [--repeats 1]
+    python benchmarks/last_stage.py FOLDER [--images N] [--epochs 4] [--repeats 1]
 
-FOLDER has a folder of photos per class. Both get links to the same pictures (of its training split where it has one; --pictures
+FOLDER has a folder of photos per class. Both get links to the same images (of its training split where it has one; --images
 takes fewer, every class by its share), hold a fifth out, and train the convolutions of conv5 and a head of a ResNet50 at 224
 pixels with random weights in batches of 32; batch-norm is frozen. Ours trains on what it stored of the frozen part, Keras
 (finetune_keras.py) from pixels, in float32. An epoch is what passes from the end of one to the end of the next: training steps,
@@ -57,7 +57,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--pictures", type=positive, help="default: all")
+    parser.add_argument("--images", type=positive, help="default: all")
     parser.add_argument("--epochs", type=positive, default=4, help="2 or more")
     parser.add_argument("--repeats", type=positive, default=1)
     options = parser.parse_args()
@@ -65,7 +65,7 @@ def main() -> None:
         parser.error("--epochs 1: the first one is left out")
     with workplace() as place:
         data = place / "pictures"
-        count = lay_out(options.folder, data, options.pictures)
+        count = lay_out(options.folder, data, options.images)
         weights = random_run(place / "run", data)
         contenders = {
             _OURS: lambda: _ours(data, weights, place, options.epochs),
@@ -78,7 +78,7 @@ def main() -> None:
     rows = [[name, spread(epochs[name], ".1f"), spread(rates[name], ".1f"), spread(whole[name], ".1f")] for name in results]
     pairs = ((epochs[_KERAS], epochs[_OURS]), (rates[_OURS], rates[_KERAS]), (whole[_KERAS], whole[_OURS]))
     rows.append(["ratio", *(ratio(above, below) for above, below in pairs)])
-    header = [f"{count} pictures, {options.epochs} epochs", "seconds an epoch, after the first", "images/s of its steps"]
+    header = [f"{count} images, {options.epochs} epochs", "seconds an epoch, after the first", "images/s of its steps"]
     print_table([*header, "whole process, s"], rows)
     print_notes(options.repeats, RANDOM)
 

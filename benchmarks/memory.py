@@ -1,8 +1,8 @@
-"""Peak memory over the number of pictures: it must not grow with them.
+"""Peak memory over the number of images: it must not grow with them.
 
     python benchmarks/memory.py [FOLDER] [--small 1000] [--large 20000]
 
-Copies the pictures of FOLDER (the sample data where none is named; a folder of photos per class) as often as it takes, each
+Copies the images of FOLDER (the sample data where none is named; a folder of photos per class) as often as it takes, each
 copy with another last byte, so that no two files are the same; then runs `finetune` (the bundled network, one epoch of the last
 stage), `evaluate` and `predict` (a ResNet50 at 224 pixels with random weights) on both sets as whole processes. Prints their
 peak resident memory and the ratio. Needs disk for the copies, and for what `finetune` stores of them.
@@ -45,7 +45,7 @@ def main() -> None:
                 _copy(options.folder, turn / "data", count)
                 measured.append(_processes(turn, classifier, count))
     print_table(
-        ["command", *(f"{count} pictures, MB" for count in counts), "ratio", *(f"{count} pictures, s" for count in counts)],
+        ["command", *(f"{count} images, MB" for count in counts), "ratio", *(f"{count} images, s" for count in counts)],
         [
             [name, *(f"{each[name].megabytes:.0f}" for each in measured)]
             + [f"{measured[1][name].megabytes / measured[0][name].megabytes:.2f}"]
@@ -66,13 +66,13 @@ def _processes(turn: Path, classifier: Path, count: int) -> dict[str, Process]:
     }
     results = {}
     for name, words in commands.items():
-        print(f"{count} pictures: {name}", file=sys.stderr, flush=True)
+        print(f"{count} images: {name}", file=sys.stderr, flush=True)
         results[name] = run([RESNET, name, data, *words], turn / "cache")
     return results
 
 
 def _copy(folder: Path, target: Path, count: int) -> None:
-    """`count` files, no two the same: decoders stop at a picture's own end and read nothing of what comes after it."""
+    """`count` files, no two the same: decoders stop at an image's own end and read nothing of what comes after it."""
     for number, (name, path) in zip(range(count), itertools.cycle(drawn_by_share(folder)), strict=False):
         (target / name).mkdir(parents=True, exist_ok=True)
         (target / name / f"{number:06}{path.suffix.lower()}").write_bytes(path.read_bytes() + number.to_bytes(4, "big"))

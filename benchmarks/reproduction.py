@@ -6,7 +6,7 @@ CIFAR10 is a folder with train/<class> and test/<class>. Every network is a run 
 be stopped at any time and goes on where it stopped. Side by side, each on its share of two cores, small networks take less
 time in all than one after the other on both: a tenth with 20 layers, a quarter with 56 (Linux). Curves and final figures are
 those of the test folder (--val-split 0), as in the papers: no epoch is chosen by it, the tables give the last one. The group
-"transfer" holds a tenth of the training pictures out, for `finetune` chooses by them, and touches the test folder once, at the
+"transfer" holds a tenth of the training images out, for `finetune` chooses by them, and touches the test folder once, at the
 end.
 """
 
@@ -154,7 +154,7 @@ def _report_transfer(folders: list[Path]) -> None:
 def _report_views(folders: list[Path], data: Path) -> None:
     print("\n| run | answers averaged over | test accuracy | 95 % interval |\n|---|---|---|---|")
     for folder in folders:
-        for views, words in (("1", "the picture"), ("2", "the picture and its mirror image"), ("10", "ten crops")):
+        for views, words in (("1", "the image"), ("2", "the image and its mirror image"), ("10", "ten crops")):
             document = _answer("evaluate", str(data), "--run", str(folder), "--views", views)
             print(f"| {folder.name} | {words} | {_accuracy(document)} |")
 

@@ -10,18 +10,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from common import pictures_by_class
+from common import images_by_class
 from numpy.typing import NDArray
 
 from resnet_cli.data.augment import Augmentation
+from resnet_cli.data.dataset import Sample
 from resnet_cli.data.decode import Geometry
-from resnet_cli.data.pictures import Pictures, reader_for_training
-from resnet_cli.data.scan import Sample
+from resnet_cli.data.images import ImageSet, reader_for_training
 from resnet_cli.engines.base import good_batch
 from resnet_cli.engines.openvino import OpenVinoEngine, convert, import_openvino
-from resnet_cli.learning.material import AS_IT_IS, LIGHT
-from resnet_cli.learning.rows import batched, rows_of
 from resnet_cli.progress import Silent
+from resnet_cli.transfer.features import AS_IT_IS, LIGHT, batched, rows_of
 
 VIEWS = 8
 
@@ -57,10 +56,9 @@ class OfResnet:
     def model(self, size: int) -> Any:
         import keras
 
-        from resnet_cli.networks.classifier import build_logits
+        from resnet_cli.networks.catalogue import ClassifierSpec
+        from resnet_cli.networks.classifier import build_logits, prefix_model
         from resnet_cli.networks.loading import load_backbone
-        from resnet_cli.networks.spec import ClassifierSpec
-        from resnet_cli.networks.split import prefix_model
 
         network, source = self._choice()
         model = build_logits(ClassifierSpec(network, 2, size))
@@ -120,7 +118,7 @@ class Features:
 
 def features_of(source: Source, size: int, folder: Path, per_class: int, views: bool, cache: Path) -> Features:
     """Features of the first `per_class` images of each class of a folder, from the cache or computed now."""
-    found = pictures_by_class(folder)
+    found = images_by_class(folder)
     samples = tuple(Sample(path, label) for label, paths in enumerate(found.values()) for path in spread_out(paths, per_class))
     words = (source.name, str(size), *folder.resolve().parts[-2:], str(per_class), "views" if views else "plain")
     path = cache / ("-".join(words) + ".npz")
@@ -144,17 +142,17 @@ def _computed(source: Source, size: int, samples: tuple[Sample, ...], views: boo
     geometry = source.geometry(size)
     engine = OpenVinoEngine(source.model(size), "many")
     for suffix, how, count in (("", AS_IT_IS, 1), ("_views", LIGHT, VIEWS)) if views else (("", AS_IT_IS, 1),):
-        pictures = Pictures(samples, reader_for_training(geometry, how), None, ())
-        rows = _rows(engine, pictures, geometry, how, count)
+        images = ImageSet(samples, reader_for_training(geometry, how), None, ())
+        rows = _rows(engine, images, geometry, how, count)
         for name, array in zip(("last", "before"), rows, strict=True):
             flat = array.reshape(len(samples), count, -1)
             yield name + suffix, flat if suffix else flat[:, 0]
 
 
 def _rows(
-    engine: OpenVinoEngine, pictures: Pictures, geometry: Geometry, how: Augmentation, count: int
+    engine: OpenVinoEngine, images: ImageSet, geometry: Geometry, how: Augmentation, count: int
 ) -> list[NDArray[np.float16]]:
-    rows, damaged = rows_of("training", pictures, geometry, how, count, 0, Silent()), dict[int, str]()
+    rows, damaged = rows_of("training", images, geometry, how, count, 0, Silent()), dict[int, str]()
     squares = rows.squares(range(len(rows)), damaged)
     outputs = list(engine.run_many(batched(squares, good_batch(engine, geometry.size))))
     if damaged:

@@ -2,11 +2,11 @@
 
     python benchmarks/training_keras.py alone|pipeline|keras ARCH CLASSES BATCH_SIZE STEPS FOLDER
 
-Started by training_speed.py. FOLDER holds (STEPS + 1) * BATCH_SIZE pictures in class folders. Prints JSON: trainable
+Started by training_speed.py. FOLDER holds (STEPS + 1) * BATCH_SIZE images in class folders. Prints JSON: trainable
 parameters, seconds of every step after the first, versions.
 
 alone       what `resnet train` runs (`prepare`, `build_logits`, `train`), on one batch that is made once
-pipeline    the same with its stream: pictures drawn at random, cropped, mirrored and cut out; photos decoded anew every time
+pipeline    the same with its stream: images drawn at random, cropped, mirrored and cut out; photos decoded anew every time
 keras       `compile` and `fit` as every tutorial has them: float32, Keras' own layers, arrays in memory. The network comes from
             the same builder, with `keras.layers.BatchNormalization`, so that both have the same layers and parameters.
 """
@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from resnet_cli.cli.quiet import tensorflow_import
+from resnet_cli.jobs.environment import tensorflow_import
 
 # This program starts TensorFlow with all that makes it fast; a script of one's own takes it as it comes.
 with nullcontext() if sys.argv[1] == "keras" else tensorflow_import():
@@ -33,17 +33,16 @@ with nullcontext() if sys.argv[1] == "keras" else tensorflow_import():
 
     from resnet_cli.data.augment import Augmentation
     from resnet_cli.data.batches import Batch, EvaluationBatches, TrainStream
+    from resnet_cli.data.dataset import scan_dataset
     from resnet_cli.data.decode import Geometry
-    from resnet_cli.data.pictures import MEMORY_LIMIT, read_pictures, reader_for_prediction, reader_for_training
-    from resnet_cli.data.scan import scan_dataset
-    from resnet_cli.learning.config import TrainConfig
-    from resnet_cli.learning.precision import prepare
-    from resnet_cli.learning.stage import Stage
-    from resnet_cli.learning.training import train
-    from resnet_cli.networks.catalogue import find_network
+    from resnet_cli.data.images import MEMORY_LIMIT, read_images, reader_for_prediction, reader_for_training
+    from resnet_cli.networks.catalogue import ClassifierSpec, find_network
     from resnet_cli.networks.classifier import build_logits
-    from resnet_cli.networks.spec import ClassifierSpec
     from resnet_cli.progress import Silent, Task
+    from resnet_cli.training.config import TrainConfig
+    from resnet_cli.training.loop import train
+    from resnet_cli.training.precision import prepare
+    from resnet_cli.training.stage import Stage
 
 RATE = 0.01  # low, so that no network loses its way in a few steps: arithmetic with what is no number takes other times
 
@@ -93,10 +92,10 @@ def main() -> None:
     geometry = Geometry(32 if small else network.image_size, fraction=network.crop_fraction)
     spec = ClassifierSpec(network, classes, geometry.size)
     samples = scan_dataset(folder).splits["all"]
-    # Small pictures are kept decoded; photos are read from their files every time, as in sets larger than the limit.
+    # Small images are kept decoded; photos are read from their files every time, as in sets larger than the limit.
     augmentation = Augmentation("pad" if small else "resized", cutout=0.25)
-    pictures = read_pictures(samples, reader_for_training(geometry, augmentation), Silent(), "", MEMORY_LIMIT if small else 0)
-    stream = (OneBatch if kind == "alone" else TrainStream)(pictures, classes, batch_size, geometry, augmentation, seed=0)
+    source = read_images(samples, reader_for_training(geometry, augmentation), Silent(), "", MEMORY_LIMIT if small else 0)
+    stream = (OneBatch if kind == "alone" else TrainStream)(source, classes, batch_size, geometry, augmentation, seed=0)
     versions = {"Python": platform.python_version(), "Keras": keras.__version__, "TensorFlow": tf.__version__}
     if kind == "keras":
         images, targets = (np.concatenate(arrays) for arrays in zip(*map(stream.batch, range(steps + 1)), strict=True))
@@ -104,7 +103,7 @@ def main() -> None:
         times = plain_keras(model, images, targets, batch_size)
     else:
         versions["precision"] = prepare(0)
-        held_out = read_pictures(samples[:2], reader_for_prediction(geometry), Silent(), "")
+        held_out = read_images(samples[:2], reader_for_prediction(geometry), Silent(), "")
         model = build_logits(spec)
         watch = Watch()
         with tempfile.TemporaryDirectory() as place:

@@ -2,10 +2,10 @@
 
     python benchmarks/training_speed.py [--rounds 3] [--steps 20] [--networks resnet20 ...] [--torch-python PATH | --skip-torch]
 
-All train the same architecture, with the same batch: 128 pictures of 32 pixels for resnet20 and resnet18-compact, 16 of 224 for
+All train the same architecture, with the same batch: 128 images of 32 pixels for resnet20 and resnet18-compact, 16 of 224 for
 resnet50; their parameter counts must agree. training_keras.py and training_torch.py say what each of them does. "Alone" and
 torch repeat one batch that is in memory, and torch is spared the accuracy that Keras computes at every step. "With pipeline"
-augments pictures that are drawn here: PNG of 32 pixels, kept decoded, and JPEG photos of 500 x 375, decoded anew each time. A
+augments images that are drawn here: PNG of 32 pixels, kept decoded, and JPEG photos of 500 x 375, decoded anew each time. A
 process counts for the median of its steps after a warm-up, the table has the median of the rounds and the extremes, and ratios
 are taken within a round.
 
@@ -38,7 +38,7 @@ class Setting:
 
     classes: int
     batch_size: int
-    picture: tuple[int, int]  # width and height of the files
+    image: tuple[int, int]  # width and height of the files
 
 
 _SETTINGS = {
@@ -129,9 +129,9 @@ def _spread(values: list[float], form: str) -> str:
 
 
 def _draw(folder: Path, setting: Setting, steps: int) -> None:
-    """Pictures that compress like photos, enough for every step: a coarse noise, smoothed, under a fine one."""
+    """Images that compress like photos, enough for every step: a coarse noise, smoothed, under a fine one."""
     random = np.random.default_rng(0)
-    width, height = setting.picture
+    width, height = setting.image
     ending = "png" if width == 32 else "jpg"
     for number in range((steps + 1) * setting.batch_size):
         coarse = Image.fromarray(random.integers(0, 256, (8, 8, 3), np.uint8)).resize((width, height), Image.Resampling.BICUBIC)

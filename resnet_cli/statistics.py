@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 
 def wilson_interval(share: float, count: int) -> tuple[float, float]:
-    """95 % interval of a share measured on `count` pictures (Wilson 1927).
+    """95 % interval of a share measured on `count` images (Wilson 1927).
 
     Args:
         share: 0..1.
@@ -21,11 +21,11 @@ def wilson_interval(share: float, count: int) -> tuple[float, float]:
 
 
 def most_frequent_confusions(names: Sequence[str], confusion: Sequence[Sequence[int]], most: int) -> list[tuple[int, str, str]]:
-    """Pairs of classes that were confused: how many pictures, the true class, what they were taken for; the most first.
+    """Pairs of classes that were confused: how many images, the true class, what they were taken for; the most first.
 
     Args:
         names: of the classes.
-        confusion: `confusion[i][j]` pictures of class i were taken for class j.
+        confusion: `confusion[i][j]` images of class i were taken for class j.
         most: pairs that are wanted.
     """
     pairs = [(count, names[i], names[j]) for i, row in enumerate(confusion) for j, count in enumerate(row) if i != j and count]

@@ -1,6 +1,6 @@
-"""What stands on the horizon of a sample picture: hills, trees, houses, walls, sea, a night street.
+"""What stands on the horizon of a sample image: hills, trees, houses, walls, sea, a night street.
 
-In: a picture that holds the sky, and the stage. Out: the picture, painted over in place.
+In: an image that holds the sky, and the stage. Out: the image, painted over in place.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from sheet import Colour, gradient, shade
 
 @dataclass(frozen=True)
 class Stage:
-    """Pixels of one supersampled picture. `unit`, the yardstick, is the square root of the vehicle's area."""
+    """Pixels of one supersampled image. `unit`, the yardstick, is the square root of the vehicle's area."""
 
     width: int
     height: int
@@ -31,15 +31,15 @@ def texture(size: tuple[int, int], cells: tuple[int, int], octaves: int, rng: np
     return (total / (2 - 0.5 ** (octaves - 1))).clip(0, 1)
 
 
-def ridge(picture: Image.Image, stage: Stage, colour: Colour, low: float, high: float, rng: np.random.Generator) -> None:
+def ridge(image: Image.Image, stage: Stage, colour: Colour, low: float, high: float, rng: np.random.Generator) -> None:
     """A hill line between `low` and `high` units above the horizon."""
     line = texture((stage.width, 1), (4, 1), 5, rng)[0]
     heights = stage.horizon - (low + (high - low) * line) * stage.unit
     outline = [(0.0, stage.horizon + 2.0), *((float(x), float(y)) for x, y in enumerate(heights))]
-    ImageDraw.Draw(picture).polygon([*outline, (float(stage.width), stage.horizon + 2.0)], fill=colour)
+    ImageDraw.Draw(image).polygon([*outline, (float(stage.width), stage.horizon + 2.0)], fill=colour)
 
 
-def no_backdrop(picture: Image.Image, stage: Stage, rng: np.random.Generator) -> None:
+def no_backdrop(image: Image.Image, stage: Stage, rng: np.random.Generator) -> None:
     """A studio wall in one of many paper colours."""
     papers: list[Colour] = [
         (200, 204, 210),
@@ -50,19 +50,19 @@ def no_backdrop(picture: Image.Image, stage: Stage, rng: np.random.Generator) ->
         (206, 160, 150),
     ]
     paper = papers[rng.integers(len(papers))]
-    picture.paste(gradient(picture.size, (shade(paper, 0.82), paper, shade(paper, 1.1))), (0, 0))
+    image.paste(gradient(image.size, (shade(paper, 0.82), paper, shade(paper, 1.1))), (0, 0))
 
 
-def draw_hills(picture: Image.Image, stage: Stage, rng: np.random.Generator) -> None:
+def draw_hills(image: Image.Image, stage: Stage, rng: np.random.Generator) -> None:
     """Three ranges, the nearer the greener."""
     for colour, low, high in (((140, 166, 190), 0.1, 1.0), ((112, 148, 128), 0.05, 0.6), ((92, 132, 76), 0.0, 0.32)):
-        ridge(picture, stage, colour, low, high, rng)
+        ridge(image, stage, colour, low, high, rng)
 
 
-def draw_tree_row(picture: Image.Image, stage: Stage, rng: np.random.Generator) -> None:
+def draw_tree_row(image: Image.Image, stage: Stage, rng: np.random.Generator) -> None:
     """Broad-leaved trees in a loose row in front of a low hill."""
-    ridge(picture, stage, (142, 166, 130), 0.02, 0.3, rng)
-    draw = ImageDraw.Draw(picture)
+    ridge(image, stage, (142, 166, 130), 0.02, 0.3, rng)
+    draw = ImageDraw.Draw(image)
     for _ in range(int(rng.integers(4, 9))):
         x, size = rng.uniform(0, stage.width), stage.unit * rng.uniform(0.25, 0.6)
         draw.rectangle([x - size * 0.06, stage.horizon - size * 0.6, x + size * 0.06, stage.horizon], fill=(84, 66, 48))
@@ -76,11 +76,11 @@ def draw_tree_row(picture: Image.Image, stage: Stage, rng: np.random.Generator) 
             draw.ellipse([left - radius, top - radius, left + radius, top + radius], fill=leaf)
 
 
-def draw_firs(picture: Image.Image, stage: Stage, rng: np.random.Generator) -> None:
+def draw_firs(image: Image.Image, stage: Stage, rng: np.random.Generator) -> None:
     """Snowy mountains and a dark wood."""
-    ridge(picture, stage, (186, 200, 216), 0.3, 1.5, rng)
-    ridge(picture, stage, (214, 222, 232), 0.1, 0.7, rng)
-    draw = ImageDraw.Draw(picture)
+    ridge(image, stage, (186, 200, 216), 0.3, 1.5, rng)
+    ridge(image, stage, (214, 222, 232), 0.1, 0.7, rng)
+    draw = ImageDraw.Draw(image)
     for _ in range(int(rng.integers(8, 22))):
         x, tall = rng.uniform(0, stage.width), stage.unit * rng.uniform(0.3, 0.8)
         green = shade((72, 100, 92), rng.uniform(0.7, 1.2))
@@ -93,9 +93,9 @@ def draw_firs(picture: Image.Image, stage: Stage, rng: np.random.Generator) -> N
             )
 
 
-def houses(picture: Image.Image, stage: Stage, lit: float, walls: list[Colour], rng: np.random.Generator) -> None:
+def houses(image: Image.Image, stage: Stage, lit: float, walls: list[Colour], rng: np.random.Generator) -> None:
     """A street front of unequal houses; `lit` is the part of the windows with light in them."""
-    draw, x = ImageDraw.Draw(picture), -rng.uniform(0, 0.5) * stage.unit
+    draw, x = ImageDraw.Draw(image), -rng.uniform(0, 0.5) * stage.unit
     while x < stage.width:
         wide, tall = stage.unit * rng.uniform(0.5, 1.1), stage.unit * rng.uniform(0.9, 2.3)
         wall = shade(walls[rng.integers(len(walls))], rng.uniform(0.85, 1.15))
@@ -112,38 +112,38 @@ def houses(picture: Image.Image, stage: Stage, lit: float, walls: list[Colour], 
         x += wide + (stage.unit * rng.uniform(0.05, 0.4) if rng.random() < 0.3 else 1)
 
 
-def draw_city(picture: Image.Image, stage: Stage, rng: np.random.Generator) -> None:
+def draw_city(image: Image.Image, stage: Stage, rng: np.random.Generator) -> None:
     """House fronts by day."""
-    houses(picture, stage, 0.0, [(190, 170, 146), (176, 120, 98), (160, 168, 176), (206, 200, 186), (140, 150, 142)], rng)
+    houses(image, stage, 0.0, [(190, 170, 146), (176, 120, 98), (160, 168, 176), (206, 200, 186), (140, 150, 142)], rng)
 
 
-def draw_night(picture: Image.Image, stage: Stage, rng: np.random.Generator) -> None:
+def draw_night(image: Image.Image, stage: Stage, rng: np.random.Generator) -> None:
     """Stars, a moon and house fronts with some windows lit."""
-    draw = ImageDraw.Draw(picture)
+    draw = ImageDraw.Draw(image)
     for _ in range(70):
         x, y = rng.uniform(0, stage.width), rng.uniform(0, max(2, stage.horizon))
         draw.ellipse([x, y, x + 1.6, y + 1.6], fill=(214, 220, 240))
     x, y, radius = rng.uniform(0.1, 0.9) * stage.width, rng.uniform(0.05, 0.2) * stage.height, stage.width * 0.03
     draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=(240, 238, 220))
-    houses(picture, stage, 0.35, [(36, 42, 62), (48, 44, 58), (30, 38, 52)], rng)
+    houses(image, stage, 0.35, [(36, 42, 62), (48, 44, 58), (30, 38, 52)], rng)
 
 
-def draw_bricks(picture: Image.Image, stage: Stage, rng: np.random.Generator) -> None:
+def draw_bricks(image: Image.Image, stage: Stage, rng: np.random.Generator) -> None:
     """A wall of bricks from edge to edge."""
     bases: list[Colour] = [(162, 92, 72), (190, 164, 134), (132, 124, 122), (206, 204, 198)]
     base = bases[rng.integers(len(bases))]
-    draw, tall = ImageDraw.Draw(picture), max(8, round(stage.unit * 0.085))
+    draw, tall = ImageDraw.Draw(image), max(8, round(stage.unit * 0.085))
     draw.rectangle([0, 0, stage.width, stage.horizon + 2], fill=shade(base, 1.25))
     for row, y in enumerate(range(stage.horizon - tall, -tall, -tall)):
         for x in range(-tall * 2 + (row % 2) * tall, stage.width, tall * 2):
             draw.rectangle([x + 1, y + 1, x + tall * 2 - 2, y + tall - 2], fill=shade(base, rng.uniform(0.84, 1.08)))
 
 
-def draw_shutters(picture: Image.Image, stage: Stage, rng: np.random.Generator) -> None:
+def draw_shutters(image: Image.Image, stage: Stage, rng: np.random.Generator) -> None:
     """A depot front: metal sheet with roller doors."""
     colours: list[Colour] = [(156, 170, 176), (188, 180, 160), (120, 140, 160), (170, 120, 104)]
     wall = colours[rng.integers(len(colours))]
-    draw, unit = ImageDraw.Draw(picture), stage.unit
+    draw, unit = ImageDraw.Draw(image), stage.unit
     top = stage.horizon - unit * rng.uniform(1.1, 1.9)
     draw.rectangle([0, top, stage.width, stage.horizon + 2], fill=wall)
     for rib in range(0, stage.width, max(6, unit // 14)):
@@ -158,25 +158,25 @@ def draw_shutters(picture: Image.Image, stage: Stage, rng: np.random.Generator) 
         x += unit * 1.25
 
 
-def draw_sunset(picture: Image.Image, stage: Stage, rng: np.random.Generator) -> None:
+def draw_sunset(image: Image.Image, stage: Stage, rng: np.random.Generator) -> None:
     """The sun with its glow behind dark ridges."""
     x, y = rng.uniform(0.1, 0.9) * stage.width, stage.horizon - stage.unit * rng.uniform(0.1, 0.7)
     for spread, colour in ((0.55, (255, 190, 110)), (0.16, (255, 238, 190))):
         radius = stage.unit * spread
-        halo = Image.new("L", picture.size)
+        halo = Image.new("L", image.size)
         ImageDraw.Draw(halo).ellipse([x - radius, y - radius, x + radius, y + radius], fill=190)
-        picture.paste(Image.new("RGB", picture.size, colour), (0, 0), halo.filter(ImageFilter.GaussianBlur(radius * 0.3)))
-    ridge(picture, stage, (112, 70, 88), 0.05, 0.7, rng)
-    ridge(picture, stage, (66, 48, 62), 0.0, 0.3, rng)
+        image.paste(Image.new("RGB", image.size, colour), (0, 0), halo.filter(ImageFilter.GaussianBlur(radius * 0.3)))
+    ridge(image, stage, (112, 70, 88), 0.05, 0.7, rng)
+    ridge(image, stage, (66, 48, 62), 0.0, 0.3, rng)
 
 
-def draw_sea(picture: Image.Image, stage: Stage, rng: np.random.Generator) -> None:
+def draw_sea(image: Image.Image, stage: Stage, rng: np.random.Generator) -> None:
     """Water with glints up to a line above the beach, an island and sails."""
     line = round(stage.horizon - stage.unit * rng.uniform(0.2, 0.5))
     water = gradient((stage.width, max(2, stage.horizon - line + 2)), ((52, 116, 158), (92, 172, 186)))
-    ridge(picture, Stage(stage.width, stage.height, line, stage.ground, stage.unit), (124, 150, 168), -0.25, 0.3, rng)
-    picture.paste(water, (0, line))
-    draw = ImageDraw.Draw(picture)
+    ridge(image, Stage(stage.width, stage.height, line, stage.ground, stage.unit), (124, 150, 168), -0.25, 0.3, rng)
+    image.paste(water, (0, line))
+    draw = ImageDraw.Draw(image)
     for _ in range(60):
         x, y, wide = (
             rng.uniform(0, stage.width),

@@ -1,4 +1,4 @@
-"""Side views of passenger cars for the sample pictures: six body styles with varied proportions.
+"""Side views of passenger cars for the sample images: six body styles with varied proportions.
 
 In: a style, a paint and a random generator. Out: a Vehicle, nose to the right.
 """

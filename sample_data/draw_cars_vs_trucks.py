@@ -1,4 +1,4 @@
-"""Draw the sample data set: a folder of car pictures and a folder of truck pictures, made by code from a seed.
+"""Draw the sample data set: a folder of car images and a folder of truck images, made by code from a seed.
 
 In: an output folder, a seed and a count. Out: DIR/cars/*.jpg and DIR/trucks/*.jpg, the same bytes on every run.
 Only the vehicle's shape tells the class; see nuisance.py for how the rest is kept equal.
@@ -21,22 +21,22 @@ from trucks import STYLES as TRUCK_STYLES
 from trucks import draw_truck
 
 SUPERSAMPLING = 2
-PAD = 0.07  # of each side: what a tilted picture loses at its corners
-LONGEST = 0.92  # of the picture's width
+PAD = 0.07  # of each side: what a tilted image loses at its corners
+LONGEST = 0.92  # of the image's width
 
 
 def main() -> None:
-    """Read the arguments and write the pictures."""
+    """Read the arguments and write the images."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder that receives cars/ and trucks/")
-    parser.add_argument("--seed", type=int, default=0, help="another seed draws other pictures (default 0)")
-    parser.add_argument("--count", type=int, default=40, help="pictures of each class (default 40)")
+    parser.add_argument("--seed", type=int, default=0, help="another seed draws other images (default 0)")
+    parser.add_argument("--count", type=int, default=40, help="images of each class (default 40)")
     arguments = parser.parse_args()
-    write_pictures(arguments.output, arguments.seed, arguments.count)
+    write_images(arguments.output, arguments.seed, arguments.count)
 
 
-def write_pictures(output: Path, seed: int, count: int) -> None:
-    """Write `count` pictures of each class under `output`."""
+def write_images(output: Path, seed: int, count: int) -> None:
+    """Write `count` images of each class under `output`."""
     rng = np.random.default_rng(seed)
     lists = draw_lists(rng, count)
     classes: list[tuple[str, list[str], Callable[[str, Paint, np.random.Generator], Vehicle]]] = [
@@ -49,13 +49,13 @@ def write_pictures(output: Path, seed: int, count: int) -> None:
         order = rng.permutation(count)
         for index, nuisance in enumerate(shuffled(lists, rng)):
             vehicle = draw_vehicle(styles[order[index] % len(styles)], nuisance.paint, rng)
-            picture = compose(vehicle, nuisance, rng)
+            image = compose(vehicle, nuisance, rng)
             target = folder / f"{name.removesuffix('s')}_{index + 1:03d}.jpg"
-            picture.save(target, quality=nuisance.light.quality, optimize=True)
+            image.save(target, quality=nuisance.light.quality, optimize=True)
 
 
 def compose(vehicle: Vehicle, nuisance: Nuisance, rng: np.random.Generator) -> Image.Image:
-    """One finished picture: place, shadow, vehicle, what stands in front, camera."""
+    """One finished image: place, shadow, vehicle, what stands in front, camera."""
     frame, scene = nuisance.frame, SCENES[nuisance.scene]
     stage = set_stage(frame)
     if frame.mirrored:
@@ -64,20 +64,20 @@ def compose(vehicle: Vehicle, nuisance: Nuisance, rng: np.random.Generator) -> I
     pad = round(frame.width * SUPERSAMPLING * PAD)
     room = frame.width * SUPERSAMPLING - vehicle.image.width
     corner = (pad + round(room * frame.across), stage.ground - vehicle.image.height)
-    picture = draw_scene(scene, stage, rng)
-    cast_shadow(picture, vehicle, corner, nuisance.light.shadow)
-    picture.paste(tinted(vehicle.image, scene.tint), corner, vehicle.image)
+    image = draw_scene(scene, stage, rng)
+    cast_shadow(image, vehicle, corner, nuisance.light.shadow)
+    image.paste(tinted(vehicle.image, scene.tint), corner, vehicle.image)
     if scene.lamps:
         for lamp, colour in ((vehicle.head_lamp, (255, 240, 190)), (vehicle.tail_lamp, (200, 40, 36))):
-            picture = glow(picture, (corner[0] + lamp[0], corner[1] + lamp[1]), stage.unit * 0.28, colour)
+            image = glow(image, (corner[0] + lamp[0], corner[1] + lamp[1]), stage.unit * 0.28, colour)
     if nuisance.cover.kind:
         x = corner[0] + round(vehicle.image.width * nuisance.cover.place)
-        OCCLUDERS[nuisance.cover.kind](picture, stage, x, rng)
-    return develop(picture, frame, nuisance.light, rng)
+        OCCLUDERS[nuisance.cover.kind](image, stage, x, rng)
+    return develop(image, frame, nuisance.light, rng)
 
 
 def set_stage(frame: Frame) -> Stage:
-    """Sizes of the padded, supersampled picture. They depend on the frame alone, never on the vehicle."""
+    """Sizes of the padded, supersampled image. They depend on the frame alone, never on the vehicle."""
     pad = round(frame.width * SUPERSAMPLING * PAD)
     unit = round(frame.width * SUPERSAMPLING * frame.span)
     height = frame.height * SUPERSAMPLING
@@ -114,39 +114,39 @@ def tinted(image: Image.Image, tint: tuple[float, float, float]) -> Image.Image:
     return Image.merge("RGB", bands)
 
 
-def cast_shadow(picture: Image.Image, vehicle: Vehicle, corner: tuple[int, int], strength: float) -> None:
+def cast_shadow(image: Image.Image, vehicle: Vehicle, corner: tuple[int, int], strength: float) -> None:
     """A wide soft shadow and a narrow dark one, both centred on the ground line, so that nothing floats; in place."""
     width, height = vehicle.image.size
     ground = corner[1] + height
     for rise, fall, inset, soft, part in ((0.14, 0.12, -0.02, 0.04, 0.75), (0.14, 0.03, 0.03, 0.02, 1.3)):
-        layer = Image.new("L", picture.size)
+        layer = Image.new("L", image.size)
         left, right = corner[0] + width * inset, corner[0] + width * (1 - inset)
         box = (left, ground - height * rise, right, ground + height * fall)
         ImageDraw.Draw(layer).rounded_rectangle(box, radius=height * 0.08, fill=255)
         layer = layer.filter(ImageFilter.GaussianBlur(height * soft))
         layer = layer.point([round(level * min(0.9, strength * part)) for level in range(256)])
-        picture.paste(Image.new("RGB", picture.size, (12, 12, 16)), (0, 0), layer)
+        image.paste(Image.new("RGB", image.size, (12, 12, 16)), (0, 0), layer)
 
 
-def glow(picture: Image.Image, centre: Point, radius: float, colour: tuple[int, int, int]) -> Image.Image:
+def glow(image: Image.Image, centre: Point, radius: float, colour: tuple[int, int, int]) -> Image.Image:
     """A lamp's halo, added as light."""
-    rows, columns = np.mgrid[0 : picture.height, 0 : picture.width]
+    rows, columns = np.mgrid[0 : image.height, 0 : image.width]
     distance = np.hypot(columns - centre[0], rows - centre[1]) / radius
     halo = np.exp(-3 * distance)[:, :, None] * np.array(colour)
-    return ImageChops.add(picture, Image.fromarray(halo.astype(np.uint8)))
+    return ImageChops.add(image, Image.fromarray(halo.astype(np.uint8)))
 
 
-def develop(picture: Image.Image, frame: Frame, light: Light, rng: np.random.Generator) -> Image.Image:
+def develop(image: Image.Image, frame: Frame, light: Light, rng: np.random.Generator) -> Image.Image:
     """Tilt, cut the padding, reduce to the final size, then what a camera adds."""
     pad = round(frame.width * SUPERSAMPLING * PAD)
     if frame.tilt:
-        picture = picture.rotate(frame.tilt, Image.Resampling.BICUBIC)
-    picture = picture.crop((pad, pad, picture.width - pad, picture.height - pad))
-    picture = picture.resize((frame.width, frame.height), Image.Resampling.LANCZOS)
-    picture = ImageEnhance.Contrast(picture).enhance(light.contrast)
-    picture = ImageEnhance.Color(picture).enhance(light.saturation)
-    picture = picture.filter(ImageFilter.GaussianBlur(light.blur))
-    values = (np.asarray(picture, dtype=np.float64) / 255) ** light.gamma * light.brightness
+        image = image.rotate(frame.tilt, Image.Resampling.BICUBIC)
+    image = image.crop((pad, pad, image.width - pad, image.height - pad))
+    image = image.resize((frame.width, frame.height), Image.Resampling.LANCZOS)
+    image = ImageEnhance.Contrast(image).enhance(light.contrast)
+    image = ImageEnhance.Color(image).enhance(light.saturation)
+    image = image.filter(ImageFilter.GaussianBlur(light.blur))
+    values = (np.asarray(image, dtype=np.float64) / 255) ** light.gamma * light.brightness
     rows, columns = np.mgrid[-1 : 1 : frame.height * 1j, -1 : 1 : frame.width * 1j]
     values *= (1 - light.vignette * (rows**2 + columns**2) / 2)[:, :, None]
     values += rng.normal(0, light.noise / 255, values.shape)

@@ -1,6 +1,6 @@
-"""Everything about a sample picture that must not tell the class: size, place, paint, light, what stands in front.
+"""Everything about a sample image that must not tell the class: size, place, paint, light, what stands in front.
 
-In: a random generator and a count. Out: one Nuisance a picture. Each list is drawn once and handed to both classes,
+In: a random generator and a count. Out: one Nuisance an image. Each list is drawn once and handed to both classes,
 shuffled anew, so that size, place, colour and light have exactly the same distribution in both.
 """
 
@@ -16,7 +16,7 @@ RIMS = ("five", "seven", "twelve", "holes", "cap")
 
 @dataclass(frozen=True)
 class Frame:
-    """Picture size in pixels and the vehicle's place in it; `span` is the root of its area over the picture's width."""
+    """Image size in pixels and the vehicle's place in it; `span` is the root of its area over the image's width."""
 
     width: int
     height: int
@@ -30,7 +30,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Light:
-    """What camera and weather do to the finished picture."""
+    """What camera and weather do to the finished image."""
 
     gamma: float
     brightness: float
@@ -53,7 +53,7 @@ class Cover:
 
 @dataclass(frozen=True)
 class Nuisance:
-    """One picture's draw of everything except the vehicle's shape."""
+    """One image's draw of everything except the vehicle's shape."""
 
     frame: Frame
     scene: str
@@ -85,7 +85,7 @@ def draw_lists(rng: np.random.Generator, count: int) -> Lists:
 
 
 def shuffled(lists: Lists, rng: np.random.Generator) -> list[Nuisance]:
-    """Pair the lists in a new order, each list by itself: the two classes share values, never whole pictures."""
+    """Pair the lists in a new order, each list by itself: the two classes share values, never whole images."""
     count = len(lists.frames)
     frame, scene, paint, light, cover = (rng.permutation(count) for _ in range(5))
     return [
@@ -101,7 +101,7 @@ def shuffled(lists: Lists, rng: np.random.Generator) -> list[Nuisance]:
 
 
 def draw_frame(rng: np.random.Generator) -> Frame:
-    """Spans from 0.22 to 0.375 make vehicles 35 to 90 % as long as the picture is wide, whatever their shape."""
+    """Spans from 0.22 to 0.375 make vehicles 35 to 90 % as long as the image is wide, whatever their shape."""
     return Frame(
         width=int(rng.integers(256, 421)),
         height=int(rng.integers(256, 381)),

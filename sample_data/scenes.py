@@ -1,4 +1,4 @@
-"""Backgrounds of the sample pictures: ten kinds of place, each a sky, a backdrop and a ground.
+"""Backgrounds of the sample images: ten kinds of place, each a sky, a backdrop and a ground.
 
 In: a stage (sizes in pixels) and a random generator; nothing here knows which vehicle will stand on it. Out: RGB.
 """
@@ -50,52 +50,52 @@ SCENES = {
 
 
 def draw_scene(scene: Scene, stage: Stage, rng: np.random.Generator) -> Image.Image:
-    """The whole background of one picture, with a colour cast of its own."""
-    picture = draw_sky(scene, stage, rng)
-    BACKDROPS[scene.backdrop](picture, stage, rng)
+    """The whole background of one image, with a colour cast of its own."""
+    image = draw_sky(scene, stage, rng)
+    BACKDROPS[scene.backdrop](image, stage, rng)
     if scene.backdrop == "none":
-        return cast(draw_studio_floor(picture, stage), rng)
-    draw_ground(picture, scene, stage, rng)
-    return cast(picture, rng)
+        return cast(draw_studio_floor(image, stage), rng)
+    draw_ground(image, scene, stage, rng)
+    return cast(image, rng)
 
 
-def cast(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+def cast(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Shift the colours of the place a little, so that one kind of place is not one palette."""
-    values = np.asarray(picture, dtype=np.float64) * rng.uniform(0.9, 1.08, 3)
+    values = np.asarray(image, dtype=np.float64) * rng.uniform(0.9, 1.08, 3)
     return Image.fromarray(values.clip(0, 255).astype(np.uint8))
 
 
 def draw_sky(scene: Scene, stage: Stage, rng: np.random.Generator) -> Image.Image:
     """Sky down to the horizon (and on below it, where the ground will cover it), with clouds."""
     sky = gradient((stage.width, stage.horizon + 1), scene.sky)
-    picture = Image.new("RGB", (stage.width, stage.height), scene.sky[-1])
-    picture.paste(sky, (0, 0))
+    image = Image.new("RGB", (stage.width, stage.height), scene.sky[-1])
+    image.paste(sky, (0, 0))
     if scene.clouds:
         field = texture((stage.width, stage.height), (3, 9), 4, rng)
         cover = ((field - rng.uniform(0.45, 0.62)) * 4).clip(0, 1) * scene.clouds
-        white = Image.new("RGB", picture.size, shade(scene.sky[-1], 1.6))
-        picture.paste(white, (0, 0), Image.fromarray((cover * 255).astype(np.uint8)))
-    return picture
+        white = Image.new("RGB", image.size, shade(scene.sky[-1], 1.6))
+        image.paste(white, (0, 0), Image.fromarray((cover * 255).astype(np.uint8)))
+    return image
 
 
-def draw_studio_floor(picture: Image.Image, stage: Stage) -> Image.Image:
+def draw_studio_floor(image: Image.Image, stage: Stage) -> Image.Image:
     """A photographer's paper sweep: no edge between wall and floor, a lighter pool around the subject."""
     rows, columns = np.mgrid[0 : stage.height, 0 : stage.width]
     distance = np.hypot((columns / stage.width - 0.5) * 1.3, (rows - stage.ground) / stage.height)
-    values = np.asarray(picture, dtype=np.float64) * (1.06 - 0.55 * distance)[:, :, None]
+    values = np.asarray(image, dtype=np.float64) * (1.06 - 0.55 * distance)[:, :, None]
     return Image.fromarray(values.clip(0, 255).astype(np.uint8))
 
 
-def draw_ground(picture: Image.Image, scene: Scene, stage: Stage, rng: np.random.Generator) -> None:
+def draw_ground(image: Image.Image, scene: Scene, stage: Stage, rng: np.random.Generator) -> None:
     """Land from the horizon down and a road seen from the side, both grained."""
     unit = stage.unit
     road_top = min(stage.ground - 1, max(stage.horizon + 2, stage.ground - round(unit * rng.uniform(0.12, 0.2))))
     road_bottom = stage.ground + round(unit * rng.uniform(0.22, 0.5))
     layer = gradient((stage.width, stage.height - stage.horizon), (shade(scene.land, 0.88), shade(scene.land, 1.06)))
-    picture.paste(layer, (0, stage.horizon))
+    image.paste(layer, (0, stage.horizon))
     road = gradient((stage.width, road_bottom - road_top), (shade(scene.road, 0.92), shade(scene.road, 1.08)))
-    picture.paste(road, (0, road_top))
-    draw = ImageDraw.Draw(picture)
+    image.paste(road, (0, road_top))
+    draw = ImageDraw.Draw(image)
     edge = max(2, unit // 45)
     for y, factor in ((road_top, 1.3), (road_bottom, 0.78)):
         draw.rectangle([0, y - edge, stage.width, y], fill=shade(scene.land, factor))
@@ -104,35 +104,35 @@ def draw_ground(picture: Image.Image, scene: Scene, stage: Stage, rng: np.random
         start, dash = int(rng.integers(0, unit)), round(unit * 0.45)
         for x in range(-start, stage.width, dash * 2):
             draw.rectangle([x, y - edge, x + dash, y], fill=shade(scene.road, 1.55))
-    grain(picture, stage, rng)
+    grain(image, stage, rng)
 
 
-def grain(picture: Image.Image, stage: Stage, rng: np.random.Generator) -> None:
+def grain(image: Image.Image, stage: Stage, rng: np.random.Generator) -> None:
     """Patches and speckle on the ground, in place."""
     size = (stage.width, stage.height - stage.horizon)
     patches = texture(size, (6, 4), 5, rng) - 0.5
     box = (0, stage.horizon, stage.width, stage.height)
-    values = np.asarray(picture.crop(box), dtype=np.float64) * (1 + 0.28 * patches)[:, :, None]
-    picture.paste(Image.fromarray(values.clip(0, 255).astype(np.uint8)), box)
+    values = np.asarray(image.crop(box), dtype=np.float64) * (1 + 0.28 * patches)[:, :, None]
+    image.paste(Image.fromarray(values.clip(0, 255).astype(np.uint8)), box)
 
 
 Occluder = Callable[[Image.Image, Stage, int, np.random.Generator], None]
 
 
-def draw_pole(picture: Image.Image, stage: Stage, x: int, rng: np.random.Generator) -> None:
-    """A post in front of the vehicle, from above the picture down to the kerb."""
+def draw_pole(image: Image.Image, stage: Stage, x: int, rng: np.random.Generator) -> None:
+    """A post in front of the vehicle, from above the image down to the kerb."""
     half = max(2, round(stage.unit * rng.uniform(0.02, 0.045)))
     colours: list[Colour] = [(96, 100, 104), (122, 96, 70), (60, 78, 66)]
     colour = colours[rng.integers(3)]
     foot = stage.ground + round(stage.unit * 0.22)
     for offset in range(-half, half + 1):
         light = 1.25 - 0.8 * abs(offset + half * 0.35) / (half * 1.35)
-        ImageDraw.Draw(picture).line([x + offset, 0, x + offset, foot], fill=shade(colour, max(0.35, light)))
+        ImageDraw.Draw(image).line([x + offset, 0, x + offset, foot], fill=shade(colour, max(0.35, light)))
 
 
-def draw_bush(picture: Image.Image, stage: Stage, x: int, rng: np.random.Generator) -> None:
+def draw_bush(image: Image.Image, stage: Stage, x: int, rng: np.random.Generator) -> None:
     """A shrub at the near edge of the road; it hides at most about a third of the vehicle's height."""
-    draw, unit = ImageDraw.Draw(picture), stage.unit
+    draw, unit = ImageDraw.Draw(image), stage.unit
     foot = stage.ground + unit * 0.3
     for index in range(160):
         # From the far side of a half-disc to the near one, so that the lighter leaves lie in front.

@@ -1,6 +1,6 @@
-"""Drawing tools of the sample pictures: a transparent sheet measured in metres, rounded outlines, gradients, wheels.
+"""Drawing tools of the sample images: a transparent sheet measured in metres, rounded outlines, gradients, wheels.
 
-In: outlines in metres (x to the right, y up, the ground at 0). Out: an RGBA picture, cut to what was drawn.
+In: outlines in metres (x to the right, y up, the ground at 0). Out: an RGBA image, cut to what was drawn.
 """
 
 import math
@@ -48,7 +48,7 @@ def shade(colour: Colour, factor: float) -> Colour:
 
 
 def gradient(size: tuple[int, int], stops: Sequence[Colour]) -> Image.Image:
-    """An RGB picture of `size` (width, height) whose rows run evenly through `stops`, top to bottom."""
+    """An RGB image of `size` (width, height) whose rows run evenly through `stops`, top to bottom."""
     rows = np.linspace(0, len(stops) - 1, size[1])
     channels = [np.interp(rows, range(len(stops)), [stop[index] for stop in stops]) for index in range(3)]
     column = np.stack(channels, axis=1).round().astype(np.uint8)[:, None, :]
@@ -84,7 +84,7 @@ def circle(x: float, y: float, radius: float, steps: int = 72) -> list[Point]:
 
 
 class Sheet:
-    """A transparent picture that outlines in metres are filled into."""
+    """A transparent image that outlines in metres are filled into."""
 
     def __init__(self, length: float, height: float) -> None:
         """A sheet for a vehicle of this length and height in metres."""

@@ -1,4 +1,4 @@
-"""Side views of trucks for the sample pictures: cab and separate load body, two to five axles.
+"""Side views of trucks for the sample images: cab and separate load body, two to five axles.
 
 In: a style, a paint and a random generator. Out: a Vehicle, nose to the right.
 """

@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from resnet_cli.errors import ResnetError
-from resnet_cli.history import read_history
-from resnet_cli.networks.catalogue import find_network
-from resnet_cli.networks.parameters import parameter_count
-from resnet_cli.runs import load_run
+from resnet_cli.networks.catalogue import find_network, parameter_count
+from resnet_cli.runs.folder import load_run, read_history
 
 ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "resnet_cli" / "networks" / "bundled"

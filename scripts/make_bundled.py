@@ -29,18 +29,17 @@ from typing import Any
 import h5py
 from bundled_card import METRICS, TARGET, write_card, write_curves
 
-from resnet_cli.cli.measuring import Measured, measure_together
-from resnet_cli.cli.ready import Ready
+from resnet_cli.data.decode import run_geometry
 from resnet_cli.data.scoring import held_out
 from resnet_cli.engines.openvino import convert, save
 from resnet_cli.engines.portable import read_classifier
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import digest
-from resnet_cli.history import read_history
-from resnet_cli.inference.geometry import run_geometry
-from resnet_cli.networks.spec import spec_from_record
+from resnet_cli.jobs.measure import Measured, measure_together
+from resnet_cli.jobs.ready import Ready
+from resnet_cli.networks.catalogue import spec_from_record
 from resnet_cli.progress import Silent
-from resnet_cli.runs import Run, load_run, read_splits
+from resnet_cli.runs.folder import Run, load_run, read_history, read_splits
 
 _KEPT = ("format", "classes", "network", "head", "input", "config", "versions", "seed", "device", "precision")
 _FEW = 20  # held-out photos; of a class with fewer, a share says little

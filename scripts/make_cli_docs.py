@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from typer.models import ArgumentInfo, OptionInfo
 
-from resnet_cli.cli.late import SUMMARIES, command_function
+from resnet_cli.cli.app import SUMMARIES, command_function
 from resnet_cli.cli.recipe_options import PANEL
 
 ROOT = Path(__file__).parents[1]

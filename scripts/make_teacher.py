@@ -32,12 +32,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # an environment without `resnet` will do
 
-from resnet_cli.data.folders import list_folder
-from resnet_cli.data.own_files import LABELS
-from resnet_cli.data.words import some_names
+from resnet_cli.data.folders import LABELS, list_folder
+from resnet_cli.data.layout import some_names
 from resnet_cli.errors import ResnetError
+from resnet_cli.export.formats import FORMATS, OUTPUT, Answer
 from resnet_cli.files import unfinished
-from resnet_cli.inference.formats import FORMATS, OUTPUT, Answer
 
 SIDES = {"lite0": 224, "lite2": 260}  # pixels, as trained
 TOLERANCE = 1e-5  # largest difference of a probability between ONNX Runtime and torch; 2e-6 was measured
@@ -100,7 +99,7 @@ def list_photos(folder: Path) -> tuple[Path, ...]:
     Raises:
         ResnetError: there is no such folder, or no photo in it.
     """
-    photos = list_folder(folder).pictures if folder.is_dir() else ()
+    photos = list_folder(folder).images if folder.is_dir() else ()
     if not photos:
         reason = "there are no images in it" if folder.is_dir() else "there is no such folder"
         raise ResnetError(f"--check {folder}: {reason}", "give a folder of photos, with a folder for each class or without")

@@ -15,12 +15,12 @@ from typing import Any
 from unittest.mock import patch
 
 from resnet_cli.cli.app import main
-from resnet_cli.cli.quiet import tensorflow_import
+from resnet_cli.jobs.environment import tensorflow_import
 
 with tensorflow_import():
     import keras
 
-from resnet_cli.learning.callbacks import Recorder
+from resnet_cli.training.callbacks import Recorder
 
 
 def run(words: list[str], has_openvino: bool, interrupt: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What several test files share: generated pictures, a small data set, and the program run in this process."""
+"""What several test files share: generated images, a small data set, and the program run in this process."""
 
 import contextlib
 import io
@@ -45,14 +45,14 @@ class Result:
     stderr: str
 
 
-MakePicture = Callable[..., Path]
+MakeImage = Callable[..., Path]
 MakeDataset = Callable[..., Path]
 RunCli = Callable[..., Result]
 MakeRun = Callable[..., Path]
 
 
-def _make_picture(path: Path, seed: int = 0, size: tuple[int, int] = (48, 40), label: int = 0) -> Path:
-    """A picture of (width, height) with a pattern of its own (`seed`) in the colour of its class (`label`)."""
+def _make_image(path: Path, seed: int = 0, size: tuple[int, int] = (48, 40), label: int = 0) -> Path:
+    """An image of (width, height) with a pattern of its own (`seed`) in the colour of its class (`label`)."""
     random = np.random.default_rng((seed, label))
     pattern = random.integers(-50, 51, (6, 6, 3))
     blocks = np.clip(np.array(_COLOURS[label % len(_COLOURS)]) + pattern, 0, 255).astype(np.uint8)
@@ -63,10 +63,10 @@ def _make_picture(path: Path, seed: int = 0, size: tuple[int, int] = (48, 40), l
 
 
 def _make_dataset(root: Path, classes: tuple[str, ...] = ("apple", "berry", "cherry"), count: int = 12, first: int = 0) -> Path:
-    """`root/<class>/NN.png`, `count` pictures a class, all different; the colour tells the class."""
+    """`root/<class>/NN.png`, `count` images a class, all different; the colour tells the class."""
     for label, name in enumerate(classes):
         for number in range(first, first + count):
-            _make_picture(root / name / f"{number:03d}.png", seed=number, label=label)
+            _make_image(root / name / f"{number:03d}.png", seed=number, label=label)
     return root
 
 
@@ -90,32 +90,32 @@ def garbage_is_collected() -> Iterator[None]:
 def exact_keras() -> None:
     """Commands turn TensorFlow's bf16 rewriting on for the whole process; what tests compare with computes in float32."""
     if "tensorflow" in sys.modules:
-        from resnet_cli.networks.rewriting import set_rewriting
+        from resnet_cli.networks.accelerations import set_rewriting
 
         set_rewriting(False)
 
 
 @pytest.fixture(scope="session")
-def make_picture() -> MakePicture:
-    """`make_picture(path, seed=0, size=(width, height), label=0) -> path`."""
-    return _make_picture
+def make_image() -> MakeImage:
+    """`make_image(path, seed=0, size=(width, height), label=0) -> path`."""
+    return _make_image
 
 
 @pytest.fixture(scope="session")
 def make_dataset() -> MakeDataset:
-    """`make_dataset(root, classes=(...), count=12, first=0) -> root`; other `first`, other pictures."""
+    """`make_dataset(root, classes=(...), count=12, first=0) -> root`; other `first`, other images."""
     return _make_dataset
 
 
 @pytest.fixture
 def tiny_dataset(tmp_path: Path) -> Path:
-    """A folder `fruit` of three classes, a dozen small pictures each, easy to tell apart; a test may change it."""
+    """A folder `fruit` of three classes, a dozen small images each, easy to tell apart; a test may change it."""
     return _make_dataset(tmp_path / "fruit")
 
 
 @pytest.fixture(scope="session")
 def sample_data() -> Path:
-    """The data set that comes with the program: cars and trucks, 40 JPEG pictures each."""
+    """The data set that comes with the program: cars and trucks, 40 JPEG images each."""
     return SAMPLE_DATA
 
 
@@ -220,21 +220,20 @@ def finetuned_run(tmp_path_factory: pytest.TempPathFactory) -> Finetuned:
 def _make_run(folder: Path, dataset: Path, arch: str = "resnet20", size: int = 32) -> Path:
     """A complete run as `train` leaves it, but untrained: every weight is random.
 
-    A quarter of the pictures is held out, or the data set's own test folder beside a tenth. The head is scaled on held-out
-    pictures, so that probabilities differ from picture to picture and every class is likely somewhere.
+    A quarter of the images is held out, or the data set's own test folder beside a tenth. The head is scaled on held-out
+    images, so that probabilities differ from image to image and every class is likely somewhere.
     """
     import keras
 
-    from resnet_cli.cli.records import run_record, split_rows
+    from resnet_cli.data.dataset import scan_dataset
     from resnet_cli.data.decode import Geometry, decode_square
-    from resnet_cli.data.scan import scan_dataset
     from resnet_cli.data.split import hold_out
     from resnet_cli.engines.portable import write_classifier
-    from resnet_cli.networks.catalogue import find_network
+    from resnet_cli.jobs.record import run_record, split_rows
+    from resnet_cli.networks.catalogue import ClassifierSpec, find_network
     from resnet_cli.networks.classifier import build_logits
     from resnet_cli.networks.pretrained import WeightsSource
-    from resnet_cli.networks.spec import ClassifierSpec
-    from resnet_cli.runs import finish_run, write_splits
+    from resnet_cli.runs.folder import finish_run, write_splits
 
     scanned = scan_dataset(dataset)
     held_out = hold_out(scanned, 0.1 if "test" in scanned.splits else 0.25, A_QUARTER)

@@ -39,7 +39,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     return folder
 
 
-def remove_pictures(root: Path) -> None:
+def remove_images(root: Path) -> None:
     for path in root.rglob("*.png"):
         path.unlink()
 
@@ -49,7 +49,7 @@ def empty(name: str) -> Spoil:
 
 
 def damage(name: str) -> Spoil:
-    return lambda root: [path.write_text(f"{path.name} is no picture") for path in (root / name).iterdir()]
+    return lambda root: [path.write_text(f"{path.name} is no image") for path in (root / name).iterdir()]
 
 
 def as_train_and_val(root: Path) -> None:
@@ -67,12 +67,12 @@ def as_train_and_val(root: Path) -> None:
     [
         pytest.param(shutil.rmtree, "there is no folder", id="no such folder"),
         pytest.param(lambda root: [shutil.rmtree(root), root.touch()], "is a file, not a folder", id="a file"),
-        pytest.param(remove_pictures, "has no pictures", id="no pictures"),
+        pytest.param(remove_images, "has no images", id="no images"),
         pytest.param(
             lambda root: [shutil.rmtree(root / name) for name in ("apple", "berry")], "one class only", id="one class"
         ),
-        pytest.param(empty("berry"), "has no pictures", id="an empty class"),
-        pytest.param(damage("berry"), "no picture of the class berry in", id="a class of damaged files"),
+        pytest.param(empty("berry"), "has no images", id="an empty class"),
+        pytest.param(damage("berry"), "no image of the class berry in", id="a class of damaged files"),
         pytest.param(as_train_and_val, "val has cheery, which", id="train and val with other classes"),
     ],
 )
@@ -146,7 +146,7 @@ def test_what_cannot_be_meant_is_a_usage_error(arguments: list[str], tiny_datase
 
 
 @pytest.mark.parametrize("unfreeze", ["none", "last", "all"])
-def test_damaged_pictures_are_named_and_left_out_and_with_strict_an_error(
+def test_damaged_images_are_named_and_left_out_and_with_strict_an_error(
     unfreeze: str, tiny_dataset: Path, run_cli: RunCli, tmp_path: Path
 ) -> None:
     zero, cut, text = (tiny_dataset / name for name in ("apple/003.png", "berry/004.png", "cherry/005.png"))
@@ -162,14 +162,14 @@ def test_damaged_pictures_are_named_and_left_out_and_with_strict_an_error(
     result = run_cli("finetune", tiny_dataset, *quick, "--output", tmp_path / "run")
     assert result.exit_code == 0, result.stderr
     assert "warning: left out 3 unreadable images: " in result.stderr
-    for path, reason in ((zero, "is empty (0 bytes)"), (cut, "is damaged"), (text, "is not a picture")):
+    for path, reason in ((zero, "is empty (0 bytes)"), (cut, "is damaged"), (text, "is not an image")):
         assert f"{path} {reason}" in result.stderr
     recorded = (tmp_path / "run" / "splits.csv").read_text()
     assert "apple/003.png" not in recorded and renamed.relative_to(tiny_dataset).as_posix() in recorded
     assert contents(tiny_dataset) == before
 
 
-def test_damaged_test_pictures_are_named_too_and_not_only_after_the_training(
+def test_damaged_test_images_are_named_too_and_not_only_after_the_training(
     make_dataset: MakeDataset, run_cli: RunCli, tmp_path: Path
 ) -> None:
     for split, count in (("train", 8), ("test", 2)):
@@ -186,7 +186,7 @@ def test_damaged_test_pictures_are_named_too_and_not_only_after_the_training(
         path.write_text("<html>404</html>")
     for unfreeze in ("none", "all"):
         late = run_cli("finetune", tmp_path / "pets", *QUICK, "--unfreeze", unfreeze, "--output", tmp_path / "late")
-        assert_one_sentence(late, f"no test picture of {tmp_path / 'pets'} can be read")
+        assert_one_sentence(late, f"no test image of {tmp_path / 'pets'} can be read")
         assert not (tmp_path / "late").exists()
 
 
@@ -229,9 +229,9 @@ def test_a_run_of_a_newer_version_says_how_to_upgrade(finetuned_run: Finetuned, 
 
 
 def test_nothing_to_predict_is_one_sentence(finetuned_run: Finetuned, run_cli: RunCli, tmp_path: Path) -> None:
-    assert_one_sentence(run_cli("predict", tmp_path, "--run", finetuned_run.folder), f"the folder {tmp_path} holds no pictures")
+    assert_one_sentence(run_cli("predict", tmp_path, "--run", finetuned_run.folder), f"the folder {tmp_path} holds no images")
     pattern = f"{tmp_path}/*.jpg"
-    assert_one_sentence(run_cli("predict", "", "--run", finetuned_run.folder), "a picture without a name was given")
+    assert_one_sentence(run_cli("predict", "", "--run", finetuned_run.folder), "an image without a name was given")
     assert_one_sentence(run_cli("predict", pattern, "--run", finetuned_run.folder), f"no file fits the pattern {pattern}")
 
 

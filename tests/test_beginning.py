@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from resnet_cli.cli.beginning import begin_run, begun_with, place_of_run, tell_other_precision
 from resnet_cli.errors import ResnetError
+from resnet_cli.jobs.start import begin_run, begun_with, place_of_run, tell_other_precision
 from resnet_cli.progress import Silent
 
 
 def test_two_runs_that_begin_together_do_not_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Both choose a folder, then read pictures for minutes, then make it.
+    # Both choose a folder, then read images for minutes, then make it.
     monkeypatch.chdir(tmp_path)
     first, second = (place_of_run("fruit-resnet20", None, False) for _ in range(2))
     assert first.folder == second.folder
@@ -67,7 +67,7 @@ def test_resume_takes_the_run_that_began_with_the_same_options(tmp_path: Path, m
 def elsewhere(line: str, *words: object) -> str:
     """What another process prints, or how it is refused."""
     code = (
-        "import sys\nfrom pathlib import Path\nfrom resnet_cli.cli.beginning import begin_run, place_of_run\n"
+        "import sys\nfrom pathlib import Path\nfrom resnet_cli.jobs.start import begin_run, place_of_run\n"
         f"from resnet_cli.errors import ResnetError\ntry:\n    {line}\nexcept ResnetError as error:\n    print(error.message)"
     )
     return subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=True).stdout
@@ -81,7 +81,7 @@ def test_a_run_that_stopped_half_way_is_told_and_one_that_is_going_on_is_not(
     elsewhere(begin)  # and the process has ended
     tell = (
         "from resnet_cli.progress import Silent; Silent.notice = lambda self, text: print(text);"
-        " from resnet_cli.cli.beginning import tell_interrupted; tell_interrupted(place_of_run({}), Silent())"
+        " from resnet_cli.jobs.start import tell_interrupted; tell_interrupted(place_of_run({}), Silent())"
     )
     assert elsewhere(tell.format("'fruit', None, False")).startswith("runs/fruit was interrupted")
     assert place_of_run("fruit", None, False, {}).folder == Path("runs/fruit")  # held from here on

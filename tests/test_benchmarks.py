@@ -1,4 +1,4 @@
-"""The benchmarks: each says how it is used, quickly, and all contenders get the same pictures."""
+"""The benchmarks: each says how it is used, quickly, and all contenders get the same images."""
 
 import importlib
 import runpy
@@ -29,7 +29,7 @@ def test_every_benchmark_says_how_it_is_used(
     assert f"python benchmarks/{script.name}" in capsys.readouterr().out
 
 
-def test_fewer_pictures_keep_every_class_by_its_share(tmp_path: Path, make_dataset: MakeDataset) -> None:
+def test_fewer_images_keep_every_class_by_its_share(tmp_path: Path, make_dataset: MakeDataset) -> None:
     data = make_dataset(tmp_path / "data" / "train", classes=("few",), count=4)
     make_dataset(data, classes=("many",), count=12)
     links = tmp_path / "links"

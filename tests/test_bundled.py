@@ -10,18 +10,17 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from conftest import MakePicture, RunCli
+from conftest import MakeImage, RunCli
 
-from resnet_cli.cli import ready
 from resnet_cli.engines.openvino import OpenVinoEngine
 from resnet_cli.engines.portable import read_classifier
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import digest
-from resnet_cli.networks.catalogue import find_network
+from resnet_cli.jobs import ready
+from resnet_cli.networks.catalogue import find_network, spec_from_record
 from resnet_cli.networks.pretrained import BUNDLED, bundled_run
-from resnet_cli.networks.spec import spec_from_record
 from resnet_cli.progress import Silent
-from resnet_cli.runs import Run
+from resnet_cli.runs.folder import Run
 
 ROOT = Path(__file__).parents[1]
 _PREDICT = """
@@ -44,12 +43,12 @@ def load_card() -> ModuleType:
 
 
 def test_the_first_answer_on_a_machine_imports_no_tensorflow_and_converts_nothing(
-    make_picture: MakePicture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_image: MakeImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    words = ["predict", str(make_picture(tmp_path / "cat.png")), "--json", "--quiet", "--top", "1000"]
+    words = ["predict", str(make_image(tmp_path / "cat.png")), "--json", "--quiet", "--top", "1000"]
     done = subprocess.run([sys.executable, "-W", "error", "-c", _PREDICT, *words], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     (row,) = json.loads(done.stdout)
@@ -58,19 +57,19 @@ def test_the_first_answer_on_a_machine_imports_no_tensorflow_and_converts_nothin
 
 
 def test_without_any_run_the_bundled_network_answers_with_the_classes_of_imagenet_and_says_so(
-    run_cli: RunCli, make_picture: MakePicture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_cli: RunCli, make_image: MakeImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
-    picture = make_picture(tmp_path / "cat.png")
-    result = run_cli("predict", picture, "--json", "--top", 1000)
+    image = make_image(tmp_path / "cat.png")
+    result = run_cli("predict", image, "--json", "--top", 1000)
     assert result.exit_code == 0, result.stderr
     assert "no run here: the bundled resnet18-slim answers with ImageNet's 1,000 classes" in result.stderr
     (row,) = json.loads(result.stdout)
     assert len({each["class"] for each in row["predictions"]}) == 1000
     assert row["runs"] == ["resnet18-slim (bundled)"]
     # A notice is no part of the answer.
-    quiet = run_cli("predict", picture, "--json", "--top", 1000, "--quiet")
+    quiet = run_cli("predict", image, "--json", "--top", 1000, "--quiet")
     assert quiet.stderr == "" and json.loads(quiet.stdout) == [row]
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MakeDataset, MakePicture, RunCli
+from conftest import MakeDataset, MakeImage, RunCli
 from PIL import Image
 
-from resnet_cli.data.copies import fingerprint, nearly_same
+from resnet_cli.data.check import fingerprint, nearly_same
+from resnet_cli.data.dataset import scan_dataset
 from resnet_cli.data.decode import decode
-from resnet_cli.data.scan import scan_dataset
 from resnet_cli.data.split import hold_out
 from resnet_cli.errors import ResnetError
 
@@ -35,7 +35,7 @@ def split_dataset(root: Path, make_dataset: MakeDataset) -> Path:
 def test_a_sound_data_set_has_no_problems(run_cli: RunCli, sample_data: Path) -> None:
     result = run_cli("check", sample_data)
     assert (result.exit_code, result.stderr) == (0, "")
-    assert "80 pictures in 2 classes" in result.stdout and "no problems found" in result.stdout
+    assert "80 images in 2 classes" in result.stdout and "no problems found" in result.stdout
     assert result.stdout.count("40") == 2
 
 
@@ -53,25 +53,25 @@ def test_json_is_one_document_with_the_fields_of_the_contract(
 
 
 def test_every_kind_of_problem_is_found_in_one_go(
-    run_cli: RunCli, tmp_path: Path, make_dataset: MakeDataset, make_picture: MakePicture
+    run_cli: RunCli, tmp_path: Path, make_dataset: MakeDataset, make_image: MakeImage
 ) -> None:
     root = split_dataset(tmp_path / "pets", make_dataset)
     cat, dog = root / "train" / "cat", root / "train" / "dog"
     make_dataset(root / "val", ("emu",), count=1, first=1000)
     (cat / "empty.jpg").touch()
-    (cat / "text.jpg").write_text("no picture")
-    make_picture(cat / "cut.jpg", seed=77, size=(300, 300))
+    (cat / "text.jpg").write_text("no image")
+    make_image(cat / "cut.jpg", seed=77, size=(300, 300))
     (cat / "cut.jpg").write_bytes((cat / "cut.jpg").read_bytes()[:1500])
     shutil.copy(cat / "000.png", cat / "copy.png")
     shutil.copy(cat / "001.png", dog / "conflict.png")
     shutil.copy(dog / "002.png", root / "test" / "dog" / "leak.png")
-    with Image.open(dog / "003.png") as picture:
-        picture.resize((96, 80)).save(dog / "zz-again.jpg", quality=70)
-    shutil.move(make_picture(tmp_path / "a.jpg", seed=78, label=1), dog / "jpeg.png")
-    shutil.move(make_picture(tmp_path / "b.jpg", seed=79, label=1), dog / "picture.dat")
-    make_picture(dog / "tiny.png", seed=80, size=(40, 9))
+    with Image.open(dog / "003.png") as image:
+        image.resize((96, 80)).save(dog / "zz-again.jpg", quality=70)
+    shutil.move(make_image(tmp_path / "a.jpg", seed=78, label=1), dog / "jpeg.png")
+    shutil.move(make_image(tmp_path / "b.jpg", seed=79, label=1), dog / "photo.dat")
+    make_image(dog / "tiny.png", seed=80, size=(40, 9))
     (dog / "notes.txt").write_text("hello")
-    make_picture(root / "train" / "loose.png", seed=81)
+    make_image(root / "train" / "loose.png", seed=81)
     result = run_cli("check", root)
     assert result.exit_code == 1
     assert problems(run_cli, root) == [
@@ -84,15 +84,15 @@ def test_every_kind_of_problem_is_found_in_one_go(
         ("leak", "test/dog/leak.png"),
         ("left-out", "train/loose.png"),
         ("near-duplicate", "train/dog/zz-again.jpg"),
-        ("not-a-picture", "train/dog/notes.txt"),
-        ("tiny-picture", "train/dog/tiny.png"),
+        ("not-a-image", "train/dog/notes.txt"),
+        ("tiny-image", "train/dog/tiny.png"),
         ("wrong-extension", "train/dog/jpeg.png"),
-        ("wrong-extension", "train/dog/picture.dat"),
+        ("wrong-extension", "train/dog/photo.dat"),
     ]
     for kind in ("class-mismatch", "conflict", "corrupt", "duplicate", "leak", "near-duplicate", "wrong-extension"):
         assert f": {kind} (" in result.stdout
     assert f"{cat / 'empty.jpg'}: is empty (0 bytes)" in result.stdout
-    assert f"the same picture as {dog / '002.png'}, which is in train, not test" in result.stdout
+    assert f"the same image as {dog / '002.png'}, which is in train, not test" in result.stdout
     assert "6 errors, 7 warnings" in result.stdout
 
 
@@ -102,7 +102,7 @@ def test_small_and_uneven_classes_are_told(run_cli: RunCli, tmp_path: Path, make
     make_dataset(tmp_path, ("many",), count=46, first=200)
     assert problems(run_cli, tmp_path) == [("imbalance", "few"), ("small-class", "few")]
     result = run_cli("check", tmp_path)
-    assert result.exit_code == 0 and "9 pictures, and many has 46" in result.stdout
+    assert result.exit_code == 0 and "9 images, and many has 46" in result.stdout
     assert run_cli("check", tmp_path, "--strict").exit_code == 1
     (tmp_path / "many" / "245.png").unlink()
     assert problems(run_cli, tmp_path) == [("small-class", "few")]
@@ -112,8 +112,8 @@ def test_small_and_uneven_classes_are_told(run_cli: RunCli, tmp_path: Path, make
     ("folders", "kind"),
     [
         ([], "no-classes"),
-        (["cat", "dog"], "no-pictures"),
-        (["train/cat", "val/cat"], "no-pictures"),
+        (["cat", "dog"], "no-images"),
+        (["train/cat", "val/cat"], "no-images"),
         (["test/cat"], "no-train"),
     ],
 )
@@ -173,15 +173,15 @@ def test_many_problems_of_a_kind_are_counted_and_a_few_shown(run_cli: RunCli, ti
 
 
 @pytest.mark.parametrize(("quality", "scale"), [(50, 1.0), (75, 0.5), (90, 1.5)])
-def test_real_pictures_saved_again_are_recognised_and_others_are_not(
+def test_real_images_saved_again_are_recognised_and_others_are_not(
     sample_data: Path, quality: int, scale: float, tmp_path: Path
 ) -> None:
     paths = sorted(sample_data.glob("*/*.jpg"))[::4]
     copies = []
     for number, path in enumerate(paths):
-        with Image.open(path) as picture:
-            size = (round(picture.width * scale), round(picture.height * scale))
-            picture.resize(size, Image.Resampling.LANCZOS).save(tmp_path / f"{number}.jpg", quality=quality)
+        with Image.open(path) as image:
+            size = (round(image.width * scale), round(image.height * scale))
+            image.resize(size, Image.Resampling.LANCZOS).save(tmp_path / f"{number}.jpg", quality=quality)
         copies.append(tmp_path / f"{number}.jpg")
     pairs = nearly_same([fingerprint(decode(path, 64)) for path in paths + copies])
     expected = {(number, number + len(paths)) for number in range(len(paths))}
@@ -190,13 +190,13 @@ def test_real_pictures_saved_again_are_recognised_and_others_are_not(
 
 
 def test_comparing_does_not_grow_with_the_square() -> None:
-    """The worst case: pictures that all look the same, as product photos on white nearly do."""
+    """The worst case: images that all look the same, as product photos on white nearly do."""
     random = np.random.default_rng(0)
     prints = []
     for _ in range(4000):
-        picture = np.full((16, 16, 3), 255, np.uint8)
-        picture[0, 0] = random.integers(0, 256, 3)
-        prints.append(fingerprint(picture))
+        image = np.full((16, 16, 3), 255, np.uint8)
+        image[0, 0] = random.integers(0, 256, 3)
+        prints.append(fingerprint(image))
     later = [pair[1] for pair in nearly_same(prints)]
     assert len(later) == len(set(later)) < 4000
 
@@ -215,20 +215,20 @@ def test_damaged_metadata_makes_no_noise(tmp_path: Path, tiny_dataset: Path) -> 
     exif = Image.Exif()
     exif[0x0112] = 6
     exif[0x010F] = "maker" * 10
-    with Image.open(tiny_dataset / "apple" / "000.png") as picture:
-        picture.save(tiny_dataset / "apple" / "000.png", exif=exif.tobytes()[:30])
+    with Image.open(tiny_dataset / "apple" / "000.png") as image:
+        image.save(tiny_dataset / "apple" / "000.png", exif=exif.tobytes()[:30])
     code = "from resnet_cli.cli.app import main; main()"
     command = [sys.executable, "-c", code, "check", str(tiny_dataset)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_mean_colour_of_a_large_picture_is_exact() -> None:
+def test_the_mean_colour_of_a_large_image_is_exact() -> None:
     # A sum in float32 takes 240 for 253 here.
     assert fingerprint(np.full((2000, 3000, 3), 240, np.uint8)).colour.tolist() == [240, 240, 240]
 
 
-def test_pictures_that_differ_in_what_is_fine_alone_are_not_the_same(tmp_path: Path, run_cli: RunCli) -> None:
+def test_images_that_differ_in_what_is_fine_alone_are_not_the_same(tmp_path: Path, run_cli: RunCli) -> None:
     # Large JPEGs are looked at by an eighth of their size, where stripes of four pixels are grey whichever way they go.
     stripes = np.tile(np.repeat(np.array([0, 255], np.uint8), 4), 80)
     for name, grey in (("across", np.tile(stripes[:, None], (1, 640))), ("down", np.tile(stripes, (640, 1)))):
@@ -245,14 +245,14 @@ def test_pictures_that_differ_in_what_is_fine_alone_are_not_the_same(tmp_path: P
 
 @pytest.mark.parametrize(("copy", "kind"), [("val/a/copy.png", "leak"), ("train/b/copy.png", "conflict")])
 def test_the_same_pixels_in_files_of_two_kinds_are_copies(
-    copy: str, kind: str, tmp_path: Path, run_cli: RunCli, make_picture: MakePicture
+    copy: str, kind: str, tmp_path: Path, run_cli: RunCli, make_image: MakeImage
 ) -> None:
     photo = np.random.default_rng(0).integers(0, 255, (10, 8, 3), np.uint8)
     for number, (split, name) in enumerate([("train", "a"), ("train", "b"), ("val", "a"), ("val", "b")] * 2):
-        make_picture(tmp_path / split / name / f"{number}.png", seed=number)
+        make_image(tmp_path / split / name / f"{number}.png", seed=number)
     Image.fromarray(photo).resize((240, 320), Image.Resampling.BICUBIC).save(tmp_path / "train" / "a" / "photo.jpg")
-    with Image.open(tmp_path / "train" / "a" / "photo.jpg") as picture:
-        picture.save(tmp_path / copy)
+    with Image.open(tmp_path / "train" / "a" / "photo.jpg") as image:
+        image.save(tmp_path / copy)
     assert [found for found, path in problems(run_cli, tmp_path) if path == copy] == [kind]
 
 

@@ -16,19 +16,16 @@ import pytest
 from conftest import Finetuned, MakeDataset, RunCli
 from PIL import Image
 
-from resnet_cli.cli.records import run_record, split_rows
+from resnet_cli.data.dataset import scan_dataset
 from resnet_cli.data.decode import Geometry
-from resnet_cli.data.scan import scan_dataset
 from resnet_cli.data.split import hold_out
-from resnet_cli.history import EpochRecord
-from resnet_cli.learning.config import TrainConfig
-from resnet_cli.networks.catalogue import Shortcut, find_network
+from resnet_cli.jobs.record import run_record, split_rows
+from resnet_cli.networks.catalogue import ClassifierSpec, Shortcut, find_network, parameter_count
 from resnet_cli.networks.classifier import build_logits
-from resnet_cli.networks.parameters import parameter_count
 from resnet_cli.networks.pretrained import WeightsSource
-from resnet_cli.networks.spec import ClassifierSpec
-from resnet_cli.reports.comparison import Curve, _limits
-from resnet_cli.runs import finish_run, write_splits
+from resnet_cli.reports.curves import Curve, _limits
+from resnet_cli.runs.folder import EpochRecord, finish_run, write_splits
+from resnet_cli.training.config import TrainConfig
 
 # Errors by epoch, training and held out.
 SLOW = ([0.9, 0.5, 0.40, 0.30], [0.8, 0.6, 0.35, 0.45])
@@ -189,8 +186,8 @@ def test_seeds_share_a_row_with_their_mean_and_spread(write_run: WriteRun, tiny_
     assert row["held_out_error"]["final"] == {"mean": pytest.approx(final.mean()), "sd": pytest.approx(final.std(ddof=1))}
     assert row["train_error"]["final"] == {"mean": pytest.approx(0.3), "sd": pytest.approx(0.0, abs=1e-9)}
     assert single["held_out_error"]["final"]["sd"] is None
-    # Each seed held out other pictures of the same data set: that is said, and no reason to refuse.
-    assert any("hold out different pictures" in note for note in document["notes"])
+    # Each seed held out other images of the same data set: that is said, and no reason to refuse.
+    assert any("hold out different images" in note for note in document["notes"])
     assert Counter(dashed for _, dashed in lines_of(Path("seeds.svg"))) == {True: 2, False: 2}
     table = run_cli("compare", *runs, other, "--output", "seeds.svg")
     assert f"{100 * final.mean():.2f}" in table.stdout and f"± {100 * final.std(ddof=1):.2f}" in table.stdout
@@ -230,18 +227,18 @@ def test_what_was_held_out_is_said_and_a_test_that_chose_is_no_test(
     assert "pets: training and test error" in alone.stdout and "validation" not in alone.stdout
 
 
-@pytest.mark.parametrize("change", ["another picture", "another name"])
+@pytest.mark.parametrize("change", ["another image", "another name"])
 def test_runs_of_unequal_data_are_refused(change: str, write_run: WriteRun, tiny_dataset: Path, run_cli: RunCli) -> None:
     first = write_run("runs/first", tiny_dataset, SLOW)
-    picture = tiny_dataset / "apple" / "000.png"
-    if change == "another picture":
-        Image.new("RGB", (90, 90), "red").save(picture)
+    image = tiny_dataset / "apple" / "000.png"
+    if change == "another image":
+        Image.new("RGB", (90, 90), "red").save(image)
     else:
-        picture.rename(picture.with_name("other.png"))
+        image.rename(image.with_name("other.png"))
     second = write_run("runs/second", tiny_dataset, FAST, Written(seed=1))
     result = run_cli("compare", first, second)
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.startswith("error: runs/first and runs/second were trained on different pictures (fruit, fruit)\n")
+    assert result.stderr.startswith("error: runs/first and runs/second were trained on different images (fruit, fruit)\n")
     assert not Path("compare.png").exists()
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MakeDataset, MakePicture, RunCli
+from conftest import MakeDataset, MakeImage, RunCli
 from PIL import Image
 
-from resnet_cli.data.scan import scan_dataset
+from resnet_cli.data.dataset import scan_dataset
 from resnet_cli.data.split import hold_out
 from resnet_cli.data.warnings import dataset_warnings, mirror_sensitive
 
@@ -38,14 +38,13 @@ def test_a_sound_data_set_gives_no_warning(sample_data: Path, tiny_dataset: Path
     assert warnings_of(sample_data) == warnings_of(tiny_dataset) == []
 
 
-def test_skipped_files_are_counted_by_reason_and_the_first_is_named(tiny_dataset: Path, make_picture: MakePicture) -> None:
+def test_skipped_files_are_counted_by_reason_and_the_first_is_named(tiny_dataset: Path, make_image: MakeImage) -> None:
     (tiny_dataset / "berry" / "notes.txt").touch()
-    assert warnings_of(tiny_dataset) == [f"skipped 1 file ({tiny_dataset}/berry/notes.txt: not a picture)"]
+    assert warnings_of(tiny_dataset) == [f"skipped 1 file ({tiny_dataset}/berry/notes.txt: not an image)"]
     (tiny_dataset / "apple" / "list.csv").touch()
-    make_picture(tiny_dataset / "loose.png")
+    make_image(tiny_dataset / "loose.png")
     assert warnings_of(tiny_dataset) == [
-        f"skipped 3 files: {tiny_dataset}/loose.png: in no class folder,"
-        f" 2 (first: {tiny_dataset}/apple/list.csv: not a picture)"
+        f"skipped 3 files: {tiny_dataset}/loose.png: in no class folder, 2 (first: {tiny_dataset}/apple/list.csv: not an image)"
     ]
 
 

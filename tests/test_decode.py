@@ -1,4 +1,4 @@
-"""Files become pixels: every kind of picture upright, in RGB, 0..255; every kind of damage a sentence that names the file."""
+"""Files become pixels: every kind of image upright, in RGB, 0..255; every kind of damage a sentence that names the file."""
 
 import struct
 import zlib
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MakePicture
+from conftest import MakeImage
 from PIL import Image
 
 from resnet_cli.data.decode import Geometry, Pixels, decode, decode_square, read_header, to_square
@@ -19,7 +19,7 @@ ALPHA = RANDOM.integers(0, 256, (20, 30), np.uint8)
 
 
 def smooth(height: int, width: int) -> Pixels:
-    """A picture without fine detail, which JPEG and scaling keep."""
+    """An image without fine detail, which JPEG and scaling keep."""
     blocks = np.random.default_rng(height * width).integers(40, 216, (4, 4, 3), np.uint8)
     return np.asarray(Image.fromarray(blocks).resize((width, height), Image.Resampling.BICUBIC))
 
@@ -39,9 +39,9 @@ def test_pixels_of_lossless_files_are_what_was_saved(tmp_path: Path, ending: str
 
 
 def test_a_jpeg_is_close_to_what_was_saved(tmp_path: Path) -> None:
-    picture = smooth(64, 96)
-    Image.fromarray(picture).save(tmp_path / "a.jpg", quality=95)
-    assert np.abs(decode(tmp_path / "a.jpg").astype(int) - picture).mean() < 2
+    image = smooth(64, 96)
+    Image.fromarray(image).save(tmp_path / "a.jpg", quality=95)
+    assert np.abs(decode(tmp_path / "a.jpg").astype(int) - image).mean() < 2
 
 
 def test_the_content_counts_and_not_the_ending(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_the_content_counts_and_not_the_ending(tmp_path: Path) -> None:
     np.testing.assert_array_equal(decode(tmp_path / "a.jpg"), RGB)
 
 
-# The stored picture, seen as each orientation tag says (EXIF 2.32, table 6), by numpy.
+# The stored image, seen as each orientation tag says (EXIF 2.32, table 6), by numpy.
 UPRIGHT = {
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
@@ -68,9 +68,9 @@ UPRIGHT = {
 def test_orientation_tags_are_applied(tmp_path: Path, tag: int, ending: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = tag
-    picture = smooth(48, 80)
-    Image.fromarray(picture).save(tmp_path / f"a.{ending}", exif=exif)
-    expected = UPRIGHT[tag](picture)
+    image = smooth(48, 80)
+    Image.fromarray(image).save(tmp_path / f"a.{ending}", exif=exif)
+    expected = UPRIGHT[tag](image)
     pixels = decode(tmp_path / f"a.{ending}")
     assert pixels.shape == expected.shape
     assert np.abs(pixels.astype(int) - expected).mean() < 4
@@ -87,15 +87,15 @@ def test_transparency_is_laid_on_white(tmp_path: Path) -> None:
 def test_a_palette_is_looked_up_and_its_transparent_colours_are_white(tmp_path: Path) -> None:
     indices = RANDOM.integers(0, 4, (20, 30), np.uint8)
     palette = np.array([[255, 0, 0], [0, 200, 0], [0, 0, 90], [7, 8, 9]], np.uint8)
-    picture = Image.fromarray(indices).convert("P")
-    picture.putdata(indices.ravel().tolist())
-    picture.putpalette(palette.tobytes())
-    picture.save(tmp_path / "a.png")
+    image = Image.fromarray(indices).convert("P")
+    image.putdata(indices.ravel().tolist())
+    image.putpalette(palette.tobytes())
+    image.save(tmp_path / "a.png")
     np.testing.assert_array_equal(decode(tmp_path / "a.png"), palette[indices])
-    picture.save(tmp_path / "b.png", transparency=bytes([255, 0, 128, 255]))
+    image.save(tmp_path / "b.png", transparency=bytes([255, 0, 128, 255]))
     expected = on_white(palette[indices], np.array([255, 0, 128, 255], np.uint8)[indices])
     np.testing.assert_allclose(decode(tmp_path / "b.png"), expected, atol=1)
-    picture.save(tmp_path / "c.gif", transparency=1)
+    image.save(tmp_path / "c.gif", transparency=1)
     np.testing.assert_array_equal(decode(tmp_path / "c.gif")[indices == 1], 255)
 
 
@@ -135,23 +135,23 @@ def test_ink_becomes_light(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ["gif", "webp", "png", "tiff"])
-def test_the_first_picture_of_an_animation_is_taken(tmp_path: Path, ending: str) -> None:
+def test_the_first_image_of_an_animation_is_taken(tmp_path: Path, ending: str) -> None:
     frames = [Image.new("RGB", (16, 12), colour) for colour in ("red", "lime", "blue")]
     frames[0].save(tmp_path / f"a.{ending}", save_all=True, append_images=frames[1:])
     assert np.abs(decode(tmp_path / f"a.{ending}").astype(int) - (255, 0, 0)).max() < 8
 
 
 def test_a_large_jpeg_is_decoded_small_but_never_below_what_is_needed(tmp_path: Path) -> None:
-    picture = smooth(800, 1203)
-    Image.fromarray(picture).save(tmp_path / "a.jpg", quality=95)
+    image = smooth(800, 1203)
+    Image.fromarray(image).save(tmp_path / "a.jpg", quality=95)
     assert decode(tmp_path / "a.jpg", short_side=99).shape == (100, 151, 3)
     assert decode(tmp_path / "a.jpg", short_side=101).shape == (200, 301, 3)
     assert decode(tmp_path / "a.jpg", short_side=2000).shape == (800, 1203, 3)
-    picture = picture[:, :1200]
-    Image.fromarray(picture).save(tmp_path / "a.jpg", quality=95)
+    image = image[:, :1200]
+    Image.fromarray(image).save(tmp_path / "a.jpg", quality=95)
     for resize in ("crop", "pad", "squash"):
         geometry = Geometry(64, resize)
-        whole = to_square(Image.fromarray(picture), geometry)
+        whole = to_square(Image.fromarray(image), geometry)
         assert np.abs(decode_square(tmp_path / "a.jpg", geometry).astype(int) - whole).mean() < 1
 
 
@@ -159,15 +159,15 @@ def test_a_large_jpeg_is_decoded_small_but_never_below_what_is_needed(tmp_path: 
 def test_geometry_is_the_centre_the_whole_or_stretched(shape: tuple[int, int]) -> None:
     """Against resize-then-crop as the literature describes it, done by separate steps."""
     height, width = shape
-    picture = Image.fromarray(smooth(height, width))
+    image = Image.fromarray(smooth(height, width))
     scale = 64 / min(shape)
-    whole = np.asarray(picture.resize((round(width * scale), round(height * scale)), Image.Resampling.BILINEAR)).astype(int)
+    whole = np.asarray(image.resize((round(width * scale), round(height * scale)), Image.Resampling.BILINEAR)).astype(int)
     top, left = (whole.shape[0] - 56) // 2, (whole.shape[1] - 56) // 2
-    cropped = to_square(picture, Geometry(56, "crop"))
+    cropped = to_square(image, Geometry(56, "crop"))
     assert np.abs(cropped - whole[top : top + 56, left : left + 56]).mean() < 2.5
-    stretched = picture.resize((56, 56), Image.Resampling.BILINEAR)
-    np.testing.assert_array_equal(to_square(picture, Geometry(56, "squash")), np.asarray(stretched))
-    padded = to_square(picture, Geometry(56, "pad"))
+    stretched = image.resize((56, 56), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(to_square(image, Geometry(56, "squash")), np.asarray(stretched))
+    padded = to_square(image, Geometry(56, "pad"))
     inner = (round(width * 56 / max(shape)), round(height * 56 / max(shape)))
     grey = np.all(padded == (124, 116, 104), axis=2)
     assert abs(int((~grey).sum()) - inner[0] * inner[1]) <= 8
@@ -176,8 +176,8 @@ def test_geometry_is_the_centre_the_whole_or_stretched(shape: tuple[int, int]) -
 
 @pytest.mark.parametrize("resize", ["crop", "pad", "squash"])
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (3, 2)])
-def test_no_shape_is_too_odd(tmp_path: Path, resize: str, size: tuple[int, int], make_picture: MakePicture) -> None:
-    path = make_picture(tmp_path / "a.png", size=size)
+def test_no_shape_is_too_odd(tmp_path: Path, resize: str, size: tuple[int, int], make_image: MakeImage) -> None:
+    path = make_image(tmp_path / "a.png", size=size)
     assert decode_square(path, Geometry(32, resize)).shape == (32, 32, 3)  # type: ignore[arg-type]
 
 
@@ -200,9 +200,9 @@ def jpeg(path: Path) -> bytes:
     ("content", "words"),
     [
         (lambda path: b"", "is empty (0 bytes)"),
-        (lambda path: b"The quick brown fox" * 50, "is not a picture (JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC)"),
-        (lambda path: b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is not a picture"),
-        (lambda path: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not a picture"),
+        (lambda path: b"The quick brown fox" * 50, "is not an image (JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC)"),
+        (lambda path: b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is not an image"),
+        (lambda path: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not an image"),
         (lambda path: jpeg(path)[:700], "is damaged"),
         (lambda path: jpeg(path)[:-2000], "is damaged"),
         (lambda path: bomb(50_000, 50_000), "has more than 200 million pixels"),
@@ -227,7 +227,7 @@ def test_a_path_that_is_no_file_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "gif", "tiff", "webp", "bmp", "avif"])
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # the program sets this filter itself; pytest puts its own before it
-def test_any_damage_is_an_error_of_ours_or_still_a_picture(tmp_path: Path, ending: str) -> None:
+def test_any_damage_is_an_error_of_ours_or_still_an_image(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"a.{ending}"
     Image.fromarray(RGB).save(path, exif=Image.Exif())
     whole = path.read_bytes()
@@ -259,7 +259,7 @@ def test_threads_see_the_same_pixels(sample_data: Path) -> None:
             np.testing.assert_array_equal(one, other)
 
 
-def test_twin_pictures_of_a_camera_are_decoded(tmp_path: Path) -> None:
+def test_twin_images_of_a_camera_are_decoded(tmp_path: Path) -> None:
     Image.fromarray(smooth(60, 80)).save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[Image.new("RGB", (80, 60))])
     with Image.open(tmp_path / "a.jpg") as stored:
         assert stored.format == "MPO"
@@ -267,10 +267,10 @@ def test_twin_pictures_of_a_camera_are_decoded(tmp_path: Path) -> None:
     assert read_header(tmp_path / "a.jpg").format == "JPEG"  # type: ignore[union-attr]
 
 
-def test_a_header_tells_format_and_size(tmp_path: Path, make_picture: MakePicture) -> None:
+def test_a_header_tells_format_and_size(tmp_path: Path, make_image: MakeImage) -> None:
     kinds = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "bmp": "BMP", "gif": "GIF", "tif": "TIFF", "avif": "AVIF"}
     for ending, kind in kinds.items():
-        header = read_header(make_picture(tmp_path / f"a.{ending}", size=(31, 17)))
+        header = read_header(make_image(tmp_path / f"a.{ending}", size=(31, 17)))
         assert header is not None and (header.format, header.width, header.height) == (kind, 31, 17)
-    (tmp_path / "a.txt").write_text("no picture")
+    (tmp_path / "a.txt").write_text("no image")
     assert read_header(tmp_path / "a.txt") is None

@@ -9,22 +9,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MakeDataset, MakePicture, RunCli
+from conftest import MakeDataset, MakeImage, RunCli
 from PIL import Image
 from scipy.special import log_softmax, softmax
 from test_resume import assert_same_run, histories
 
 from resnet_cli.data.augment import Augmentation, crop_view, generator
 from resnet_cli.data.batches import TrainStream
+from resnet_cli.data.dataset import UNKNOWN, Sample
 from resnet_cli.data.decode import Geometry
-from resnet_cli.data.pictures import Pictures, WholeImages
-from resnet_cli.data.scan import UNKNOWN, Sample
+from resnet_cli.data.images import ImageSet, WholeImages
 from resnet_cli.engines.openvino import import_openvino, save
 from resnet_cli.engines.teacher import TeacherEngine, find_teacher
 from resnet_cli.errors import Interrupted, ResnetError
-from resnet_cli.learning.answers import Answers
-from resnet_cli.learning.distillation import Distillation
-from resnet_cli.learning.taught import Lesson, Taught
+from resnet_cli.training.distillation import Answers, Distillation, Lesson, Taught
 
 COLOURS = ("red", "green", "blue")
 QUICK = ("--arch", "resnet8", "--image-size", "16", "--epochs", "3", "--batch-size", "8", "--val-split", "0.25", "--seed", "3")
@@ -54,10 +52,10 @@ def teacher(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def photos(tmp_path: Path, make_picture: MakePicture) -> Path:
+def photos(tmp_path: Path, make_image: MakeImage) -> Path:
     """A tree of 24 images of no classes, one of them not readable."""
     for number in range(24):
-        make_picture(tmp_path / "photos" / ("a" if number % 2 else "b/deep") / f"{number}.png", seed=number, label=number % 4)
+        make_image(tmp_path / "photos" / ("a" if number % 2 else "b/deep") / f"{number}.png", seed=number, label=number % 4)
     (tmp_path / "photos" / "broken.jpg").write_bytes(b"no image")
     return tmp_path / "photos"
 
@@ -85,8 +83,8 @@ def test_the_loss_is_that_of_hinton_and_others(weight: float, temperature: float
 
 def stream_of(photos: Path, how: Augmentation, size: int, stored: int = 64) -> TrainStream:
     paths = sorted(photos.rglob("*.png"))
-    pictures = Pictures(tuple(Sample(path, UNKNOWN) for path in paths), WholeImages(stored, "short"), None, ())
-    return TrainStream(pictures, 3, 6, Geometry(size, fraction=1.0), how, seed=5)
+    images = ImageSet(tuple(Sample(path, UNKNOWN) for path in paths), WholeImages(stored, "short"), None, ())
+    return TrainStream(images, 3, 6, Geometry(size, fraction=1.0), how, seed=5)
 
 
 @pytest.mark.parametrize("crop", ["resized", "pad", "none"])
@@ -94,9 +92,9 @@ def test_the_teacher_answers_the_very_crop_that_the_student_sees(crop: Any, phot
     how = Augmentation(crop, scale=0.2, flip=True)
     stream = stream_of(photos, how, 16)
     if crop != "resized":
-        squares = [np.asarray(Image.open(sample.path).resize((16, 16))) for sample in stream.pictures.samples]
+        squares = [np.asarray(Image.open(sample.path).resize((16, 16))) for sample in stream.images.samples]
         stream = TrainStream(
-            Pictures(stream.pictures.samples, WholeImages(16, "short"), squares, ()), 3, 6, stream.geometry, how, 5
+            ImageSet(stream.images.samples, WholeImages(16, "short"), squares, ()), 3, 6, stream.geometry, how, 5
         )
     taught = Taught(stream, Lesson(TeacherEngine(find_teacher(teacher)), None, views=2))
     images, targets = taught.batch(1)
@@ -111,8 +109,8 @@ def test_a_larger_teacher_sees_the_same_part_in_more_pixels(photos: Path, tmp_pa
     lesson = Lesson(TeacherEngine(find_teacher(make_teacher(tmp_path / "large", 32))), None, views=0)
     _, targets = Taught(stream, lesson).batch(0)
     for (epoch, index), target in zip(stream.order.drawn(0), targets, strict=True):
-        small = crop_view(stream.pictures[index], stream.geometry, how, generator(5, epoch, index))
-        large = crop_view(stream.pictures[index], stream.geometry, how, generator(5, epoch, index), 32)
+        small = crop_view(stream.images[index], stream.geometry, how, generator(5, epoch, index))
+        large = crop_view(stream.images[index], stream.geometry, how, generator(5, epoch, index), 32)
         assert abs(large.mean((0, 1)) - small.mean((0, 1))).max() < 6  # the same part
         np.testing.assert_allclose(target[:3], answer(large), atol=1e-3)
 
@@ -183,11 +181,9 @@ def test_photos_without_labels_get_the_teachers_classes(photos: Path, teacher: P
     assert run_cli("predict", next(photos.rglob("1.png")), "--run", run).exit_code == 0
 
 
-def test_a_folder_of_images_alone_has_no_labels(
-    teacher: Path, run_cli: RunCli, tmp_path: Path, make_picture: MakePicture
-) -> None:
+def test_a_folder_of_images_alone_has_no_labels(teacher: Path, run_cli: RunCli, tmp_path: Path, make_image: MakeImage) -> None:
     for number in range(16):
-        make_picture(tmp_path / "flat" / f"{number}.png", seed=number, label=number % 3)
+        make_image(tmp_path / "flat" / f"{number}.png", seed=number, label=number % 3)
     result = run_cli(
         "train", tmp_path / "flat", "--teacher", teacher / "model.xml", *QUICK, "--output", tmp_path / "run", "--json"
     )
@@ -214,7 +210,7 @@ def test_a_run_teaches_and_an_interrupted_student_goes_on_exactly(
     lesson = ("train", data, "--teacher", tmp_path / "master", *QUICK)
     assert run_cli(*lesson, "--output", tmp_path / "whole").exit_code == 0
 
-    from resnet_cli.learning import callbacks
+    from resnet_cli.training import callbacks
 
     stop = callbacks.stop_if_asked
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -351,10 +347,10 @@ def test_answers_of_other_images_with_the_same_names_and_sizes_are_not_taken(tea
             path = tmp_path / str(shade) / f"{number}.bmp"
             path.parent.mkdir(exist_ok=True)
             Image.new("RGB", (32, 32), (shade, 255 - shade, number)).save(path)
-        pictures = Pictures(
+        images = ImageSet(
             tuple(Sample(path, UNKNOWN) for path in sorted(path.parent.iterdir())), WholeImages(64, "short"), None, ()
         )
-        stream = TrainStream(pictures, 3, 6, Geometry(16), Augmentation(), seed=5)
+        stream = TrainStream(images, 3, 6, Geometry(16), Augmentation(), seed=5)
         taught = Taught(stream, Lesson(engine, None, views=1)).remembering(tmp_path / "answers")
         targets.append(taught.batch(0)[1])
         assert targets[-1][0].argmax() == (shade == 40)
@@ -375,8 +371,8 @@ def test_padded_crops_of_any_size_show_the_same_part(side: int) -> None:
 
 def test_half_the_size_shows_the_teacher_the_same_crops(photos: Path, teacher: Path) -> None:
     stream = stream_of(photos, Augmentation("pad"), 16, 16)
-    squares = [np.asarray(Image.open(sample.path).resize((16, 16))) for sample in stream.pictures.samples]
-    stream = replace(stream, pictures=replace(stream.pictures, kept=squares))
+    squares = [np.asarray(Image.open(sample.path).resize((16, 16))) for sample in stream.images.samples]
+    stream = replace(stream, images=replace(stream.images, kept=squares))
     whole = Taught(stream, Lesson(TeacherEngine(find_teacher(teacher)), None, views=1))
     half = replace(whole, side=8)
     assert half.batch(0)[0].shape == (6, 8, 8, 3)

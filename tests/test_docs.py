@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 from conftest import RunCli
 
-from resnet_cli.cli.late import SUMMARIES, command_function
+from resnet_cli.cli.app import SUMMARIES, command_function
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

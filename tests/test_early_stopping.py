@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from conftest import RunCli
 
-from resnet_cli.history import EpochRecord, read_history
-from resnet_cli.learning.config import FinetuneConfig
-from resnet_cli.learning.stopping import epochs_without_gain, is_perfect
+from resnet_cli.runs.folder import EpochRecord, read_history
+from resnet_cli.training.callbacks import epochs_without_gain, is_perfect
+from resnet_cli.training.config import FinetuneConfig
 
 # A network without pretrained weights that is quick to build.
 QUICK = ["--arch", "resnet8", "--weights", "none", "--views", "2", "--image-size", "32", "--batch-size", "4", "--json"]
@@ -104,7 +104,7 @@ def stopped(
     run_cli: RunCli, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[list[object], dict[str, Any]]:
     """A command whose rate spoils a network behind a perfect head, so that its fine-tuning stops early, and its result."""
-    monkeypatch.setattr("resnet_cli.learning.transfer.is_perfect", lambda record: False)  # it would be skipped
+    monkeypatch.setattr("resnet_cli.transfer.phases.is_perfect", lambda record: False)  # it would be skipped
     options = ["--weights", "bundled", "--views", 2, "--image-size", 32, "--batch-size", 4, "--json"]
     command = ["finetune", tiny_dataset, *options, "--epochs", 20, "--learning-rate", 0.5, "--patience", 2]
     result = run_cli(*command, "--output", tmp_path / "whole")
@@ -153,4 +153,4 @@ def test_fine_tuning_interrupted_where_it_stops_early_arrives_at_the_same(
 def test_how_long_fine_tuning_waits_is_about_the_second_stage_alone(run_cli: RunCli, tiny_dataset: Path) -> None:
     result = run_cli("finetune", tiny_dataset, "--unfreeze", "none", "--patience", FinetuneConfig().patience + 1)
     assert result.exit_code == 2
-    assert "--patience is about the second stage" in " ".join(result.stderr.replace("│", " ").split())
+    assert "--patience is about the fine-tuning phase" in " ".join(result.stderr.replace("│", " ").split())

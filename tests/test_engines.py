@@ -13,13 +13,12 @@ import numpy as np
 import pytest
 from conftest import Finetuned, MakeDataset, MakeRun, RunCli
 
-from resnet_cli.data.decode import decode_square
-from resnet_cli.engines.choose import engine_for
+from resnet_cli.data.decode import decode_square, run_geometry
+from resnet_cli.engines.frozen import engine_for
 from resnet_cli.engines.openvino import OLDEST, OpenVinoEngine, convert, import_openvino, save
 from resnet_cli.engines.portable import read_classifier
-from resnet_cli.inference.geometry import run_geometry
-from resnet_cli.networks.spec import ClassifierSpec, spec_from_record
-from resnet_cli.runs import load_run
+from resnet_cli.networks.catalogue import ClassifierSpec, spec_from_record
+from resnet_cli.runs.folder import load_run
 
 QUICK = ("--arch", "resnet8", "--weights", "none", "--image-size", "32", "--views", "2", "--epochs", "1")
 MEND = f"pip install -U 'openvino>={OLDEST}'"
@@ -46,7 +45,7 @@ def pixels_of(run: Path, fruit: Path) -> np.ndarray:
 
 
 def predicted(run_cli: RunCli, *arguments: object) -> list[dict[str, float]]:
-    """Probabilities by class of each picture."""
+    """Probabilities by class of each image."""
     result = run_cli("predict", *arguments, "--json")
     assert result.exit_code == 0, result.stderr
     return [{each["class"]: each["probability"] for each in row["predictions"]} for row in json.loads(result.stdout)]
@@ -84,10 +83,10 @@ def test_a_backbone_that_was_not_trained_is_not_converted_again_with_its_new_hea
         result = run_cli("finetune", fruit, *head, "--no-cache", "--output", tmp_path / "run")
         assert result.exit_code == 0, result.stderr
     loaded = load_run(tmp_path / "run")
-    pictures = pixels_of(loaded.folder, fruit)
+    images = pixels_of(loaded.folder, fruit)
     classifier = read_classifier(loaded.weights, spec_from_record(loaded.record))
-    expected = np.asarray(classifier(pictures))
-    np.testing.assert_allclose(OpenVinoEngine(loaded.openvino, "many", exact=True).run(pictures)[0], expected, atol=2e-3)
+    expected = np.asarray(classifier(images))
+    np.testing.assert_allclose(OpenVinoEngine(loaded.openvino, "many", exact=True).run(images)[0], expected, atol=2e-3)
 
 
 def test_half_precision_is_taken_where_the_cpu_has_it_and_the_precision_says_so(run: Path) -> None:
@@ -100,9 +99,9 @@ def test_predict_and_evaluate_answer_alike_with_either_engine(
     finetuned_run: Finetuned, run_cli: RunCli, tmp_path: Path
 ) -> None:
     folder = finetuned_run.folder
-    pictures = sorted((finetuned_run.data / "cherry").glob("*.png"))
-    by_keras = predicted(run_cli, *pictures, "--run", folder, "--top", 7, "--engine", "keras")
-    by_openvino = predicted(run_cli, *pictures, "--run", folder, "--top", 7, "--engine", "openvino")
+    images = sorted((finetuned_run.data / "cherry").glob("*.png"))
+    by_keras = predicted(run_cli, *images, "--run", folder, "--top", 7, "--engine", "keras")
+    by_openvino = predicted(run_cli, *images, "--run", folder, "--top", 7, "--engine", "openvino")
     for one, other in zip(by_keras, by_openvino, strict=True):
         assert next(iter(one)) == next(iter(other))
         # fp16 weights, and bf16 where the CPU has it
@@ -141,8 +140,8 @@ def test_without_openvino_keras_takes_its_place_and_says_so(
     run: Path, fruit: Path, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     notice = f"OpenVINO is not installed, so Keras takes its place, which is slower; {MEND}\n"
-    pictures = sorted(fruit.rglob("*.png"))[::5]
-    told = run_cli("predict", *pictures, "--run", run, "--json")
+    images = sorted(fruit.rglob("*.png"))[::5]
+    told = run_cli("predict", *images, "--run", run, "--json")
     assert (told.exit_code, told.stderr) == (0, notice)
     told = run_cli("evaluate", "--run", run, "--output", tmp_path / "figures")
     assert told.exit_code == 0 and told.stderr.startswith(notice)
@@ -156,7 +155,7 @@ def test_without_openvino_keras_takes_its_place_and_says_so(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
-    assert predicted(run_cli, pictures[0])
+    assert predicted(run_cli, images[0])
     assert not (tmp_path / "cache").exists()
 
 
@@ -164,11 +163,11 @@ def test_a_run_that_was_trained_without_openvino_is_answered_by_keras(
     run: Path, fruit: Path, run_cli: RunCli, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("model.xml", "model.bin"))
-    picture = next(fruit.rglob("*.png"))
-    told = run_cli("predict", picture, "--run", folder)
+    image = next(fruit.rglob("*.png"))
+    told = run_cli("predict", image, "--run", folder)
     assert told.exit_code == 0
     assert told.stderr == f"there is no {folder / 'model.xml'}, so Keras answers from the weights, which is slower\n"
-    refused = run_cli("predict", picture, "--run", folder, "--engine", "openvino")
+    refused = run_cli("predict", image, "--run", folder, "--engine", "openvino")
     assert (refused.exit_code, refused.stdout) == (1, "")
     assert refused.stderr.startswith(f"error: there is no {folder / 'model.xml'} for --engine openvino\n")
 

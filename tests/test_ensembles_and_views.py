@@ -1,4 +1,4 @@
-"""Several runs and several views of a picture answer together: what comes out is the plain mean, class by class."""
+"""Several runs and several views of an image answer together: what comes out is the plain mean, class by class."""
 
 import csv
 import itertools
@@ -12,18 +12,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MakeDataset, MakePicture, MakeRun, RunCli
+from conftest import MakeDataset, MakeImage, MakeRun, RunCli
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnet_cli.data.decode import Geometry, Pixels, decode_square
+from resnet_cli.data.augment import decode_views
+from resnet_cli.data.decode import Geometry, Pixels, decode_square, run_geometry
 from resnet_cli.data.scoring import VAL_CHOSE
-from resnet_cli.data.views import decode_views
 from resnet_cli.engines.openvino import OpenVinoEngine
 from resnet_cli.inference.classify import Member, classify
-from resnet_cli.inference.geometry import run_geometry
-from resnet_cli.learning.config import TrainConfig
-from resnet_cli.runs import Run, load_run
+from resnet_cli.runs.folder import Run, load_run
+from resnet_cli.training.config import TrainConfig
 
 CLASSES = ("apple", "berry", "cherry")
 PRECISION = 0.01  # of probabilities, where the CPU multiplies in bf16
@@ -63,26 +62,26 @@ def engine_of(folder: Path) -> OpenVinoEngine:
 
 
 def answers(folder: Path, pixels: Pixels) -> dict[str, float]:
-    """Probabilities of one picture by class, straight from the run's file."""
+    """Probabilities of one image by class, straight from the run's file."""
     probabilities = engine_of(folder).run(pixels[None])[0][0]
     return dict(zip(load_run(folder).classes, map(float, probabilities), strict=True))
 
 
-def mean_answers(folders: list[Path], picture: Path) -> dict[str, float]:
-    each = [answers(folder, decode_square(picture, run_geometry(load_run(folder)))) for folder in folders]
+def mean_answers(folders: list[Path], image: Path) -> dict[str, float]:
+    each = [answers(folder, decode_square(image, run_geometry(load_run(folder)))) for folder in folders]
     return {name: float(np.mean([answer[name] for answer in each])) for name in CLASSES}
 
 
 def test_the_answer_of_several_runs_is_the_mean_of_their_answers(
-    residual: Path, plain: Path, run_cli: RunCli, make_picture: MakePicture, tmp_path: Path
+    residual: Path, plain: Path, run_cli: RunCli, make_image: MakeImage, tmp_path: Path
 ) -> None:
-    pictures = [make_picture(tmp_path / f"{number}.png", seed=number, label=number % 3, size=(60, 45)) for number in range(5)]
-    pictures.insert(2, tmp_path / "missing.png")
-    table = run_cli("predict", pictures[0], "--run", residual, "--run", plain, "--csv", "--top", 1)
+    images = [make_image(tmp_path / f"{number}.png", seed=number, label=number % 3, size=(60, 45)) for number in range(5)]
+    images.insert(2, tmp_path / "missing.png")
+    table = run_cli("predict", images[0], "--run", residual, "--run", plain, "--csv", "--top", 1)
     assert next(csv.DictReader(table.stdout.splitlines()))["runs"] == f"{residual};{plain}"
-    result = run_cli("predict", *pictures, "--run", residual, "--run", plain, "--json")
+    result = run_cli("predict", *images, "--run", residual, "--run", plain, "--json")
     rows = json.loads(result.stdout)
-    assert result.exit_code == 1 and [row["path"] for row in rows] == list(map(str, pictures))
+    assert result.exit_code == 1 and [row["path"] for row in rows] == list(map(str, images))
     assert "missing.png" in rows.pop(2)["error"]
     for row in rows:
         expected = mean_answers([residual, plain], Path(row["path"]))
@@ -113,7 +112,7 @@ def test_evaluate_scores_the_mean_and_leaves_the_runs_own_files_alone(
     assert {folder: set(folder.iterdir()) for folder in names} == names
 
 
-def test_no_picture_is_scored_that_one_of_the_runs_was_trained_on(
+def test_no_image_is_scored_that_one_of_the_runs_was_trained_on(
     residual: Path, plain: Path, fruit: Path, run_cli: RunCli, tmp_path: Path
 ) -> None:
     other = shutil.copytree(plain, tmp_path / "other")
@@ -148,10 +147,10 @@ def write_splits(run: Path, rows: list[dict[str, str]]) -> None:
 def test_what_cannot_answer_together_is_refused(
     residual: Path, plain: Path, run_cli: RunCli, fruit: Path, tmp_path: Path
 ) -> None:
-    picture = fruit / "apple" / "000.png"
+    image = fruit / "apple" / "000.png"
     other = change_record(shutil.copytree(plain, tmp_path / "other"), classes=["apple", "berry", "citron"])
     (tmp_path / "same").symlink_to(residual)
-    for command in (["predict", picture], ["evaluate"]):
+    for command in (["predict", image], ["evaluate"]):
         for second, words in (
             (other, f"their classes differ: only {residual} knows cherry; only {other} knows citron"),
             (tmp_path / "same", f"the run {tmp_path / 'same'} is named twice"),
@@ -162,19 +161,19 @@ def test_what_cannot_answer_together_is_refused(
         assert run_cli(*command, "--run", residual, "--views", 3).exit_code == 2
 
 
-def hand_made(picture: Image.Image, side: int) -> NDArray[np.uint8]:
-    """Corners and centre of a picture, and their mirror images, cut by Pillow."""
-    right, low = picture.width - side, picture.height - side
+def hand_made(image: Image.Image, side: int) -> NDArray[np.uint8]:
+    """Corners and centre of an image, and their mirror images, cut by Pillow."""
+    right, low = image.width - side, image.height - side
     corners = [(0, 0), (right, 0), (0, low), (right, low), (right // 2, low // 2)]
-    crops = [picture.crop((x, y, x + side, y + side)) for x, y in corners]
+    crops = [image.crop((x, y, x + side, y + side)) for x, y in corners]
     return np.stack([*crops, *(crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for crop in crops)])
 
 
 @pytest.mark.parametrize("fraction", [0.875, 1.0])
-def test_ten_crops_are_the_corners_and_the_centre_of_the_scaled_picture(
-    fraction: float, plain: Path, make_picture: MakePicture, tmp_path: Path
+def test_ten_crops_are_the_corners_and_the_centre_of_the_scaled_image(
+    fraction: float, plain: Path, make_image: MakeImage, tmp_path: Path
 ) -> None:
-    path = make_picture(tmp_path / "wide.png", size=(256, 128), seed=5)
+    path = make_image(tmp_path / "wide.png", size=(256, 128), seed=5)
     scaled = Image.open(path).resize((64, 32), Image.Resampling.BILINEAR)
     crops = hand_made(scaled, 28)
     views = decode_views(path, Geometry(28, fraction=fraction), 10)
@@ -184,29 +183,27 @@ def test_ten_crops_are_the_corners_and_the_centre_of_the_scaled_picture(
     np.testing.assert_allclose(result.probabilities, engine.run(crops)[0].mean(0), atol=1e-3)
 
 
-def test_ten_crops_of_whole_pictures(make_picture: MakePicture, tmp_path: Path) -> None:
-    path = make_picture(tmp_path / "wide.png", size=(256, 128), seed=5)
+def test_ten_crops_of_whole_images(make_image: MakeImage, tmp_path: Path) -> None:
+    path = make_image(tmp_path / "wide.png", size=(256, 128), seed=5)
     squashed = Image.open(path).resize((32, 32), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(decode_views(path, Geometry(28, "squash"), 10), hand_made(squashed, 28))
     whole = Image.fromarray(decode_square(path, Geometry(32, "pad")))
     np.testing.assert_array_equal(decode_views(path, Geometry(28, "pad"), 10), hand_made(whole, 28))
 
 
-def test_a_network_trained_on_padded_crops_is_given_padded_crops(
-    residual: Path, make_picture: MakePicture, tmp_path: Path
-) -> None:
+def test_a_network_trained_on_padded_crops_is_given_padded_crops(residual: Path, make_image: MakeImage, tmp_path: Path) -> None:
     record = {**load_run(residual).record, "config": asdict(TrainConfig(crop="pad"))}
     geometry = run_geometry(Run(residual, record))
-    path = make_picture(tmp_path / "small.png", size=(32, 32))
+    path = make_image(tmp_path / "small.png", size=(32, 32))
     framed = Image.new("RGB", (40, 40))  # 4 pixels of black around 32: He et al. 2015, section 4.2
     framed.paste(Image.open(path), (4, 4))
     np.testing.assert_array_equal(decode_views(path, geometry, 10), hand_made(framed, 32))
 
 
-def test_a_picture_and_its_mirror_image_get_one_answer_from_two_views(
-    residual: Path, make_picture: MakePicture, tmp_path: Path
+def test_an_image_and_its_mirror_image_get_one_answer_from_two_views(
+    residual: Path, make_image: MakeImage, tmp_path: Path
 ) -> None:
-    path = make_picture(tmp_path / "left.png", size=(44, 32), seed=3)
+    path = make_image(tmp_path / "left.png", size=(44, 32), seed=3)
     mirrored = tmp_path / "right.png"
     Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(mirrored)
     engine, geometry = OpenVinoEngine(load_run(residual).openvino, "many", exact=True), Geometry(32, fraction=1.0)
@@ -222,10 +219,10 @@ def test_a_picture_and_its_mirror_image_get_one_answer_from_two_views(
 
 
 @pytest.mark.parametrize("views", [1, 10])
-def test_pictures_are_read_no_further_ahead_than_the_engines_need(
+def test_images_are_read_no_further_ahead_than_the_engines_need(
     views: int, residual: Path, plain: Path, fruit: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "broken.png").write_bytes(b"no image")
     names = [tmp_path / "broken.png", fruit / "apple" / "000.png", fruit / "berry" / "000.png"]
     taken = itertools.count()
 
@@ -239,4 +236,4 @@ def test_pictures_are_read_no_further_ahead_than_the_engines_need(
     results = list(itertools.islice(classify(endless(), members, views, batch=2), 60))
     assert [result.path for result in results] == names * 20
     assert [result.error is None for result in results] == [False, True, True] * 20
-    assert next(taken) < 60 + 300, "a few requests of two pictures for every core, and no more"
+    assert next(taken) < 60 + 300, "a few requests of two images for every core, and no more"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 # Stands for typer, the slowest part of the start, and has somebody press Ctrl-C while it is imported.
 PRESSED = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nraise SystemExit('still there')\n"
-START = "import signal; signal.signal(signal.SIGINT, signal.{before}); from resnet_cli.cli.entry import main; main()"
+START = "import signal; signal.signal(signal.SIGINT, signal.{before}); from resnet_cli.__main__ import main; main()"
 
 
 def start(tmp_path: Path, before: str) -> subprocess.CompletedProcess[str]:

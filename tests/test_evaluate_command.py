@@ -1,4 +1,4 @@
-"""`resnet evaluate`: every held-out picture exactly once, figures that scikit-learn confirms, training pictures never."""
+"""`resnet evaluate`: every held-out image exactly once, figures that scikit-learn confirms, training images never."""
 
 import csv
 import json
@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import sklearn.metrics
-from conftest import Finetuned, MakeDataset, MakePicture, MakeRun, RunCli
+from conftest import Finetuned, MakeDataset, MakeImage, MakeRun, RunCli
 
-from resnet_cli.inference.measure import measure
-from resnet_cli.runs import is_run_like
+from resnet_cli.inference.metrics import measure
+from resnet_cli.runs.folder import is_run_like
 from resnet_cli.statistics import wilson_interval
 
 
@@ -39,7 +39,7 @@ def held_out_of(run: Path, data: Path) -> set[str]:
     return {str(data / row["path"]) for row in rows_of(run / "splits.csv") if row["split"] == "val"}
 
 
-def test_every_held_out_picture_is_counted_once_and_the_worst_comes_first(
+def test_every_held_out_image_is_counted_once_and_the_worst_comes_first(
     finetuned_run: Finetuned, run_folder: Path, run_cli: RunCli
 ) -> None:
     document = evaluated(run_cli, "--run", run_folder)
@@ -113,7 +113,7 @@ def test_top_five_is_scikit_learns() -> None:
 
 
 def test_the_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
-    # Three of fifteen bins (Guo et al. 2017): 4 pictures at 0.95, two right; 4 at 0.75, all right; 2 at 0.61, one right.
+    # Three of fifteen bins (Guo et al. 2017): 4 images at 0.95, two right; 4 at 0.75, all right; 2 at 0.61, one right.
     confidence = np.array([0.95] * 4 + [0.75] * 4 + [0.61] * 2)
     right = np.array([1, 1, 0, 0, 1, 1, 1, 1, 1, 0])
     probabilities = np.stack([confidence, 1 - confidence], axis=1).astype(np.float32)
@@ -136,13 +136,13 @@ def test_the_interval_is_the_published_one(right: int, count: int, low: float, h
 
 
 def test_a_folder_is_matched_by_the_names_of_its_classes(
-    run_folder: Path, run_cli: RunCli, make_picture: MakePicture, tmp_path: Path
+    run_folder: Path, run_cli: RunCli, make_image: MakeImage, tmp_path: Path
 ) -> None:
     # Other order, fewer classes and one that the run never saw; classes 0, 2 and 3 of the run by their colours.
     folder = tmp_path / "market"
     for label, name in ((3, "date"), (0, "apple"), (2, "cherry"), (1, "zucchini")):
         for number in range(6):
-            make_picture(folder / name / f"{number}.png", seed=70 + number, label=label)
+            make_image(folder / name / f"{number}.png", seed=70 + number, label=label)
     document = evaluated(run_cli, folder, "--run", run_folder)
     counts = {each["class"]: each["count"] for each in document["classes"]}
     assert list(counts) == json.loads((run_folder / "run.json").read_text())["classes"]
@@ -154,12 +154,12 @@ def test_a_folder_is_matched_by_the_names_of_its_classes(
 
 
 def test_a_class_may_be_spelled_as_macos_spells_it(
-    run_folder: Path, run_cli: RunCli, make_picture: MakePicture, tmp_path: Path
+    run_folder: Path, run_cli: RunCli, make_image: MakeImage, tmp_path: Path
 ) -> None:
     record = json.loads((run_folder / "run.json").read_text())
     record["classes"][0] = "\u00e9clair"
     (run_folder / "run.json").write_text(json.dumps(record))
-    make_picture(tmp_path / "cakes" / "e\u0301clair" / "0.png", seed=90)
+    make_image(tmp_path / "cakes" / "e\u0301clair" / "0.png", seed=90)
     assert evaluated(run_cli, tmp_path / "cakes", "--run", run_folder)["classes"][0]["count"] == 1
 
 
@@ -172,11 +172,11 @@ def test_two_test_folders_are_refused(run_folder: Path, run_cli: RunCli, make_da
 
 
 def test_data_sets_of_one_name_do_not_replace_each_other_s_figures(
-    run_folder: Path, run_cli: RunCli, make_picture: MakePicture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_folder: Path, run_cli: RunCli, make_image: MakeImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folders = []
     for place, name in enumerate(("here", "there")):
-        make_picture(tmp_path / name / "fresh" / "apple" / "0.png", seed=90 + place)
+        make_image(tmp_path / name / "fresh" / "apple" / "0.png", seed=90 + place)
         monkeypatch.chdir(tmp_path / name)
         folders.append(evaluated(run_cli, "fresh", "--run", run_folder)["output"])
     assert evaluated(run_cli, tmp_path / "there" / "fresh", "--run", run_folder)["output"] == folders[1]
@@ -192,26 +192,26 @@ def test_a_confusion_table_that_does_not_fit_gives_way_to_a_list(
 
 
 def test_a_folder_of_one_class_is_scored_against_all_that_the_run_knows(
-    run_folder: Path, run_cli: RunCli, make_picture: MakePicture, tmp_path: Path
+    run_folder: Path, run_cli: RunCli, make_image: MakeImage, tmp_path: Path
 ) -> None:
     for number in range(6):
-        make_picture(tmp_path / "wrong" / "apple" / f"{number}.png", seed=70 + number, label=3)  # they look like dates
-    (tmp_path / "wrong" / "apple" / "notes.txt").write_text("no picture")
+        make_image(tmp_path / "wrong" / "apple" / f"{number}.png", seed=70 + number, label=3)  # they look like dates
+    (tmp_path / "wrong" / "apple" / "notes.txt").write_text("no image")
     document = evaluated(run_cli, tmp_path / "wrong", "--run", run_folder)
     assert document["top1"] < 0.5 and document["loss"] > 0.5
     assert document["output"] == str(run_folder / "evaluations" / "wrong-all")
     assert {row["true"] for row in rows_of(Path(document["output"], "predictions.csv"))} == {"apple"}
-    assert any("skipped 1 file (" in note and "notes.txt: not a picture" in note for note in document["notes"])
+    assert any("skipped 1 file (" in note and "notes.txt: not an image" in note for note in document["notes"])
 
 
-def test_training_pictures_are_known_wherever_the_data_set_lies_by_now(
+def test_training_images_are_known_wherever_the_data_set_lies_by_now(
     finetuned_run: Finetuned, run_folder: Path, run_cli: RunCli, tmp_path: Path
 ) -> None:
     copy = shutil.copytree(finetuned_run.data, tmp_path / "elsewhere")
     (copy / "apple" / "1000.png").write_bytes(next((copy / "fig").iterdir()).read_bytes() + b"another")
     document = evaluated(run_cli, copy, "--run", run_folder)
     known = finetuned_run.held + 1
-    assert document["count"] == known, "the held-out pictures and the new one"
+    assert document["count"] == known, "the held-out images and the new one"
     assert any(
         f"{finetuned_run.trained} images that the run was trained on are not scored" in note for note in document["notes"]
     )
@@ -220,7 +220,7 @@ def test_training_pictures_are_known_wherever_the_data_set_lies_by_now(
     (copy / trained).rename(copy / "apple" / "IMG_1.png")
     assert evaluated(run_cli, copy, "--run", run_folder)["count"] == known
     (copy / "apple" / "IMG_1.png").rename(copy / trained)
-    # Another picture under the name of one that was trained on is a new picture, though it has as many bytes.
+    # Another image under the name of one that was trained on is a new image, though it has as many bytes.
     content = (copy / trained).read_bytes()
     (copy / trained).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert evaluated(run_cli, copy, "--run", run_folder)["count"] == known + 1
@@ -231,7 +231,7 @@ def test_training_pictures_are_known_wherever_the_data_set_lies_by_now(
     assert evaluated(run_cli, copy.rename(tmp_path / "moved"), "--run", run_folder)["count"] == known + 1
 
 
-def test_held_out_pictures_that_are_others_by_now_are_told(
+def test_held_out_images_that_are_others_by_now_are_told(
     run_cli: RunCli, make_run: MakeRun, tmp_path: Path, tiny_dataset: Path
 ) -> None:
     run = make_run(tmp_path / "run", tiny_dataset)
@@ -243,7 +243,7 @@ def test_held_out_pictures_that_are_others_by_now_are_told(
     assert f"1 of {count} held-out images are copies of training images" in " ".join(document["notes"])
 
 
-def test_pictures_that_an_earlier_run_was_trained_on_are_told_and_never_scored_elsewhere(
+def test_images_that_an_earlier_run_was_trained_on_are_told_and_never_scored_elsewhere(
     run_cli: RunCli, tiny_dataset: Path, tmp_path: Path
 ) -> None:
     options = ["--arch", "resnet8", "--epochs", "1", "--json", "--output"]
@@ -272,7 +272,7 @@ def test_pictures_that_an_earlier_run_was_trained_on_are_told_and_never_scored_e
     assert evaluated(run_cli, "--run", second)["notes"] == warned
 
 
-def test_test_pictures_that_are_copies_of_training_pictures_are_told(
+def test_test_images_that_are_copies_of_training_images_are_told(
     make_dataset: MakeDataset, run_cli: RunCli, tmp_path: Path
 ) -> None:
     data = make_dataset(tmp_path / "pets" / "train", ("cat", "dog"), count=10).parent
@@ -308,7 +308,7 @@ def test_a_run_s_own_figures_are_those_of_what_it_held_out(
     refused = run_cli("evaluate", "--run", run_folder, "--output", theirs.parent)
     assert refused.exit_code == 1 and f"error: {theirs} exists already, and is not from `resnet evaluate`" in refused.stderr
     assert theirs.read_text() == "my,table\n"
-    # With figures of other pictures in it, it is a run that --force replaces; with anything else, it is not.
+    # With figures of other images in it, it is a run that --force replaces; with anything else, it is not.
     assert is_run_like(run_folder)
     (run_folder / "thesis.tex").touch()
     assert not is_run_like(run_folder)
@@ -322,9 +322,7 @@ def test_a_folder_without_a_known_class_is_one_sentence(
     assert "has no images of a class that the run" in result.stderr and "apple" in result.stderr
 
 
-def test_training_pictures_are_never_scored(
-    finetuned_run: Finetuned, run_folder: Path, run_cli: RunCli, tmp_path: Path
-) -> None:
+def test_training_images_are_never_scored(finetuned_run: Finetuned, run_folder: Path, run_cli: RunCli, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(finetuned_run.data)
     for folder in (finetuned_run.data, tmp_path / "link"):
         document = evaluated(run_cli, folder, "--run", run_folder)
@@ -336,7 +334,7 @@ def test_training_pictures_are_never_scored(
         assert scored == held_out_of(run_folder, finetuned_run.data)
 
 
-def test_a_folder_of_training_pictures_alone_is_refused(
+def test_a_folder_of_training_images_alone_is_refused(
     finetuned_run: Finetuned, run_folder: Path, run_cli: RunCli, tmp_path: Path
 ) -> None:
     record = json.loads((run_folder / "run.json").read_text())
@@ -354,7 +352,7 @@ def test_a_folder_of_training_pictures_alone_is_refused(
     assert "hint: put the data set back, or give a folder" in moved.stderr
 
 
-def test_a_damaged_picture_is_left_out_and_with_strict_an_error(
+def test_a_damaged_image_is_left_out_and_with_strict_an_error(
     run_folder: Path, run_cli: RunCli, make_dataset: MakeDataset, tmp_path: Path
 ) -> None:
     folder = make_dataset(tmp_path / "market", ("apple", "berry"), count=3, first=40)

@@ -1,4 +1,4 @@
-"""An export answers like the run that it came from: in its own runtime, on real pictures, without this package."""
+"""An export answers like the run that it came from: in its own runtime, on real images, without this package."""
 
 import gc
 import json
@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resnet_cli.engines.portable import read_classifier
-from resnet_cli.inference import formats
-from resnet_cli.networks.spec import spec_from_record
-from resnet_cli.runs import load_run, read_splits
+from resnet_cli.export import formats
+from resnet_cli.networks.catalogue import spec_from_record
+from resnet_cli.runs.folder import load_run, read_splits
 
 SIZE = 32
 FORMATS = ("savedmodel", "keras", "onnx", "tflite", "openvino")
@@ -35,51 +35,51 @@ def run_folder(make_run: MakeRun, sample_data: Path, tmp_path_factory: pytest.Te
 
 
 @pytest.fixture(scope="module")
-def pictures(sample_data: Path) -> NDArray[np.uint8]:
-    """Seven real pictures, brought to size by Pillow alone: no power of two, so that the batch dimension has to be free."""
+def images(sample_data: Path) -> NDArray[np.uint8]:
+    """Seven real images, brought to size by Pillow alone: no power of two, so that the batch dimension has to be free."""
     found = [path for name in ("cars", "trucks") for path in sorted((sample_data / name).iterdir())[:4]][:7]
     squares = []
     for path in found:
-        with Image.open(path) as picture:
-            squares.append(np.asarray(picture.convert("RGB").resize((SIZE, SIZE))))
+        with Image.open(path) as image:
+            squares.append(np.asarray(image.convert("RGB").resize((SIZE, SIZE))))
     return np.stack(squares)
 
 
 @pytest.fixture(scope="module")
-def expected(run_folder: Path, pictures: NDArray[np.uint8]) -> Probabilities:
+def expected(run_folder: Path, images: NDArray[np.uint8]) -> Probabilities:
     """What Keras says of them, with the run's weights."""
     run = load_run(run_folder)
-    return np.asarray(read_classifier(run.weights, spec_from_record(run.record))(pictures, training=False))
+    return np.asarray(read_classifier(run.weights, spec_from_record(run.record))(images, training=False))
 
 
-def answer_savedmodel(path: Path, pictures: NDArray[np.uint8]) -> Any:
+def answer_savedmodel(path: Path, images: NDArray[np.uint8]) -> Any:
     """In a process where this package cannot be imported."""
     script = textwrap.dedent(f"""
         import sys
         sys.modules["resnet_cli"] = None
         import numpy as np, tensorflow as tf
         signature = tf.saved_model.load({str(path)!r}).signatures["serving_default"]
-        answer = signature(image=tf.constant(np.load({str(path / "pictures.npy")!r})))
+        answer = signature(image=tf.constant(np.load({str(path / "images.npy")!r})))
         np.save({str(path / "answer.npy")!r}, answer["probabilities"].numpy())
     """)
-    np.save(path / "pictures.npy", pictures)
+    np.save(path / "images.npy", images)
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
     return np.load(path / "answer.npy")
 
 
-def answer_keras(path: Path, pictures: NDArray[np.uint8]) -> Any:
+def answer_keras(path: Path, images: NDArray[np.uint8]) -> Any:
     import keras
 
-    return keras.saving.load_model(path).predict(pictures, verbose=0)
+    return keras.saving.load_model(path).predict(images, verbose=0)
 
 
-def answer_onnx(path: Path, pictures: NDArray[np.uint8]) -> Any:
+def answer_onnx(path: Path, images: NDArray[np.uint8]) -> Any:
     import onnxruntime
 
-    return onnxruntime.InferenceSession(path).run(["probabilities"], {"image": pictures})[0]
+    return onnxruntime.InferenceSession(path).run(["probabilities"], {"image": images})[0]
 
 
-def answer_tflite(path: Path, pictures: NDArray[np.uint8]) -> Any:
+def answer_tflite(path: Path, images: NDArray[np.uint8]) -> Any:
     """By index instead of name, in the interpreter that comes with TensorFlow."""
     import tensorflow as tf
 
@@ -87,18 +87,18 @@ def answer_tflite(path: Path, pictures: NDArray[np.uint8]) -> Any:
         warnings.filterwarnings("ignore", message=r"\s*Warning: tf\.lite\.Interpreter is deprecated")
         interpreter = tf.lite.Interpreter(str(path))
     place = interpreter.get_input_details()[0]["index"]
-    interpreter.resize_tensor_input(place, pictures.shape)
+    interpreter.resize_tensor_input(place, images.shape)
     interpreter.allocate_tensors()
-    interpreter.set_tensor(place, pictures)
+    interpreter.set_tensor(place, images)
     interpreter.invoke()
     return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
 
 
-def answer_openvino(path: Path, pictures: NDArray[np.uint8]) -> Any:
+def answer_openvino(path: Path, images: NDArray[np.uint8]) -> Any:
     import openvino
 
     compiled = openvino.Core().compile_model(path, "CPU", {"EXECUTION_MODE_HINT": "ACCURACY"})
-    return compiled({"image": pictures})["probabilities"]
+    return compiled({"image": images})["probabilities"]
 
 
 ANSWER: dict[str, Callable[[Path, NDArray[np.uint8]], Any]] = {
@@ -112,7 +112,7 @@ ANSWER: dict[str, Callable[[Path, NDArray[np.uint8]], Any]] = {
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_an_export_answers_like_the_run_in_its_own_runtime(
-    name: str, run_folder: Path, pictures: NDArray[np.uint8], expected: Probabilities, run_cli: RunCli, tmp_path: Path
+    name: str, run_folder: Path, images: NDArray[np.uint8], expected: Probabilities, run_cli: RunCli, tmp_path: Path
 ) -> None:
     collector = gc.get_threshold()
     result = run_cli("export", "--format", name, "--run", run_folder, "--output", tmp_path / "out", "--json")
@@ -129,7 +129,7 @@ def test_an_export_answers_like_the_run_in_its_own_runtime(
     assert parity["max_probability_difference"] <= close
     assert (tmp_path / "out" / "labels.txt").read_text() == "cars\ntrucks\n"
     assert np.ptp(expected[:, 0]) > 0.1
-    np.testing.assert_allclose(ANSWER[name](Path(document["model"]), pictures), expected, atol=close)
+    np.testing.assert_allclose(ANSWER[name](Path(document["model"]), images), expected, atol=close)
 
 
 @pytest.mark.parametrize("preprocessing", ["caffe", "tf", "unit"])
@@ -156,7 +156,7 @@ def test_labels_stand_in_the_order_of_the_probabilities(
     assert sorted(labels) == sorted(names)
 
 
-def test_without_the_pictures_random_patterns_stand_in_and_it_says_so(
+def test_without_the_images_random_patterns_stand_in_and_it_says_so(
     make_run: MakeRun, make_dataset: MakeDataset, run_cli: RunCli, tmp_path: Path
 ) -> None:
     data = make_dataset(tmp_path / "data", count=4)
@@ -164,7 +164,7 @@ def test_without_the_pictures_random_patterns_stand_in_and_it_says_so(
     data.rename(tmp_path / "moved")
     result = run_cli("export", "--format", "keras", "--run", folder, "--quiet")
     assert result.exit_code == 0
-    assert "on 32 random patterns (none of the held-out pictures is there any more)" in result.stdout
+    assert "on 32 random patterns (none of the held-out images is there any more)" in result.stdout
     warning = f"none of the held-out images is in {data} any more, so the export was checked on random patterns"
     assert result.stderr == f"warning: {warning}\n"
     again = run_cli("export", "--format", "keras", "--run", folder, "--force", "--json")
@@ -172,13 +172,13 @@ def test_without_the_pictures_random_patterns_stand_in_and_it_says_so(
 
 
 def test_litert_answers_alike_in_its_own_package_and_in_tensorflow(
-    run_folder: Path, pictures: NDArray[np.uint8], run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_folder: Path, images: NDArray[np.uint8], run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_cli("export", "--format", "tflite", "--run", run_folder, "--output", tmp_path / "out")
     load = formats.find_format("tflite").load
-    own = load(tmp_path / "out" / "model.tflite")(pictures)
+    own = load(tmp_path / "out" / "model.tflite")(images)
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
-    np.testing.assert_allclose(load(tmp_path / "out" / "model.tflite")(pictures), own, atol=1e-6)
+    np.testing.assert_allclose(load(tmp_path / "out" / "model.tflite")(images), own, atol=1e-6)
 
 
 # --- never half, never over something else ------------------------------------------------------------------------------------
@@ -253,15 +253,15 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(run_folder: Path, run_c
 
 
 @pytest.fixture(scope="module")
-def odd_pictures(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def odd_images(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Photos that were turned and are decoded smaller than they are, one with transparent parts, and a long one in grey."""
     folder = tmp_path_factory.mktemp("odd")
-    with Image.open(next((sample_data / "cars").iterdir())) as picture:
-        large = picture.convert("RGB").resize((600, 400))
+    with Image.open(next((sample_data / "cars").iterdir())) as image:
+        large = image.convert("RGB").resize((600, 400))
     exif = Image.Exif()
     exif[0x0112] = 6
     large.save(folder / "turned.jpg", exif=exif)
-    # Orientation 6 beside a tag of a wrong type, over which Pillow stumbles once the picture is turned.
+    # Orientation 6 beside a tag of a wrong type, over which Pillow stumbles once the image is turned.
     tags = struct.pack("<HHHIIHHI4sI", 2, 0x0112, 3, 1, 6, 0x0102, 7, 4, b"abcd", 0)
     large.save(folder / "stumbling.jpg", exif=b"Exif\0\0II*\0" + struct.pack("<I", 8) + tags)
     clear = large.convert("RGBA")
@@ -273,7 +273,7 @@ def odd_pictures(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.mark.parametrize(("name", "resize"), [*((name, "crop") for name in FORMATS), ("onnx", "pad"), ("onnx", "squash")])
 def test_the_program_beside_an_export_answers_as_predict_does(
-    name: str, resize: str, run_folder: Path, odd_pictures: list[Path], run_cli: RunCli, tmp_path: Path
+    name: str, resize: str, run_folder: Path, odd_images: list[Path], run_cli: RunCli, tmp_path: Path
 ) -> None:
     run, output = shutil.copytree(run_folder, tmp_path / "run"), tmp_path / "moved"
     record = json.loads((run / "run.json").read_text())
@@ -284,10 +284,10 @@ def test_the_program_beside_an_export_answers_as_predict_does(
     (tmp_path / "made").rename(output)
     # On the same arithmetic: OpenVINO rounds weights to half precision, and activations to bf16 where the CPU has it.
     engine = "openvino" if name == "openvino" else "keras"
-    said = run_cli("predict", *odd_pictures, "--run", run, "--engine", engine, "--csv").stdout
+    said = run_cli("predict", *odd_images, "--run", run, "--engine", engine, "--csv").stdout
     rows = [line.split(",") for line in said.splitlines()[1:]]
     script = "import runpy, sys; sys.modules['resnet_cli'] = None; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
-    for path in odd_pictures:
+    for path in odd_images:
         command = [sys.executable, "-c", script, output / "classify.py", path]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
@@ -349,12 +349,12 @@ def test_only_openvino_answers_an_export(
     (tmp_path / "export.json").write_text(json.dumps({**record, "export": made}))
     for name in ("model.xml", "model.bin"):
         shutil.copy(run_folder / name, tmp_path)
-    picture = next((sample_data / "cars").iterdir())
-    assert run_cli("predict", picture, "--run", tmp_path).exit_code == 0
+    image = next((sample_data / "cars").iterdir())
+    assert run_cli("predict", image, "--run", tmp_path).exit_code == 0
     said = f"error: {tmp_path} is an export for OpenVINO, and only OpenVINO answers it"
-    asked = run_cli("predict", picture, "--run", tmp_path, "--engine", "keras")
+    asked = run_cli("predict", image, "--run", tmp_path, "--engine", "keras")
     monkeypatch.setitem(sys.modules, "openvino", None)
-    missing = run_cli("predict", picture, "--run", tmp_path)
+    missing = run_cli("predict", image, "--run", tmp_path)
     for result in (asked, missing):
         error, hint = result.stderr.splitlines()[-2:]
         assert (result.exit_code, result.stdout, error) == (1, "", said)

@@ -12,7 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from conftest import HALF, Finetuned, MakeDataset, MakePicture, RunCli
+from conftest import HALF, Finetuned, MakeDataset, MakeImage, RunCli
 from PIL import Image
 
 from resnet_cli.networks.pretrained import bundled_run
@@ -86,10 +86,10 @@ def test_the_json_document_keeps_its_contract(finetuned_run: Finetuned) -> None:
     assert "notice" not in finetuned_run.stderr
 
 
-def test_the_held_out_pictures_are_a_share_of_every_class_and_are_recorded(finetuned_run: Finetuned) -> None:
+def test_the_held_out_images_are_a_share_of_every_class_and_are_recorded(finetuned_run: Finetuned) -> None:
     splits = splits_of(finetuned_run.folder)
-    pictures = {path.relative_to(finetuned_run.data).as_posix() for path in finetuned_run.data.rglob("*.png")}
-    assert splits.keys() == pictures
+    images = {path.relative_to(finetuned_run.data).as_posix() for path in finetuned_run.data.rglob("*.png")}
+    assert splits.keys() == images
     counts = Counter((path.split("/")[0], split) for path, split in splits.items())
     assert len(counts) == 14 and all(3 <= count <= 9 for count in counts.values())
 
@@ -144,10 +144,10 @@ def test_a_run_that_fails_leaves_the_run_that_it_was_to_replace(tiny_dataset: Pa
     old.mkdir()
     (old / "run.json").write_text("{}")
     for path in (tiny_dataset / "apple").iterdir():
-        path.write_text(f"{path.name} is no picture")
+        path.write_text(f"{path.name} is no image")
     result = run_cli("finetune", tiny_dataset, *QUICK, "--output", old, "--force")
     assert result.exit_code == 1
-    assert "error: no picture of the class apple" in result.stderr
+    assert "error: no image of the class apple" in result.stderr
     assert [path.name for path in old.iterdir()] == ["run.json"]
 
 
@@ -177,7 +177,7 @@ def test_without_network_and_weights_the_bundled_backbone_stands_in_and_says_so(
     assert "resnet evaluate --run runs/fruit-resnet18-slim-2" in result.stdout
 
 
-def test_two_classes_of_ten_pictures_with_a_hidden_layer_and_everything_unfrozen(
+def test_two_classes_of_ten_images_with_a_hidden_layer_and_everything_unfrozen(
     run_cli: RunCli, make_dataset: MakeDataset, tmp_path: Path
 ) -> None:
     data = make_dataset(tmp_path / "pets", ("cat", "dog"), count=10)
@@ -194,7 +194,7 @@ def test_two_classes_of_ten_pictures_with_a_hidden_layer_and_everything_unfrozen
     assert {line["stage"] for line in lines} == {"head", "tail"}
 
 
-def test_sixty_classes_of_four_pictures(run_cli: RunCli, make_dataset: MakeDataset, tmp_path: Path) -> None:
+def test_sixty_classes_of_four_images(run_cli: RunCli, make_dataset: MakeDataset, tmp_path: Path) -> None:
     data = make_dataset(tmp_path / "many", tuple(f"class {number:02d}" for number in range(60)), count=4)
     result = run_cli("finetune", data, *QUICK, "--unfreeze", "none", "--output", tmp_path / "run")
     assert result.exit_code == 0, result.stderr
@@ -228,20 +228,20 @@ def test_a_rare_class_is_found_when_every_class_counts_alike(
 
 
 def test_a_test_folder_gives_the_headline_and_chooses_nothing(
-    run_cli: RunCli, make_dataset: MakeDataset, make_picture: MakePicture, tmp_path: Path
+    run_cli: RunCli, make_dataset: MakeDataset, make_image: MakeImage, tmp_path: Path
 ) -> None:
     root = tmp_path / "pets"
     make_dataset(root / "train", ("cat", "dog"), count=8)
     make_dataset(root / "valid", ("cat", "dog"), count=3, first=8)
     make_dataset(root / "testing", ("cat", "dog"), count=5, first=11)
-    # Three test pictures in the wrong folder: a figure that selection would have avoided.
+    # Three test images in the wrong folder: a figure that selection would have avoided.
     for number in range(3):
-        make_picture(root / "testing" / "dog" / f"{11 + number:03d}.png", seed=50 + number, label=0)
+        make_image(root / "testing" / "dog" / f"{11 + number:03d}.png", seed=50 + number, label=0)
     run = tmp_path / "run"
     result = run_cli("finetune", root, *QUICK[:-1], "--quiet", "--unfreeze", "none", "--epochs", "40", "--output", run)
     assert result.exit_code == 0, result.stderr
-    assert "test accuracy 70.0%" in result.stdout and "10 pictures" in result.stdout
-    assert "validation accuracy 100.0% (6 pictures)" in result.stdout
+    assert "test accuracy 70.0%" in result.stdout and "10 images" in result.stdout
+    assert "validation accuracy 100.0% (6 images)" in result.stdout
     results = record_of(run)["results"]
     assert (results["test"]["count"], results["val"]["count"]) == (10, 6)
     assert Counter(splits_of(run).values()) == {"train": 16, "val": 6, "test": 10}
@@ -255,7 +255,7 @@ def test_a_second_stage_that_spoils_the_network_is_thrown_away(
     assert result.exit_code == 0, result.stderr
     figures = json.loads(result.stdout)
     assert figures["kept"] == "head"
-    assert figures["val"]["top1"] == pytest.approx(figures["head_top1"], abs=1.01 / 42)  # one picture may fall the other way
+    assert figures["val"]["top1"] == pytest.approx(figures["head_top1"], abs=1.01 / 42)  # one image may fall the other way
     assert any("the head alone was kept" in warning for warning in figures["warnings"])
     with h5py.File(bundled_run().weights, "r") as file:
         for name, values in weights_of(run).items():
@@ -278,9 +278,9 @@ def test_a_run_is_a_starting_point_for_the_next(finetuned_run: Finetuned, run_cl
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("--unfreeze none --batch-size 64", "--batch-size is about the second stage"),
-        ("--unfreeze none --learning-rate 0.1", "--learning-rate is about the second stage"),
-        ("--unfreeze none --lr-find plot", "--lr-find is about the second stage"),
+        ("--unfreeze none --batch-size 64", "--batch-size is about the fine-tuning phase"),
+        ("--unfreeze none --learning-rate 0.1", "--learning-rate is about the fine-tuning phase"),
+        ("--unfreeze none --lr-find plot", "--lr-find is about the fine-tuning phase"),
         ("--unfreeze none --dropout 0.5", "--dropout has no effect on a head alone without --hidden or --epochs"),
         ("--lr-find use --learning-rate 0.1", "looks for the rate"),
         ("--lr-find plot --tensorboard", "trains nothing"),

@@ -10,7 +10,7 @@ import pytest
 
 _WATCH = """
 import sys
-from resnet_cli.cli import quiet
+from resnet_cli.jobs import environment as quiet
 
 class Imported(BaseException):
     pass

@@ -15,32 +15,38 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from conftest import A_QUARTER, MakeDataset, MakePicture, RunCli
+from conftest import A_QUARTER, MakeDataset, MakeImage, RunCli
 from numpy.typing import NDArray
 from training_material import StopAfter
 
 from resnet_cli.data import decode as decoding
 from resnet_cli.data.augment import Augmentation
 from resnet_cli.data.batches import TrainStream
+from resnet_cli.data.dataset import Sample, scan_dataset
 from resnet_cli.data.decode import Geometry, decode_square
-from resnet_cli.data.pictures import Pictures, reader_for_training
-from resnet_cli.data.scan import Sample, scan_dataset
-from resnet_cli.engines.keras_engine import KerasEngine
+from resnet_cli.data.images import ImageSet, reader_for_training
+from resnet_cli.engines.frozen import KerasEngine
 from resnet_cli.errors import Interrupted
-from resnet_cli.learning.config import FinetuneConfig
-from resnet_cli.learning.feature_cache import KEY, FeatureCache, room_for_features
-from resnet_cli.learning.frozen import as_it_began, features_folder, frozen_rows, room_on_disk
-from resnet_cli.learning.live import EngineStream
-from resnet_cli.learning.material import AS_IT_IS, LIGHT, STRONG, Material, augmentation_of
-from resnet_cli.learning.rows import rows_of
-from resnet_cli.learning.tail import tail_on_engine, tail_on_pixels
-from resnet_cli.networks.catalogue import find_network
-from resnet_cli.networks.classifier import build_logits
+from resnet_cli.networks.catalogue import ClassifierSpec, find_network
+from resnet_cli.networks.classifier import boundary_model, build_logits, feature_model, prefix_model, tail_model
 from resnet_cli.networks.loading import load_backbone
 from resnet_cli.networks.pretrained import BUNDLED, choose_backbone
-from resnet_cli.networks.spec import ClassifierSpec
-from resnet_cli.networks.split import boundary_model, feature_model, prefix_model, tail_model
 from resnet_cli.progress import Progress, Silent
+from resnet_cli.training.config import FinetuneConfig
+from resnet_cli.transfer.features import (
+    AS_IT_IS,
+    LIGHT,
+    STRONG,
+    Material,
+    as_it_began,
+    augmentation_of,
+    features_folder,
+    frozen_rows,
+    room_on_disk,
+    rows_of,
+)
+from resnet_cli.transfer.store import KEY, FeatureCache, room_for_features
+from resnet_cli.transfer.tail import EngineStream, tail_on_engine, tail_on_pixels
 
 HEAD = ["--weights", "bundled", "--image-size", "32", "--views", "2", "--unfreeze", "none", "--json"]
 HEAD += ["--val-split", "0.25", "--seed", str(A_QUARTER)]
@@ -80,7 +86,7 @@ def test_a_second_run_with_another_head_computes_no_features(
         assert again == first
 
 
-def test_a_picture_is_opened_once_for_all_its_views_and_not_at_all_where_its_features_are_kept(
+def test_an_image_is_opened_once_for_all_its_views_and_not_at_all_where_its_features_are_kept(
     make_dataset: MakeDataset, run_cli: RunCli, kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = make_dataset(tmp_path / "fruit", count=48)
@@ -88,9 +94,9 @@ def test_a_picture_is_opened_once_for_all_its_views_and_not_at_all_where_its_fea
 
     def count(path: Path, short_side: int | None) -> Any:
         opened[path.relative_to(data).as_posix()] += 1
-        return open_picture(path, short_side)
+        return open_image(path, short_side)
 
-    open_picture = decoding._open
+    open_image = decoding._open
     monkeypatch.setattr(decoding, "_open", count)
     result_of(run_cli, data, *HEAD, "--output", tmp_path / "first")
     splits = (tmp_path / "first" / "splits.csv").read_text()
@@ -100,16 +106,16 @@ def test_a_picture_is_opened_once_for_all_its_views_and_not_at_all_where_its_fea
     assert sum(opened[path] for path in training) == len(training) + 3
     opened.clear()
     result_of(run_cli, data, *HEAD, "--hidden", "16", "--output", tmp_path / "hidden")
-    # 32 held-out pictures vouch for the network that was written.
+    # 32 held-out images vouch for the network that was written.
     assert opened.total() == 3 + 1 + 32
 
 
-def test_a_new_picture_alone_is_computed(
-    tiny_dataset: Path, run_cli: RunCli, make_picture: MakePicture, kept: Path, tmp_path: Path
+def test_a_new_image_alone_is_computed(
+    tiny_dataset: Path, run_cli: RunCli, make_image: MakeImage, kept: Path, tmp_path: Path
 ) -> None:
     result_of(run_cli, tiny_dataset, *HEAD, "--output", tmp_path / "first")
     before = rows_in(kept)
-    make_picture(tiny_dataset / "apple" / "new.png", seed=99)
+    make_image(tiny_dataset / "apple" / "new.png", seed=99)
     result_of(run_cli, tiny_dataset, *HEAD, "--output", tmp_path / "second")
     # The others stay where they were; a training image is kept in two views, a held-out one in one.
     new_rows = {"train": 2, "val": 1}
@@ -177,12 +183,12 @@ def test_without_room_the_last_stage_is_trained_on_activations_computed_as_neede
 
 
 @pytest.mark.parametrize("shapes", [[(3,)], [(3,), (32, 32, 3)]], ids=["features", "features and boundary"])
-def test_what_an_interrupted_run_stored_is_taken_though_a_picture_is_damaged(
+def test_what_an_interrupted_run_stored_is_taken_though_an_image_is_damaged(
     shapes: list[tuple[int, ...]], tiny_dataset: Path, tmp_path: Path
 ) -> None:
     (tiny_dataset / "berry" / "004.png").write_bytes(b"")
-    pictures = Pictures(scan_dataset(tiny_dataset).splits["all"], reader_for_training(Geometry(32), LIGHT), None, ())
-    rows = rows_of("training", pictures, Geometry(32), LIGHT, 2, 0, Silent())
+    images = ImageSet(scan_dataset(tiny_dataset).splits["all"], reader_for_training(Geometry(32), LIGHT), None, ())
+    rows = rows_of("training", images, Geometry(32), LIGHT, 2, 0, Silent())
     cache = FeatureCache(None, 3, LIMIT)
     engine = Colours(len(shapes) > 1)
     first = frozen_rows(engine, rows, tmp_path, shapes, cache, Silent())
@@ -202,11 +208,11 @@ def test_a_pass_that_stops_half_way_goes_on_there_where_its_rows_are_the_same(
 ) -> None:
     (tiny_dataset / "apple" / "000.png").write_bytes(b"")  # is found before the stop,
     (tiny_dataset / "cherry" / "011.png").write_bytes(b"")  # and after it
-    pictures = Pictures(scan_dataset(tiny_dataset).splits["all"], reader_for_training(Geometry(32), LIGHT), None, ())
-    monkeypatch.setattr("resnet_cli.learning.row_files._NOTED", 0)
+    images = ImageSet(scan_dataset(tiny_dataset).splits["all"], reader_for_training(Geometry(32), LIGHT), None, ())
+    monkeypatch.setattr("resnet_cli.transfer.store._NOTED", 0)
 
     def compute(folder: Path, engine: Colours, progress: Progress, seed: int = 0) -> tuple[list[bytes], dict[int, str]]:
-        rows, cache = rows_of("training", pictures, Geometry(32), LIGHT, 2, seed, Silent()), FeatureCache(None, 3, LIMIT)
+        rows, cache = rows_of("training", images, Geometry(32), LIGHT, 2, seed, Silent()), FeatureCache(None, 3, LIMIT)
         shapes = [(3,), (32, 32, 3)] if with_boundary else [(3,)]
         stored, damaged = frozen_rows(engine, rows, folder, shapes, cache, progress)
         return [each.path.read_bytes() for each in stored], damaged
@@ -242,7 +248,7 @@ def test_a_pass_that_stops_half_way_goes_on_there_where_its_rows_are_the_same(
 
 
 class Colours:
-    """An engine whose features are mean colours, and its activations the pictures."""
+    """An engine whose features are mean colours, and its activations the images."""
 
     name, precision, pixels = "colours", "f32", 8 * 32 * 32
 
@@ -264,7 +270,7 @@ def test_what_an_interrupted_run_stored_counts_as_room_again(tmp_path: Path, mon
     def usage(folder: Path) -> SimpleNamespace:
         return SimpleNamespace(free=free - sum(path.stat().st_size for path in folder.iterdir()))
 
-    monkeypatch.setattr("resnet_cli.learning.frozen.shutil.disk_usage", usage)
+    monkeypatch.setattr("resnet_cli.transfer.features.shutil.disk_usage", usage)
     before = [room_on_disk(tmp_path, limit) for limit in (None, 2 * free)]
     (tmp_path / "training-boundary.f16").write_bytes(bytes(450_000))
     assert [room_on_disk(tmp_path, limit) for limit in (None, 2 * free)] == before == [500_000, 900_000]
@@ -283,7 +289,7 @@ def squares(paths: list[Path], size: int) -> NDArray[np.uint8]:
     ("name", "weights", "size"),
     [("resnet18-slim", "bundled", 64), ("resnet50", "none", 96), ("resnet50v2", "none", 64), ("resnet20", "none", 33)],
 )
-def test_parts_and_whole_agree_on_real_pictures(name: str, weights: str, size: int, sample_data: Path) -> None:
+def test_parts_and_whole_agree_on_real_images(name: str, weights: str, size: int, sample_data: Path) -> None:
     network, source = choose_backbone(name, weights, Silent())
     keras.utils.set_random_seed(0)
     model = build_logits(ClassifierSpec(network, 5, size))
@@ -291,12 +297,12 @@ def test_parts_and_whole_agree_on_real_pictures(name: str, weights: str, size: i
     for layer in model.get_layer(name).layers:
         if layer.name.endswith("_3_bn"):  # untrained bottlenecks would leave the range of fp16
             layer.gamma.assign(0.3 * layer.gamma)
-    pictures = squares(sorted(sample_data.glob("*/*0.jpg"))[:6], size)
-    _, boundary = KerasEngine(prefix_model(model, network)).run(pictures)
+    images = squares(sorted(sample_data.glob("*/*0.jpg"))[:6], size)
+    _, boundary = KerasEngine(prefix_model(model, network)).run(images)
     tail = tail_model(model, network)
     assert boundary.shape[1:] == tail.input.shape[1:]
     parts = keras.ops.softmax(tail(boundary.astype(np.float16).astype(np.float32)))
-    whole = keras.ops.softmax(model(pictures, training=False))
+    whole = keras.ops.softmax(model(images, training=False))
     assert np.abs(keras.ops.convert_to_numpy(parts) - keras.ops.convert_to_numpy(whole)).max() < 1e-3
 
 
@@ -345,9 +351,9 @@ def test_the_oldest_features_make_room_but_not_those_that_were_used_within_a_day
     assert files_in(kept) == ["2", "3"], "what another run may still read stays, and the limit holds"
 
 
-def resnet8_on_one_picture(folder: Path, how: Augmentation = LIGHT) -> tuple[keras.Model, Material]:
+def resnet8_on_one_image(folder: Path, how: Augmentation = LIGHT) -> tuple[keras.Model, Material]:
     spec = ClassifierSpec(find_network("resnet8"), 2, 32)
-    one = Pictures((Sample(folder / "cat.png", 0),), lambda path: np.zeros((32, 32, 3), np.uint8), None, ())
+    one = ImageSet((Sample(folder / "cat.png", 0),), lambda path: np.zeros((32, 32, 3), np.uint8), None, ())
     return build_logits(spec), Material(spec, Geometry(32), how, one, one, folder, features=folder)
 
 
@@ -365,7 +371,7 @@ AUGMENTATIONS = [
 def test_what_was_asked_for_happens_to_the_images_of_the_fine_tuning_phase_as_well(
     config: FinetuneConfig, how: Augmentation, tmp_path: Path
 ) -> None:
-    model, material = resnet8_on_one_picture(tmp_path, augmentation_of(config, "crop"))
+    model, material = resnet8_on_one_image(tmp_path, augmentation_of(config, "crop"))
     config = replace(config, unfreeze="all")
     engine = KerasEngine(boundary_model(model, material.spec.network))
     live, pixels = tail_on_engine(model, engine, material, config).stream, tail_on_pixels(model, material, config).stream
@@ -374,11 +380,11 @@ def test_what_was_asked_for_happens_to_the_images_of_the_fine_tuning_phase_as_we
 
 
 def test_features_of_another_version_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, material = resnet8_on_one_picture(tmp_path)
+    model, material = resnet8_on_one_image(tmp_path)
     engine = KerasEngine(feature_model(model))
     folder = features_folder(material, model, engine)
     assert folder == features_folder(material, model, engine)
-    monkeypatch.setattr("resnet_cli.versions.version", lambda name: "99")
+    monkeypatch.setattr("resnet_cli.runs.folder.version", lambda name: "99")
     assert folder != features_folder(material, model, engine)
 
 
@@ -397,7 +403,7 @@ def test_the_room_for_features_is_that_of_their_own_disk(tmp_path: Path, monkeyp
         asked.append(folder)
         return SimpleNamespace(free=1000)
 
-    monkeypatch.setattr("resnet_cli.learning.feature_cache.shutil.disk_usage", usage)
+    monkeypatch.setattr("resnet_cli.transfer.store.shutil.disk_usage", usage)
     assert (room_for_features(tmp_path / "cache" / "features"), room_for_features(None)) == (500, 0)
     rows, size = two_rows(tmp_path)
     FeatureCache(tmp_path / "cache" / "network", 4, LIMIT).add(two_keys(0), rows)
@@ -407,9 +413,9 @@ def test_the_room_for_features_is_that_of_their_own_disk(tmp_path: Path, monkeyp
 
 @pytest.mark.parametrize("when", ["before they are read", "while others are computed"])
 def test_features_that_another_process_deleted_are_computed(when: str, tiny_dataset: Path, tmp_path: Path) -> None:
-    pictures = Pictures(scan_dataset(tiny_dataset).splits["all"], reader_for_training(Geometry(32), AS_IT_IS), None, ())
-    few = replace(pictures, samples=pictures.samples[::2])
-    rows, some = (rows_of("training", each, Geometry(32), AS_IT_IS, 1, 0, Silent()) for each in (pictures, few))
+    images = ImageSet(scan_dataset(tiny_dataset).splits["all"], reader_for_training(Geometry(32), AS_IT_IS), None, ())
+    few = replace(images, samples=images.samples[::2])
+    rows, some = (rows_of("training", each, Geometry(32), AS_IT_IS, 1, 0, Silent()) for each in (images, few))
     engine = Deleting(tmp_path / "nothing")
     folder, kept = tmp_path / "run", tmp_path / "kept" / "network"
     folder.mkdir()

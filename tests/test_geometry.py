@@ -14,13 +14,12 @@ from PIL import Image
 
 from resnet_cli.data.augment import Augmentation, augment, generator
 from resnet_cli.data.batches import TrainStream
+from resnet_cli.data.dataset import Sample
 from resnet_cli.data.decode import Geometry, Pixels, Resize, decode_square, part_of_square
-from resnet_cli.data.pictures import Pictures, Squares, WholeImages, read_pictures, reader_for_training, reader_that_fits
-from resnet_cli.data.scan import Sample
-from resnet_cli.learning.config import FinetuneConfig
-from resnet_cli.learning.material import LIGHT, STRONG, augmentation_of
-from resnet_cli.learning.rows import rows_of
+from resnet_cli.data.images import ImageSet, Squares, WholeImages, read_images, reader_for_training, reader_that_fits
 from resnet_cli.progress import Silent
+from resnet_cli.training.config import FinetuneConfig
+from resnet_cli.transfer.features import LIGHT, STRONG, augmentation_of, rows_of
 
 RESIZES: tuple[Resize, ...] = ("crop", "pad", "squash")
 SHAPES = [(64, 64), (60, 30), (30, 60), (300, 75), (75, 300), (200, 200)]  # width, height
@@ -34,11 +33,11 @@ def noise(path: Path, width: int, height: int) -> Path:
     return path
 
 
-def read(path: Path, geometry: Geometry, how: Augmentation, limit: int = 10**9) -> Pictures:
-    return read_pictures([Sample(path, 0)], reader_for_training(geometry, how), Silent(), "", limit)
+def read(path: Path, geometry: Geometry, how: Augmentation, limit: int = 10**9) -> ImageSet:
+    return read_images([Sample(path, 0)], reader_for_training(geometry, how), Silent(), "", limit)
 
 
-def views(images: Pictures, geometry: Geometry, how: Augmentation, count: int = 60) -> Iterator[Pixels]:
+def views(images: ImageSet, geometry: Geometry, how: Augmentation, count: int = 60) -> Iterator[Pixels]:
     return (augment(images[0], geometry, how, generator(3, 0, number)) for number in range(count))
 
 
@@ -116,8 +115,8 @@ def ramp(width: int, height: int) -> Pixels:
     return image
 
 
-def in_memory(image: Pixels) -> Pictures:
-    return Pictures((Sample(Path("0"), 0),), lambda path: image, [image], ())
+def in_memory(image: Pixels) -> ImageSet:
+    return ImageSet((Sample(Path("0"), 0),), lambda path: image, [image], ())
 
 
 @pytest.mark.parametrize(("width", "height"), [(512, 128), (128, 512), (200, 200)])
@@ -177,7 +176,7 @@ def test_the_frozen_network_is_shown_all_stripes_of_a_wide_image(resize: Resize,
     wide[:] = np.where(np.arange(512) // 32 % 2, 255, 20)[None, :, None]
     Image.fromarray(wide).save(tmp_path / "0.png")
     geometry = Geometry(96, resize)
-    images = Pictures((Sample(tmp_path / "0.png", 0),), reader_for_training(geometry, LIGHT), None, ())
+    images = ImageSet((Sample(tmp_path / "0.png", 0),), reader_for_training(geometry, LIGHT), None, ())
     rows = rows_of("training", images, geometry, LIGHT, 40, 0, Silent())
     counts = []
     for square in rows.squares(range(40), {}):
@@ -253,7 +252,7 @@ def test_where_all_do_not_fit_into_memory_images_are_kept_as_large_as_fits(tmp_p
     least = round(1.15 * SIZE / 0.875)
     for limit in (10**9, size(full.side) * 2 // 3, size(least) + size(least) // 10, size(least) - 1):
         reader = reader_that_fits(samples, geometry, how, limit)
-        images = read_pictures(samples, reader, Silent(), "", limit)
+        images = read_images(samples, reader, Silent(), "", limit)
         assert isinstance(reader, WholeImages)
         if limit < size(least):
             assert (reader, images.kept) == (full, None), "decoded every epoch, at full size"

@@ -9,21 +9,20 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from sklearn.metrics import log_loss
 
+from resnet_cli.data.dataset import Sample
 from resnet_cli.data.decode import Geometry
-from resnet_cli.data.pictures import Pictures
-from resnet_cli.data.scan import Sample
+from resnet_cli.data.images import ImageSet
 from resnet_cli.errors import ResnetError
-from resnet_cli.history import EpochRecord, read_history
-from resnet_cli.learning.config import FinetuneConfig
-from resnet_cli.learning.head import feature_scale, train_head
-from resnet_cli.learning.material import LIGHT, Material
-from resnet_cli.learning.stage import Stage
-from resnet_cli.learning.stored import Stored
-from resnet_cli.learning.training import TrainResult
-from resnet_cli.networks.catalogue import find_network
+from resnet_cli.networks.catalogue import ClassifierSpec, find_network
 from resnet_cli.networks.classifier import build_logits
-from resnet_cli.networks.spec import ClassifierSpec
 from resnet_cli.progress import Silent
+from resnet_cli.runs.folder import EpochRecord, read_history
+from resnet_cli.training.config import FinetuneConfig
+from resnet_cli.training.loop import TrainResult
+from resnet_cli.training.stage import Stage
+from resnet_cli.transfer.features import LIGHT, Material
+from resnet_cli.transfer.head import feature_scale, train_head
+from resnet_cli.transfer.store import Stored
 
 CLASSES, FEATURES = 3, 64  # of resnet8
 HARDLY, NEVER = 5, 9  # features that vary by a thousandth of the others, and not at all
@@ -49,14 +48,14 @@ def head_on(
     """Train a head on features of images whose classes follow each other; its weights in the whole network."""
     keras.utils.set_random_seed(0)
     spec = ClassifierSpec(find_network("resnet8"), CLASSES, 32, hidden)
-    stored, pictures = [], []
+    stored, images = [], []
     for name, rows in (("training", training), ("held-out", held_out)):
         path = folder / f"{name}.f16"
         path.write_bytes(rows.tobytes())
         stored.append(Stored(path, len(rows), (FEATURES,)))
         samples = tuple(Sample(Path(str(index)), index % CLASSES) for index in range(len(rows)))
-        pictures.append(Pictures(samples, lambda path: np.zeros((32, 32, 3), np.uint8), None, ()))
-    material = Material(spec, Geometry(32), LIGHT, *pictures, folder)
+        images.append(ImageSet(samples, lambda path: np.zeros((32, 32, 3), np.uint8), None, ()))
+    material = Material(spec, Geometry(32), LIGHT, *images, folder)
     model = build_logits(spec)
     stage = Stage("head", folder, announce=False)
     config = config or FinetuneConfig(hidden=hidden)
@@ -140,7 +139,7 @@ def test_a_head_without_a_hidden_layer_is_solved_and_recorded_once_however_often
     [
         (FinetuneConfig(unfreeze="none"), 1),
         (FinetuneConfig(unfreeze="none", epochs=7), 7),
-        (FinetuneConfig(unfreeze="last", epochs=7), 1),  # of the second stage
+        (FinetuneConfig(unfreeze="last", epochs=7), 1),  # of the fine-tuning phase
     ],
 )
 def test_epochs_of_a_head_alone_are_those_of_adamw(config: FinetuneConfig, epochs: int, tmp_path: Path) -> None:
@@ -149,7 +148,7 @@ def test_epochs_of_a_head_alone_are_those_of_adamw(config: FinetuneConfig, epoch
 
 
 def test_a_head_on_more_numbers_than_are_solved_soon_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resnet_cli.learning.head._SOLVED", 300 * FEATURES * CLASSES - 1)
+    monkeypatch.setattr("resnet_cli.transfer.head._SOLVED", 300 * FEATURES * CLASSES - 1)
     _, result = head_on(tmp_path, features_of(LABELS, 0), features_of(VAL_LABELS, 1))
     assert len(result.history) == 40
 

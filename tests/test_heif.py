@@ -11,10 +11,9 @@ import pytest
 from conftest import MakeDataset, RunCli
 from PIL import Image
 
-from resnet_cli.data import heif
+from resnet_cli.data import folders as heif
 from resnet_cli.data.decode import Geometry, decode, decode_square, read_header
-from resnet_cli.data.folders import list_folder
-from resnet_cli.data.heif import is_heif
+from resnet_cli.data.folders import is_heif, list_folder
 from resnet_cli.errors import ResnetError
 
 INSTALL = "pip install 'resnet-cli[heif]'"
@@ -30,7 +29,7 @@ def photo(make_dataset: MakeDataset, tmp_path: Path) -> Image.Image:
 def without_the_extra(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     heif._register.cache_clear()
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    monkeypatch.setattr(heif, "is_installed", lambda: False)
+    monkeypatch.setattr(heif, "heif_is_installed", lambda: False)
     yield
     heif._register.cache_clear()
 
@@ -135,7 +134,7 @@ def test_any_damage_to_heic_is_an_error_of_ours_or_still_an_image(photo: Image.I
 def test_heic_and_avif_in_folders_are_images(photo: Image.Image, tmp_path: Path) -> None:
     paths = {write_heic(tmp_path / "d" / name, photo) for name in ("IMG_1.HEIC", "a.heif", "b.hif")}
     photo.save(tmp_path / "d" / "c.AVIF")
-    assert set(list_folder(tmp_path / "d").pictures) == {*paths, tmp_path / "d" / "c.AVIF"}
+    assert set(list_folder(tmp_path / "d").images) == {*paths, tmp_path / "d" / "c.AVIF"}
 
 
 @pytest.mark.usefixtures("without_the_extra")
@@ -143,7 +142,7 @@ def test_without_the_extra_heic_in_folders_is_left_out_with_the_command(photo: I
     photo.save(tmp_path / "c.avif")
     (tmp_path / "IMG_1.HEIC").write_bytes(b"x")
     listing = list_folder(tmp_path)
-    assert listing.pictures == (tmp_path / "c.avif",)
+    assert listing.images == (tmp_path / "c.avif",)
     assert [(each.path.name, each.reason) for each in listing.left_out] == [("IMG_1.HEIC", f"HEIC images need: {INSTALL}")]
 
 

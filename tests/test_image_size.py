@@ -4,14 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import MakePicture
+from conftest import MakeImage
 
-from resnet_cli.cli.finetune_plan import plan_finetune
-from resnet_cli.cli.requests import FinetuneRequest
-from resnet_cli.learning.config import FinetuneConfig
+from resnet_cli.jobs.finetune_plan import plan_finetune
+from resnet_cli.jobs.start import FinetuneRequest
 from resnet_cli.networks.catalogue import find_network
 from resnet_cli.networks.pretrained import BUNDLED
 from resnet_cli.progress import Silent
+from resnet_cli.training.config import FinetuneConfig
 
 SIDES = find_network(BUNDLED).sides
 
@@ -26,12 +26,12 @@ class Lines(Silent):
         self.lines.append(text)
 
 
-def data_of(root: Path, make_picture: MakePicture, *sides: int) -> Path:
+def data_of(root: Path, make_image: MakeImage, *sides: int) -> Path:
     """Two classes of wide images whose short sides these are."""
     for name in ("cat", "dog"):
         for number in range(6):
             side = sides[number % len(sides)]
-            make_picture(root / name / f"{number}.png", seed=number, size=(2 * side, side), label=name == "dog")
+            make_image(root / name / f"{number}.png", seed=number, size=(2 * side, side), label=name == "dog")
     return root
 
 
@@ -59,9 +59,9 @@ def chosen(data: Path, arch: str, weights: str, image_size: str = "auto") -> int
     ],
 )
 def test_the_bundled_network_sees_photos_at_one_side_and_small_images_at_96(
-    short_sides: tuple[int, ...], expected: int, make_picture: MakePicture, tmp_path: Path
+    short_sides: tuple[int, ...], expected: int, make_image: MakeImage, tmp_path: Path
 ) -> None:
-    assert chosen(data_of(tmp_path / "pets", make_picture, *short_sides), BUNDLED, "bundled") == expected
+    assert chosen(data_of(tmp_path / "pets", make_image, *short_sides), BUNDLED, "bundled") == expected
 
 
 @pytest.mark.parametrize(
@@ -69,23 +69,23 @@ def test_the_bundled_network_sees_photos_at_one_side_and_small_images_at_96(
     [(BUNDLED, "bundled", True, "all"), ("resnet20", "none", True, "last"), (BUNDLED, "bundled", False, "none")],
 )
 def test_a_cheap_network_is_fine_tuned_as_a_whole_unless_told_otherwise(
-    arch: str, weights: str, auto: bool, trained: str, make_picture: MakePicture, tmp_path: Path
+    arch: str, weights: str, auto: bool, trained: str, make_image: MakeImage, tmp_path: Path
 ) -> None:
-    request = replace(asked(data_of(tmp_path / "pets", make_picture, 32), arch, weights), auto_unfreeze=auto)
+    request = replace(asked(data_of(tmp_path / "pets", make_image, 32), arch, weights), auto_unfreeze=auto)
     plan = plan_finetune(request, FinetuneConfig(unfreeze="none"), Silent())
     assert plan.config.unfreeze == trained == plan.chosen["unfreeze"]
     assert plan.config.learning_rate == FinetuneConfig(unfreeze=plan.config.unfreeze).rate
 
 
-def test_the_chosen_side_is_between_96_and_160_pixels_and_is_told(make_picture: MakePicture, tmp_path: Path) -> None:
+def test_the_chosen_side_is_between_96_and_160_pixels_and_is_told(make_image: MakeImage, tmp_path: Path) -> None:
     assert SIDES[0] == 96 and SIDES[-1] in (128, 160)
     listener = Lines()
-    plan_finetune(asked(data_of(tmp_path / "pets", make_picture, 32), "auto", "bundled"), FinetuneConfig(), listener)
+    plan_finetune(asked(data_of(tmp_path / "pets", make_image, 32), "auto", "bundled"), FinetuneConfig(), listener)
     assert "backbone: resnet18-slim, bundled weights, 96 pixels" in listener.lines
 
 
-def test_a_side_that_is_asked_for_is_taken(make_picture: MakePicture, tmp_path: Path) -> None:
-    data = data_of(tmp_path / "pets", make_picture, 32)
+def test_a_side_that_is_asked_for_is_taken(make_image: MakeImage, tmp_path: Path) -> None:
+    data = data_of(tmp_path / "pets", make_image, 32)
     assert [chosen(data, "auto", "bundled", side) for side in ("32", "75", "224")] == [32, 75, 224]
 
 
@@ -94,6 +94,6 @@ def test_a_side_that_is_asked_for_is_taken(make_picture: MakePicture, tmp_path: 
     [("resnet50", 32, 224), ("resnet18", 400, 224), ("resnet18-compact", 32, 40), ("resnet20", 50, 48), ("resnet20", 400, 128)],
 )
 def test_other_networks_keep_their_own_sides(
-    arch: str, short_side: int, expected: int, make_picture: MakePicture, tmp_path: Path
+    arch: str, short_side: int, expected: int, make_image: MakeImage, tmp_path: Path
 ) -> None:
-    assert chosen(data_of(tmp_path / "pets", make_picture, short_side), arch, "none") == expected
+    assert chosen(data_of(tmp_path / "pets", make_image, short_side), arch, "none") == expected

@@ -13,9 +13,9 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from conftest import MakePicture
+from conftest import MakeImage
 
-from resnet_cli.history import read_history
+from resnet_cli.runs.folder import read_history
 
 SCRIPT = Path(__file__).with_name("backend_commands.py")
 BACKENDS = ("jax", "tensorflow")
@@ -45,13 +45,13 @@ class Session:
 
 
 @pytest.fixture(scope="module")
-def session(tmp_path_factory: pytest.TempPathFactory, make_picture: MakePicture) -> Session:
+def session(tmp_path_factory: pytest.TempPathFactory, make_image: MakeImage) -> Session:
     """Everything on JAX, then on TensorFlow, which also answers with the runs that JAX trained: one process each."""
     folder = tmp_path_factory.mktemp("backends")
     for label, name in enumerate(("apple", "berry", "cherry")):
         for number in range(12):
             size = (96, 24) if number % 2 else (36, 60)  # wide and tall: every --resize shows another part of them
-            make_picture(folder / "fruit" / name / f"{number:03d}.png", seed=number, size=size, label=label)
+            make_image(folder / "fruit" / name / f"{number:03d}.png", seed=number, size=size, label=label)
     results: dict[tuple[str, str], dict[str, Any]] = {}
     for backend in BACKENDS:
         commands = _commands(folder, backend)

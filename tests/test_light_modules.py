@@ -19,13 +19,13 @@ HEAVY = ("numpy", "PIL", "keras", "tensorflow", "openvino", "matplotlib", "sklea
 ALWAYS_LIGHT = {
     "resnet_cli.cli.app",
     "resnet_cli.cli.console",
-    "resnet_cli.data.scan",
+    "resnet_cli.data.dataset",
     "resnet_cli.data.split",
     "resnet_cli.errors",
-    "resnet_cli.learning.config",
+    "resnet_cli.training.config",
     "resnet_cli.networks.catalogue",
     "resnet_cli.progress",
-    "resnet_cli.runs",
+    "resnet_cli.runs.folder",
 }
 
 
@@ -63,7 +63,7 @@ print(json.dumps(found))
 ANSWER = """
 import contextlib, io
 from resnet_cli.cli.app import main
-from resnet_cli.cli.late import SUMMARIES
+from resnet_cli.cli.app import SUMMARIES
 
 def answer(*arguments):
     sys.argv = ["resnet", *arguments]
@@ -109,7 +109,7 @@ print(json.dumps(found))
 @pytest.mark.parametrize(("asked", "expected"), [(None, True), ("0", False)], ids=["by itself", "unless it is told not to"])
 def test_tensorflow_starts_with_onednn_on_every_cpu(asked: str | None, expected: bool) -> None:
     script = """
-from resnet_cli.cli.quiet import tensorflow_import
+from resnet_cli.jobs.environment import tensorflow_import
 with tensorflow_import():
     import tensorflow
 from tensorflow.python.util import _pywrap_util_port

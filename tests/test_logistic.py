@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 from resnet_cli.errors import Interrupted
-from resnet_cli.learning.logistic import PENALTIES, Linear, Problem, cross_entropy, cross_validated, lowest, solve
+from resnet_cli.transfer.head import PENALTIES, Linear, Problem, cross_entropy, cross_validated, lowest, solve
 
 CLASSES, WIDTH = 3, 20
 
@@ -77,7 +77,7 @@ def test_the_penalty_chosen_is_as_good_on_other_images_as_the_best_of_all() -> N
 
 
 def test_views_of_an_image_are_held_out_together() -> None:
-    """Features say nothing, each image has eight views alike: held out one by one, they would be learned by heart."""
+    """Features say nothing, each image has eight views alike: held out one by one, they would be overfitted."""
     images = problem(24, 0, signal=0.0)
     features = np.repeat(images.features, 8, axis=0)
     views = Problem(features, np.repeat(images.labels, 8), CLASSES, np.ones(192, np.float32))

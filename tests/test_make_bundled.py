@@ -13,7 +13,7 @@ import pytest
 from conftest import MakeDataset, MakeRun
 
 from resnet_cli.files import digest
-from resnet_cli.runs import load_run, read_splits
+from resnet_cli.runs.folder import load_run, read_splits
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 SETS = ("bsds", "ikea", "mini", "places", "tiny", "woof")

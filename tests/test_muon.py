@@ -7,13 +7,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from resnet_cli.learning.config import TrainConfig
-from resnet_cli.learning.muon import orthogonal
-from resnet_cli.learning.optimizers import make_optimizer
-from resnet_cli.learning.recipes import make_config
-from resnet_cli.networks.catalogue import find_network
+from resnet_cli.networks.catalogue import ClassifierSpec, find_network
 from resnet_cli.networks.classifier import build_logits
-from resnet_cli.networks.spec import ClassifierSpec
+from resnet_cli.training.config import TrainConfig, make_config
+from resnet_cli.training.optimizers import make_optimizer, orthogonal
 
 CONFIG = TrainConfig(optimizer="muon", learning_rate=0.05, weight_decay=0.01)
 
@@ -83,10 +80,10 @@ def test_an_optimizer_that_is_asked_for_brings_its_usual_rate() -> None:
 
 
 def test_twenty_steps_of_muon_learn_more_than_those_of_momentum() -> None:
-    # Pictures of noise about three means: both learn them, at the rates that recipes give.
+    # Images of noise about three means: both learn them, at the rates that recipes give.
     random = np.random.default_rng(3)
     labels = np.arange(48) % 3
-    pictures = np.clip(128 + 25 * random.normal(size=(3, 8, 8, 3))[labels] + 25 * random.normal(size=(48, 8, 8, 3)), 0, 255)
+    images = np.clip(128 + 25 * random.normal(size=(3, 8, 8, 3))[labels] + 25 * random.normal(size=(48, 8, 8, 3)), 0, 255)
     losses = {}
     for optimizer in ("muon", "sgd"):
         keras.utils.set_random_seed(0)
@@ -95,7 +92,7 @@ def test_twenty_steps_of_muon_learn_more_than_those_of_momentum() -> None:
         table = np.full(20, config.learning_rate / 5, np.float32)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(make_optimizer(config, table, model.trainable_variables), loss, jit_compile=False)
-        history = model.fit(pictures.astype(np.uint8), labels, batch_size=48, epochs=20, verbose=0).history
+        history = model.fit(images.astype(np.uint8), labels, batch_size=48, epochs=20, verbose=0).history
         losses[optimizer] = history["loss"]
     assert losses["muon"][-1] < 0.5 * losses["muon"][0]
     assert losses["muon"][-1] < losses["sgd"][-1]

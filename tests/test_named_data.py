@@ -58,7 +58,7 @@ def python2_pickle(value: object) -> bytes:
 
 
 def batch(count: int, seed: int) -> dict[bytes, Any]:
-    """Random pictures as the archive has them (rows of 3 x 32 x 32) and labels that run through all hundred classes."""
+    """Random images as the archive has them (rows of 3 x 32 x 32) and labels that run through all hundred classes."""
     random = np.random.default_rng(seed)
     fine = [number % 100 for number in range(count)]
     rows = random.integers(0, 256, (count, 3072), dtype=np.uint8)
@@ -70,7 +70,7 @@ BATCHES = {split: batch(count, seed) for seed, (split, count) in enumerate(COUNT
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An archive of the published one's layout, with fewer pictures."""
+    """An archive of the published one's layout, with fewer images."""
     path = tmp_path_factory.mktemp("published") / "cifar-100-python.tar.gz"
     with tarfile.open(path, "w:gz", compresslevel=1) as tar:
         for split, content in BATCHES.items():
@@ -140,16 +140,16 @@ def layout(home: Path) -> Path:
 
 
 def assert_laid_out(root: Path) -> None:
-    """Every picture of the archive, bit for bit, in the folder of its class and under its number."""
+    """Every image of the archive, bit for bit, in the folder of its class and under its number."""
     assert [path.name for path in root.parent.iterdir()] == ["cifar100"]
     for split, content in BATCHES.items():
         assert sorted(path.name for path in (root / split).iterdir()) == list(NAMED["cifar100"].classes)
         assert sum(1 for _ in (root / split).glob("*/*.png")) == COUNTS[split]
         for index in (0, 1, 57, COUNTS[split] - 1):
             name = NAMED["cifar100"].classes[content[b"fine_labels"][index]]
-            with Image.open(root / split / name / f"{index + 1:05d}.png") as picture:
+            with Image.open(root / split / name / f"{index + 1:05d}.png") as image:
                 planes = content[b"data"][index].reshape(3, 32, 32)
-                np.testing.assert_array_equal(np.asarray(picture), planes.transpose(1, 2, 0))
+                np.testing.assert_array_equal(np.asarray(image), planes.transpose(1, 2, 0))
 
 
 def assert_one_sentence(result: Result, *words: str) -> None:

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MakeDataset, MakePicture, MakeRun, RunCli
+from conftest import MakeDataset, MakeImage, MakeRun, RunCli
 
 from resnet_cli.cli import console
+from resnet_cli.data.dataset import Sample, scan_dataset
 from resnet_cli.data.folders import list_folder
-from resnet_cli.data.scan import Sample, scan_dataset
-from resnet_cli.data.sizes import suitable_size
+from resnet_cli.data.images import suitable_size
 from resnet_cli.files import csv_line, path_text, write_text
-from resnet_cli.inference.evaluate import Rows, first_picture, write_predictions
-from resnet_cli.runs import Run, SplitRow, read_splits, write_splits
+from resnet_cli.inference.scoring import Rows, first_image, write_predictions
+from resnet_cli.runs.folder import Run, SplitRow, read_splits, write_splits
 
 
 @pytest.fixture
@@ -48,12 +48,12 @@ def test_a_path_in_a_table_never_begins_as_a_formula(name: str) -> None:
 
 
 def test_predict_finds_files_named_as_formulas_and_writes_them_harmless(
-    run_folder: Path, make_picture: MakePicture, tmp_path: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
+    run_folder: Path, make_image: MakeImage, tmp_path: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     words = ["=a.png", "+a.png", "@a.png", "./-a.png", "./=gone.png"]
     for number, word in enumerate(words[:4]):
-        make_picture(Path(word), seed=number)
+        make_image(Path(word), seed=number)
     run_folder.rename("=run")
     expected = ["./=a.png", "./+a.png", "./@a.png", "./-a.png", "./=gone.png"]
     for arguments, stdin in ((words, ""), (["-"], "\n".join(Path(word).name for word in words))):
@@ -83,7 +83,7 @@ def test_tables_of_a_run_hold_no_formulas_as_paths_and_are_read_back(
     scored = Rows((Sample(Path("=a/x.png"), 0),), np.array([[0.75, 0.25]], np.float32), np.array([0]), ())
     write_predictions(Path("predictions.csv"), scored, ("=a", "@b"))
     assert Path("predictions.csv").read_text().splitlines()[1] == "./=a/x.png,=a,=a,0.750000,0.287682"
-    assert first_picture(Path("predictions.csv")) == Path("=a/x.png")
+    assert first_image(Path("predictions.csv")) == Path("=a/x.png")
 
 
 def test_classes_with_a_line_break_are_refused(tiny_dataset: Path, run_cli: RunCli) -> None:
@@ -99,15 +99,15 @@ def test_a_folder_whose_name_is_no_text_is_left_out(tiny_dataset: Path) -> None:
     inside.mkdir()
     (tiny_dataset / "apple" / "000.png").rename(inside / "000.png")
     listing = list_folder(tiny_dataset / "apple")
-    assert len(listing.pictures) == 11
+    assert len(listing.images) == 11
     assert [(each.path.name, each.reason) for each in listing.left_out] == [
         ("sub\\udcff", "its name is not valid UTF-8; rename it")
     ]
 
 
-def test_names_are_shown_as_they_are(run_folder: Path, make_picture: MakePicture, tmp_path: Path, run_cli: RunCli) -> None:
+def test_names_are_shown_as_they_are(run_folder: Path, make_image: MakeImage, tmp_path: Path, run_cli: RunCli) -> None:
     for name in ("scan:a:1.png", "[bold]x.png", "red\x1b[31m.png"):
-        make_picture(tmp_path / "odd" / name)
+        make_image(tmp_path / "odd" / name)
     shown = run_cli("predict", tmp_path / "odd", "--run", run_folder, "--top", 1).stdout
     assert "scan:a:1.png" in shown and "[bold]x.png" in shown and "red\\x1b[31m.png" in shown
     assert console.escape("a\tb\nc\rd") == "a\tb\nc\\rd"
@@ -131,7 +131,7 @@ def test_too_long_a_name_is_one_sentence(words: tuple[str, ...], run_folder: Pat
 
 def test_a_closed_stderr_stops_nothing() -> None:
     code = (
-        "from resnet_cli.cli.streams import results_to_stdout\nfrom resnet_cli.cli.quiet import without_chatter\n"
+        "from resnet_cli.cli.console import results_to_stdout\nfrom resnet_cli.jobs.environment import without_chatter\n"
         "with results_to_stdout(), without_chatter():\n    print('done')"
     )
     command = ["sh", "-c", 'exec "$0" -c "$1" 2>&-', sys.executable, code]
@@ -139,24 +139,24 @@ def test_a_closed_stderr_stops_nothing() -> None:
     assert (done.returncode, done.stdout) == (0, "done\n")
 
 
-def test_a_pattern_may_fit_empty_folders(run_folder: Path, make_picture: MakePicture, tmp_path: Path, run_cli: RunCli) -> None:
-    make_picture(tmp_path / "deep" / "full" / "x.png")
+def test_a_pattern_may_fit_empty_folders(run_folder: Path, make_image: MakeImage, tmp_path: Path, run_cli: RunCli) -> None:
+    make_image(tmp_path / "deep" / "full" / "x.png")
     (tmp_path / "deep" / "empty").mkdir()
     result = run_cli("predict", tmp_path / "deep" / "*", "--run", run_folder, "--csv", "--top", 1)
     assert result.exit_code == 0
     assert [Path(row["path"]).name for row in csv.DictReader(result.stdout.splitlines())] == ["x.png"]
     (tmp_path / "deep" / "full" / "x.png").unlink()
     result = run_cli("predict", tmp_path / "deep" / "*", "--run", run_folder)
-    assert result.exit_code == 1 and "no picture fits the pattern" in result.stderr
+    assert result.exit_code == 1 and "no image fits the pattern" in result.stderr
 
 
-def test_what_this_program_wrote_is_no_picture_and_no_class(
-    tiny_dataset: Path, make_run: MakeRun, make_picture: MakePicture, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
+def test_what_this_program_wrote_is_no_image_and_no_class(
+    tiny_dataset: Path, make_run: MakeRun, make_image: MakeImage, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tiny_dataset)
     for name in ("a", "b"):
         run = make_run(Path("runs", name), tiny_dataset, arch="resnet8")
-        make_picture(run / "curves.png")
+        make_image(run / "curves.png")
     assert run_cli("evaluate", "--run", "runs/a", "--run", "runs/b").exit_code == 0
     assert Path("runs/ensemble/predictions.csv").exists()
     Path("runs/.DS_Store").touch()
@@ -180,7 +180,7 @@ def test_figures_of_two_data_sets_of_one_name_stay_apart(
 def test_two_ensembles_at_a_time_write_apart(
     tiny_dataset: Path, make_run: MakeRun, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from resnet_cli.cli import measuring
+    from resnet_cli.jobs import measure as measuring
 
     monkeypatch.chdir(tmp_path)
     runs = [make_run(tmp_path / name, tiny_dataset, arch="resnet8") for name in ("a", "b")]

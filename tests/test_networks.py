@@ -11,13 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 from resnet_cli.errors import ResnetError
-from resnet_cli.networks.catalogue import Network, find_network, widen
-from resnet_cli.networks.classifier import build_logits, preprocess
-from resnet_cli.networks.convolution import convolution
-from resnet_cli.networks.parameters import parameter_count, usual_classes
+from resnet_cli.networks.accelerations import convolution
+from resnet_cli.networks.catalogue import ClassifierSpec, Network, find_network, parameter_count, usual_classes, widen
+from resnet_cli.networks.classifier import build_logits, freeze_batch_norm, prefix_model, preprocess, tail_model
 from resnet_cli.networks.residual import build_backbone
-from resnet_cli.networks.spec import ClassifierSpec
-from resnet_cli.networks.split import freeze_batch_norm, prefix_model, tail_model
 from resnet_cli.networks.weights import copy_weights, named_variables
 
 PUBLISHED_WITH_KERAS = ("resnet50", "resnet101", "resnet152", "resnet50v2", "resnet101v2", "resnet152v2")
@@ -29,7 +26,7 @@ def logits_of(name: str) -> keras.Model:
     return build_logits(ClassifierSpec(network, usual_classes(network), None), fused=False)
 
 
-def pictures(*shape: int, seed: int = 0) -> NDArray[np.uint8]:
+def images(*shape: int, seed: int = 0) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)
 
 
@@ -59,7 +56,7 @@ def test_weights_of_keras_applications_give_the_same_feature_maps(name: str) -> 
     ours = logits_of(name)
     copy_weights(theirs, ours, leave=("logits",))
     module = keras.applications.resnet_v2 if name.endswith("v2") else keras.applications.resnet
-    raw = pictures(2, 70, 97)
+    raw = images(2, 70, 97)
     expected = np.asarray(theirs(module.preprocess_input(raw.astype("float32"))))
     features = keras.Model(ours.input, ours.get_layer("avg_pool").output)
     assert np.std(expected) > 0.1
@@ -134,7 +131,7 @@ def twins(name: str) -> tuple[keras.Model, keras.Model]:
 @pytest.mark.parametrize("name", ["resnet8", "resnet11v2"])
 def test_fused_batch_norm_gives_keras_outputs_in_training_and_inference(name: str) -> None:
     fused, plain = twins(name)
-    raw = pictures(6, 16, 16)
+    raw = images(6, 16, 16)
     for training in (False, True):
         ours, theirs = np.asarray(fused(raw, training=training)), np.asarray(plain(raw, training=training))
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
@@ -147,7 +144,7 @@ def test_fused_batch_norm_gives_keras_outputs_in_training_and_inference(name: st
 def test_a_step_with_fused_batch_norm_is_a_step_with_keras_own(name: str) -> None:
     models = twins(name)
     before = {key: np.asarray(variable) for key, variable in named_variables(models[1]).items()}
-    raw, labels = pictures(6, 16, 16), np.arange(6) % 5
+    raw, labels = images(6, 16, 16), np.arange(6) % 5
     for model in models:
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(keras.optimizers.SGD(0.1), loss)
@@ -161,7 +158,7 @@ def test_a_step_with_fused_batch_norm_is_a_step_with_keras_own(name: str) -> Non
 def test_frozen_fused_batch_norm_keeps_its_statistics() -> None:
     fused, plain = twins("resnet8")
     fused.trainable = plain.trainable = False
-    raw = pictures(6, 16, 16)
+    raw = images(6, 16, 16)
     before = {key: np.asarray(variable) for key, variable in named_variables(fused).items()}
     np.testing.assert_allclose(np.asarray(fused(raw, training=True)), np.asarray(plain(raw, training=True)), atol=1e-5)
     assert all(np.array_equal(np.asarray(variable), before[key]) for key, variable in named_variables(fused).items())
@@ -205,7 +202,7 @@ def test_frozen_batch_norm_asks_for_no_gradient_that_gpus_refuse_to_repeat() -> 
 def test_the_filter_gradient_of_small_maps_is_keras_gradient(bf16: bool, side: int, stride: int, small: bool) -> None:
     import tensorflow as tf
 
-    from resnet_cli.networks.rewriting import set_rewriting
+    from resnet_cli.networks.accelerations import set_rewriting
 
     random = np.random.default_rng(0)
     images = random.normal(size=(6, side, side, 3)).astype(np.float32)
@@ -232,7 +229,7 @@ def test_the_filter_gradient_of_small_maps_is_keras_gradient(bf16: bool, side: i
 
 
 def test_training_sees_the_pixels_that_exports_see() -> None:
-    raw = pictures(2, 9, 7)
+    raw = images(2, 9, 7)
     trained, exported = (np.asarray(preprocess("caffe", raw, fused=fused)) for fused in (True, False))
     assert np.array_equal(trained, exported)
     np.testing.assert_allclose(exported, raw[..., ::-1] - np.float32([103.939, 116.779, 123.68]), atol=1e-4)

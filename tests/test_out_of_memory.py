@@ -28,7 +28,7 @@ def _system() -> None:
 
 @pytest.mark.parametrize("ask", [_numpy, _tensorflow, _jax, _system])
 def test_too_little_memory_is_told(ask: Callable[[], None], run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resnet_cli.cli.late.command_function", lambda _: ask)
+    monkeypatch.setattr("resnet_cli.cli.app.command_function", lambda _: ask)
     result = run_cli("models")
     assert result.exit_code == 1
     assert (

@@ -13,11 +13,11 @@ from test_reading import CONFIG, Gone, GoneHeldOut
 from training_material import HeldOut, Points, network, values
 
 from resnet_cli.errors import Interrupted, ResnetError
-from resnet_cli.learning.config import TrainConfig
-from resnet_cli.learning.pace import measure_pace
-from resnet_cli.learning.stage import Stage
-from resnet_cli.learning.training import train
 from resnet_cli.progress import Silent, how_long
+from resnet_cli.training.config import TrainConfig
+from resnet_cli.training.loop import train
+from resnet_cli.training.pace import measure_pace
+from resnet_cli.training.stage import Stage
 
 Batch = tuple[NDArray[np.float32], NDArray[np.float32]]
 
@@ -61,7 +61,7 @@ def test_a_signal_ends_it_at_the_next_step(monkeypatch: pytest.MonkeyPatch) -> N
     ("stream", "held_out", "said"),
     [(Gone(step=2), HeldOut(), "7.jpg"), (Points(), GoneHeldOut(), "8.jpg")],
 )
-def test_a_picture_that_vanishes_meanwhile_is_named(stream: Points, held_out: HeldOut, said: str) -> None:
+def test_an_image_that_vanishes_meanwhile_is_named(stream: Points, held_out: HeldOut, said: str) -> None:
     with pytest.raises(ResnetError, match=said) as caught:
         measure_pace(network(), stream, held_out, CONFIG, 1e6, Silent())
     assert caught.value.hint == "put it back, then type the same command again"
@@ -75,7 +75,7 @@ def test_every_epoch_says_how_long_the_others_take_at_full_size(
 ) -> None:
     clock = itertools.count(0, 10)  # an epoch of five steps takes a minute
     watches = SimpleNamespace(perf_counter=lambda: float(next(clock)), monotonic=time.monotonic)
-    monkeypatch.setattr("resnet_cli.learning.callbacks.time", watches)
+    monkeypatch.setattr("resnet_cli.training.callbacks.time", watches)
     lines: list[str] = []
     progress = Silent()
     monkeypatch.setattr(progress, "line", lines.append)

@@ -5,10 +5,17 @@ from dataclasses import replace
 import keras
 import pytest
 
-from resnet_cli.networks.catalogue import CATALOGUE, Network, find_network, widen
+from resnet_cli.networks.catalogue import (
+    CATALOGUE,
+    ClassifierSpec,
+    Network,
+    find_network,
+    norm_channels,
+    parameter_count,
+    usual_classes,
+    widen,
+)
 from resnet_cli.networks.classifier import build_logits
-from resnet_cli.networks.parameters import norm_channels, parameter_count, usual_classes
-from resnet_cli.networks.spec import ClassifierSpec
 
 
 def trained(network: Network, classes: int) -> int:

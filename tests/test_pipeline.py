@@ -14,36 +14,30 @@ from PIL import Image
 
 from resnet_cli.data.augment import Augmentation, augment, generator, mix
 from resnet_cli.data.batches import EvaluationBatches, TrainStream
+from resnet_cli.data.dataset import Sample, scan_dataset
 from resnet_cli.data.decode import Geometry, Pixels, decode_square
-from resnet_cli.data.pictures import (
-    Pictures,
-    mean_picture,
-    read_pictures,
-    reader_for_prediction,
-    reader_for_training,
-)
-from resnet_cli.data.scan import Sample, scan_dataset
+from resnet_cli.data.images import ImageSet, mean_image, read_images, reader_for_prediction, reader_for_training
 from resnet_cli.data.split import hold_out
 from resnet_cli.data.threads import map_in_order, workers
 from resnet_cli.errors import ResnetError
-from resnet_cli.learning.live import EngineStream
-from resnet_cli.learning.stored import Stored, StoredStream
 from resnet_cli.progress import Silent
+from resnet_cli.transfer.store import Stored, StoredStream
+from resnet_cli.transfer.tail import EngineStream
 
 GEOMETRY = Geometry(24)
 EVERYTHING = Augmentation("resized", 0.3, True, rotate=20, shift=0.1, sharpness=1.0, cutout=0.3, mixup=0.2)
 NOTHING = Augmentation("none", flip=False)
 
 
-def read(folder: Path, limit: int = 10**9) -> Pictures:
-    return read_pictures(scan_dataset(folder).splits["all"], reader_for_training(GEOMETRY, EVERYTHING), Silent(), "", limit)
+def read(folder: Path, limit: int = 10**9) -> ImageSet:
+    return read_images(scan_dataset(folder).splits["all"], reader_for_training(GEOMETRY, EVERYTHING), Silent(), "", limit)
 
 
-def numbered(count: int, size: int = 24) -> Pictures:
-    """Pictures that say which they are: number n is all of the value n."""
+def numbered(count: int, size: int = 24) -> ImageSet:
+    """Images that say which they are: number n is all of the value n."""
     kept = [np.full((size, size, 3), number, np.uint8) for number in range(count)]
     samples = tuple(Sample(Path(str(number)), number % 3) for number in range(count))
-    return Pictures(samples, lambda path: kept[int(path.name)], kept, ())
+    return ImageSet(samples, lambda path: kept[int(path.name)], kept, ())
 
 
 class Means:
@@ -85,10 +79,10 @@ def test_the_number_of_threads_changes_nothing(stream: TrainStream, monkeypatch:
     np.testing.assert_array_equal(batches[0], batches[1])
 
 
-def test_pictures_kept_in_memory_and_read_again_give_the_same_batches(tiny_dataset: Path) -> None:
+def test_images_kept_in_memory_and_read_again_give_the_same_batches(tiny_dataset: Path) -> None:
     kept, again = read(tiny_dataset), read(tiny_dataset, limit=1000)
     assert kept.kept is not None and again.kept is None
-    streams = [TrainStream(pictures, 3, 8, GEOMETRY, EVERYTHING, 0) for pictures in (kept, again)]
+    streams = [TrainStream(images, 3, 8, GEOMETRY, EVERYTHING, 0) for images in (kept, again)]
     np.testing.assert_array_equal(streams[0].batch(3)[0], streams[1].batch(3)[0])
 
 
@@ -145,7 +139,7 @@ def test_stored_rows_and_activations_computed_as_needed_have_the_same_epochs(
         np.testing.assert_array_equal(activations[:, 0], expected)
 
 
-def test_a_picture_comes_with_its_own_class() -> None:
+def test_an_image_comes_with_its_own_class() -> None:
     images, targets = TrainStream(numbered(30), 3, 30, GEOMETRY, NOTHING, seed=0).batch(0)
     np.testing.assert_array_equal(targets, np.eye(3)[images[:, 0, 0, 0] % 3])
     assert images.dtype == np.uint8 and targets.dtype == np.float32
@@ -155,20 +149,20 @@ def test_validation_sees_exactly_what_prediction_sees(sample_data: Path) -> None
     """Training-time validation and `predict` share the pixels, or the figure of a run would not hold."""
     held_out = hold_out(scan_dataset(sample_data), 0.1, 0).splits["val"]
     for geometry in (Geometry(64), Geometry(64, "pad"), Geometry(64, "squash")):
-        pictures = read_pictures(held_out, reader_for_prediction(geometry), Silent(), "")
-        batches = EvaluationBatches(pictures, 2, batch_size=3)
+        read = read_images(held_out, reader_for_prediction(geometry), Silent(), "")
+        batches = EvaluationBatches(read, 2, batch_size=3)
         images = np.concatenate([batches[number][0] for number in range(len(batches))])
         labels = np.concatenate([batches[number][1] for number in range(len(batches))]).argmax(1)
         np.testing.assert_array_equal(images, np.stack([decode_square(sample.path, geometry) for sample in held_out]))
         assert labels.tolist() == [sample.label for sample in held_out]
 
 
-def test_damaged_pictures_are_left_out_and_named(tiny_dataset: Path) -> None:
+def test_damaged_images_are_left_out_and_named(tiny_dataset: Path) -> None:
     (tiny_dataset / "apple" / "003.png").write_bytes(b"")
-    (tiny_dataset / "berry" / "note.jpg").write_text("no picture")
-    pictures = read(tiny_dataset)
-    assert len(pictures) == 35 and np.bincount(pictures.labels).tolist() == [11, 12, 12]
-    assert [(file.path.name, file.reason.split()[-3:]) for file in pictures.left_out] == [
+    (tiny_dataset / "berry" / "note.jpg").write_text("no image")
+    images = read(tiny_dataset)
+    assert len(images) == 35 and np.bincount(images.labels).tolist() == [11, 12, 12]
+    assert [(file.path.name, file.reason.split()[-3:]) for file in images.left_out] == [
         ("003.png", ["empty", "(0", "bytes)"]),
         ("note.jpg", ["AVIF", "or", "HEIC)"]),
     ]
@@ -202,18 +196,18 @@ def pattern(size: int = 24) -> Pixels:
     return np.random.default_rng(1).integers(1, 100, (size, size, 3), np.uint8)
 
 
-def views(how: Augmentation, picture: Pixels, count: int = 200) -> list[Pixels]:
-    return [augment(picture, Geometry(24, fraction=1.0), how, generator(0, 0, index)) for index in range(count)]
+def views(how: Augmentation, image: Pixels, count: int = 200) -> list[Pixels]:
+    return [augment(image, Geometry(24, fraction=1.0), how, generator(0, 0, index)) for index in range(count)]
 
 
 @pytest.mark.parametrize("crop", ["resized", "pad", "none"])
 @pytest.mark.parametrize("shape", [(24, 24), (40, 60), (60, 40), (5, 90), (1, 1)])
 def test_a_view_has_the_size_of_the_input_and_the_image_stays_as_it_was(crop: str, shape: tuple[int, int]) -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
-    before = picture.copy()
-    for view in views(replace(EVERYTHING, crop=crop), picture, 40):  # type: ignore[arg-type]
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    before = image.copy()
+    for view in views(replace(EVERYTHING, crop=crop), image, 40):  # type: ignore[arg-type]
         assert view.shape == (24, 24, 3) and view.dtype == np.uint8
-    np.testing.assert_array_equal(picture, before)
+    np.testing.assert_array_equal(image, before)
 
 
 def test_no_augmentation_changes_nothing() -> None:
@@ -221,14 +215,14 @@ def test_no_augmentation_changes_nothing() -> None:
         np.testing.assert_array_equal(view, pattern())
 
 
-def test_half_of_the_pictures_are_mirrored() -> None:
+def test_half_of_the_images_are_mirrored() -> None:
     mirrored = [bool((view == pattern()[:, ::-1]).all()) for view in views(replace(NOTHING, flip=True), pattern(), 400)]
     straight = [bool((view == pattern()).all()) for view in views(replace(NOTHING, flip=True), pattern(), 400)]
     assert all(a != b for a, b in zip(mirrored, straight, strict=True))
     assert 0.4 < np.mean(mirrored) < 0.6
 
 
-def test_a_padded_crop_is_the_picture_moved_by_an_eighth_at_most() -> None:
+def test_a_padded_crop_is_the_image_moved_by_an_eighth_at_most() -> None:
     moves = set()
     framed = np.pad(pattern(), ((3, 3), (3, 3), (0, 0)))
     for view in views(replace(NOTHING, crop="pad"), pattern(), 400):
@@ -278,7 +272,7 @@ def test_a_rotation_turns_by_its_angle_at_most() -> None:
 
 
 def test_sharpness_blurs_and_sharpens_by_its_factor_at_most_and_keeps_the_brightness() -> None:
-    """Measured on a weak edge, where nothing is clipped: contrast across it, against the picture's own."""
+    """Measured on a weak edge, where nothing is clipped: contrast across it, against the image's own."""
     edge = np.full((24, 24, 3), 100, np.uint8)
     edge[:, 12:] = 140
     contrasts = []
@@ -298,12 +292,12 @@ def test_cutout_greys_one_square_and_leaves_the_rest() -> None:
         np.testing.assert_array_equal(view[~grey], pattern()[~grey])
 
 
-def test_mixup_mixes_pictures_and_targets_by_one_share() -> None:
-    pictures = np.zeros((6, 4, 4, 3), np.uint8)
-    pictures[:3] = 200
+def test_mixup_mixes_images_and_targets_by_one_share() -> None:
+    dark_and_light = np.zeros((6, 4, 4, 3), np.uint8)
+    dark_and_light[:3] = 200
     shares = []
     for step in range(50):
-        images, targets = pictures.copy(), np.eye(2, dtype=np.float32)[[0, 0, 0, 1, 1, 1]]
+        images, targets = dark_and_light.copy(), np.eye(2, dtype=np.float32)[[0, 0, 0, 1, 1, 1]]
         mix(images, targets, 0.4, generator(0, step, 0))
         np.testing.assert_allclose(targets.sum(1), 1, atol=1e-6)
         np.testing.assert_allclose(images[:, 0, 0, 0] / 200, targets[:, 0], atol=0.5 / 200 + 1e-6)
@@ -321,8 +315,8 @@ def test_a_mean_image_and_crops_of_squares_are_at_the_scale_of_prediction_whatev
     image[: max(1, side // 40)] = 255
     Image.fromarray(image).save(tmp_path / "0.png")
     how = Augmentation(crop, flip=False)
-    images = read_pictures([Sample(tmp_path / "0.png", 0)], reader_for_training(geometry, how), Silent(), "")
-    assert not mean_picture(images, geometry).any()
+    images = read_images([Sample(tmp_path / "0.png", 0)], reader_for_training(geometry, how), Silent(), "")
+    assert not mean_image(images, geometry).any()
     views = [augment(images[0], geometry, how, generator(0, 0, index)) for index in range(20)]
     assert np.any(views) == (crop == "resized")
 

@@ -1,4 +1,4 @@
-"""Held-out pictures whose features are stored are measured by the head alone, which gives the figures of the whole network."""
+"""Held-out images whose features are stored are measured by the head alone, which gives the figures of the whole network."""
 
 import csv
 import json
@@ -10,11 +10,11 @@ from conftest import MakeDataset, MakeRun, RunCli
 from numpy.typing import NDArray
 
 from resnet_cli.data.decode import Geometry, decode_square
-from resnet_cli.engines.choose import engine_for
+from resnet_cli.engines.frozen import engine_for
 from resnet_cli.engines.openvino import OpenVinoEngine
 from resnet_cli.inference.classify import Member
-from resnet_cli.inference.pooled import classify_pooled
-from resnet_cli.networks.split import feature_model
+from resnet_cli.inference.scoring import classify_pooled
+from resnet_cli.networks.classifier import feature_model
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,7 @@ def test_a_head_alone_is_measured_from_features_and_evaluate_finds_the_same(
     assert probabilities(run) == pytest.approx(from_features, abs=1e-3)
 
 
-def test_features_of_other_pictures_are_not_trusted(make_dataset: MakeDataset, make_run: MakeRun, tmp_path: Path) -> None:
+def test_features_of_other_images_are_not_trusted(make_dataset: MakeDataset, make_run: MakeRun, tmp_path: Path) -> None:
     data = make_dataset(tmp_path / "fruit")
     run = make_run(tmp_path / "run", data)
     paths = sorted(data.glob("*/*.png"))
@@ -74,7 +74,7 @@ def test_images_near_a_tie_are_answered_by_the_whole_network(
     (whole,) = member.engine.run(np.stack([decode_square(path, member.geometry) for path in paths]))
     best = np.sort(whole, axis=1)
     margin = best[:, -1] - best[:, -2]
-    monkeypatch.setattr("resnet_cli.inference.pooled._NEAR", float(np.median(margin)) / 2)
+    monkeypatch.setattr("resnet_cli.inference.scoring._NEAR", float(np.median(margin)) / 2)
     nearly = pooled_features(run, paths) * np.float32(1.001)  # no longer the features of these images, to the last digit
     results = classify_pooled(run / "model.xml", iter([nearly]), paths, member)
     assert results is not None
@@ -84,9 +84,9 @@ def test_images_near_a_tie_are_answered_by_the_whole_network(
 
 
 def pooled_features(run: Path, paths: list[Path]) -> NDArray[np.float32]:
-    """What the run's backbone gives for pictures, by OpenVINO: float32 (N, D)."""
+    """What the run's backbone gives for images, by OpenVINO: float32 (N, D)."""
     from resnet_cli.engines.portable import read_classifier
-    from resnet_cli.networks.spec import spec_from_record
+    from resnet_cli.networks.catalogue import spec_from_record
 
     record = json.loads((run / "run.json").read_text())
     classifier = read_classifier(run / "model.weights.h5", spec_from_record(record))

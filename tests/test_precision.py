@@ -13,16 +13,15 @@ from training_material import FEATURES, STEPS, Points, StopAfter, network, run, 
 
 from resnet_cli.engines.portable import read_classifier, write_classifier
 from resnet_cli.errors import Interrupted
-from resnet_cli.learning.config import TrainConfig
-from resnet_cli.learning.optimizers import inner_optimizer
-from resnet_cli.learning.precision import computed_on, prepare, training_precision
-from resnet_cli.learning.prefetch import copied_ahead, on_device
-from resnet_cli.learning.rate_finder import find_rate
-from resnet_cli.networks.catalogue import find_network
+from resnet_cli.networks.catalogue import ClassifierSpec, find_network
 from resnet_cli.networks.classifier import build_logits
 from resnet_cli.networks.devices import CPU, Device, current_device, least_capable
-from resnet_cli.networks.spec import ClassifierSpec
 from resnet_cli.progress import Silent
+from resnet_cli.training.config import TrainConfig
+from resnet_cli.training.optimizers import inner_optimizer
+from resnet_cli.training.precision import computed_on, prepare, training_precision
+from resnet_cli.training.rate_finder import find_rate
+from resnet_cli.training.reading import copied_ahead, on_device
 
 CONFIG = TrainConfig(epochs=3, optimizer="adamw", learning_rate=0.03, weight_decay=0.01)
 # Adam takes steps of one size along gradients that are nothing but rounding errors, such as of a bias before batch-norm.
@@ -31,7 +30,7 @@ SGD = replace(CONFIG, optimizer="sgd")
 
 @pytest.fixture(autouse=True)
 def a_checkpoint_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resnet_cli.learning.callbacks.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("resnet_cli.training.callbacks.CHECKPOINT_SECONDS", 0)
 
 
 @pytest.fixture(autouse=True)
@@ -211,7 +210,7 @@ def test_weights_and_answers_are_float32_whatever_trained_them(tmp_path: Path) -
 def test_batches_that_are_copied_to_a_device_train_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(CONFIG, class_weights=True)
     expected = values(run(tmp_path / "plain", config)[0])
-    monkeypatch.setattr("resnet_cli.learning.training.on_device", lambda batches: copied_ahead(batches, "/CPU:0"))
+    monkeypatch.setattr("resnet_cli.training.loop.on_device", lambda batches: copied_ahead(batches, "/CPU:0"))
     for value, other in zip(values(run(tmp_path / "copied", config)[0]), expected, strict=True):
         np.testing.assert_array_equal(value, other)
 
@@ -238,7 +237,7 @@ def test_an_operation_that_is_not_repeatable_on_a_gpu_is_one_sentence(
     def refused(*arguments: object, **options: object) -> None:
         raise tf.errors.UnimplementedError(None, None, "A deterministic GPU implementation of X is not currently available.")
 
-    monkeypatch.setattr("resnet_cli.cli.train_job.train", refused)
+    monkeypatch.setattr("resnet_cli.jobs.train.train", refused)
     result = run_cli("train", tiny_dataset, "--arch", "resnet8", "--output", tmp_path / "run")
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-2:] == [

@@ -1,4 +1,4 @@
-"""`resnet predict`: an answer for every picture that is named, in order, in three forms, without TensorFlow."""
+"""`resnet predict`: an answer for every image that is named, in order, in three forms, without TensorFlow."""
 
 import csv
 import io
@@ -11,21 +11,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Finetuned, MakeDataset, MakePicture, RunCli
+from conftest import Finetuned, MakeDataset, MakeImage, RunCli
 
 from resnet_cli.data.decode import Geometry, decode_square
 from resnet_cli.engines.openvino import OpenVinoEngine
 from resnet_cli.engines.portable import read_classifier
 from resnet_cli.inference.classify import Member, classify
-from resnet_cli.networks.spec import spec_from_record
-from resnet_cli.runs import load_run
+from resnet_cli.networks.catalogue import spec_from_record
+from resnet_cli.runs.folder import load_run
 
 UNWANTED = ("tensorflow", "keras", "sklearn", "matplotlib", "scipy", "h5py")
 
 
 @pytest.fixture(scope="module")
 def album(tmp_path_factory: pytest.TempPathFactory, make_dataset: MakeDataset) -> Path:
-    """Six pictures that the run never saw, in two folders."""
+    """Six images that the run never saw, in two folders."""
     return make_dataset(tmp_path_factory.mktemp("album"), ("apple", "cherry"), count=3, first=80)
 
 
@@ -50,10 +50,10 @@ def test_the_most_probable_classes_come_first(finetuned_run: Finetuned, run_cli:
 
 
 @pytest.mark.parametrize("form", [[], ["--json"], ["--csv"]])
-def test_a_list_of_no_pictures_is_an_error(form: list[str], run_cli: RunCli, finetuned_run: Finetuned) -> None:
+def test_a_list_of_no_images_is_an_error(form: list[str], run_cli: RunCli, finetuned_run: Finetuned) -> None:
     result = run_cli("predict", "-", "--run", finetuned_run.folder, *form, stdin="\n")
     assert result.exit_code == 1
-    assert "error: stdin names no pictures\n" in result.stderr
+    assert "error: stdin names no images\n" in result.stderr
 
 
 def test_an_address_is_no_file_that_went_missing(run_cli: RunCli, finetuned_run: Finetuned) -> None:
@@ -65,7 +65,7 @@ def test_an_address_is_no_file_that_went_missing(run_cli: RunCli, finetuned_run:
 def test_files_folders_patterns_and_stdin_mix_and_keep_their_order(
     finetuned_run: Finetuned, run_cli: RunCli, album: Path
 ) -> None:
-    (album / "notes.txt").write_text("no picture")
+    (album / "notes.txt").write_text("no image")
     named = [album / "cherry" / "082.png", album / "apple", f"{album}/cherry/08[01].png", "-"]
     listed = f"{album}/apple/081.png\n\n{album}/cherry/080.png\r\n"
     rows = predicted(run_cli, finetuned_run, *named, stdin=listed)
@@ -73,12 +73,12 @@ def test_files_folders_patterns_and_stdin_mix_and_keep_their_order(
     assert [row["path"] for row in rows] == [f"{album}/{name}.png" for name in expected]
     by_path: dict[str, Any] = {}
     for row in rows:
-        # The same picture gets the same answer wherever it stands.
+        # The same image gets the same answer wherever it stands.
         first = by_path.setdefault(row["path"], row["predictions"])[0]["probability"]
         assert row["predictions"][0]["probability"] == pytest.approx(first, abs=1e-3)
 
 
-def test_a_damaged_picture_disturbs_no_other(finetuned_run: Finetuned, run_cli: RunCli, album: Path, tmp_path: Path) -> None:
+def test_a_damaged_image_disturbs_no_other(finetuned_run: Finetuned, run_cli: RunCli, album: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes((album / "apple" / "080.png").read_bytes()[:90])
     missing = tmp_path / "missing.jpg"
@@ -104,7 +104,7 @@ def test_a_damaged_picture_disturbs_no_other(finetuned_run: Finetuned, run_cli: 
     assert [row["path"] for row in csv.DictReader(io.StringIO(only.stdout))] == [str(broken), str(missing)]
 
 
-def test_odd_names_are_errors_of_their_own_pictures(
+def test_odd_names_are_errors_of_their_own_images(
     finetuned_run: Finetuned, run_cli: RunCli, album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -135,9 +135,9 @@ def test_files_of_a_folder_that_are_passed_over_are_told(
     command = ("predict", folder, "--run", finetuned_run.folder, "--json")
     result = run_cli(*command)
     assert result.exit_code == 0 and len(json.loads(result.stdout)) == 3
-    assert f"skipped 1 file of {folder} (first: notes.txt: not a picture)\n" in result.stderr
+    assert f"skipped 1 file of {folder} (first: notes.txt: not an image)\n" in result.stderr
     # Images without an answer are a warning, which --quiet does not silence.
-    warning = f"warning: skipped 2 files of {folder} (first: beach.jxl: JXL pictures are not read; convert it to JPEG)\n"
+    warning = f"warning: skipped 2 files of {folder} (first: beach.jxl: JXL images are not read; convert it to JPEG)\n"
     assert warning in result.stderr
     assert run_cli(*command, "--quiet").stderr == warning
 
@@ -153,7 +153,7 @@ def test_folders_that_a_pattern_fits_are_listed_as_if_the_shell_had_named_them(
         assert [row["path"] for row in predicted(run_cli, finetuned_run, f"{album}/{pattern}")] == expected
 
 
-def test_csv_has_a_line_for_every_picture_and_class(finetuned_run: Finetuned, run_cli: RunCli, album: Path) -> None:
+def test_csv_has_a_line_for_every_image_and_class(finetuned_run: Finetuned, run_cli: RunCli, album: Path) -> None:
     result = run_cli("predict", album / "apple", "--run", finetuned_run.folder, "--csv", "--top", 2)
     rows = list(csv.DictReader(io.StringIO(result.stdout)))
     assert list(rows[0]) == ["path", "rank", "class", "probability", "error", "runs"]
@@ -193,8 +193,8 @@ def test_the_answer_is_what_keras_says_of_the_same_pixels(finetuned_run: Finetun
     np.testing.assert_array_equal(exact.argmax(axis=1), expected.argmax(axis=1))
 
 
-def test_one_picture_or_many_at_a_time_is_the_same(finetuned_run: Finetuned, album: Path, make_picture: MakePicture) -> None:
-    paths = [make_picture(album.parent / "more" / f"{number:02d}.png", seed=number) for number in range(21)]
+def test_one_image_or_many_at_a_time_is_the_same(finetuned_run: Finetuned, album: Path, make_image: MakeImage) -> None:
+    paths = [make_image(album.parent / "more" / f"{number:02d}.png", seed=number) for number in range(21)]
     run = load_run(finetuned_run.folder)
     geometry = Geometry(32, "crop", 1.0)
     one = list(classify(paths, [Member(OpenVinoEngine(run.openvino, "one", exact=True), geometry)], batch=1))

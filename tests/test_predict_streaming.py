@@ -13,17 +13,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MakeDataset, MakePicture, MakeRun, RunCli
+from conftest import MakeDataset, MakeImage, MakeRun, RunCli
 
-from resnet_cli.cli.streams import bytes_of_stdin
+from resnet_cli.cli.console import bytes_of_stdin
+from resnet_cli.data.decode import run_geometry
 from resnet_cli.data.inputs import listed_paths
 from resnet_cli.data.threads import PAUSE, Pause, map_arriving
 from resnet_cli.engines.base import Images, Outputs
 from resnet_cli.engines.openvino import OpenVinoEngine
 from resnet_cli.errors import ResnetError
 from resnet_cli.inference.classify import Classified, Member, classify
-from resnet_cli.inference.geometry import run_geometry
-from resnet_cli.runs import load_run
+from resnet_cli.runs.folder import load_run
 
 PROGRAM = (sys.executable, "-c", "from resnet_cli.cli.app import main; main()")
 
@@ -37,7 +37,7 @@ def root(make_run: MakeRun, make_dataset: MakeDataset, tmp_path_factory: pytest.
 
 
 @pytest.fixture
-def pictures(root: Path) -> list[Path]:
+def images(root: Path) -> list[Path]:
     return sorted((root / "fruit").rglob("*.png"))
 
 
@@ -64,11 +64,11 @@ def answered(child: subprocess.Popen[bytes], words: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("form", [[], ["--json"], ["--csv"]])
-def test_a_path_is_answered_while_stdin_stays_open(form: list[str], root: Path, pictures: list[Path], tmp_path: Path) -> None:
+def test_a_path_is_answered_while_stdin_stays_open(form: list[str], root: Path, images: list[Path], tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.touch()
     with started(root, *form) as child:
-        for path in pictures[:3]:
+        for path in images[:3]:
             told(child, f"{path}\n".encode())
             assert str(path).encode() in answered(child, str(path).encode())
         if form:
@@ -80,11 +80,11 @@ def test_a_path_is_answered_while_stdin_stays_open(form: list[str], root: Path, 
     assert child.returncode == bool(form)
 
 
-def test_every_result_before_a_pause_goes_out_before_the_next_path_is_asked_for(root: Path, pictures: list[Path]) -> None:
+def test_every_result_before_a_pause_goes_out_before_the_next_path_is_asked_for(root: Path, images: list[Path]) -> None:
     run = load_run(root / "run")
     members = [Member(OpenVinoEngine(run.openvino, "many"), run_geometry(run)) for _ in range(2)]
     out: list[Classified] = []
-    bursts = [pictures[:1], pictures[1:8], [], pictures[8:9], [root / "missing.png"], pictures[9:]]
+    bursts = [images[:1], images[1:8], [], images[8:9], [root / "missing.png"], images[9:]]
 
     def arriving() -> Iterator[Path | Pause]:
         asked: list[Path] = []
@@ -96,15 +96,15 @@ def test_every_result_before_a_pause_goes_out_before_the_next_path_is_asked_for(
 
     for result in classify(arriving(), members, views=2, batch=6):
         out.append(result)
-    assert [each.path for each in out if each.error is None] == pictures
-    expected = list(classify(pictures, members, views=2, batch=6))
+    assert [each.path for each in out if each.error is None] == images
+    expected = list(classify(images, members, views=2, batch=6))
     for each, other in zip([each for each in out if each.error is None], expected, strict=True):
         assert each.probabilities is not None and other.probabilities is not None
         np.testing.assert_allclose(each.probabilities, other.probabilities, atol=2e-2)
 
 
 class Counting:
-    """An engine that keeps how many pictures each batch had."""
+    """An engine that keeps how many images each batch had."""
 
     name, precision, pixels = "counting", "f32", 1
 
@@ -119,15 +119,13 @@ class Counting:
         return (self.run(batch) for batch in batches if not isinstance(batch, Pause))
 
 
-def test_batches_are_full_as_long_as_paths_are_waiting_and_no_larger_than_what_has_come(
-    root: Path, pictures: list[Path]
-) -> None:
+def test_batches_are_full_as_long_as_paths_are_waiting_and_no_larger_than_what_has_come(root: Path, images: list[Path]) -> None:
     engine = Counting()
     member = Member(engine, run_geometry(load_run(root / "run")))
-    assert len(list(classify(pictures, [member], batch=5))) == 12
+    assert len(list(classify(images, [member], batch=5))) == 12
     assert engine.sizes == [5, 5, 2]
     engine.sizes.clear()
-    paths = [*pictures[:3], PAUSE, pictures[3], PAUSE, PAUSE, *pictures[4:]]
+    paths = [*images[:3], PAUSE, images[3], PAUSE, PAUSE, *images[4:]]
     assert len(list(classify(paths, [member], batch=4))) == 12
     assert engine.sizes == [3, 1, 4, 4]
 
@@ -201,13 +199,13 @@ def test_a_list_without_a_path_is_an_error(content: bytes) -> None:
     if content == b"\xff":  # no mark after all, but a name
         assert list(listed_paths([content], null=False)) == [Path(os.fsdecode(content))]
         return
-    with pytest.raises(ResnetError, match="stdin names no pictures"):
+    with pytest.raises(ResnetError, match="stdin names no images"):
         list(listed_paths([content], null=content.startswith(b"\0")))
 
 
-def test_find_print0_works_with_null(root: Path, make_picture: MakePicture, tmp_path: Path) -> None:
+def test_find_print0_works_with_null(root: Path, make_image: MakeImage, tmp_path: Path) -> None:
     for number, name in enumerate(("one.png", "two\nlines.png", '"three".png')):
-        make_picture(tmp_path / "odd" / name, seed=number)
+        make_image(tmp_path / "odd" / name, seed=number)
     command = ["predict", "-", "--run", root / "run", "--json", "-q"]
     for option in ("-0", "--null"):
         line = ["bash", "-c", 'find "$0" -name "*.png" -print0 | "$@"', str(tmp_path / "odd"), *PROGRAM, *command, option]
@@ -216,27 +214,27 @@ def test_find_print0_works_with_null(root: Path, make_picture: MakePicture, tmp_
         assert {Path(row["path"]).name for row in json.loads(done.stdout)} == {"one.png", "two\nlines.png", '"three".png'}
 
 
-def test_null_without_a_list_is_a_usage_error(root: Path, pictures: list[Path], run_cli: RunCli) -> None:
-    result = run_cli("predict", pictures[0], "--run", root / "run", "-0")
+def test_null_without_a_list_is_a_usage_error(root: Path, images: list[Path], run_cli: RunCli) -> None:
+    result = run_cli("predict", images[0], "--run", root / "run", "-0")
     assert (result.exit_code, result.stdout) == (2, "")
     assert "--null is about paths on stdin: give - as well" in result.stderr
 
 
-def test_ctrl_c_ends_a_wait_for_stdin_at_once(root: Path, pictures: list[Path]) -> None:
+def test_ctrl_c_ends_a_wait_for_stdin_at_once(root: Path, images: list[Path]) -> None:
     with started(root, "--csv") as child:
-        told(child, f"{pictures[0]}\n".encode())
+        told(child, f"{images[0]}\n".encode())
         answered(child, b"000.png,1,")
         child.send_signal(signal.SIGINT)
         assert (child.wait(60), child.stderr and child.stderr.read()) == (130, b"")
 
 
-def test_a_reader_that_went_away_ends_it_though_stdin_is_open(root: Path, pictures: list[Path]) -> None:
+def test_a_reader_that_went_away_ends_it_though_stdin_is_open(root: Path, images: list[Path]) -> None:
     with started(root, "--csv") as child:
-        told(child, f"{pictures[0]}\n".encode())
+        told(child, f"{images[0]}\n".encode())
         answered(child, b"000.png,1,")
         assert child.stdout is not None
         child.stdout.close()
-        told(child, f"{pictures[1]}\n".encode())
+        told(child, f"{images[1]}\n".encode())
         assert (child.wait(60), child.stderr and child.stderr.read()) == (141, b"")
 
 

@@ -18,14 +18,12 @@ import pytest
 from conftest import without_proxy
 
 from resnet_cli.errors import Interrupted, ResnetError
-from resnet_cli.networks import imagenet_files, pretrained
-from resnet_cli.networks.catalogue import find_network
+from resnet_cli.networks import pretrained
+from resnet_cli.networks import pretrained as imagenet_files
+from resnet_cli.networks.catalogue import ClassifierSpec, find_network, parameter_count
 from resnet_cli.networks.classifier import build_logits
-from resnet_cli.networks.imagenet_files import weights_file
 from resnet_cli.networks.loading import load_backbone, load_imagenet_classifier
-from resnet_cli.networks.parameters import parameter_count
-from resnet_cli.networks.pretrained import WeightsSource, cached_imagenet_classifier, choose_backbone
-from resnet_cli.networks.spec import ClassifierSpec
+from resnet_cli.networks.pretrained import WeightsSource, cached_imagenet_classifier, choose_backbone, weights_file
 from resnet_cli.networks.weights import named_variables, save_weights
 from resnet_cli.progress import Silent
 
@@ -389,11 +387,11 @@ def test_a_weights_file_needs_the_name_of_its_network(run_folder: Path, tmp_path
             load_backbone(build_logits(ClassifierSpec(other, 2, 32)), other, source)
 
 
-def test_a_weights_file_with_a_mean_picture_is_refused_as_it_does_not_say_so(tmp_path: Path) -> None:
+def test_a_weights_file_with_a_mean_image_is_refused_as_it_does_not_say_so(tmp_path: Path) -> None:
     network = find_network("resnet8")
     save_weights(build_logits(ClassifierSpec(replace(network, preprocessing="pixel-mean"), 2, 32)), tmp_path / "mean.h5")
     network, source = choose_backbone("resnet8", str(tmp_path / "mean.h5"), Silent())
-    with pytest.raises(ResnetError, match="subtract a mean picture") as caught:
+    with pytest.raises(ResnetError, match="subtract a mean image") as caught:
         load_backbone(build_logits(ClassifierSpec(network, 2, 32)), network, source)
     assert caught.value.hint == "name the run's folder instead"
 

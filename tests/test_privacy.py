@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from conftest import Finetuned, MakeDataset, MakeRun, RunCli
 
-from resnet_cli.inference.formats import FORMATS
-from resnet_cli.inference.quantizers import QUANTIZERS
+from resnet_cli.export.formats import FORMATS
+from resnet_cli.export.quantizers import QUANTIZERS
 
 GUARD = """
 import json, sys

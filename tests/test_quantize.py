@@ -14,13 +14,12 @@ from conftest import Finetuned, MakeDataset, MakeRun, RunCli
 from numpy.typing import NDArray
 from test_export import ANSWER
 
-from resnet_cli.data.decode import decode_square
-from resnet_cli.data.same_files import contents
+from resnet_cli.data.contents import contents
+from resnet_cli.data.decode import decode_square, run_geometry
 from resnet_cli.engines.openvino import OpenVinoEngine, convert, save
-from resnet_cli.inference import quantize, quantizers
-from resnet_cli.inference.geometry import run_geometry
-from resnet_cli.inference.side_by_side import Both, answer_both
-from resnet_cli.runs import load_run, read_splits, write_splits
+from resnet_cli.export import quantize, quantizers
+from resnet_cli.export.parity import Both, answer_both
+from resnet_cli.runs.folder import load_run, read_splits, write_splits
 
 FORMATS = ("openvino", "onnx", "tflite")
 
@@ -48,7 +47,7 @@ TYPES: dict[str, Callable[[Path], list[str]]] = {"openvino": types_openvino, "on
 
 
 def held_out(run: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Pictures that a run held out, and their classes."""
+    """Images that a run held out, and their classes."""
     loaded = load_run(run)
     rows = [row for row in read_splits(loaded) if row.split == "val"]
     pixels = [decode_square(loaded.data / row.path, run_geometry(loaded)) for row in rows]
@@ -65,8 +64,8 @@ def test_an_int8_export_is_smaller_takes_and_returns_the_same_and_is_measured(
     result = run_cli("export", *options, "--json")
     assert result.exit_code == 0, result.stderr
     document = json.loads(result.stdout)
-    pictures, labels = held_out(finetuned_run.folder)
-    got = ANSWER[name](Path(document["model"]), pictures)
+    images, labels = held_out(finetuned_run.folder)
+    got = ANSWER[name](Path(document["model"]), images)
     assert got.dtype == np.float32 and got.shape == (held, 7)
     np.testing.assert_allclose(got.sum(1), 1, atol=0.02)
     figures, parity = document["int8"], document["parity"]
@@ -75,9 +74,9 @@ def test_an_int8_export_is_smaller_takes_and_returns_the_same_and_is_measured(
     assert before["correct"] == pytest.approx(held * finetuned_run.result["val"]["top1"], abs=1)
     assert after["correct"] == pytest.approx((got.argmax(1) == labels).sum(), abs=1)
     assert after["top1"] == pytest.approx(after["correct"] / held)
-    assert (parity["pictures"], parity["source"]) == (held, "held-out pictures")
+    assert (parity["pictures"], parity["source"]) == (held, "held-out images")
     # Two of the seven classes look alike: which of them is named is a coin toss, but no probability is far off.
-    exact = OpenVinoEngine(finetuned_run.folder / "model.xml", "many", exact=True).run(pictures)[0]
+    exact = OpenVinoEngine(finetuned_run.folder / "model.xml", "many", exact=True).run(images)[0]
     assert parity["top1_agreement"] == pytest.approx((got.argmax(1) == exact.argmax(1)).mean(), abs=0.05)
     assert np.abs(got - exact).mean() < 0.04
     # OpenVINO's float weights take 2 bytes, the others' 4.
@@ -132,11 +131,11 @@ def test_predict_and_evaluate_take_an_openvino_export_wherever_it_is(
     assert run_cli("export", "--format", "openvino", "--run", run, "--output", folder, "--force").exit_code == 0
     moved = folder.rename(tmp_path / "moved")
     shutil.rmtree(run)
-    pictures, _ = held_out(finetuned_run.folder)
+    images, _ = held_out(finetuned_run.folder)
     first = next(row.path for row in read_splits(load_run(finetuned_run.folder)) if row.split == "val")
     (row,) = json.loads(run_cli("predict", finetuned_run.data / first, "--run", moved, "--json").stdout)
     best = row["predictions"][0]
-    expected = ANSWER["openvino"](moved / "model.xml", pictures[:1])[0]
+    expected = ANSWER["openvino"](moved / "model.xml", images[:1])[0]
     assert (moved / "labels.txt").read_text().splitlines().index(best["class"]) == expected.argmax()
     assert best["probability"] == pytest.approx(expected.max(), abs=0.02)
     # It does not know where its images are, but which ones it was trained on.
@@ -159,7 +158,7 @@ def test_predict_and_evaluate_take_an_openvino_export_wherever_it_is(
 def answering_worse(monkeypatch: pytest.MonkeyPatch, mistakes: int) -> None:
     """int8 answers as the float model does, but for so many images that the float model has right and it has not."""
 
-    def unchanged(model: Any, exact: Path, pictures: Any, path: Path) -> None:
+    def unchanged(model: Any, exact: Path, images: Any, path: Path) -> None:
         save(convert(model), path)
 
     def spoilt(answers: Any, samples: Any, geometry: Any) -> Both:
@@ -263,7 +262,7 @@ def test_held_out_images_that_changed_or_are_damaged_are_in_no_figure_of_int8(
 def test_what_loses_more_than_it_may_is_refused_unless_forced(
     finetuned_run: Finetuned, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def worse(model: Any, exact: Path, pictures: Any, path: Path) -> None:
+    def worse(model: Any, exact: Path, images: Any, path: Path) -> None:
         """The classifier with its classes in another order."""
         import keras
 
@@ -322,7 +321,7 @@ def test_a_missing_tool_is_named_with_the_command_that_installs_it(
     assert hint == "hint: pip install 'resnet-cli[export]'"
 
 
-def test_without_the_pictures_there_is_no_int8(make_run: MakeRun, sample_data: Path, run_cli: RunCli, tmp_path: Path) -> None:
+def test_without_the_images_there_is_no_int8(make_run: MakeRun, sample_data: Path, run_cli: RunCli, tmp_path: Path) -> None:
     data = shutil.copytree(sample_data, tmp_path / "data")
     folder = make_run(tmp_path / "run", data, arch="resnet8")
     trained = [row for row in read_splits(load_run(folder)) if row.split == "train"]
@@ -331,7 +330,7 @@ def test_without_the_pictures_there_is_no_int8(make_run: MakeRun, sample_data: P
     options = ("--format", "openvino", "--quantize", "int8", "--run", folder)
     result = run_cli("export", *options, "--quiet")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.startswith(f"error: none of the {len(trained)} training pictures of {data} can be read\n")
+    assert result.stderr.startswith(f"error: none of the {len(trained)} training images of {data} can be read\n")
     shutil.rmtree(data)
     result = run_cli("export", *options, "--quiet")
     assert f"{80 - len(trained)} of {80 - len(trained)} held-out images are no longer there" in result.stderr.splitlines()[0]
@@ -342,8 +341,8 @@ def test_without_the_pictures_there_is_no_int8(make_run: MakeRun, sample_data: P
 def test_an_export_for_another_program_is_no_run(finetuned_run: Finetuned, run_cli: RunCli, tmp_path: Path) -> None:
     (tmp_path / "model.onnx").touch()
     (tmp_path / "labels.txt").touch()
-    picture = next(finetuned_run.data.rglob("*.png"))
-    result = run_cli("predict", picture, "--run", tmp_path)
+    image = next(finetuned_run.data.rglob("*.png"))
+    result = run_cli("predict", image, "--run", tmp_path)
     assert result.exit_code == 1
     assert result.stderr == (
         f"error: {tmp_path} is an export for other programs; this one answers with runs, and with exports to OpenVINO alone\n"

@@ -13,16 +13,14 @@ from PIL import Image
 from training_material import CLASSES, FEATURES, HeldOut, Points, StopAfter, network, values
 
 from resnet_cli.errors import Interrupted, ResnetError
-from resnet_cli.learning.config import TrainConfig
-from resnet_cli.learning.rate_finder import STEPS, RateSearch, find_rate, smooth, suggest
-from resnet_cli.learning.stage import Stage
-from resnet_cli.learning.training import train
-from resnet_cli.networks.catalogue import find_network
-from resnet_cli.networks.classifier import build_logits
-from resnet_cli.networks.spec import ClassifierSpec
-from resnet_cli.networks.split import freeze_batch_norm, tail_model
+from resnet_cli.networks.catalogue import ClassifierSpec, find_network
+from resnet_cli.networks.classifier import build_logits, freeze_batch_norm, tail_model
 from resnet_cli.progress import Silent
-from resnet_cli.reports.rate_curve import write_rate_curve
+from resnet_cli.reports.curves import write_rate_curve
+from resnet_cli.training.config import TrainConfig
+from resnet_cli.training.loop import train
+from resnet_cli.training.rate_finder import STEPS, RateSearch, find_rate, smooth, suggest
+from resnet_cli.training.stage import Stage
 
 Batch = tuple[NDArray[np.float32], NDArray[np.float32]]
 RATES = tuple(np.geomspace(1e-4, 10, STEPS))
@@ -168,13 +166,13 @@ def test_the_suggestion_is_where_the_loss_stops_falling_however_high_it_flies_af
 
 
 @pytest.mark.parametrize("suggested", [0.05, None])
-def test_picture_and_table_hold_the_curve(suggested: float | None, tmp_path: Path) -> None:
+def test_image_and_table_hold_the_curve(suggested: float | None, tmp_path: Path) -> None:
     losses = (*np.linspace(2.3, 1.1, STEPS - 1), 1e8)
     curve = RateSearch(RATES, losses, tuple(smooth(losses)), suggested)
     write_rate_curve(curve, tmp_path / "rates.png", "resnet20 on fruit")
-    with Image.open(tmp_path / "rates.png") as picture:
-        picture.load()
-        assert picture.format == "PNG" and picture.size == (840, 480)
+    with Image.open(tmp_path / "rates.png") as image:
+        image.load()
+        assert image.format == "PNG" and image.size == (840, 480)
     with (tmp_path / "rates.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(float(row["rate"]), float(row["loss"]), float(row["smoothed"])) for row in rows] == list(

@@ -1,4 +1,4 @@
-"""A picture that cannot be read any more in the middle of a training: one sentence, and a checkpoint to go on from."""
+"""An image that cannot be read any more in the middle of a training: one sentence, and a checkpoint to go on from."""
 
 import itertools
 import threading
@@ -14,10 +14,10 @@ from training_material import STEPS, HeldOut, Points, network, run, values
 
 from resnet_cli.data.threads import map_in_order
 from resnet_cli.errors import ResnetError
-from resnet_cli.learning.config import TrainConfig
-from resnet_cli.learning.stage import Stage
-from resnet_cli.learning.training import train
 from resnet_cli.progress import Silent
+from resnet_cli.training.config import TrainConfig
+from resnet_cli.training.loop import train
+from resnet_cli.training.stage import Stage
 
 CONFIG = TrainConfig(epochs=3, optimizer="sgd", learning_rate=0.03)
 Batch = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -52,10 +52,10 @@ def _os_error() -> OSError:
     ("error", "said"),
     [(ResnetError, "photos/7.jpg cannot be read: gone"), (OSError, "training-boundary.f16 cannot be read: Input/output error")],
 )
-def test_the_picture_is_named_and_the_training_goes_on_when_it_is_back(
+def test_the_image_is_named_and_the_training_goes_on_when_it_is_back(
     error: type[Exception], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resnet_cli.learning.callbacks.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("resnet_cli.training.callbacks.CHECKPOINT_SECONDS", 0)
     with pytest.raises(ResnetError) as told:
         _train(tmp_path / "broken", Gone(error=error), HeldOut())
     assert (told.value.message, told.value.hint) == (said, "put it back, then type the same command with --resume")
@@ -65,7 +65,7 @@ def test_the_picture_is_named_and_the_training_goes_on_when_it_is_back(
         np.testing.assert_array_equal(value, other)
 
 
-def test_a_held_out_picture_is_named_too(tmp_path: Path) -> None:
+def test_a_held_out_image_is_named_too(tmp_path: Path) -> None:
     with pytest.raises(ResnetError, match=r"photos/8\.jpg is damaged") as told:
         _train(tmp_path, Points(), GoneHeldOut())
     assert told.value.hint == "put it back, then type the same command with --resume"

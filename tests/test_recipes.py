@@ -15,24 +15,20 @@ from PIL import Image
 from training_material import network, run
 
 from resnet_cli.data.augment import Augmentation
-from resnet_cli.data.decode import Geometry, decode_square
-from resnet_cli.data.pictures import mean_picture, read_pictures, reader_for_training
-from resnet_cli.data.scan import Sample
+from resnet_cli.data.dataset import Sample
+from resnet_cli.data.decode import Geometry, decode_square, run_geometry
+from resnet_cli.data.images import mean_image, read_images, reader_for_training
 from resnet_cli.engines.openvino import OpenVinoEngine
 from resnet_cli.engines.portable import read_classifier
 from resnet_cli.errors import ResnetError
-from resnet_cli.history import read_history
-from resnet_cli.inference.geometry import run_geometry
-from resnet_cli.learning.config import TrainConfig
-from resnet_cli.learning.pace import Pace, fit_to_limit
-from resnet_cli.learning.recipes import make_config, parse_drops, parse_duration
-from resnet_cli.learning.schedules import plateau_scale, rates
-from resnet_cli.networks.catalogue import find_network
+from resnet_cli.networks.catalogue import find_network, spec_from_record
 from resnet_cli.networks.residual import build_backbone
-from resnet_cli.networks.spec import spec_from_record
 from resnet_cli.networks.weights import load_weights
 from resnet_cli.progress import Silent
-from resnet_cli.runs import load_run
+from resnet_cli.runs.folder import load_run, read_history
+from resnet_cli.training.config import TrainConfig, make_config, parse_drops, parse_duration
+from resnet_cli.training.optimizers import plateau_scale, rates
+from resnet_cli.training.pace import Pace, fit_to_limit
 
 
 def test_the_paper_s_recipe_is_the_paper_s() -> None:
@@ -170,7 +166,7 @@ def test_a_training_within_a_time_limit_anneals_to_the_end(
     run_cli: RunCli, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The pace is that of this machine; of the epochs that would fit into ten minutes, five are enough here.
-    monkeypatch.setattr("resnet_cli.cli.train_job.fit_to_limit", lambda *given: replace(fit_to_limit(*given), epochs=5))
+    monkeypatch.setattr("resnet_cli.jobs.train.fit_to_limit", lambda *given: replace(fit_to_limit(*given), epochs=5))
     output = tmp_path / "run"
     options = ["--arch", "resnet8", "--batch-size", "8", "--time-limit", "10m", "--output"]
     result = run_cli("train", tiny_dataset, *options, output)
@@ -184,7 +180,7 @@ def test_a_training_within_a_time_limit_anneals_to_the_end(
     assert history[-1].learning_rate < 0.1 * max(each.learning_rate for each in history)
 
 
-def test_a_run_that_subtracts_the_mean_picture_keeps_it(run_cli: RunCli, make_dataset: MakeDataset, tmp_path: Path) -> None:
+def test_a_run_that_subtracts_the_mean_image_keeps_it(run_cli: RunCli, make_dataset: MakeDataset, tmp_path: Path) -> None:
     data = make_dataset(tmp_path / "pets", ("cat", "dog"), count=10)
     output = tmp_path / "run"
     options = ["--arch", "resnet8", "--recipe", "paper", "--epochs", "1", "--batch-size", "8", "--output"]
@@ -222,8 +218,8 @@ def test_the_mean_image_is_that_of_the_images_as_prediction_sees_them(
         samples.append(Sample(tmp_path / f"{number}.png", 0))
         Image.new("RGB", (40 + number, 30), (shade, 0, 255)).save(samples[-1].path)
     geometry = Geometry(16)
-    pictures = read_pictures(samples, reader_for_training(geometry, Augmentation(crop)), Silent(), "")
-    mean = mean_picture(pictures, geometry)
+    images = read_images(samples, reader_for_training(geometry, Augmentation(crop)), Silent(), "")
+    mean = mean_image(images, geometry)
     assert mean.shape == (16, 16, 3)
     np.testing.assert_allclose(mean[..., 0], 100 / 255, atol=1e-6)
     np.testing.assert_allclose(mean[..., 2], 1, atol=1e-6)
@@ -237,7 +233,7 @@ def test_another_schedule_leaves_the_recipe_s_own_drops_and_plateau_behind() -> 
     )
 
 
-def test_weights_that_scale_pixels_in_another_way_are_refused_before_any_picture_is_read(
+def test_weights_that_scale_pixels_in_another_way_are_refused_before_any_image_is_read(
     run_cli: RunCli, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MakePicture
+from conftest import MakeImage
 from PIL import Image
 
-from resnet_cli.history import EpochRecord
-from resnet_cli.inference.measure import measure
+from resnet_cli.inference.metrics import measure
 from resnet_cli.reports.curves import curves, draw_curves
 from resnet_cli.reports.page import Mistake, Report, write_report
+from resnet_cli.runs.folder import EpochRecord
 
 BLUE = (31, 119, 180)
 
@@ -44,11 +44,11 @@ class Rows(HTMLParser):
             self.rows[-1][-1] += data
 
 
-def write_page(folder: Path, names: list[str], guesses: list[int], picture: Path | None = None) -> str:
-    """A report of one picture a class, each taken for `guesses`."""
+def write_page(folder: Path, names: list[str], guesses: list[int], image: Path | None = None) -> str:
+    """A report of one image a class, each taken for `guesses`."""
     probabilities = np.eye(len(names), dtype=np.float32)[guesses]
     figures = measure(probabilities, np.arange(len(guesses)) % len(names), tuple(names)).to_json()
-    mistakes = [Mistake(picture, names[0], names[1], 0.9)] if picture else []
+    mistakes = [Mistake(image, names[0], names[1], 0.9)] if image else []
     write_report(folder / "report.html", Report("toys: val", [("network", "resnet20")], figures, mistakes, None))
     return (folder / "report.html").read_text(encoding="utf-8")
 
@@ -56,8 +56,8 @@ def write_page(folder: Path, names: list[str], guesses: list[int], picture: Path
 def test_one_epoch_is_a_mark_in_both_curves(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text(EpochRecord("train", 1, 2.0, 0.3, 1.5, 0.5, 0.1, 100.0, 1.0).to_line())
     draw_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png", "one epoch", 0.0)
-    with Image.open(tmp_path / "curves.png") as picture:
-        pixels = np.asarray(picture.convert("RGB"), np.int16)
+    with Image.open(tmp_path / "curves.png") as image:
+        pixels = np.asarray(image.convert("RGB"), np.int16)
     for half in np.split(pixels, 2, axis=1):
         blue = (np.abs(half - BLUE).sum(2) < 30).any(0)
         # What is blue in the legend stands in one place; the marks stand in another.
@@ -89,7 +89,7 @@ def test_of_many_classes_the_most_frequent_confusions_are_listed(tmp_path: Path)
     guesses[5] = guesses[45] = 30
     page = write_page(tmp_path, names, guesses)
     listed = [row for row in Rows(page).rows if len(row) == 3]
-    assert listed == [["true", "taken for", "pictures"], ["class 07", "class 08", "3"], ["class 05", "class 30", "2"]]
+    assert listed == [["true", "taken for", "images"], ["class 07", "class 08", "3"], ["class 05", "class 30", "2"]]
 
 
 def test_a_page_without_mistakes_lists_no_confusions(tmp_path: Path) -> None:
@@ -98,8 +98,8 @@ def test_a_page_without_mistakes_lists_no_confusions(tmp_path: Path) -> None:
     )
 
 
-def test_small_pictures_are_shown_enlarged_pixel_by_pixel(tmp_path: Path, make_picture: MakePicture) -> None:
-    page = write_page(tmp_path, ["cat", "dog"], [1, 1], make_picture(tmp_path / "small.png", size=(32, 32)))
+def test_small_images_are_shown_enlarged_pixel_by_pixel(tmp_path: Path, make_image: MakeImage) -> None:
+    page = write_page(tmp_path, ["cat", "dog"], [1, 1], make_image(tmp_path / "small.png", size=(32, 32)))
     assert 'src="data:image/jpeg' in page
     style = re.search(r"\.mistakes img \{(.*?)\}", page)
     assert style is not None and "width: 160px" in style.group(1) and "image-rendering: pixelated" in style.group(1)

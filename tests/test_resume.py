@@ -16,14 +16,14 @@ import pytest
 from conftest import MakeDataset, RunCli
 from training_material import STEPS, HeldOut, Points, StopAfter, run, values
 
-from resnet_cli.cli.finetune_job import run_finetune
-from resnet_cli.cli.finetune_plan import plan_finetune
-from resnet_cli.cli.requests import FinetuneRequest
 from resnet_cli.errors import Interrupted, ResnetError
-from resnet_cli.history import read_history
-from resnet_cli.learning.config import FinetuneConfig, TrainConfig
-from resnet_cli.learning.pace import fit_to_limit
+from resnet_cli.jobs.finetune import run_finetune
+from resnet_cli.jobs.finetune_plan import plan_finetune
+from resnet_cli.jobs.start import FinetuneRequest
 from resnet_cli.progress import Silent, Task
+from resnet_cli.runs.folder import read_history
+from resnet_cli.training.config import FinetuneConfig, TrainConfig
+from resnet_cli.training.pace import fit_to_limit
 
 CONFIG = TrainConfig(epochs=4, optimizer="adamw", learning_rate=0.03, weight_decay=0.01)
 HINT = "type the same command with --resume to go on where it stopped"
@@ -33,7 +33,7 @@ QUICK = ["--arch", "resnet8", "--batch-size", "8", "--learning-rate", "0.02"]
 @pytest.fixture(autouse=True)
 def a_checkpoint_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Epochs of these tests are shorter than the time between checkpoints."""
-    monkeypatch.setattr("resnet_cli.learning.callbacks.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("resnet_cli.training.callbacks.CHECKPOINT_SECONDS", 0)
 
 
 class Forbids(Silent):
@@ -182,7 +182,7 @@ def test_a_signal_ends_validation_at_its_next_batch_and_the_epoch_is_kept(config
 def test_a_loss_of_power_in_validation_costs_that_validation_alone(
     config: TrainConfig, twice: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resnet_cli.learning.callbacks.MID_EPOCH_SECONDS", 0)
+    monkeypatch.setattr("resnet_cli.training.callbacks.MID_EPOCH_SECONDS", 0)
     expected, _ = run(tmp_path / "whole", config, held_out=ManyHeldOut())
     with pytest.raises(ResnetError, match="the power is gone"):
         run(tmp_path / "parts", config, held_out=ManyHeldOut(40 + 30, _power_is_gone))
@@ -200,7 +200,7 @@ def test_a_loss_of_power_in_validation_costs_that_validation_alone(
 def test_a_loss_of_power_in_a_long_epoch_costs_the_time_since_the_last_checkpoint_alone(
     tmp_path: Path, uninterrupted: Callable[[TrainConfig], tuple[Path, list[np.ndarray]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resnet_cli.learning.callbacks.MID_EPOCH_SECONDS", 0)
+    monkeypatch.setattr("resnet_cli.training.callbacks.MID_EPOCH_SECONDS", 0)
     with pytest.raises(ResnetError, match="the power is gone"):
         run(tmp_path, CONFIG, stream=Watched(gone=STEPS + 4))
     stream = Watched()
@@ -213,10 +213,10 @@ def test_a_loss_of_power_in_a_long_epoch_costs_the_time_since_the_last_checkpoin
 
 @pytest.mark.parametrize("ema", [0.0, 0.8])
 def test_short_epochs_are_not_saved_one_by_one(ema: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resnet_cli.learning.callbacks.CHECKPOINT_SECONDS", 1000)
+    monkeypatch.setattr("resnet_cli.training.callbacks.CHECKPOINT_SECONDS", 1000)
     saved: list[tuple[int, bool]] = []
     monkeypatch.setattr(
-        "resnet_cli.learning.callbacks.save_checkpoint",
+        "resnet_cli.training.callbacks.save_checkpoint",
         lambda folder, model, point, metrics: saved.append((point.step, point.validated)),
     )
     run(tmp_path, replace(CONFIG, ema=ema))
@@ -268,7 +268,7 @@ def test_fine_tuning_stopped_in_its_second_stage_goes_on_from_there(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("resnet_cli.learning.rate_finder.suggest", lambda rates, losses: 0.002)
+    monkeypatch.setattr("resnet_cli.training.rate_finder.suggest", lambda rates, losses: 0.002)
     data = make_dataset(tmp_path / "pets", ("cat", "dog"), count=10)
     config = FinetuneConfig(views=2, epochs=3, batch_size=4, patience=0, unfreeze=unfreeze)
 
@@ -336,7 +336,7 @@ def test_what_went_through_the_frozen_layers_does_not_go_through_them_again_with
     with pytest.raises(Interrupted):
         run_finetune(plan_finetune(request, config, Silent()), StopAfter(1, title="head"))
     plan = plan_finetune(replace(request, resume=True), config, Silent())
-    resumed = run_finetune(plan, Forbids("features of training pictures"))
+    resumed = run_finetune(plan, Forbids("features of training images"))
     assert resumed["val"]["count"] == len(plan.dataset.splits["val"])
 
 
@@ -388,7 +388,7 @@ def interrupted(make_dataset: MakeDataset, tmp_path: Path, run_cli: RunCli, monk
     return data
 
 
-def test_other_options_or_other_pictures_do_not_resume(
+def test_other_options_or_other_images_do_not_resume(
     interrupted: Path, run_cli: RunCli, make_dataset: MakeDataset, tmp_path: Path
 ) -> None:
     checkpoint = sorted(tmp_path.rglob("step-*.npz"))
@@ -401,7 +401,7 @@ def test_other_options_or_other_pictures_do_not_resume(
     make_dataset(interrupted, ("cat",), count=1, first=10)
     result = run_cli("train", interrupted, *QUICK, "--epochs", 2, "--resume")
     assert result.exit_code == 1
-    assert "error: the run runs/pets-resnet8 began with other pictures\n" in result.stderr
+    assert "error: the run runs/pets-resnet8 began with other images\n" in result.stderr
     assert sorted(tmp_path.rglob("step-*.npz")) == checkpoint
 
 
@@ -412,7 +412,7 @@ def test_the_run_goes_on_that_began_with_what_is_typed(
     monkeypatch.chdir(tmp_path)
     runs = [["--time-limit", "1h"], ["--epochs", "2", "--shortcut", "B"], ["--epochs", "2"], []]
     # The pace is measured, and an hour is time for many epochs on any machine: two are enough here.
-    monkeypatch.setattr("resnet_cli.cli.train_job.fit_to_limit", lambda *given: replace(fit_to_limit(*given), epochs=2))
+    monkeypatch.setattr("resnet_cli.jobs.train.fit_to_limit", lambda *given: replace(fit_to_limit(*given), epochs=2))
     for number, options in enumerate(runs, 1):
         begun = tmp_path / "runs" / f"pets-resnet8{f'-{number}' if number > 1 else ''}"
         with monkeypatch.context() as patch:

@@ -1,4 +1,4 @@
-"""A folder becomes a data set: layouts, what is passed over, and one sentence for every folder that is none."""
+"""A folder becomes a data set: layouts, what is skipped, and one sentence for every folder that is none."""
 
 import json
 import os
@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import MakeDataset, MakePicture, RunCli
+from conftest import MakeDataset, MakeImage, RunCli
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from resnet_cli.data.own_files import OWN_FILES
-from resnet_cli.data.scan import Dataset, scan_dataset
+from resnet_cli.data.dataset import Dataset, scan_dataset
+from resnet_cli.data.folders import OWN_FILES
 from resnet_cli.errors import ResnetError
 
 
@@ -99,8 +99,8 @@ def test_a_class_may_be_called_train(tmp_path: Path, make_dataset: MakeDataset) 
     assert scan_dataset(tmp_path).classes == ("bus", "train", "tram")
 
 
-def test_folders_in_class_folders_belong_to_the_class(tiny_dataset: Path, make_picture: MakePicture) -> None:
-    make_picture(tiny_dataset / "apple" / "green" / "unripe" / "deep.JPG", seed=99)
+def test_folders_in_class_folders_belong_to_the_class(tiny_dataset: Path, make_image: MakeImage) -> None:
+    make_image(tiny_dataset / "apple" / "green" / "unripe" / "deep.JPG", seed=99)
     dataset = scan_dataset(tiny_dataset)
     assert dataset.counts("all") == [13, 12, 12]
     assert "deep.JPG" in names_in(dataset, "all")
@@ -121,7 +121,7 @@ def test_runs_among_the_classes_are_no_class(tiny_dataset: Path) -> None:
 
 
 @pytest.mark.parametrize("place", [".", "apple"])
-def test_exports_evaluations_and_comparisons_are_no_class(tiny_dataset: Path, make_picture: MakePicture, place: str) -> None:
+def test_exports_evaluations_and_comparisons_are_no_class(tiny_dataset: Path, make_image: MakeImage, place: str) -> None:
     written = {
         "exported": ["labels.txt", "classify.py", "model.xml", "model.bin", "export.json", "splits.csv"],
         "saved": ["labels.txt", "classify.py", "saved_model.pb", "fingerprint.pb", "variables/variables.index"],
@@ -138,7 +138,7 @@ def test_exports_evaluations_and_comparisons_are_no_class(tiny_dataset: Path, ma
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
     for figure in ("figures/seeds.png", "compare.png", "any name.png"):
-        path = make_picture(tiny_dataset / place / figure)
+        path = make_image(tiny_dataset / place / figure)
         with Image.open(path) as image:
             information = PngInfo()
             information.add_text("Software", "resnet curves" if "any" in figure else "resnet compare")
@@ -154,7 +154,7 @@ def test_exports_evaluations_and_comparisons_are_no_class(tiny_dataset: Path, ma
     assert scan_dataset(tiny_dataset) == dataset
     # A folder is a class as soon as it holds an image.
     for folder in ("exported", "scores", "figures"):
-        make_picture(tiny_dataset / place / folder / "holiday.jpg")
+        make_image(tiny_dataset / place / folder / "holiday.jpg")
     grown = scan_dataset(tiny_dataset)
     if place == ".":
         assert set(grown.classes) == {"apple", "berry", "cherry", "exported", "scores", "figures"}
@@ -162,21 +162,21 @@ def test_exports_evaluations_and_comparisons_are_no_class(tiny_dataset: Path, ma
         assert {"holiday.jpg"} <= set(names_in(grown, "all"))
 
 
-def test_what_is_no_picture_is_named_and_what_is_hidden_is_counted(tiny_dataset: Path, make_picture: MakePicture) -> None:
+def test_what_is_no_image_is_named_and_what_is_hidden_is_counted(tiny_dataset: Path, make_image: MakeImage) -> None:
     for hidden in (".DS_Store", "Thumbs.db", "thumbs.DB", "desktop.ini"):
         (tiny_dataset / "apple" / hidden).touch()
-    make_picture(tiny_dataset / "__MACOSX" / "apple" / "._000.png")
-    make_picture(tiny_dataset / "apple" / ".ipynb_checkpoints" / "000-checkpoint.png")
+    make_image(tiny_dataset / "__MACOSX" / "apple" / "._000.png")
+    make_image(tiny_dataset / "apple" / ".ipynb_checkpoints" / "000-checkpoint.png")
     (tiny_dataset / "apple" / "labels.csv").write_text("a,b")
     (tiny_dataset / "berry" / "phone.JXL").write_bytes(b"x")
-    make_picture(tiny_dataset / "loose.png")
+    make_image(tiny_dataset / "loose.png")
     dataset = scan_dataset(tiny_dataset)
     assert dataset.counts("all") == [12, 12, 12]
     assert dataset.passed_over == 6
     reasons = {file.path.name: file.reason for file in dataset.left_out}
     assert reasons == {
-        "labels.csv": "not a picture",
-        "phone.JXL": "JXL pictures are not read; convert it to JPEG",
+        "labels.csv": "not an image",
+        "phone.JXL": "JXL images are not read; convert it to JPEG",
         "loose.png": "in no class folder",
     }
 
@@ -290,15 +290,15 @@ def broken_folders(root: Path, make_dataset: MakeDataset) -> dict[str, Path]:
         ("missing", "there is no folder {root}/missing"),
         ("file.txt", "{root}/file.txt is a file, not a folder"),
         ("nothing", "{root}/nothing has no class folders"),
-        ("only empty", "{root}/only empty has no pictures in its class folders"),
+        ("only empty", "{root}/only empty has no images in its class folders"),
         ("one", "{root}/one has one class only (cat)"),
         ("nested", "{root}/nested has one class only (pets)"),
-        ("hole", "the class folder {root}/hole/emu has no pictures"),
+        ("hole", "the class folder {root}/hole/emu has no images"),
         (
             "other classes",
             "{root}/other classes/val lacks dog and {root}/other classes/val has emu, which {root}/other classes/train has not",
         ),
-        ("empty val", "{root}/empty val/val has no pictures in its class folders"),
+        ("empty val", "{root}/empty val/val has no images in its class folders"),
         ("twice", "{root}/twice has two train folders: train and Training"),
         ("no train", "{root}/no train has a test folder but no train folder"),
         ("kaggle", "{root}/kaggle/train has no class folders"),
@@ -385,7 +385,7 @@ def test_one_folder_too_high_is_hinted_at(tmp_path: Path, make_dataset: MakeData
     assert "give that folder" in caught.value.hint and str(tmp_path / "nested" / "pets") in caught.value.hint
 
 
-def test_a_rare_class_may_be_absent_from_the_test_pictures(tmp_path: Path, make_dataset: MakeDataset) -> None:
+def test_a_rare_class_may_be_absent_from_the_test_images(tmp_path: Path, make_dataset: MakeDataset) -> None:
     make_dataset(tmp_path / "train", ("cat", "dog"), count=3)
     make_dataset(tmp_path / "test", ("cat",), count=3)
     (tmp_path / "test" / "dog").mkdir()
@@ -416,14 +416,14 @@ def test_a_folder_that_may_not_be_read_is_named(as_nobody: Path, make_dataset: M
         scan_dataset(root)
 
 
-def test_pictures_of_a_kind_that_is_not_read_are_named_where_there_are_no_others(
+def test_images_of_a_kind_that_is_not_read_are_named_where_there_are_no_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resnet_cli.data.heif.is_installed", lambda: False)
+    monkeypatch.setattr("resnet_cli.data.folders.heif_is_installed", lambda: False)
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "IMG_1.HEIC").touch()
     with pytest.raises(ResnetError) as told:
         scan_dataset(tmp_path)
-    assert told.value.hint.startswith("2 files there are passed over, such as ")
+    assert told.value.hint.startswith("2 files there are skipped, such as ")
     assert told.value.hint.endswith("IMG_1.HEIC: HEIC images need: pip install 'resnet-cli[heif]'")

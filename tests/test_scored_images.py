@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Finetuned, MakeDataset, MakePicture, MakeRun, RunCli
+from conftest import Finetuned, MakeDataset, MakeImage, MakeRun, RunCli
 
 from resnet_cli.data.scoring import VAL_CHOSE, VAL_CHOSE_TOO
-from resnet_cli.runs import load_run, read_splits, write_splits
+from resnet_cli.runs.folder import load_run, read_splits, write_splits
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -61,11 +61,11 @@ def of_split(run: Path, data: Path, split: str) -> set[str]:
 
 
 def test_a_held_out_image_that_has_changed_is_named_and_left_out(
-    run_folder: Path, run_cli: RunCli, make_picture: MakePicture, tiny_dataset: Path
+    run_folder: Path, run_cli: RunCli, make_image: MakeImage, tiny_dataset: Path
 ) -> None:
     everything = evaluated(run_cli, "--run", run_folder)
     held = sorted(of_split(run_folder, tiny_dataset, "val"))
-    make_picture(Path(held[4]), seed=1000, label=1)
+    make_image(Path(held[4]), seed=1000, label=1)
     named = f"1 of 9 held-out images in {tiny_dataset} have changed since training, and are"
     image = Path(held[4]).relative_to(tiny_dataset).as_posix()
     document = evaluated(run_cli, "--run", run_folder)
@@ -210,15 +210,15 @@ def test_a_class_folder_gets_the_hint_to_give_the_folder_above(
 
 
 def test_images_without_class_folders_are_one_sentence_and_beside_them_a_warning(
-    run_folder: Path, run_cli: RunCli, make_picture: MakePicture, tmp_path: Path
+    run_folder: Path, run_cli: RunCli, make_image: MakeImage, tmp_path: Path
 ) -> None:
-    make_picture(tmp_path / "inbox" / "new.png", seed=50)
+    make_image(tmp_path / "inbox" / "new.png", seed=50)
     alone = run_cli("evaluate", tmp_path / "inbox", "--run", run_folder)
     assert alone.stderr == (
         f"error: {tmp_path / 'inbox'} holds images and no class folders\n"
         "hint: put each image into a folder of its class: apple, berry and cherry\n"
     )
-    make_picture(tmp_path / "inbox" / "apple" / "1.png", seed=51)
+    make_image(tmp_path / "inbox" / "apple" / "1.png", seed=51)
     document = evaluated(run_cli, tmp_path / "inbox", "--run", run_folder)
     assert document["count"] == 1
     assert document["warnings"] == [

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 from conftest import MakeDataset
 
-from resnet_cli.data.scan import Dataset, Sample, scan_dataset
+from resnet_cli.data.dataset import Dataset, Sample, scan_dataset
 from resnet_cli.data.split import alike, hold_out
 from resnet_cli.errors import ResnetError
 
@@ -18,7 +18,7 @@ def paths(dataset: Dataset, split: str) -> set[Path]:
 
 
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.5, 0.9])
-def test_every_picture_is_on_one_side_and_every_class_on_both(tiny_dataset: Path, share: float) -> None:
+def test_every_image_is_on_one_side_and_every_class_on_both(tiny_dataset: Path, share: float) -> None:
     whole = scan_dataset(tiny_dataset)
     dataset = hold_out(whole, share, seed=0)
     assert set(dataset.splits) == {"train", "val"}
@@ -29,7 +29,7 @@ def test_every_picture_is_on_one_side_and_every_class_on_both(tiny_dataset: Path
     assert all(count >= (12 - goal) / 2 for count in dataset.counts("train"))
 
 
-def test_a_share_of_a_small_class_is_one_picture_at_least_and_never_all(tmp_path: Path, make_dataset: MakeDataset) -> None:
+def test_a_share_of_a_small_class_is_one_image_at_least_and_never_all(tmp_path: Path, make_dataset: MakeDataset) -> None:
     make_dataset(tmp_path, ("a", "b"), count=2)
     for share in (0.01, 0.99):
         assert hold_out(scan_dataset(tmp_path), share, seed=0).counts("val") == [1, 1]

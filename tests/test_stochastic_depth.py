@@ -9,13 +9,11 @@ import pytest
 from numpy.typing import NDArray
 
 from resnet_cli.errors import ResnetError
-from resnet_cli.learning.checkpoints import Point, load_checkpoint, save_checkpoint
-from resnet_cli.networks.catalogue import find_network
+from resnet_cli.networks.catalogue import ClassifierSpec, find_network
 from resnet_cli.networks.classifier import build_logits
-from resnet_cli.networks.residual import build_backbone
-from resnet_cli.networks.spec import ClassifierSpec
-from resnet_cli.networks.stochastic_depth import StochasticDepth
+from resnet_cli.networks.residual import StochasticDepth, build_backbone
 from resnet_cli.networks.weights import copy_weights, load_weights, named_variables, save_weights
+from resnet_cli.training.checkpoints import Point, load_checkpoint, save_checkpoint
 
 SPEC = ClassifierSpec(find_network("resnet8"), 3, 16)
 DRAWS = 100_000
@@ -31,7 +29,7 @@ def policy(request: pytest.FixtureRequest) -> Iterator[str]:
     keras.config.set_dtype_policy(before)
 
 
-def pictures(count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def images(count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     random = np.random.default_rng(0)
     return random.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8), random.integers(0, 3, count)
 
@@ -83,7 +81,7 @@ def test_inference_and_weights_files_are_the_same_with_and_without(tmp_path: Pat
     assert named_variables(model).keys() == named_variables(plain).keys()
     save_weights(model, tmp_path / "weights.h5")
     load_weights(plain, tmp_path / "weights.h5")
-    raw, _ = pictures(4)
+    raw, _ = images(4)
     np.testing.assert_array_equal(model.predict_on_batch(raw), plain.predict_on_batch(raw))
     assert not np.allclose(np.asarray(model(raw, training=True)), np.asarray(plain(raw, training=True)))
 
@@ -97,7 +95,7 @@ def learner(policy: str) -> keras.Model:
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"], indirect=True)
 def test_a_resumed_training_draws_what_it_would_have_drawn(policy: str, tmp_path: Path) -> None:
-    batch = pictures(8)
+    batch = images(8)
     whole = learner(policy)
     whole.train_on_batch(*batch)
     save_checkpoint(tmp_path, whole, Point(1))
@@ -113,7 +111,7 @@ def test_1202_layers_take_a_step() -> None:
     model = build_logits(ClassifierSpec(find_network("resnet1202"), 3, 8), stochastic_depth=0.5)
     model.compile(keras.optimizers.SGD(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True), run_eagerly=True)
     before = keras.ops.convert_to_numpy(named_variables(model)["conv1_conv/kernel"])
-    raw, labels = pictures(2)
+    raw, labels = images(2)
     assert np.isfinite(model.train_on_batch(raw[:, :8, :8], labels))
     assert not np.array_equal(keras.ops.convert_to_numpy(named_variables(model)["conv1_conv/kernel"]), before)
 

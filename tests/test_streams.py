@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import MakeDataset, MakePicture, MakeRun
+from conftest import MakeDataset, MakeImage, MakeRun
 
 PROGRAM = (sys.executable, "-c", "from resnet_cli.cli.app import main; main()")
 Done = subprocess.CompletedProcess[bytes]
@@ -35,20 +35,20 @@ def test_a_result_that_cannot_be_written_is_one_sentence(words: tuple[str, ...])
 
 @pytest.mark.parametrize("form", ["--json", "--csv", "--quiet"])
 def test_an_answer_that_cannot_be_written_is_one_sentence(
-    form: str, run_folder: Path, make_picture: MakePicture, tmp_path: Path
+    form: str, run_folder: Path, make_image: MakeImage, tmp_path: Path
 ) -> None:
-    picture = make_picture(tmp_path / "cat.png")
-    done = in_shell('"$@" > /dev/full', "predict", *[picture] * 300, "--run", run_folder, form)
+    image = make_image(tmp_path / "cat.png")
+    done = in_shell('"$@" > /dev/full', "predict", *[image] * 300, "--run", run_folder, form)
     assert (done.returncode, done.stderr) == (1, b"error: cannot write the result: No space left on device\n")
 
 
 @pytest.mark.parametrize("line", ['"$@" 2> /dev/full', '"$@" 2> >(exec true)', '"$@" 2>&-'])
 def test_notices_that_cannot_be_written_cost_no_answer(
-    line: str, run_folder: Path, make_picture: MakePicture, tmp_path: Path
+    line: str, run_folder: Path, make_image: MakeImage, tmp_path: Path
 ) -> None:
-    picture, broken = make_picture(tmp_path / "cat.png"), tmp_path / "broken.png"
+    image, broken = make_image(tmp_path / "cat.png"), tmp_path / "broken.png"
     broken.touch()
-    done = in_shell(line, "predict", *[broken] * 30, *[picture] * 3, "--run", run_folder, "--csv", "--top", "1")
+    done = in_shell(line, "predict", *[broken] * 30, *[image] * 3, "--run", run_folder, "--csv", "--top", "1")
     assert (done.returncode, done.stderr) == (1, b"")
     assert done.stdout.count(b"cat.png,1,") == 3
 
@@ -59,9 +59,9 @@ def test_a_reader_that_went_away_is_no_error(words: tuple[str, ...]) -> None:
     assert (done.returncode, done.stderr) == (141, b"")
 
 
-def test_names_on_stdin_need_not_be_utf_8(run_folder: Path, make_picture: MakePicture, tmp_path: Path) -> None:
+def test_names_on_stdin_need_not_be_utf_8(run_folder: Path, make_image: MakeImage, tmp_path: Path) -> None:
     name = os.fsencode(tmp_path) + b"/caf\xe9.png"
-    make_picture(tmp_path / "cafe.png").rename(os.fsdecode(name))
+    make_image(tmp_path / "cafe.png").rename(os.fsdecode(name))
     for encoding in ("utf-8", "ascii", "latin-1"):
         done = in_shell('"$@"', "predict", "-", "--run", run_folder, "--csv", "--top", 1, stdin=name + b"\n", encoding=encoding)
         assert (done.returncode, done.stderr) == (0, b"")
@@ -69,8 +69,8 @@ def test_names_on_stdin_need_not_be_utf_8(run_folder: Path, make_picture: MakePi
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1", "utf-16"])
-def test_json_is_json_in_every_encoding(encoding: str, run_folder: Path, make_picture: MakePicture, tmp_path: Path) -> None:
-    name = make_picture(tmp_path / "emoji.png").rename(tmp_path / "émoji😀\udce9.png")
+def test_json_is_json_in_every_encoding(encoding: str, run_folder: Path, make_image: MakeImage, tmp_path: Path) -> None:
+    name = make_image(tmp_path / "emoji.png").rename(tmp_path / "émoji😀\udce9.png")
     done = in_shell('"$@"', "predict", name, "--run", run_folder, "--json", encoding=encoding)
     assert (done.returncode, done.stderr) == (0, b"")
     (row,) = json.loads(done.stdout.decode(encoding))
@@ -79,8 +79,8 @@ def test_json_is_json_in_every_encoding(encoding: str, run_folder: Path, make_pi
     assert ("émoji😀" in done.stdout.decode(encoding)) == (encoding == "utf-8")
 
 
-def test_paths_from_a_closed_stdin_are_a_usage_error(run_folder: Path, make_picture: MakePicture, tmp_path: Path) -> None:
+def test_paths_from_a_closed_stdin_are_a_usage_error(run_folder: Path, make_image: MakeImage, tmp_path: Path) -> None:
     done = in_shell('"$@" <&-', "predict", "-", "--run", run_folder)
     assert (done.returncode, done.stdout) == (2, b"")
     assert b"- stands for paths on stdin, which is closed" in done.stderr
-    assert in_shell('"$@" <&-', "predict", make_picture(tmp_path / "cat.png"), "--run", run_folder).returncode == 0
+    assert in_shell('"$@" <&-', "predict", make_image(tmp_path / "cat.png"), "--run", run_folder).returncode == 0

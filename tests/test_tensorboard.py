@@ -13,12 +13,12 @@ from test_bad_input import room_for
 from training_material import STEPS, HeldOut, Points, StopAfter, network
 
 from resnet_cli.errors import Interrupted, ResnetError
-from resnet_cli.learning.callbacks import EpochRecord, read_history
-from resnet_cli.learning.config import TrainConfig
-from resnet_cli.learning.stage import Stage
-from resnet_cli.learning.tensorboard import EventFile
-from resnet_cli.learning.training import train
 from resnet_cli.progress import Progress, Silent
+from resnet_cli.training.callbacks import EpochRecord, read_history
+from resnet_cli.training.config import TrainConfig
+from resnet_cli.training.loop import train
+from resnet_cli.training.stage import Stage
+from resnet_cli.training.tensorboard import EventFile
 
 FIGURES = ["loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "images_per_second"]
 CONFIG = TrainConfig(epochs=4, optimizer="adamw", learning_rate=0.03, weight_decay=0.01)
@@ -122,7 +122,7 @@ import json, sys
 from pathlib import Path
 asked = []
 sys.addaudithook(lambda event, arguments: asked.append(event) if event.startswith("socket.") else None)
-from resnet_cli.learning.tensorboard import EventFile
+from resnet_cli.training.tensorboard import EventFile
 from types import SimpleNamespace
 names = "loss accuracy val_loss val_accuracy learning_rate images_per_second".split()
 EventFile(Path(sys.argv[1]), []).append(SimpleNamespace(epoch=1, **dict.fromkeys(names, 0.5)))

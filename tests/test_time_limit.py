@@ -10,14 +10,14 @@ import pytest
 from conftest import RunCli
 from training_material import StopAfter
 
-from resnet_cli.cli.finetune_job import run_finetune
-from resnet_cli.cli.finetune_plan import plan_finetune
-from resnet_cli.cli.requests import FinetuneRequest
 from resnet_cli.errors import Interrupted, ResnetError
-from resnet_cli.history import read_history
-from resnet_cli.learning.config import FinetuneConfig
-from resnet_cli.learning.time_limit import FrozenPace, Limit, views_within
+from resnet_cli.jobs.finetune import run_finetune
+from resnet_cli.jobs.finetune_plan import plan_finetune
+from resnet_cli.jobs.start import FinetuneRequest
 from resnet_cli.progress import Silent
+from resnet_cli.runs.folder import read_history
+from resnet_cli.training.config import FinetuneConfig
+from resnet_cli.transfer.time_limit import FrozenPace, Limit, views_within
 
 # A thousand images, 500 held out; with 0.0003 s for the head, a view of them all takes 10 s: 5 + 10 * views + 4 s for the head.
 PACE = FrozenPace(row=0.0097, training=1000, held_out=500)
@@ -55,7 +55,7 @@ def test_the_clock_begins_with_the_training_and_the_plan_is_told_beside_what_cam
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = [1000.0]
-    monkeypatch.setattr("resnet_cli.learning.time_limit.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr("resnet_cli.transfer.time_limit.time", SimpleNamespace(perf_counter=lambda: now[0]))
     limit = Limit(600, began=now[0])
     assert limit.outcome() == ""
     now[0] += 60
@@ -97,7 +97,7 @@ def test_without_time_for_an_epoch_the_head_alone_is_trained_and_the_result_says
         def spent(self) -> float:
             return super().spent() + 590 * bool(self._what)
 
-    monkeypatch.setattr("resnet_cli.learning.transfer.Limit", NoTimeAfterTheHead)
+    monkeypatch.setattr("resnet_cli.transfer.phases.Limit", NoTimeAfterTheHead)
     progress = Silent()
     config = FinetuneConfig(time_limit=600, views=2, patience=0)
     result = run_finetune(plan_finetune(_request(tiny_dataset, tmp_path / "run"), config, progress), progress)
@@ -109,14 +109,14 @@ def test_without_time_for_an_epoch_the_head_alone_is_trained_and_the_result_says
 def test_what_was_planned_holds_when_the_run_goes_on(
     tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resnet_cli.learning.time_limit.views_within", lambda *others: 3)
-    monkeypatch.setattr("resnet_cli.learning.pace.Pace.epochs_within", lambda *others: 2)
+    monkeypatch.setattr("resnet_cli.transfer.time_limit.views_within", lambda *others: 3)
+    monkeypatch.setattr("resnet_cli.training.pace.Pace.epochs_within", lambda *others: 2)
     config, folder = FinetuneConfig(time_limit=600, patience=0), tmp_path / "run"
     request = _request(tiny_dataset, folder)
     with pytest.raises(Interrupted):
         run_finetune(plan_finetune(request, config, Silent()), StopAfter(1, title="tail"))
-    monkeypatch.setattr("resnet_cli.learning.time_limit.views_within", lambda *others: 1)
-    monkeypatch.setattr("resnet_cli.learning.pace.Pace.epochs_within", lambda *others: 1)
+    monkeypatch.setattr("resnet_cli.transfer.time_limit.views_within", lambda *others: 1)
+    monkeypatch.setattr("resnet_cli.training.pace.Pace.epochs_within", lambda *others: 1)
     resumed = run_finetune(plan_finetune(replace(request, resume=True), config, Silent()), Silent())
     assert resumed["views"] == 3
     assert [record.epoch for record in read_history(folder / "metrics.jsonl") if record.stage == "tail"] == [1, 2]

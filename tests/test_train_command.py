@@ -16,13 +16,12 @@ from sklearn.metrics import log_loss
 from training_material import CLASSES, STEPS, HeldOut, Points, network, run, values
 
 from resnet_cli.errors import ResnetError
-from resnet_cli.history import read_history
-from resnet_cli.learning.config import TrainConfig
-from resnet_cli.learning.optimizers import make_optimizer
-from resnet_cli.learning.schedules import rates
-from resnet_cli.learning.stage import Stage
-from resnet_cli.learning.training import balanced_weights, train
 from resnet_cli.progress import Silent
+from resnet_cli.runs.folder import read_history
+from resnet_cli.training.config import TrainConfig
+from resnet_cli.training.loop import balanced_weights, train
+from resnet_cli.training.optimizers import make_optimizer, rates
+from resnet_cli.training.stage import Stage
 
 CONFIG = TrainConfig(epochs=4, optimizer="adamw", learning_rate=0.03, weight_decay=0.01)
 
@@ -112,7 +111,7 @@ def test_class_weights_make_every_class_count_alike() -> None:
     assert weights[labels].reshape(-1).sum() == pytest.approx(10 * 3 / 4)
 
 
-def test_class_weights_weigh_the_loss_of_each_picture(tmp_path: Path) -> None:
+def test_class_weights_weigh_the_loss_of_each_image(tmp_path: Path) -> None:
     config = replace(CONFIG, epochs=1, learning_rate=0.0, weight_decay=0.0, class_weights=True)
     model = network()
     stream = Points()
@@ -171,7 +170,7 @@ def test_a_loss_that_is_no_number_stops_with_one_sentence_and_keeps_the_last_che
 
 
 def test_a_network_that_is_lost_in_the_last_step_of_an_epoch_is_not_kept(tmp_path: Path) -> None:
-    # The loss of a step is that before it moves the weights: of the last one only the held-out pictures tell.
+    # The loss of a step is that before it moves the weights: of the last one only the held-out images tell.
     last_alone = ((0.0, 1e-40), (0.8, 1.0))
     config = replace(CONFIG, epochs=1, optimizer="sgd", learning_rate=1e38, schedule="steps", drops=last_alone, warmup=0.0)
     with pytest.raises(ResnetError, match=f"the loss is no longer a number at step {STEPS}:"):
@@ -198,7 +197,7 @@ def test_the_validation_loss_is_plain_cross_entropy_whatever_the_training_loss(o
     assert result.best.val_loss == pytest.approx(log_loss(targets.argmax(1), probabilities), rel=1e-5)
 
 
-def test_progressive_training_sees_small_pictures_first_and_knows_the_size_of_each(tmp_path: Path) -> None:
+def test_progressive_training_sees_small_images_first_and_knows_the_size_of_each(tmp_path: Path) -> None:
     sides: list[int | None] = []
 
     class Seen(keras.layers.Layer):  # type: ignore[misc]
@@ -255,21 +254,21 @@ def test_train_writes_a_run_with_the_whole_recipe(run_cli: RunCli, make_dataset:
     assert json.loads(measured.stdout)["top1"] == pytest.approx(figures["val"]["top1"], abs=1.01 / count)
 
 
-def test_a_run_says_that_its_test_pictures_chose_the_epoch(run_cli: RunCli, make_dataset: MakeDataset, tmp_path: Path) -> None:
+def test_a_run_says_that_its_test_images_chose_the_epoch(run_cli: RunCli, make_dataset: MakeDataset, tmp_path: Path) -> None:
     data, output = tmp_path / "pets", tmp_path / "run"
     make_dataset(data / "train", ("cat", "dog"), count=4)
     make_dataset(data / "test", ("cat", "dog"), count=3, first=4)
-    (data / "test" / "dog" / "damaged.jpg").write_bytes(b"no picture")
+    (data / "test" / "dog" / "damaged.jpg").write_bytes(b"no image")
     options = ["--arch", "resnet8", "--epochs", 1, "--image-size", 16, "--val-split", 0, "--output", output]
     result = run_cli("train", data, *options)
     assert result.exit_code == 0, result.stderr
-    said = "the test pictures chose the epoch as well (--val-split 0)"
+    said = "the test images chose the epoch as well (--val-split 0)"
     assert f"warning: {said}" in result.stderr and "validation accuracy" not in result.stdout
     assert "only 1 optimizer steps" in result.stderr
     results = json.loads((output / "run.json").read_text())["results"]
     assert results["test"] == results["val"] and results["test"]["count"] == 6
     assert any(said in warning for warning in results["warnings"])
-    assert "the test pictures chose the epoch" in (output / "report.html").read_text()
+    assert "the test images chose the epoch" in (output / "report.html").read_text()
     notes = json.loads(run_cli("evaluate", "--run", output, "--json").stdout)["notes"]
     assert any(said in note for note in notes)
 
@@ -280,7 +279,7 @@ def test_a_network_learns_what_colours_tell(run_cli: RunCli, make_dataset: MakeD
     recipe += ["--seed", 5]  # a quarter of each class, to the image
     result = run_cli("train", data, *recipe, "--output", tmp_path / "run", "--quiet")
     assert result.exit_code == 0 and all(line.startswith("warning: ") for line in result.stderr.splitlines())
-    assert "held-out accuracy 100.0%" in result.stdout and "12 pictures)" in result.stdout
+    assert "held-out accuracy 100.0%" in result.stdout and "12 images)" in result.stdout
 
 
 def test_a_training_from_a_run_of_the_same_classes_keeps_its_head(

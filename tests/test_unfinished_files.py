@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from conftest import MakeRun, RunCli
 
-from resnet_cli.data.own_files import LABELS
+from resnet_cli.data.folders import LABELS
 from resnet_cli.errors import ResnetError
+from resnet_cli.export.folder import new_folder
+from resnet_cli.export.formats import is_export
 from resnet_cli.files import unfinished, write_bytes, write_text
-from resnet_cli.inference.export_folder import new_folder
-from resnet_cli.inference.formats import is_export
-from resnet_cli.runs import is_run_like
+from resnet_cli.runs.folder import is_run_like
 
 SAVE = """
 import sys

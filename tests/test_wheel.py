@@ -49,7 +49,7 @@ def test_the_wheel_holds_nothing_but_the_package(wheel: zipfile.ZipFile) -> None
 def test_the_wheel_brings_the_command_resnet(wheel: zipfile.ZipFile) -> None:
     entry_points = ConfigParser()
     entry_points.read_string(read(wheel, "entry_points.txt"))
-    assert dict(entry_points["console_scripts"]) == {"resnet": "resnet_cli.cli.entry:main"}
+    assert dict(entry_points["console_scripts"]) == {"resnet": "resnet_cli.__main__:main"}
 
 
 def test_the_wheel_names_its_licence_its_version_and_what_it_needs(wheel: zipfile.ZipFile) -> None:

@@ -1,4 +1,4 @@
-"""A training that takes a second: a small network on points instead of pictures, for tests of the training function itself."""
+"""A training that takes a second: a small network on points instead of images, for tests of the training function itself."""
 
 import itertools
 from collections.abc import Iterator
@@ -9,10 +9,10 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_cli.learning.config import TrainConfig
-from resnet_cli.learning.stage import Stage
-from resnet_cli.learning.training import TrainResult, train
 from resnet_cli.progress import Progress, Silent, Task
+from resnet_cli.training.config import TrainConfig
+from resnet_cli.training.loop import TrainResult, train
+from resnet_cli.training.stage import Stage
 
 CLASSES, FEATURES = 3, 8
 STEPS = 5  # an epoch

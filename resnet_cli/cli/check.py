@@ -8,12 +8,12 @@ import typer
 from rich.table import Table
 
 from resnet_cli.cli import console
-from resnet_cli.cli.cache import dataset_folder
 from resnet_cli.cli.options import DatasetFolder, Json, Quiet
 from resnet_cli.cli.reporter import Reporter
+from resnet_cli.jobs.environment import dataset_folder
 
 if TYPE_CHECKING:
-    from resnet_cli.data.inspect import Inspection, Problem
+    from resnet_cli.data.check import Inspection, Problem
 
 # Kinds in the order in which they are told, with what to do about them.
 _ADVICE = {
@@ -22,26 +22,26 @@ _ADVICE = {
     "two-splits": "keep one of the folders",
     "beside-train": "rename the train folder if it is a class; otherwise move the others into it, or away",
     "split-or-class": "rename the folder if it is a class; otherwise move the others into a folder train",
-    "no-train": "name the folder of training pictures train",
-    "no-classes": "make one folder of pictures for every class, such as cars/ and trucks/",
-    "no-pictures": "add JPEG or PNG files, or remove the folder",
+    "no-train": "name the folder of training images train",
+    "no-classes": "make one folder of images for every class, such as cars/ and trucks/",
+    "no-images": "add JPEG or PNG files, or remove the folder",
     "class-mismatch": "give train, val and test the same class folders",
-    "empty-class": "add pictures, or remove the class folder",
-    "indivisible": "add pictures, remove the class folder, or add a val folder",
+    "empty-class": "add images, or remove the class folder",
+    "indivisible": "add images, remove the class folder, or add a val folder",
     "one-class": "add a second class folder",
     "corrupt": "remove or replace them; training leaves them out",
-    "conflict": "keep each picture in one class",
+    "conflict": "keep each image in one class",
     "leak": "remove the copies from training; they flatter the held-out figure",
     "duplicate": "remove the copies",
     "near-duplicate": "look at them, and keep one of each where they are the same photo",
-    "small-class": "add pictures; ten a class is little, a hundred is good",
-    "imbalance": "add pictures to the small classes, or train with --class-weights",
+    "small-class": "add images; ten a class is little, a hundred is good",
+    "imbalance": "add images to the small classes, or train with --class-weights",
     "mirror-sensitive": "train with --no-flip where a mirrored image is wrong",
     "dark-16-bit": "multiply the values by 16",
     "hidden-folder": "rename the folder without the dot if it is a class",
-    "tiny-picture": "replace them by larger ones",
+    "tiny-image": "replace them by larger ones",
     "wrong-extension": "rename them, so that other programs can open them",
-    "not-a-picture": "nothing, or move them elsewhere; training passes them over",
+    "not-a-image": "nothing, or move them elsewhere; training passes them over",
     "left-out": "see the reasons; training passes them over",
 }
 _SHOWN_PATHS, _SHOWN_CLASSES = 3, 30
@@ -55,18 +55,18 @@ def check(
 ) -> None:
     """Look for what is wrong with a data set: damaged files, copies, leaks, small classes.
 
-    Errors, which spoil training or its figures (exit code 1): corrupt pictures, the same picture in two classes (conflict) or
+    Errors, which spoil training or its figures (exit code 1): corrupt images, the same image in two classes (conflict) or
     in two splits (leak), class folders that differ between splits (class-mismatch), are empty, or cannot be read; folders that
-    may be classes or splits (split-or-class, beside-train, two-splits); and, without a val folder, a class of one picture or of
+    may be classes or splits (split-or-class, beside-train, two-splits); and, without a val folder, a class of one image or of
     copies of one, so that none can be held out (indivisible).
 
-    Warnings (exit code 0): copies in one folder (duplicate), pictures that look the same (near-duplicate), fewer than 10
-    pictures in a class (small-class), a class more than 5 times as large as another (imbalance), pictures below 16 pixels
-    (tiny-picture), file endings that tell another format (wrong-extension), 12-bit values in 16-bit files (dark-16-bit), class
+    Warnings (exit code 0): copies in one folder (duplicate), images that look the same (near-duplicate), fewer than 10
+    images in a class (small-class), a class more than 5 times as large as another (imbalance), images below 16 pixels
+    (tiny-image), file endings that tell another format (wrong-extension), 12-bit values in 16-bit files (dark-16-bit), class
     names which suggest that a mirrored image is wrong (mirror-sensitive), hidden folders with images (hidden-folder), and files
-    that are passed over.
+    that are skipped.
     """
-    from resnet_cli.data.inspect import inspect_dataset
+    from resnet_cli.data.check import inspect_dataset
 
     reporter = Reporter(quiet or json)
     found = inspect_dataset(dataset_folder(dataset, reporter), reporter)
@@ -89,9 +89,9 @@ def _document(found: Inspection) -> dict[str, object]:
 def _print(found: Inspection) -> None:
     if found.classes:
         console.out.print(_table(found))
-    words = f"{found.images} pictures in {len(found.classes)} {'class' if len(found.classes) == 1 else 'classes'}"
+    words = f"{found.images} images in {len(found.classes)} {'class' if len(found.classes) == 1 else 'classes'}"
     if found.passed_over:
-        words += f"; {found.passed_over} hidden files and folders passed over"
+        words += f"; {found.passed_over} hidden files and folders skipped"
     console.out.print(words)
     for kind, advice in _ADVICE.items():
         problems = [problem for problem in found.problems if problem.kind == kind]
@@ -119,7 +119,7 @@ def _print_kind(kind: str, problems: list[Problem], advice: str) -> None:
 def _table(found: Inspection) -> Table:
     table = Table("class", title_justify="left")
     for split in found.counts:
-        table.add_column("pictures" if split == "all" else split, justify="right")
+        table.add_column("images" if split == "all" else split, justify="right")
     for name in found.classes[:_SHOWN_CLASSES]:
         table.add_row(console.escape(name), *(str(counts.get(name, "missing")) for counts in found.counts.values()))
     if len(found.classes) > _SHOWN_CLASSES:

@@ -13,11 +13,11 @@ from resnet_cli.cli.options import Json
 from resnet_cli.errors import ResnetError
 
 if TYPE_CHECKING:
-    from resnet_cli.cli.compared_rows import Errors, Row, Spread
+    from resnet_cli.jobs.compare import Errors, Row, Spread
 
 _CAPTION = (
     "Errors in %: best = the lowest of all epochs, final = after the last. Training error is measured while learning, on"
-    " augmented pictures."
+    " augmented images."
 )
 _SEEDS = " ± = standard deviation over runs that differ by their seed alone; other figures are means."
 _TEST = " kept, test = the weights of the run on the test folder, which chose nothing."
@@ -31,11 +31,10 @@ def compare(
     json: Json = False,
 ) -> None:
     """Compare runs in a table and one figure of error curves; runs of other seeds share a row."""
-    from resnet_cli.cli.compared_rows import make_rows, notes_on
-    from resnet_cli.cli.compared_runs import group_by_seed, read_runs
-    from resnet_cli.reports.comparison import Curve, check_picture, draw_comparison
+    from resnet_cli.jobs.compare import group_by_seed, make_rows, notes_on, read_runs
+    from resnet_cli.reports.curves import Curve, check_image, draw_comparison
 
-    check_picture(output)
+    check_image(output)
     trained = read_runs(runs)
     groups = group_by_seed(trained)
     rows, name = make_rows(groups), trained[0].dataset

@@ -1,13 +1,172 @@
-"""The console: what prints. Progress and notices go to stderr, results to stdout (light: typer and rich)."""
+"""The console: what prints, and what is read. Progress and notices go to stderr, results to stdout (light: typer and rich).
+
+What happens where a stream cannot be written, or ends, is decided here.
+"""
 
 import codecs
+import io
 import json
+import os
+import queue
 import sys
-from typing import Any
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from typing import Any, TextIO, cast
 
 from rich import markup
 from rich.console import Console
 from rich.table import Table
+
+from resnet_cli.data.threads import PAUSE, Pause
+from resnet_cli.errors import ResnetError
+
+_CHUNK = 1 << 16  # bytes of stdin, at most, that are read at once
+_AHEAD = 16  # chunks
+
+
+class ReaderGone(Exception):
+    """Nobody reads the result any more (head, less). No OSError: rich and typer have exit codes of their own for those."""
+
+
+class _Results:
+    """Stdout, but what cannot be written to it is an error of this program's."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with _one_sentence():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        with _one_sentence():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class _Notices:
+    """Stderr, but no command fails because nobody can be told how it goes."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with self._in_vain():
+            return self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._in_vain():
+            self._stream.flush()
+
+    @contextmanager
+    def _in_vain(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            _discard(self._stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def results_to_stdout() -> Iterator[None]:
+    """A command belongs inside: when it ends, what it printed has left this process.
+
+    Raises:
+        ResnetError: stdout is closed, or cannot be written.
+        ReaderGone: nobody reads it any more.
+    """
+    if sys.stderr is None:
+        # Closed. Libraries write to it by either name, and a file that is opened later must not become it.
+        _discard(2)
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 -- a descriptor, for as long as the process lives
+    for stream in (sys.stdout, sys.stderr):
+        # File names need not be text in the terminal's encoding: show them with escapes instead of failing.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if sys.stdout is None:
+        raise ResnetError("cannot write the result: stdout is closed")
+    stdout, stderr = cast(TextIO, _Results(sys.stdout)), cast(TextIO, _Notices(sys.stderr))
+    with redirect_stdout(stdout), redirect_stderr(stderr):
+        try:
+            yield
+        except SystemExit:
+            sys.stdout.flush()
+            raise
+
+
+def let_go_of_stdout() -> None:
+    """Forget what cannot be written: the interpreter would try again at its end, and complain."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        _discard(sys.stdout.fileno())
+
+
+def bytes_of_stdin() -> Iterator[bytes | Pause] | None:
+    """What comes on stdin, as soon as it comes, with a pause where nothing is there yet; None where stdin is closed.
+
+    Raises:
+        ResnetError: while it is iterated: stdin cannot be read.
+    """
+    return None if sys.stdin is None else _as_it_comes(sys.stdin.buffer)
+
+
+def _as_it_comes(stream: Any) -> Iterator[bytes | Pause]:
+    # Unbuffered: a thread that waits in a buffered reader holds its lock, and the interpreter could not end.
+    raw = getattr(stream, "raw", stream)
+    chunks: queue.Queue[bytes | OSError] = queue.Queue(_AHEAD)
+
+    def read() -> None:
+        try:
+            while chunk := raw.read(_CHUNK):
+                chunks.put(chunk)
+            chunks.put(b"")
+        except OSError as error:
+            chunks.put(error)
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        if chunks.empty():
+            yield PAUSE
+        chunk = _next(chunks)
+        if isinstance(chunk, OSError):
+            raise ResnetError(f"stdin cannot be read: {chunk.strerror}") from chunk
+        if not chunk:
+            return
+        yield chunk
+
+
+def _next(chunks: queue.Queue[bytes | OSError]) -> bytes | OSError:
+    while True:
+        # On Windows, Ctrl-C does not end a wait without a limit.
+        with suppress(queue.Empty):
+            return chunks.get(timeout=1)
+
+
+def _discard(descriptor: int) -> None:
+    """From here on, what is written to a descriptor goes nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    if nowhere != descriptor:
+        os.dup2(nowhere, descriptor)
+        os.close(nowhere)
+
+
+@contextmanager
+def _one_sentence() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise ReaderGone from error
+    except OSError as error:
+        raise ResnetError(f"cannot write the result: {error.strerror or error}") from error
+
 
 __all__ = ["Table", "err", "escape", "full_width", "json_text", "out", "print_error", "print_json"]
 

@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resnet_cli.cli import console
-from resnet_cli.cli.beginning import Place, choose_run_folder, make_run_folder, require_writable
-from resnet_cli.cli.cache import dataset_folder
 from resnet_cli.cli.options import Engine, Json, Quiet, RunFolders, Views, dataset_path
 from resnet_cli.cli.reporter import Reporter
 from resnet_cli.data import scoring
 from resnet_cli.engines.choice import settled
 from resnet_cli.errors import ResnetError
-from resnet_cli.inference.ensemble import load_runs
-from resnet_cli.runs import EVALUATIONS, FIGURES
+from resnet_cli.export.folder import load_runs
+from resnet_cli.jobs.environment import dataset_folder
+from resnet_cli.jobs.start import Place, choose_run_folder, make_run_folder, require_writable
+from resnet_cli.runs.folder import EVALUATIONS, FIGURES
 from resnet_cli.statistics import most_frequent_confusions
 
 if TYPE_CHECKING:
-    from resnet_cli.cli.measuring import Measured
-    from resnet_cli.inference.measure import Evaluation
-    from resnet_cli.runs import Run
+    from resnet_cli.inference.metrics import Evaluation
+    from resnet_cli.jobs.measure import Measured
+    from resnet_cli.runs.folder import Run
 
 _MANY = 12  # classes, more than which no terminal has room for
 _ENSEMBLE = "ensemble"  # folder of several runs' figures, under runs/
@@ -66,14 +66,14 @@ def evaluate(
 ) -> None:
     """Measure a classifier: top-1, top-5, per class, confusion; writes predictions.csv and confusion.csv.
 
-    Several `--run` answer together: probabilities are averaged, classes are matched by name, and no image is scored that one
+    Several `--run` form an ensemble: probabilities are averaged, classes are matched by name, and no image is scored that one
     of the runs was trained on, unless `--split train` asks for those. Held-out images whose content has changed since training
     are named and left out. `--views 10` crops from a short side of image size / 0.875; a network for small images that
     was trained on padded crops, as the papers do on CIFAR, gets crops of the image padded as in training. Earlier figures of
     the same run and data set are replaced, those of several runs or of an export are not; nothing is written into an export.
     """
-    from resnet_cli.cli.measuring import measure_together
-    from resnet_cli.cli.ready import engine_for_many, run_classifier
+    from resnet_cli.jobs.measure import measure_together
+    from resnet_cli.jobs.ready import engine_for_many, run_classifier
 
     if allow_changed and dataset is not None:
         raise typer.BadParameter("--allow-changed is for the images that a run held out: leave it out with a DATASET")
@@ -140,27 +140,27 @@ def _place(run: "Run", scored: scoring.Scored, views: int) -> Path:
     """A run's own files are those of its headline figure; other images and views are measured beside them, each data set's in
     a folder of its own.
     """
-    from resnet_cli.inference.evaluate import first_picture
+    from resnet_cli.inference.scoring import first_image
 
     if scored.is_headline and views == 1:
         return run.folder
     first = run.folder / EVALUATIONS / _measurement(scored, views)
     place, number = first, 1
-    while (image := first_picture(place / "predictions.csv")) and not _lies_in(image, scored.root):
+    while (image := first_image(place / "predictions.csv")) and not _lies_in(image, scored.root):
         number += 1
         place = first.with_name(f"{first.name}-{number}")
     return place
 
 
-def _lies_in(picture: Path, root: Path) -> bool:
-    return picture.absolute().is_relative_to(root.absolute())
+def _lies_in(image: Path, root: Path) -> bool:
+    return image.absolute().is_relative_to(root.absolute())
 
 
 def _require_own(folder: Path, runs: "Sequence[Run]") -> None:
     """Figures are written over earlier figures, over nothing else that is called as they are, and into no export: that is
     handed on as it is, and they name images.
     """
-    from resnet_cli.inference.evaluate import is_predictions
+    from resnet_cli.inference.scoring import is_predictions
 
     for run in runs:
         if run.is_export and folder.resolve().is_relative_to(run.folder.resolve()):
@@ -172,7 +172,7 @@ def _require_own(folder: Path, runs: "Sequence[Run]") -> None:
 
 
 def _write_files(target: Path, measured: "Measured", runs: "Sequence[Run]", warnings: list[str]) -> None:
-    from resnet_cli.cli.measuring import write_ensemble, write_measured
+    from resnet_cli.jobs.measure import write_ensemble, write_measured
 
     try:
         target.mkdir(parents=True, exist_ok=True)

@@ -11,18 +11,18 @@ import typer
 
 from resnet_cli.cli import console
 from resnet_cli.cli.options import Json, RunFolder
-from resnet_cli.cli.quiet import tensorflow_import, without_chatter
 from resnet_cli.cli.reporter import Reporter
-from resnet_cli.data.own_files import EXAMPLE, LABELS
-from resnet_cli.inference.formats import FormatName, find_format
-from resnet_cli.inference.quantizers import MAX_DROP, QUANTIZERS, find_quantizer
-from resnet_cli.runs import load_run
+from resnet_cli.data.folders import EXAMPLE, LABELS
+from resnet_cli.export.formats import FormatName, find_format
+from resnet_cli.export.quantizers import MAX_DROP, QUANTIZERS, find_quantizer
+from resnet_cli.jobs.environment import tensorflow_import, without_chatter
+from resnet_cli.runs.folder import load_run
 
 if TYPE_CHECKING:
     from resnet_cli.data.decode import Geometry
-    from resnet_cli.inference.export import Exported
-    from resnet_cli.inference.quantize import Quantized
-    from resnet_cli.inference.side_by_side import Side
+    from resnet_cli.export.export import Exported
+    from resnet_cli.export.parity import Side
+    from resnet_cli.export.quantize import Quantized
 
 MaxDrop = Annotated[
     float | None,
@@ -56,9 +56,9 @@ def export(
     json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
-    """Write a classifier for other programs, and check it on held-out pictures.
+    """Write a classifier for other programs, and check it on held-out images.
 
-    Pixel values are scaled inside; classify.py beside the model shows how a picture becomes its pixels.
+    Pixel values are scaled inside; classify.py beside the model shows how an image becomes its pixels.
     `predict` and `evaluate` take what `--format openvino` wrote as a --run.
     """
     if quantize and format not in QUANTIZERS:
@@ -70,9 +70,9 @@ def export(
     # The converters read TensorFlow's graphs, whichever backend trained the run, and a GPU would be taken for nothing.
     os.environ.update(KERAS_BACKEND="tensorflow", CUDA_VISIBLE_DEVICES="-1")
     with tensorflow_import():
-        from resnet_cli.inference.export import export as export_run
-        from resnet_cli.inference.geometry import run_geometry
-        from resnet_cli.inference.quantize import export_int8
+        from resnet_cli.data.decode import run_geometry
+        from resnet_cli.export.export import export as export_run
+        from resnet_cli.export.quantize import export_int8
 
     what = f"{format} in {quantize}" if quantize else format
     reporter = Reporter(quiet or json)
@@ -104,7 +104,7 @@ def _document(format: str, exported: "Exported", geometry: "Geometry", quantized
         "bytes": exported.bytes,
         "input": {"size": geometry.size, "resize": geometry.resize, "fraction": geometry.fraction, "filter": "bilinear"},
         "parity": {
-            "pictures": parity.pictures,
+            "pictures": parity.images,
             "top1_agreement": parity.top1_agreement,
             "max_probability_difference": parity.max_probability_difference,
             "source": parity.source,
@@ -139,23 +139,23 @@ def _print_result(exported: "Exported", geometry: "Geometry", classes: int, othe
     parity, size = exported.parity, geometry.size
     fitted = {
         "crop": f"short side to {round(size / geometry.fraction)}, then the centre",
-        "pad": "the whole picture on grey",
-        "squash": "the whole picture, stretched",
+        "pad": "the whole image on grey",
+        "squash": "the whole image, stretched",
     }
     console.out.print(f"[bold]{console.escape(str(exported.model))}[/]  ({exported.bytes / 1e6:.1f} MB)")
     console.out.print(
         f"input          RGB pixels 0 to 255, uint8, N x {size} x {size} x 3 ({fitted[geometry.resize]}, bilinear)"
     )
     console.out.print(f"output         probabilities, N x {classes}, in the order of {LABELS}")
-    console.out.print(f"use            as {EXAMPLE} beside it does, from a picture's file to its class")
+    console.out.print(f"use            as {EXAMPLE} beside it does, from an image's file to its class")
     console.out.print(
-        f"checked        on {parity.pictures} {parity.source}: probabilities differ from those of {other} by at most"
+        f"checked        on {parity.images} {parity.source}: probabilities differ from those of {other} by at most"
         f" {parity.max_probability_difference:.1e}, the best class agrees on {parity.top1_agreement:.1%}"
     )
 
 
 def _print_sides(quantized: "Quantized") -> None:
-    from resnet_cli.inference.quantize import in_images
+    from resnet_cli.export.quantize import in_images
 
     before, after, count = quantized.before, quantized.after, quantized.count
     table = console.Table(
@@ -172,7 +172,7 @@ def _print_sides(quantized: "Quantized") -> None:
 
 
 def _warnings(quantized: "Quantized") -> list[str]:
-    from resnet_cli.inference.quantize import in_images
+    from resnet_cli.export.quantize import in_images
 
     warnings, count, bound = list(quantized.left_out), quantized.count, quantized.max_drop
     if 0 < bound < 100 / count:

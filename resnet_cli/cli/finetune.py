@@ -9,8 +9,6 @@ from typing import Annotated, Any, Literal
 import typer
 
 from resnet_cli.cli import console
-from resnet_cli.cli.cache import dataset_folder
-from resnet_cli.cli.finetune_plan import plan_finetune
 from resnet_cli.cli.options import (
     CacheLimit,
     ClassWeights,
@@ -31,14 +29,14 @@ from resnet_cli.cli.options import (
     ValSplit,
     require_effect_of_search,
 )
-from resnet_cli.cli.quiet import tensorflow_import
 from resnet_cli.cli.reporter import Reporter
-from resnet_cli.cli.requests import FinetuneRequest
 from resnet_cli.cli.result import print_result, print_search
-from resnet_cli.learning.config import Augment, FinetuneConfig
-from resnet_cli.learning.recipes import parse_duration
-from resnet_cli.learning.tensorboard import require_tensorboard
+from resnet_cli.jobs.environment import dataset_folder, tensorflow_import
+from resnet_cli.jobs.finetune_plan import plan_finetune
+from resnet_cli.jobs.start import FinetuneRequest
 from resnet_cli.networks.catalogue import find_network
+from resnet_cli.training.config import Augment, FinetuneConfig, parse_duration
+from resnet_cli.training.tensorboard import require_tensorboard
 
 D = FinetuneConfig()
 
@@ -52,18 +50,18 @@ def finetune(
     ] = "auto",
     hidden: Annotated[int, typer.Option(min=0, help="Units of a hidden layer in the head; the tutorials use 2048.")] = D.hidden,
     dropout: Dropout = D.dropout,
-    image_size: Annotated[str, typer.Option(help="Input side in pixels; auto follows network and pictures.")] = "auto",
-    resize: Annotated[Literal["crop", "pad", "squash"], typer.Option(help="How a picture becomes a square.")] = "crop",
+    image_size: Annotated[str, typer.Option(help="Input side in pixels; auto follows network and images.")] = "auto",
+    resize: Annotated[Literal["crop", "pad", "squash"], typer.Option(help="How an image becomes a square.")] = "crop",
     epochs: Annotated[
-        int, typer.Option(min=0, help="Passes of the second stage, or of AdamW on a head alone; 0 chooses.")
+        int, typer.Option(min=0, help="Passes of the fine-tuning phase, or of AdamW on a head alone; 0 chooses.")
     ] = D.epochs,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images a step at most, second stage.")] = D.batch_size,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a step at most, fine-tuning phase.")] = D.batch_size,
     learning_rate: Annotated[
-        float, typer.Option(min=0, help="Peak rate of the second stage; 0 chooses: 0.0005, or 0.0007 for all layers.")
+        float, typer.Option(min=0, help="Peak rate of the fine-tuning phase; 0 chooses: 0.0005, or 0.0007 for all layers.")
     ] = D.learning_rate,
     augment: Annotated[Augment, typer.Option(help="light: random parts; strong: smaller ones, rotated too; none.")] = D.augment,
     flip: Annotated[bool, typer.Option(help="Mirror every second view; not for digits, text and arrows.")] = D.flip,
-    views: Annotated[int, typer.Option(min=0, help="Augmented views of a picture; 1 = as it is, 0 chooses.")] = D.views,
+    views: Annotated[int, typer.Option(min=0, help="Augmented views of an image; 1 = as it is, 0 chooses.")] = D.views,
     patience: FineTuningPatience = D.patience,
     time_limit: TransferLimit = None,
     lr_find: LrFind = None,
@@ -102,7 +100,7 @@ def finetune(
 def _run(request: FinetuneRequest, config: FinetuneConfig, reporter: Reporter, json: bool) -> None:
     plan = plan_finetune(request, config, reporter)
     with tensorflow_import():
-        from resnet_cli.cli.finetune_job import run_finetune
+        from resnet_cli.jobs.finetune import run_finetune
 
     reporter.listen()
     result = run_finetune(plan, reporter)
@@ -115,11 +113,11 @@ def _run(request: FinetuneRequest, config: FinetuneConfig, reporter: Reporter, j
 
 
 def _require_effect(typed: dict[str, Any]) -> None:
-    """Refuse what would be passed over."""
+    """Refuse what would be skipped."""
     changed = [name for name in ("batch_size", "learning_rate", "patience") if typed[name] != getattr(D, name)]
     if typed["unfreeze"] == "none" and (vain := [*changed, *(["lr_find"] if typed["lr_find"] else [])]):
         option = f"--{vain[0].replace('_', '-')}"
-        raise typer.BadParameter(f"{option} is about the second stage, and --unfreeze none has none: leave it out")
+        raise typer.BadParameter(f"{option} is about the fine-tuning phase, and --unfreeze none has none: leave it out")
     if typed["dropout"] != D.dropout and typed["unfreeze"] == "none" and not (typed["hidden"] or typed["epochs"]):
         raise typer.BadParameter("--dropout has no effect on a head alone without --hidden or --epochs: leave it out")
     if typed["cache_limit"] is not None and typed["unfreeze"] not in ("auto", "last"):

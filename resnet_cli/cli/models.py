@@ -6,8 +6,7 @@ import typer
 from rich.table import Table
 
 from resnet_cli.cli import console
-from resnet_cli.networks.catalogue import CATALOGUE
-from resnet_cli.networks.parameters import parameter_count, usual_classes
+from resnet_cli.networks.catalogue import CATALOGUE, parameter_count, usual_classes
 
 _CAPTION = (
     "Parameters: batch-norm's moving statistics included; for 1000 (imagenet), 10 (cifar) or 200 (compact) classes.\n"

@@ -17,27 +17,28 @@ def dataset_path(typed: str) -> Path:
     return path.absolute() if str(path) in NAMED and str(path) != typed else path
 
 
-DATASET = typer.Argument(help="Folder with one folder of pictures per class; or cifar10, cifar100.", parser=dataset_path)
+DATASET = typer.Argument(help="Folder with one folder of images per class; or cifar10, cifar100.", parser=dataset_path)
 DatasetFolder = Annotated[Path, DATASET]
 RunFolder = Annotated[Path | None, typer.Option("--run", help="Run folder.  \\[default: the newest]")]
 RunFolders = Annotated[
-    list[Path] | None, typer.Option("--run", help="Run folder; several answer together, averaged.  \\[default: the newest]")
+    list[Path] | None,
+    typer.Option("--run", help="Run folder; several form an ensemble: probabilities are averaged.  \\[default: the newest]"),
 ]
 # Words, not numbers: older versions of click cannot choose among numbers.
 Views = Annotated[
     Literal["1", "2", "10"],
     typer.Option(
-        help="Views of a picture that are averaged: 2 adds its mirror image; 10 are corners and centre, both mirrored."
+        help="Views of an image that are averaged: 2 adds its mirror image; 10 are corners and centre, both mirrored."
     ),
 ]
 RunOutput = Annotated[Path | None, typer.Option("--output", help="Run folder.  \\[default: runs/<dataset>-<arch>]")]
 ForceRun = Annotated[bool, typer.Option("--force", help="Replace the run in --output.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
-Strict = Annotated[bool, typer.Option("--strict", help="A damaged picture is an error.")]
+Strict = Annotated[bool, typer.Option("--strict", help="A damaged image is an error.")]
 ClassWeights = Annotated[bool, typer.Option(help="Make every class count alike.")]
 Dropout = Annotated[float, typer.Option(min=0, max=0.9, help="Share of pooled features dropped.")]
 FineTuningPatience = Annotated[
-    int, typer.Option(min=0, help="Stop the second stage after so many epochs without gain; 0 runs all, never skips it.")
+    int, typer.Option(min=0, help="Stop the fine-tuning phase after so many epochs without gain; 0 runs all, never skips it.")
 ]
 CacheLimit = Annotated[float | None, typer.Option(min=0, help="GB of disk for activations.  \\[default: half of what is free]")]
 Tensorboard = Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard's event files too.")]
@@ -45,7 +46,7 @@ TransferLimit = Annotated[
     str | None, typer.Option("--time-limit", help="Such as 10m, for the training itself: views and epochs are chosen to fit.")
 ]
 LARGEST_SEED = 2**32 - 1  # that numpy takes
-Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of everything random.")]
+Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Random seed.")]
 ValSplit = Annotated[
     float | None,
     typer.Option(

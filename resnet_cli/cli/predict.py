@@ -1,4 +1,4 @@
-"""`resnet predict`: the most probable classes of pictures, in under half a second, without TensorFlow."""
+"""`resnet predict`: the most probable classes of images, in under half a second, without TensorFlow."""
 
 import sys
 from collections.abc import Iterable, Sequence
@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resnet_cli.cli import console
+from resnet_cli.cli.console import bytes_of_stdin
 from resnet_cli.cli.options import Engine, Json, RunFolders, Views
 from resnet_cli.cli.reporter import Reporter
-from resnet_cli.cli.streams import bytes_of_stdin
-from resnet_cli.data.inputs import count_named, is_one_file, listed_paths, picture_paths
+from resnet_cli.data.inputs import count_named, image_paths, is_one_file, listed_paths
 from resnet_cli.files import csv_line, path_text
 
 if TYPE_CHECKING:
-    from resnet_cli.inference.predict import Prediction
+    from resnet_cli.inference.classify import Prediction
 
 
 def predict(
-    pictures: Annotated[list[str], typer.Argument(help="Files, folders, patterns, or - for paths on stdin.")],
+    images: Annotated[list[str], typer.Argument(help="Files, folders, patterns, or - for paths on stdin.")],
     run: RunFolders = None,
     views: Views = "1",
     engine: Engine = "auto",
@@ -32,23 +32,23 @@ def predict(
     """Say what images show. Without any run: ImageNet's 1,000 classes."""
     if json and csv:
         raise typer.BadParameter("--json and --csv exclude each other")
-    if null and "-" not in pictures:
+    if null and "-" not in images:
         raise typer.BadParameter("--null is about paths on stdin: give - as well")
-    stdin = bytes_of_stdin() if "-" in pictures else ()
+    stdin = bytes_of_stdin() if "-" in images else ()
     if stdin is None:
         raise typer.BadParameter("- stands for paths on stdin, which is closed")
-    from resnet_cli.cli.ready import classifiers_for, engine_for_many, load_members
     from resnet_cli.engines.choice import settled
-    from resnet_cli.inference.predict import predict as predict_pictures
+    from resnet_cli.inference.classify import predict as predict_images
+    from resnet_cli.jobs.ready import classifiers_for, engine_for_many, load_members
 
     reporter = Reporter(quiet)
     engine = settled(engine, reporter)
     classifiers = classifiers_for(run or (), engine, reporter)
-    engine = engine_for_many(engine, classifiers, lambda: count_named(pictures), reporter)
-    single = is_one_file(pictures)
+    engine = engine_for_many(engine, classifiers, lambda: count_named(images), reporter)
+    single = is_one_file(images)
     members = load_members(classifiers, "one" if single else "many", engine, reporter)
-    paths = picture_paths(pictures, listed_paths(stdin, null), reporter)
-    results = predict_pictures(paths, members, classifiers[0].classes, top, int(views))
+    paths = image_paths(images, listed_paths(stdin, null), reporter)
+    results = predict_images(paths, members, classifiers[0].classes, top, int(views))
     runs = [path_text(classifier.name) for classifier in classifiers]
     show = partial(_show_json, runs) if json else partial(_show_csv, runs) if csv else _show_text
     if show(results):
@@ -56,7 +56,7 @@ def predict(
 
 
 def _show_json(runs: Sequence[str], results: "Iterable[Prediction]") -> int:
-    """One array, written as it grows: a picture that is answered does not wait for the next one."""
+    """One array, written as it grows: an image that is answered does not wait for the next one."""
     failed = 0
     first = True
     for result in results:
@@ -75,7 +75,7 @@ def _show_json(runs: Sequence[str], results: "Iterable[Prediction]") -> int:
 
 
 def _show_csv(runs: Sequence[str], results: "Iterable[Prediction]") -> int:
-    """A line per picture and class; a picture that failed has one line with its error."""
+    """A line per image and class; an image that failed has one line with its error."""
     failed = 0
 
     def write(*row: object) -> None:
@@ -94,7 +94,7 @@ def _show_csv(runs: Sequence[str], results: "Iterable[Prediction]") -> int:
 
 
 def _show_text(results: "Iterable[Prediction]") -> int:
-    """A block per picture: the best class beside its path, the others below."""
+    """A block per image: the best class beside its path, the others below."""
     failed = 0
     for result in results:
         if result.error is not None:

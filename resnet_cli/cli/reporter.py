@@ -3,8 +3,9 @@
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import FrameType
 
@@ -12,8 +13,52 @@ from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from resnet_cli.cli.console import err, escape, print_error
-from resnet_cli.cli.signals import listen
 from resnet_cli.progress import NOTHING_YET, Task
+
+Handler = Callable[[int, FrameType | None], None]
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+
+class _Pipe:
+    """One for the whole process, with its thread, for whoever listened last."""
+
+    def __init__(self) -> None:
+        self._listener: tuple[Handler, Callable[[int], None]] | None = None
+
+    def listen(self, handler: Handler, watcher: Callable[[int], None]) -> None:
+        if self._listener is None:
+            reading, writing = os.pipe()
+            os.set_blocking(writing, False)
+            signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+            threading.Thread(target=self._read, args=(reading,), daemon=True, name="signals").start()
+        self._listener = handler, watcher
+
+    def _read(self, pipe: int) -> None:
+        while received := os.read(pipe, 1):
+            number = received[0]
+            assert self._listener is not None
+            handler, watcher = self._listener
+            if signal.getsignal(number) == handler:  # and not one that is another's by now
+                threading.Thread(target=watcher, args=(number,), daemon=True, name="signal").start()
+
+
+_PIPE = _Pipe()
+
+
+def listen(handler: Handler, watcher: Callable[[int], None]) -> None:
+    """From now on answer SIGINT and SIGTERM; where one is ignored, as SIGINT is behind nohup, it stays so.
+
+    Args:
+        handler: called by the main thread, between two instructions.
+        watcher: called with the signal's number at once, on a thread of its own.
+    """
+    for number in _STOPPING:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handler)
+    if os.name == "posix":  # on Windows it would have to be a socket
+        _PIPE.listen(handler, watcher)
+
 
 _TOLD, _AT_ONCE, _PATIENCE = 0.3, 1.0, 2.0  # seconds that the main thread has to tell of a signal, and to end by itself
 _LOOK = 0.05

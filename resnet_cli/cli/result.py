@@ -4,7 +4,7 @@ import shlex
 from typing import Any
 
 from resnet_cli.cli import console
-from resnet_cli.data.trained import kind_of
+from resnet_cli.data.contents import kind_of
 from resnet_cli.progress import how_long
 
 _SHOWN = 40  # classes that the table lists
@@ -15,7 +15,7 @@ def print_result(result: dict[str, Any]) -> None:
     split = "test" if "test" in result else "val"
     headline = result[split]
     low, high = headline["top1_interval"]
-    table = console.Table("class", "pictures", "accuracy")
+    table = console.Table("class", "images", "accuracy")
     classes = headline["classes"]
     if len(classes) > _SHOWN:  # the most frequent ones
         classes = sorted(classes, key=lambda each: -each["count"])[:_SHOWN]
@@ -26,10 +26,10 @@ def print_result(result: dict[str, Any]) -> None:
         console.out.print(f"and {left} more classes in the report")
     console.out.print(
         f"[bold]{kind_of(split)} accuracy {headline['top1']:.1%}[/]"
-        f"  (95 % interval {low:.1%} to {high:.1%}, {headline['count']} pictures)"
+        f"  (95 % interval {low:.1%} to {high:.1%}, {headline['count']} images)"
     )
     if "test" in result and result["test"] != result["val"]:
-        console.out.print(f"validation accuracy {result['val']['top1']:.1%} ({result['val']['count']} pictures)")
+        console.out.print(f"validation accuracy {result['val']['top1']:.1%} ({result['val']['count']} images)")
     kept = f"epoch {result['best_epoch']} of {result['epochs']}"
     if result.get("kept") == "tail":
         kept = f"{kept} (the head alone: {result['head_top1']:.1%})"

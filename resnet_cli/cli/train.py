@@ -10,7 +10,6 @@ import typer
 
 from resnet_cli.cli import console
 from resnet_cli.cli import recipe_options as o
-from resnet_cli.cli.cache import dataset_folder
 from resnet_cli.cli.options import (
     ForceRun,
     Json,
@@ -22,15 +21,14 @@ from resnet_cli.cli.options import (
     Tensorboard,
     require_effect_of_search,
 )
-from resnet_cli.cli.quiet import tensorflow_import
 from resnet_cli.cli.reporter import Reporter
-from resnet_cli.cli.requests import TrainRequest
 from resnet_cli.cli.result import print_result, print_search
-from resnet_cli.cli.train_plan import plan_training
-from resnet_cli.learning.config import TrainConfig
-from resnet_cli.learning.recipes import Recipe, make_config, parse_duration, source_of
-from resnet_cli.learning.tensorboard import require_tensorboard
+from resnet_cli.jobs.environment import dataset_folder, tensorflow_import
+from resnet_cli.jobs.start import TrainRequest
+from resnet_cli.jobs.train_plan import plan_training
 from resnet_cli.networks.catalogue import find_network
+from resnet_cli.training.config import Recipe, TrainConfig, make_config, parse_duration, source_of
+from resnet_cli.training.tensorboard import require_tensorboard
 
 
 def train(
@@ -85,7 +83,7 @@ def train(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a network of the residual papers on a folder of pictures, from scratch or from weights."""
+    """Train a network of the residual papers on a folder of images, from scratch or from weights."""
     typed = dict(locals())
     given, network = o.recipe_changes(typed), find_network(arch, shortcut)
     config, limit = make_config(recipe, network, given), _limit(time_limit, epochs, show)
@@ -127,7 +125,7 @@ def _run(request: TrainRequest, config: TrainConfig, quiet: bool, json: bool) ->
     request = replace(request, dataset=dataset_folder(request.dataset, reporter))
     plan = plan_training(request, config, reporter)
     with tensorflow_import():
-        from resnet_cli.cli.train_job import run_training
+        from resnet_cli.jobs.train import run_training
 
     reporter.listen()
     result = run_training(plan, reporter)

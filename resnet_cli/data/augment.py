@@ -2,20 +2,22 @@
 
 In: uint8 (H, W, 3). Out: uint8 (size, size, 3). What `--resize` says is done first, and random parts are parts of the result,
 so that training shows what prediction will. The generator is made from (seed, epoch, index) alone: what happens to an image
-does not depend on threads, interruption or resume.
+does not depend on threads, interruption or resume. The fixed views that are scored together (test-time augmentation) are here
+too.
 """
 
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
-from resnet_cli.data.decode import Geometry, Pixels, pad_width, part_of_square
+from resnet_cli.data.decode import Geometry, Pixels, decode, decode_square, pad_width, part_of_square, to_square
 
-# Purposes of the generators beside a picture's own: the order of an epoch, mixup, and what happens behind a crop that is shown
+# Purposes of the generators beside an image's own: the order of an epoch, mixup, and what happens behind a crop that is shown
 # again.
 ORDER, MIX, CHANGE = 1, 2, 3
 _LUMINANCE = np.array([0.299, 0.587, 0.114])  # of red, green and blue (ITU-R BT.601)
@@ -28,19 +30,19 @@ _COARSE = 0.07  # share of the crops whose area is too small for a stored image;
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What may happen to a training picture.
+    """What may happen to a training image.
 
     Attributes:
         crop: "resized" = a random part, scaled (Szegedy et al. 2015): of the whole image where `--resize` is crop, else of the
             square that pad or squash makes of it; "pad" = what prediction sees, padded by an eighth of the side, and a part
             of that (He et al. 2015, section 4.2); "none" = what prediction sees.
         scale: smallest share of the area that a resized crop keeps, 0..1.
-        flip: mirror every second picture.
+        flip: mirror every second image.
         rotate: largest rotation, degrees.
         shift: largest shift, share of the side.
         color: brightness, contrast and saturation are each multiplied by a factor between 1 / (1 + this) and 1 + this.
-        sharpness: pictures are blurred or sharpened by a factor between 1 / (1 + this) and 1 + this (Cubuk et al. 2020):
-            programs that scale pictures differ in it.
+        sharpness: images are blurred or sharpened by a factor between 1 / (1 + this) and 1 + this (Cubuk et al. 2020):
+            programs that scale images differ in it.
         cutout: side of the grey square, share of the side (DeVries and Taylor 2017).
         mixup: parameter of the Beta distribution (Zhang et al. 2018); applied to batches, 0 for none.
     """
@@ -57,32 +59,32 @@ class Augmentation:
 
 
 def generator(seed: int, epoch: int, index: int, purpose: int = 0) -> np.random.Generator:
-    """A counter-based generator (Philox; Salmon et al. 2011) for one picture of one epoch."""
+    """A counter-based generator (Philox; Salmon et al. 2011) for one image of one epoch."""
     return np.random.Generator(np.random.Philox(key=(seed, purpose), counter=(0, 0, epoch, index)))
 
 
-def augment(picture: Pixels, geometry: Geometry, how: Augmentation, random: np.random.Generator) -> Pixels:
+def augment(image: Pixels, geometry: Geometry, how: Augmentation, random: np.random.Generator) -> Pixels:
     """One augmented view of an image.
 
     Args:
-        picture: uint8 (H, W, 3): the whole image where `how.crop` is "resized", else the square that prediction sees.
+        image: uint8 (H, W, 3): the whole image where `how.crop` is "resized", else the square that prediction sees.
         geometry: target size, and how an image becomes a square. A square of another size is scaled.
         how: what may happen.
-        random: the generator of this picture in this epoch.
+        random: the generator of this image in this epoch.
 
     Returns:
         uint8 (size, size, 3).
     """
-    return change(crop_view(picture, geometry, how, random), how, random)
+    return change(crop_view(image, geometry, how, random), how, random)
 
 
 def crop_view(
-    picture: Pixels, geometry: Geometry, how: Augmentation, random: np.random.Generator, side: int | None = None
+    image: Pixels, geometry: Geometry, how: Augmentation, random: np.random.Generator, side: int | None = None
 ) -> Pixels:
     """The part of an image that one view shows: the first half of `augment`.
 
     Args:
-        picture, geometry, how, random: as of `augment`.
+        image, geometry, how, random: as of `augment`.
         side: pixels of the view, if not those of the geometry. The part is the same for generators in the same state, so that a
             teacher and a student whose inputs differ see the same.
 
@@ -91,8 +93,8 @@ def crop_view(
     """
     side = side or geometry.size
     if how.crop == "resized":
-        return _resized_crop(picture, replace(geometry, size=side), how.scale, random)
-    view = scaled_square(picture, side)
+        return _resized_crop(image, replace(geometry, size=side), how.scale, random)
+    view = scaled_square(image, side)
     return _pad_and_crop(view, geometry.size, random) if how.crop == "pad" else view
 
 
@@ -117,7 +119,7 @@ def change(view: Pixels, how: Augmentation, random: np.random.Generator) -> Pixe
 
 
 def mix(images: NDArray[np.uint8], targets: NDArray[np.float32], alpha: float, random: np.random.Generator) -> None:
-    """Mixup in place: each picture of a batch with the one opposite to it (Zhang et al. 2018).
+    """Mixup in place: each image of a batch with the one opposite to it (Zhang et al. 2018).
 
     Args:
         images: uint8 (N, H, W, 3).
@@ -140,8 +142,8 @@ def side_for_crops(geometry: Geometry, how: Augmentation) -> int:
     return math.ceil(geometry.size * math.sqrt(ratio / (how.scale + _COARSE * (1 - how.scale))))
 
 
-def _resized_crop(picture: Pixels, geometry: Geometry, smallest: float, random: np.random.Generator) -> Pixels:
-    image = Image.fromarray(picture)
+def _resized_crop(pixels: Pixels, geometry: Geometry, smallest: float, random: np.random.Generator) -> Pixels:
+    image = Image.fromarray(pixels)
     if geometry.resize == "crop":
         box = _random_part(image.size, image.size, smallest, _LONGEST, random)
         return np.asarray(image.resize((geometry.size, geometry.size), _BILINEAR, box=box))
@@ -238,3 +240,51 @@ def _cutout(view: Pixels, side: int, random: np.random.Generator) -> Pixels:
     view = view.copy()
     view[max(0, y - side // 2) : y + (side + 1) // 2, max(0, x - side // 2) : x + (side + 1) // 2] = 124
     return view
+
+
+_KEPT = 0.875  # of the side, by a crop: 224 of 256 pixels
+_PLACES = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.5, 0.5))
+
+
+def decode_views(path: Path, geometry: Geometry, views: int) -> NDArray[np.uint8]:
+    """Decode an image as a classifier with this geometry is to see it.
+
+    Ten views are the four corners, the centre and their mirror images (Krizhevsky et al. 2012, section 4.1; the "standard
+    10-crop testing" of He et al. 2015, section 3.4) of the image with its short side scaled to size / fraction. Where the
+    single view is the whole square (fraction 1, pad, squash) there is no room for crops, and training decides: if it cropped
+    from a black border (CIFAR, section 4.2) so do the views; otherwise they crop from the image scaled to size / 0.875.
+    A network that was trained on random parts gains by scaling and would lose by a border that it never saw.
+
+    Args:
+        path: an image file.
+        geometry: of the single view.
+        views: 1 = as `predict` sees it; 2 = and its mirror image; 10 = ten crops.
+
+    Returns:
+        uint8 (views, size, size, 3); the second half mirrors the first.
+
+    Raises:
+        ResnetError: as `decode`.
+    """
+    if views == 1:
+        return decode_square(path, geometry)[None]
+    squares = _five(path, geometry) if views == 10 else decode_square(path, geometry)[None]
+    return np.concatenate([squares, squares[:, :, ::-1]])
+
+
+def _five(path: Path, geometry: Geometry) -> NDArray[np.uint8]:
+    """Corners and centre: uint8 (5, size, size, 3)."""
+    size, border = geometry.size, geometry.border
+    if border:
+        square = np.pad(decode_square(path, geometry), ((border, border), (border, border), (0, 0)))
+        return _crops(square, Geometry(size, fraction=size / (size + 2 * border)))
+    crop = Geometry(size, fraction=min(geometry.fraction, _KEPT))
+    side = round(size / crop.fraction)
+    image = decode(path, side)
+    if geometry.resize != "crop":
+        image = to_square(Image.fromarray(image), replace(geometry, size=side))
+    return _crops(image, crop)
+
+
+def _crops(image: Pixels, crop: Geometry) -> NDArray[np.uint8]:
+    return np.stack([to_square(Image.fromarray(image), crop, place) for place in _PLACES])

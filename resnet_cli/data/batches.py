@@ -1,6 +1,6 @@
 """Batches for Keras: an endless training stream that is a function of the step alone, and a finite evaluation set.
 
-In: `Pictures`. Out: (uint8 images, float32 one-hot targets). Batch 4711 can be made without the 4710 before it: that is what
+In: `ImageSet`. Out: (uint8 images, float32 one-hot targets). Batch 4711 can be made without the 4710 before it: that is what
 makes resume exact.
 """
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from resnet_cli.data.augment import MIX, ORDER, Augmentation, augment, generator, mix
 from resnet_cli.data.decode import Geometry
-from resnet_cli.data.pictures import Pictures
+from resnet_cli.data.images import ImageSet
 from resnet_cli.data.threads import batches_ahead, map_in_order
 
 Batch = tuple[NDArray[np.uint8], NDArray[np.float32]]
@@ -59,26 +59,26 @@ class Order:
 
 @lru_cache(maxsize=2)
 def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
-    """The permutation of an epoch; kept, as drawing it takes half a millisecond a batch with 45,000 pictures."""
+    """The permutation of an epoch; kept, as drawing it takes half a millisecond a batch with 45,000 images."""
     return generator(seed, epoch, 0, ORDER).permutation(count)
 
 
 @dataclass(frozen=True)
 class TrainStream:
-    """The training pictures, shuffled and augmented, batch after batch.
+    """The training images, shuffled and augmented, batch after batch.
 
     Every epoch shows every image; see `Order`.
 
     Attributes:
-        pictures: what to draw from.
+        images: what to draw from.
         classes: number of classes.
         batch_size: images a step at most.
         geometry: input size.
-        augmentation: what happens to each picture.
+        augmentation: what happens to each image.
         seed: of order and augmentation.
     """
 
-    pictures: Pictures
+    images: ImageSet
     classes: int
     batch_size: int
     geometry: Geometry
@@ -87,7 +87,7 @@ class TrainStream:
 
     @property
     def order(self) -> Order:
-        return Order(len(self.pictures), self.batch_size, self.seed)
+        return Order(len(self.images), self.batch_size, self.seed)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -99,8 +99,8 @@ class TrainStream:
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """Class indices of all pictures (N,)."""
-        return self.pictures.labels
+        """Class indices of all images (N,)."""
+        return self.images.labels
 
     def batches(self, first_step: int = 0) -> Iterator[Batch]:
         """Batches from a step on, made ahead by threads, without end."""
@@ -114,26 +114,26 @@ class TrainStream:
         targets = np.zeros((count, self.classes), np.float32)
         for row, (epoch, index) in enumerate(self.order.drawn(step)):
             random = generator(self.seed, epoch, index)
-            images[row] = augment(self.pictures[index], self.geometry, self.augmentation, random)
-            targets[row, self.pictures.samples[index].label] = 1
+            images[row] = augment(self.images[index], self.geometry, self.augmentation, random)
+            targets[row, self.images.samples[index].label] = 1
         if self.augmentation.mixup:
             mix(images, targets, self.augmentation.mixup, generator(self.seed, step, 0, MIX))
         return images, targets
 
 
 class EvaluationBatches(keras.utils.PyDataset):  # type: ignore[misc]
-    """Pictures as prediction sees them, in order, each exactly once."""
+    """Images as prediction sees them, in order, each exactly once."""
 
-    def __init__(self, pictures: Pictures, classes: int, batch_size: int) -> None:
+    def __init__(self, images: ImageSet, classes: int, batch_size: int) -> None:
         super().__init__(workers=1)
-        self._pictures, self._classes, self.batch_size = pictures, classes, batch_size
-        self._labels = pictures.labels
+        self._images, self._classes, self.batch_size = images, classes, batch_size
+        self._labels = images.labels
 
     def __len__(self) -> int:
-        return -(-len(self._pictures) // self.batch_size)
+        return -(-len(self._images) // self.batch_size)
 
     def __getitem__(self, index: int) -> Batch:
         first = index * self.batch_size
-        rows = range(first, min(first + self.batch_size, len(self._pictures)))
-        images = np.stack(list(map_in_order(self._pictures.__getitem__, rows)))
+        rows = range(first, min(first + self.batch_size, len(self._images)))
+        images = np.stack(list(map_in_order(self._images.__getitem__, rows)))
         return images, np.eye(self._classes, dtype=np.float32)[self._labels[rows.start : rows.stop]]

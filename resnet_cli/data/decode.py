@@ -1,6 +1,7 @@
-"""Decode a picture: the one place where files become pixels, for training and prediction alike.
+"""Decode an image: the one place where files become pixels, for training and prediction alike.
 
-In: a path. Out: uint8 RGB, height x width x 3, upright, transparency on white.
+In: a path. Out: uint8 RGB, height x width x 3, upright, transparency on white; and the `Geometry` by which it reaches the
+input.
 """
 
 import contextlib
@@ -16,15 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from resnet_cli.data.heif import HEAD, INSTALL, is_heif, open_heif
+from resnet_cli.data.folders import HEIF_HEAD as HEAD
+from resnet_cli.data.folders import HEIF_INSTALL as INSTALL
+from resnet_cli.data.folders import is_heif, open_heif
 from resnet_cli.errors import ResnetError
+from resnet_cli.runs.folder import Run
 
 Pixels = NDArray[np.uint8]
 Resize = Literal["crop", "pad", "squash"]
 
-# HEIC is opened by `open_heif`; JPEG opens MPO, the twin pictures of some cameras, as well.
+# HEIC is opened by `open_heif`; JPEG opens MPO, the twin images of some cameras, as well.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
-_LARGEST = 200_000_000  # pixels, the largest cameras' pictures; beyond it a file is taken for a decompression bomb
+_LARGEST = 200_000_000  # pixels, the largest cameras' images; beyond it a file is taken for a decompression bomb
 _GREY = (124, 116, 104)  # ImageNet's mean colour
 Image.MAX_IMAGE_PIXELS = _LARGEST
 # Damaged EXIF, odd palettes: the pixels decide. Once for all, as `warnings.catch_warnings` is not safe among threads.
@@ -33,11 +37,11 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a picture is brought to the input size for prediction.
+    """How an image is brought to the input size for prediction.
 
     Attributes:
         size: side of the square input, pixels.
-        resize: crop = short side to size / fraction, then the centre; pad = whole picture on grey; squash = stretched.
+        resize: crop = short side to size / fraction, then the centre; pad = whole image on grey; squash = stretched.
         fraction: share of the short side that a crop keeps, 0..1.
         border: pixels of black around the square that training cropped from, 0 for none; matters to ten crops alone.
     """
@@ -63,7 +67,7 @@ class Header:
 
 
 def decode(path: Path, short_side: int | None = None) -> Pixels:
-    """Decode a picture file.
+    """Decode an image file.
 
     Args:
         path: a JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC file.
@@ -73,42 +77,42 @@ def decode(path: Path, short_side: int | None = None) -> Pixels:
         uint8 (H, W, 3), 0..255, RGB.
 
     Raises:
-        ResnetError: the file is missing, empty, damaged, truncated, no picture of an allowed format, or too large.
+        ResnetError: the file is missing, empty, damaged, truncated, no image of an allowed format, or too large.
     """
     return np.asarray(_open(path, short_side))
 
 
 def decode_square(path: Path, geometry: Geometry) -> Pixels:
-    """Decode a picture and bring it to the input size: uint8 (size, size, 3)."""
+    """Decode an image and bring it to the input size: uint8 (size, size, 3)."""
     enough = round(geometry.size / geometry.fraction)
     return to_square(_open(path, enough), geometry)
 
 
-def to_square(picture: Image.Image, geometry: Geometry, place: tuple[float, float] = (0.5, 0.5)) -> Pixels:
-    """Bring an RGB picture of any shape to uint8 (size, size, 3).
+def to_square(image: Image.Image, geometry: Geometry, place: tuple[float, float] = (0.5, 0.5)) -> Pixels:
+    """Bring an RGB image of any shape to uint8 (size, size, 3).
 
     Args:
-        picture: RGB.
+        image: RGB.
         geometry: how.
         place: (x, y) of a crop: 0 is flush with the left or top edge, 1 with the right or bottom one.
     """
     size = geometry.size
     if geometry.resize != "crop":
-        return part_of_square(picture, geometry, (0.0, 0.0, 1.0, 1.0))
-    # One resampling of the square that is kept instead of a resize and a crop: the same picture, less work.
-    side = min(picture.size) * size / round(size / geometry.fraction)
-    left, top = (picture.width - side) * place[0], (picture.height - side) * place[1]
+        return part_of_square(image, geometry, (0.0, 0.0, 1.0, 1.0))
+    # One resampling of the square that is kept instead of a resize and a crop: the same image, less work.
+    side = min(image.size) * size / round(size / geometry.fraction)
+    left, top = (image.width - side) * place[0], (image.height - side) * place[1]
     box = (left, top, left + side, top + side)
     if side == size and left.is_integer() and top.is_integer():
-        return np.asarray(picture.crop(box))
-    return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR, box=box))
+        return np.asarray(image.crop(box))
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
 
 
-def part_of_square(picture: Image.Image, geometry: Geometry, part: tuple[float, float, float, float]) -> Pixels:
+def part_of_square(image: Image.Image, geometry: Geometry, part: tuple[float, float, float, float]) -> Pixels:
     """A part of the square that `pad` or `squash` makes of an image, scaled to the input, in one resampling.
 
     Args:
-        picture: RGB, of any shape.
+        image: RGB, of any shape.
         geometry: its `resize` is "pad" or "squash".
         part: (left, top, right, bottom) of the part, shares of the square's side, 0..1.
 
@@ -117,15 +121,15 @@ def part_of_square(picture: Image.Image, geometry: Geometry, part: tuple[float, 
     """
     size, (left, top, right, bottom) = geometry.size, part
     if geometry.resize == "squash":
-        box = (left * picture.width, top * picture.height, right * picture.width, bottom * picture.height)
-        return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR, box=box))
-    scale = size / max(picture.size)
-    x, width, from_x, to_x = _seen(picture.width, scale, size, left, right)
-    y, height, from_y, to_y = _seen(picture.height, scale, size, top, bottom)
+        box = (left * image.width, top * image.height, right * image.width, bottom * image.height)
+        return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
+    scale = size / max(image.size)
+    x, width, from_x, to_x = _seen(image.width, scale, size, left, right)
+    y, height, from_y, to_y = _seen(image.height, scale, size, top, bottom)
     square = np.empty((size, size, 3), np.uint8)
     square[:] = _GREY
     if width and height:
-        seen = picture.resize((width, height), Image.Resampling.BILINEAR, box=(from_x, from_y, to_x, to_y))
+        seen = image.resize((width, height), Image.Resampling.BILINEAR, box=(from_x, from_y, to_x, to_y))
         square[y : y + height, x : x + width] = np.asarray(seen)
     return square
 
@@ -157,11 +161,11 @@ def _seen(side: int, scale: float, size: int, start: float, end: float) -> tuple
 
 
 def read_header(path: Path) -> Header | None:
-    """What a file says it holds, without decoding it; None where it is no picture of an allowed format."""
+    """What a file says it holds, without decoding it; None where it is no image of an allowed format."""
     try:
-        with path.open("rb") as file, _opened(file) as picture:
-            kind = {"MPO": "JPEG", "HEIF": "HEIC"}.get(str(picture.format), str(picture.format))
-            return Header(kind, picture.width, picture.height)
+        with path.open("rb") as file, _opened(file) as image:
+            kind = {"MPO": "JPEG", "HEIF": "HEIC"}.get(str(image.format), str(image.format))
+            return Header(kind, image.width, image.height)
     except Exception:  # as for decoding: a parser's errors are of every kind
         return None
 
@@ -190,7 +194,7 @@ def _open(path: Path, short_side: int | None) -> Image.Image:
             file.seek(0)
             if is_heif(file.read(HEAD)):
                 raise ResnetError(f"{path} is damaged: no image can be read from this HEIC file") from None
-            raise ResnetError(f"{path} is not a picture (JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC)") from None
+            raise ResnetError(f"{path} is not an image (JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC)") from None
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             raise ResnetError(f"{path} has more than {_LARGEST // 1_000_000} million pixels", "scale it down") from None
         except Exception as error:
@@ -203,29 +207,29 @@ def _opened(file: io.BufferedReader) -> Image.Image:
 
 
 def _decode(file: io.BufferedReader, short_side: int | None) -> Image.Image:
-    with _opened(file) as picture:  # its first frame, where there are several
-        if picture.width * picture.height > _LARGEST:
+    with _opened(file) as image:  # its first frame, where there are several
+        if image.width * image.height > _LARGEST:
             raise Image.DecompressionBombError
         if short_side is not None:
-            picture.draft("RGB", (short_side, short_side))
-        picture.load()
-        # A damaged orientation tag does not make the pixels unreadable: such a picture stays as it is stored.
+            image.draft("RGB", (short_side, short_side))
+        image.load()
+        # A damaged orientation tag does not make the pixels unreadable: such an image stays as it is stored.
         with contextlib.suppress(Exception):
-            ImageOps.exif_transpose(picture, in_place=True)
-        return _to_rgb(picture)
+            ImageOps.exif_transpose(image, in_place=True)
+        return _to_rgb(image)
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image) -> Image.Image:
     """Convert any mode to RGB: alpha on white, 16 and 32 bits scaled to 8."""
-    if picture.mode.startswith("I") or picture.mode == "F":
-        values = np.nan_to_num(np.asarray(picture, dtype=np.float64))
-        grey = np.clip(values / _white(picture.mode, values.max(initial=0)) * 255 + 0.5, 0, 255).astype(np.uint8)
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        grey = np.clip(values / _white(image.mode, values.max(initial=0)) * 255 + 0.5, 0, 255).astype(np.uint8)
         return Image.fromarray(grey).convert("RGB")
-    if picture.has_transparency_data:
-        rgba = picture.convert("RGBA")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
-    return picture.convert("RGB")
+    return image.convert("RGB")
 
 
 def _white(mode: str, brightest: float) -> float:
@@ -234,3 +238,18 @@ def _white(mode: str, brightest: float) -> float:
         return 65535.0
     ranges = (1.0, 255.0, 65535.0) if mode == "F" else (255.0, 65535.0)
     return next((top for top in ranges if brightest <= top), brightest)
+
+
+def run_geometry(run: Run) -> Geometry:
+    """How images reach the input size of this run's classifier.
+
+    Raises:
+        ResnetError: its record lacks it.
+    """
+    try:
+        words, size = run.record["input"], int(run.record["image_size"])
+        fraction = float(words["fraction"])
+        padded = fraction == 1 and run.record.get("config", {}).get("crop") == "pad"
+        return Geometry(size, words["resize"], fraction, pad_width(size) if padded else 0)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ResnetError(f"{run.path} does not describe the input: {error}", "the run is damaged") from error

@@ -1,20 +1,73 @@
-"""List what lies in folders: pictures by their endings, what is passed over, and why (light: the standard library only).
+"""List what lies in folders: images by their endings, what is left out, and why (light: the standard library only).
 
-In: a folder. Out: a `Listing`. No file is opened.
+In: a folder. Out: a `Listing`. No file is opened, but for the first bytes that tell HEIC and this program's own figures from
+images to learn from.
 """
 
+import importlib.util
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import IO, TYPE_CHECKING
 
-from resnet_cli.data import heif
-from resnet_cli.data.own_files import OWN_FILES, holds_runs, is_figure
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import UNFINISHED
+from resnet_cli.runs.folder import EVALUATIONS, LITTER, is_evaluation, is_run_like
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+HEIF_ENDINGS = frozenset({".heic", ".heif", ".hif"})
+HEIF_INSTALL = "pip install 'resnet-cli[heif]'"
+HEIF_HEAD = 64  # bytes in which the brands of a file stand
+_HEVC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
+_ANY_CODEC = {b"mif1", b"msf1"}
+_AVIF = {b"avif", b"avis"}
+
+
+def is_heif(head: bytes) -> bool:
+    """Whether a file that begins so is HEIC: a brand (ISO/IEC 23008-12, annex B) is one of HEVC's, or none tells the codec."""
+    if head[4:8] != b"ftyp":
+        return False
+    box = head[8 : min(int.from_bytes(head[:4]), HEIF_HEAD)]
+    brands = {box[place : place + 4] for place in range(0, len(box), 4) if place != 4}  # there, the version of the first one
+    if box[:4] in _AVIF:
+        return False
+    return bool(brands & _HEVC) or (bool(brands & _ANY_CODEC) and not brands & _AVIF)
+
+
+@cache
+def heif_is_installed() -> bool:
+    """Whether the extra is there, without importing it."""
+    return importlib.util.find_spec("pillow_heif") is not None
+
+
+def open_heif(file: IO[bytes]) -> "Image.Image":
+    """Open a HEIC file with Pillow: its primary image, turned as the file says, whatever its EXIF says besides.
+
+    Raises:
+        ImportError: the extra is not installed.
+        UnidentifiedImageError: the file is damaged.
+    """
+    from PIL import Image
+
+    _register()
+    return Image.open(file, formats=("HEIF",))
+
+
+@cache
+def _register() -> None:
+    import pillow_heif
+
+    # An embedded thumbnail may be older than the image, and would make other pixels of the same photo by the size asked for.
+    pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
+
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jpe", ".jfif"})
-_OTHER_PICTURES = frozenset({".svg", ".jp2", ".jxl", ".psd", ".dng", ".cr2", ".nef", ".arw"})
-NO_PICTURE = "not a picture"
+_OTHER_IMAGES = frozenset({".svg", ".jp2", ".jxl", ".psd", ".dng", ".cr2", ".nef", ".arw"})
+NO_IMAGE = "not an image"
 _CONTROL = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
 _NO_TEXT = "its name is not valid UTF-8; rename it"
 _PASSED_OVER = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
@@ -48,13 +101,13 @@ class Listing:
     """What a folder holds.
 
     Attributes:
-        pictures: files with the ending of a picture, sorted.
+        images: files with the ending of an image, sorted.
         left_out: other files, sorted, with reasons.
         hidden: how many hidden files and folders were skipped.
         hidden_folders: those of them that hold images and are not known to hold copies, sorted.
     """
 
-    pictures: tuple[Path, ...]
+    images: tuple[Path, ...]
     left_out: tuple[LeftOut, ...]
     hidden: int
     hidden_folders: tuple[Hidden, ...] = ()
@@ -66,7 +119,7 @@ def list_folder(folder: Path, deep: bool = True) -> Listing:
     Raises:
         ResnetError: a folder cannot be read.
     """
-    pictures: list[Path] = []
+    images: list[Path] = []
     left_out: list[LeftOut] = []
     hidden = 0
     hidden_folders: list[Hidden] = []
@@ -88,14 +141,14 @@ def list_folder(folder: Path, deep: bool = True) -> Listing:
                     left_out.append(LeftOut(path, OWN_FILES))
                 elif deep:
                     waiting.append(path)
-            elif reason := _why_no_picture(entry):
+            elif reason := _why_no_image(entry):
                 left_out.append(LeftOut(printable(path), reason))
             elif is_figure(path):
                 left_out.append(LeftOut(path, OWN_FILES))
             else:
-                pictures.append(path)
+                images.append(path)
     return Listing(
-        tuple(sorted(pictures, key=lambda path: path.parts)),
+        tuple(sorted(images, key=lambda path: path.parts)),
         tuple(sorted(left_out, key=lambda file: file.path.parts)),
         hidden,
         tuple(sorted(hidden_folders, key=lambda each: each.path.parts)),
@@ -127,7 +180,7 @@ def wrong_name(name: str) -> str:
 def count_images(folder: Path) -> int:
     """Images in a folder and those below it; 0 where it cannot be read."""
     try:
-        return len(list_folder(folder).pictures)
+        return len(list_folder(folder).images)
     except ResnetError:
         return 0
 
@@ -211,8 +264,8 @@ def _is_new(folder: Path, seen: set[tuple[int, int]]) -> bool:
     return is_new
 
 
-def _why_no_picture(entry: os.DirEntry[str]) -> str:
-    """The reason to leave a file out, in a few words; empty for a picture."""
+def _why_no_image(entry: os.DirEntry[str]) -> str:
+    """The reason to leave a file out, in a few words; empty for an image."""
     suffix = Path(entry.name).suffix.lower()
     try:
         is_file = entry.is_file()
@@ -220,12 +273,77 @@ def _why_no_picture(entry: os.DirEntry[str]) -> str:
         is_file = False
     if not is_file:
         return "a broken link" if entry.is_symlink() else "not a file"
-    if suffix in heif.ENDINGS and not heif.is_installed():
-        return f"HEIC images need: {heif.INSTALL}"
-    if suffix in _OTHER_PICTURES:
-        return f"{suffix[1:].upper()} pictures are not read; convert it to JPEG"
-    if suffix not in EXTENSIONS | heif.ENDINGS:
-        return NO_PICTURE
+    if suffix in HEIF_ENDINGS and not heif_is_installed():
+        return f"HEIC images need: {HEIF_INSTALL}"
+    if suffix in _OTHER_IMAGES:
+        return f"{suffix[1:].upper()} images are not read; convert it to JPEG"
+    if suffix not in EXTENSIONS | HEIF_ENDINGS:
+        return NO_IMAGE
     if not is_printable(Path(entry.name)):
         return _NO_TEXT
     return ""
+
+
+LABELS = "labels.txt"  # of an export: a class a line, in the order of the probabilities
+EXAMPLE = "classify.py"  # of an export: how an image reaches the model, as a program
+CREATOR = "resnet "  # how the creator begins that figures of this program name: it is followed by the command
+COMPARED_BY = f"{CREATOR}compare"
+OWN_FILES = "files of this program: runs, figures or exports"  # why such folders are left out, which needs no warning
+_MARKED = 1024  # bytes at a figure's beginning, which name its creator
+_EXPORTED = {".txt", ".py", ".json", ".csv", ".html", ".xml", ".bin", ".keras", ".onnx", ".tflite", ".pb"}
+_EXPORTED_FOLDERS = {"variables", "assets", EVALUATIONS}
+
+
+def holds_runs(folder: Path, is_image: Callable[[Path], bool]) -> bool:
+    """Whether a folder holds files of this program and no images to learn from: a run, an evaluation, an export, a search for a
+    learning rate or comparisons, or folders of these. It is no class, wherever it is, whatever notes are kept beside them.
+
+    Args:
+        folder: any.
+        is_image: whether a file could be an image, by its name.
+    """
+    try:
+        if is_run_like(folder) or is_evaluation(folder) or is_export_like(folder):
+            return True
+        inside = is_own(folder)
+        for path in folder.iterdir():
+            if path.name.startswith("."):
+                continue
+            if is_figure(path) or (path.is_dir() and holds_runs(path, is_image)):
+                inside = True
+            elif any(map(is_image, path.rglob("*") if path.is_dir() else [path])):
+                return False
+    except OSError:  # whoever lists its images will say why
+        return False
+    return inside
+
+
+def is_own(folder: Path) -> bool:
+    """Whether a folder has the files that tell a run or an export, among whatever else."""
+    names = [{"run.json", "splits.csv"}, {LABELS, EXAMPLE}]
+    return any(all((folder / name).is_file() for name in those) for those in names)
+
+
+def is_export_like(folder: Path) -> bool:
+    """Whether a folder holds what `export` writes, in any format, and nothing that could be an image."""
+    if not all((folder / name).is_file() for name in (LABELS, EXAMPLE)):
+        return False
+    inside = [path for path in folder.iterdir() if not path.name.startswith((UNFINISHED, *LITTER))]
+    return all(path.suffix in _EXPORTED or path.name in _EXPORTED_FOLDERS for path in inside)
+
+
+def is_figure(path: Path, creator: str = CREATOR) -> bool:
+    """Whether a file is a figure that this program drew: curves, a comparison or a search for a learning rate.
+
+    Args:
+        path: a file of any kind.
+        creator: of the figure, or how its name begins.
+    """
+    if path.suffix.lower() not in (".png", ".svg"):
+        return False
+    try:
+        with path.open("rb", buffering=0) as file:
+            start = file.read(_MARKED)
+        return any(mark + creator.encode() in start for mark in (b"Software\0", b">"))  # of PNG and SVG
+    except OSError:
+        return False

@@ -1,4 +1,4 @@
-"""What a person may name on the command line as pictures: files, folders, patterns, and `-` for paths on stdin (light).
+"""What a person may name on the command line as images: files, folders, patterns, and `-` for paths on stdin (light).
 
 In: words, and what comes on stdin. Out: paths, in the order given; files of a folder sorted.
 """
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from resnet_cli.data.folders import NO_PICTURE, list_folder
+from resnet_cli.data.folders import NO_IMAGE, list_folder
 from resnet_cli.data.threads import Pause
 from resnet_cli.errors import ResnetError
 from resnet_cli.progress import Progress, Silent
@@ -25,16 +25,16 @@ _MARKS = (
 )
 
 
-def picture_paths(words: Sequence[str], listed: Iterable[Path | Pause], progress: Progress) -> Iterator[Path | Pause]:
-    """Paths of pictures, one after another, so that endless stdin works.
+def image_paths(words: Sequence[str], listed: Iterable[Path | Pause], progress: Progress) -> Iterator[Path | Pause]:
+    """Paths of images, one after another, so that endless stdin works.
 
     Args:
-        words: files (any name; whether it is a picture shows when it is read), folders, patterns such as "*.jpg", or "-".
+        words: files (any name; whether it is an image shows when it is read), folders, patterns such as "*.jpg", or "-".
         listed: what `-` stands for, see `listed_paths`.
         progress: is told which files of folders are skipped; images among them are a warning.
 
     Raises:
-        ResnetError: a folder holds no pictures, a pattern fits nothing, or stdin was empty.
+        ResnetError: a folder holds no images, a pattern fits nothing, or stdin was empty.
     """
     # Folders and patterns are listed before the first path goes out: a wrong one stops the command, not half its output.
     return itertools.chain.from_iterable([listed if word == "-" else _named(word, progress) for word in words])
@@ -61,7 +61,7 @@ def listed_paths(chunks: Iterable[bytes | Pause], null: bool) -> Iterator[Path |
             empty = False
             yield Path(entry if null else _unquoted(entry))
     if empty:
-        raise ResnetError("stdin names no pictures", "is what writes to it looking in the right place?")
+        raise ResnetError("stdin names no images", "is what writes to it looking in the right place?")
 
 
 def _entries(chunks: Iterable[bytes | Pause], null: bool) -> Iterator[str | Pause]:
@@ -105,42 +105,42 @@ def count_named(words: Sequence[str]) -> int:
     """How many images files, folders and patterns stand for; how many paths come on stdin, nobody knows beforehand.
 
     Raises:
-        ResnetError: as `picture_paths`.
+        ResnetError: as `image_paths`.
     """
-    return sum(1 for _ in picture_paths([word for word in words if word != "-"], (), Silent()))
+    return sum(1 for _ in image_paths([word for word in words if word != "-"], (), Silent()))
 
 
 def _named(word: str, progress: Progress) -> Iterable[Path]:
     if not word:
-        raise ResnetError("a picture without a name was given", "is a variable of the shell empty?")
+        raise ResnetError("an image without a name was given", "is a variable of the shell empty?")
     if "://" in word:
         raise ResnetError(f"{word} is an address, and nothing is fetched from the network", "download it, and name the file")
     path = at_home(word)
     if glob.has_magic(word) and not _is(Path.exists, path):
         fitting = sorted(glob.iglob(str(path), recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
-        # `**` fits folders as well as what is in them, and one without pictures is no mistake.
+        # `**` fits folders as well as what is in them, and one without images is no mistake.
         found = dict.fromkeys(itertools.chain.from_iterable(_found(Path(each), progress) for each in fitting))
         if not found:
-            raise ResnetError(f"no picture fits the pattern {word}" if fitting else f"no file fits the pattern {word}")
+            raise ResnetError(f"no image fits the pattern {word}" if fitting else f"no file fits the pattern {word}")
         return found
-    pictures = _found(path, progress)
-    if not pictures:
-        raise ResnetError(f"the folder {path} holds no pictures", "give a folder of JPEG, PNG, WebP or HEIC files")
-    return pictures
+    images = _found(path, progress)
+    if not images:
+        raise ResnetError(f"the folder {path} holds no images", "give a folder of JPEG, PNG, WebP or HEIC files")
+    return images
 
 
 def _found(path: Path, progress: Progress) -> Sequence[Path]:
-    """The pictures of a folder, or a file, whatever it is."""
+    """The images of a folder, or a file, whatever it is."""
     if not _is(Path.is_dir, path):
         return [path]
     listing = list_folder(path)
-    others = [file for file in listing.left_out if file.reason == NO_PICTURE]
-    images = [file for file in listing.left_out if file.reason != NO_PICTURE]
+    others = [file for file in listing.left_out if file.reason == NO_IMAGE]
+    images = [file for file in listing.left_out if file.reason != NO_IMAGE]
     for skipped, tell in ((others, progress.line), (images, progress.warn)):
         if skipped:
             first = f"{skipped[0].path.name}: {skipped[0].reason}"
             tell(f"skipped {len(skipped)} {'file' if len(skipped) == 1 else 'files'} of {path} (first: {first})")
-    return listing.pictures
+    return listing.images
 
 
 def at_home(word: str) -> Path:

@@ -1,15 +1,70 @@
 """Which folders of a data set are its splits and which hold its classes (light: the standard library only).
 
 In: a folder. Out: a `Layout`: the folder of each split, or "all" where there are none, and a `Fault` for every layout that can
-be read in two ways. Nothing is guessed: docs/data.md lists what is recognised and what is refused.
+be read in two ways. Nothing is guessed: docs/data.md lists what is recognised, by the words in the names, and what is refused.
 """
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from resnet_cli.data.folders import LeftOut, count_images, folder_names, list_folder
-from resnet_cli.data.words import counted, is_unlabelled, rest_of, says_nothing, some_names, split_of
 from resnet_cli.errors import ResnetError
+
+_WORDS = {
+    **dict.fromkeys(("train", "training", "trn"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "eval", "evaluation", "dev", "holdout", "heldout"), "val"),
+    **dict.fromkeys(("test", "testing", "tst"), "test"),
+}
+# Words that say nothing of what the images show: `train_images` and `Training Data` are splits, `steam_train` may be a class.
+_FILLERS = {
+    *("set", "sets", "data", "dataset", "datasets", "image", "images", "img", "imgs", "photo", "photos", "picture", "pictures"),
+    *("split", "splits", "folder", "folders", "sample", "samples", "file", "files"),
+}
+_UNLABELLED = {"pred", "predict", "prediction", "predictions", "unlabeled", "unlabelled", "unsupervised", "inference"}
+
+
+def words_of(name: str) -> list[str]:
+    """Words of a name, in lower case: those of "Training-Data2" and "TrainingData" are training and data."""
+    parted = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
+    words = " ".join(re.findall(r"[^\W\d_]+", parted)).lower()
+    return re.sub(r"\b(hold|held) out\b", r"\1out", words).split()
+
+
+def some_names(names: Sequence[str], most: int = 4) -> str:
+    """So many names as words of a sentence: "a, b and c", or "a, b, c and 5 more"."""
+    shown = [*names[: most - 1], f"{len(names) - most + 1} more"] if len(names) > most else list(names)
+    return " and ".join(filter(None, [", ".join(shown[:-1]), *shown[-1:]]))
+
+
+def split_of(name: str) -> tuple[str, bool] | None:
+    """The split that a name tells, and whether it tells nothing else; None of two splits, or none."""
+    words = words_of(name)
+    told = {_WORDS[word] for word in words if word in _WORDS}
+    return (told.pop(), all(word in _WORDS or word in _FILLERS for word in words)) if len(told) == 1 else None
+
+
+def rest_of(name: str) -> list[str]:
+    """Words of a name that tell what the images show."""
+    return [word for word in words_of(name) if word not in _WORDS and word not in _FILLERS]
+
+
+def says_nothing(name: str) -> bool:
+    """Whether a name has only words such as `images`."""
+    words = words_of(name)
+    return bool(words) and all(word in _FILLERS for word in words)
+
+
+def is_unlabelled(name: str) -> bool:
+    """Whether a name says that the images are yet to be classified, such as `seg_pred`."""
+    return not _UNLABELLED.isdisjoint(words_of(name))
+
+
+def counted(count: int) -> str:
+    """Such as "1 image" or "12 images"."""
+    return f"{count} image{'' if count == 1 else 's'}"
+
 
 AMBIGUOUS = ("beside-train", "split-or-class", "two-splits")  # kinds of faults: it is not known which folders hold classes
 
@@ -115,7 +170,7 @@ def _look(folder: Path) -> _Named | None:
         inside = list_folder(wraps[-1], deep=False)
     except ResnetError:  # whoever lists it says why
         return _Named(folder, *told, (folder,))
-    has_images = not classes and bool(inside.pictures)
+    has_images = not classes and bool(inside.images)
     return _Named(
         folder, *told, tuple(wraps), frozenset(classes), has_images, not (classes or has_images) and bool(inside.left_out)
     )
@@ -130,7 +185,7 @@ def _wraps(outer: Path, inner: Path, split: str) -> bool:
 def _only_folder(folder: Path) -> Path | None:
     """The one folder in a folder that holds no images itself; None where there are more."""
     names = folder_names(folder)
-    return folder / names[0] if len(names) == 1 and not list_folder(folder, deep=False).pictures else None
+    return folder / names[0] if len(names) == 1 and not list_folder(folder, deep=False).images else None
 
 
 def _unwrapped_root(root: Path) -> tuple[Path, ...]:

@@ -1,6 +1,6 @@
 """Data sets that are asked for by name: fetched through `keras.datasets`, laid out as folders of PNG files (light to import).
 
-In: a name. Out: root/{train,test}/<class>/NNNNN.png, NNNNN being the picture's place in its published split, from 1. The one
+In: a name. Out: root/{train,test}/<class>/NNNNN.png, NNNNN being the image's place in its published split, from 1. The one
 connection that is ever opened is to the host of the archive.
 """
 
@@ -36,7 +36,7 @@ _CIFAR100 = """
     wardrobe whale willow_tree wolf woman worm
 """
 
-_TOLD = 500  # pictures between two looks at the bar and at the signals
+_TOLD = 500  # images between two looks at the bar and at the signals
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def require_source(data: NamedDataset) -> None:
 
 
 def load_splits(data: NamedDataset, progress: Progress) -> "Splits":
-    """Pictures (N, 32, 32, 3) of 0..255 and labels (N, 1) of "train" and "test"; Keras downloads the archive if need be.
+    """Images (N, 32, 32, 3) of 0..255 and labels (N, 1) of "train" and "test"; Keras downloads the archive if need be.
 
     Keras checks the hash of the archive, and keeps it in its own cache; what was not there before is not left half-written.
 
@@ -139,7 +139,7 @@ def load_splits(data: NamedDataset, progress: Progress) -> "Splits":
 
 
 def lay_out(data: NamedDataset, splits: "Splits", folder: Path, progress: Progress) -> None:
-    """Write pictures as PNG files into class folders: `folder` appears when all of them are written, or not at all.
+    """Write images as PNG files into class folders: `folder` appears when all of them are written, or not at all.
 
     Raises:
         ResnetError: the disk is full, or the folder cannot be written.
@@ -149,8 +149,8 @@ def lay_out(data: NamedDataset, splits: "Splits", folder: Path, progress: Progre
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with unfinished(folder) as partial:
-            for split, (pictures, labels) in splits.items():
-                _write(partial / split, data.classes, pictures, labels.ravel(), progress, task)
+            for split, (images, labels) in splits.items():
+                _write(partial / split, data.classes, images, labels.ravel(), progress, task)
             if not folder.is_dir():  # another process may have been quicker
                 partial.rename(folder)
     except OSError as error:
@@ -165,7 +165,7 @@ def lay_out(data: NamedDataset, splits: "Splits", folder: Path, progress: Progre
 def _write(
     folder: Path,
     classes: tuple[str, ...],
-    pictures: "NDArray[np.uint8]",
+    images: "NDArray[np.uint8]",
     labels: "NDArray[np.uint8]",
     progress: Progress,
     task: Task,
@@ -174,12 +174,12 @@ def _write(
 
     for name in classes:
         (folder / name).mkdir(parents=True)
-    for number, (picture, label) in enumerate(zip(pictures, labels, strict=True), 1):
-        Image.fromarray(picture).save(folder / classes[label] / f"{number:05d}.png")
+    for number, (image, label) in enumerate(zip(images, labels, strict=True), 1):
+        Image.fromarray(image).save(folder / classes[label] / f"{number:05d}.png")
         if number % _TOLD == 0 or number == len(labels):
             task.advance((number - 1) % _TOLD + 1)
             if progress.stop_signal():
-                raise Interrupted(progress.stop_signal(), "the pictures are laid out anew next time")
+                raise Interrupted(progress.stop_signal(), "the images are laid out anew next time")
 
 
 def _bytes(path: Path) -> int:

@@ -1,6 +1,6 @@
 """Which images an evaluation scores: those that a run held out, or a folder's, matched with the run's classes by name.
 
-In: runs that answer together (mostly one), a folder or none, a split or none. Out: a `Scored`. An image that one of the runs
+In: runs of an ensemble (mostly one), a folder or none, a split or none. Out: a `Scored`. An image that one of the runs
 was trained on, or one whose weights they began with, is scored only where training images are asked for; an image that has
 changed since it was held out only where that is allowed (light: the standard library only).
 """
@@ -12,27 +12,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from resnet_cli.data.folders import EXTENSIONS, list_folder
-from resnet_cli.data.layout import AMBIGUOUS
-from resnet_cli.data.same_files import among, contents
-from resnet_cli.data.scan import LeftOut, Sample
-from resnet_cli.data.survey import Survey, survey
-from resnet_cli.data.trained import (
+from resnet_cli.data.contents import (
+    among,
+    contents,
     copies_of_training,
     is_validated_by_test,
     kind_of,
     seen_by_earlier_runs,
     trained,
 )
-from resnet_cli.data.words import some_names
+from resnet_cli.data.dataset import LeftOut, Sample, Survey, survey
+from resnet_cli.data.folders import EXTENSIONS, list_folder
+from resnet_cli.data.layout import AMBIGUOUS, some_names
 from resnet_cli.errors import ResnetError
-from resnet_cli.runs import Run, SplitRow, read_splits
+from resnet_cli.runs.folder import Run, SplitRow, read_splits
 
 SplitName = Literal["val", "test", "train"]
 
-TEST_CHOSE = "the test pictures chose the epoch as well (--val-split 0), so their figure is a little too good"
+TEST_CHOSE = "the test images chose the epoch as well (--val-split 0), so their figure is a little too good"
 VAL_CHOSE_TOO = "the same images chose the best epoch: the figure of the test images is untouched"
-VAL_CHOSE = "the same pictures chose the best epoch: a test folder beside train gives an untouched figure"
+VAL_CHOSE = "the same images chose the best epoch: a test folder beside train gives an untouched figure"
 _GIVE_A_FOLDER = "give a folder: resnet evaluate FOLDER"
 _NAMED = 5  # of several images, in a sentence
 
@@ -138,7 +137,7 @@ def folder(runs: Sequence[Run], root: Path, split: SplitName | None = None) -> S
         raise ResnetError(f"{root} has no {split} folder", hint)
     chosen: str = split or next(name for name in ("test", "val", "all", "train") if name in found.classes)
     _require_readable(found, chosen)
-    listings = {_composed(name): listing.pictures for name, listing in found.classes[chosen].items() if listing.pictures}
+    listings = {_composed(name): listing.images for name, listing in found.classes[chosen].items() if listing.images}
     shared = [name for name in run.classes if _composed(name) in listings]
     if not shared:
         raise _no_known_class(root, run)
@@ -214,7 +213,7 @@ def _no_known_class(root: Path, run: Run) -> ResnetError:
             f"give the folder above: resnet evaluate {above}",
         )
     names = some_names(run.classes)
-    if list_folder(root, deep=False).pictures:
+    if list_folder(root, deep=False).images:
         return ResnetError(f"{root} holds images and no class folders", f"put each image into a folder of its class: {names}")
     return ResnetError(
         f"{root} has no images of a class that the run {run.folder} knows ({names})", "class folders are matched by name"

@@ -14,8 +14,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from resnet_cli.data.same_files import group_same, sketches
-from resnet_cli.data.scan import Dataset, Sample
+from resnet_cli.data.contents import group_same, sketches
+from resnet_cli.data.dataset import Dataset, Sample
 from resnet_cli.errors import ResnetError
 
 _FEWEST_PHOTOS = 4

@@ -11,11 +11,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from resnet_cli.data.folders import LeftOut
-from resnet_cli.data.own_files import OWN_FILES
-from resnet_cli.data.scan import Dataset, Sample
+from resnet_cli.data.dataset import Dataset, Sample
+from resnet_cli.data.folders import OWN_FILES, LeftOut
+from resnet_cli.data.layout import counted, some_names, words_of
 from resnet_cli.data.threads import map_in_order
-from resnet_cli.data.words import counted, some_names, words_of
 
 _LOOKED_AT = 24  # images of a class whose headers are read
 TWELVE_BITS = 4095  # the largest value of 12 bits; 16 bits go to 65535

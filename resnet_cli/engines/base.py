@@ -1,4 +1,4 @@
-"""What every engine offers: a network run forward on uint8 pictures.
+"""What every engine offers: a network run forward on uint8 images.
 
 In: uint8 batches. Out: float32 arrays, in the same order.
 """
@@ -14,7 +14,7 @@ from resnet_cli.data.threads import Pause
 Images = NDArray[np.uint8]
 Outputs = NDArray[np.float32]
 
-_MOST = 64  # pictures of a forward pass
+_MOST = 64  # images of a forward pass
 _LARGEST = float(np.finfo(np.float16).max)  # activations of untrained networks of many layers go beyond it
 
 
@@ -24,7 +24,7 @@ class Engine(Protocol):
     Attributes:
         name: "openvino" or "keras".
         precision: what it multiplies in, such as "bf16" or "f32".
-        pixels: of a forward pass in which large pictures take the least time each.
+        pixels: of a forward pass in which large images take the least time each.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Engine(Protocol):
 
 
 def good_batch(engine: Engine, side: int) -> int:
-    """Pictures of a forward pass that suit an engine, by the side of the input in pixels."""
+    """Images of a forward pass that suit an engine, by the side of the input in pixels."""
     return min(_MOST, max(1, engine.pixels // side**2))
 
 

@@ -16,8 +16,8 @@ import keras
 
 from resnet_cli.engines.openvino import convert, import_openvino, joined, save
 from resnet_cli.errors import ResnetError
+from resnet_cli.networks.catalogue import ClassifierSpec
 from resnet_cli.networks.classifier import build_classifier, build_head
-from resnet_cli.networks.spec import ClassifierSpec
 from resnet_cli.networks.weights import copy_weights, load_weights, save_weights
 
 _CONVERT = """
@@ -25,7 +25,7 @@ import json, sys
 from pathlib import Path
 from resnet_cli.engines.openvino import convert, save
 from resnet_cli.engines.portable import read_classifier
-from resnet_cli.networks.spec import spec_from_record
+from resnet_cli.networks.catalogue import spec_from_record
 folder = Path(sys.argv[1])
 save(convert(read_classifier(folder / "model.weights.h5", spec_from_record(json.loads(sys.argv[2])))), folder / "model.xml")
 """
@@ -36,9 +36,9 @@ def write_classifier(folder: Path, trained: keras.Model, spec: ClassifierSpec, b
 
     Args:
         folder: where to.
-        trained: pictures to logits.
+        trained: images to logits.
         spec: what it is.
-        backbone: where it was not trained and is an OpenVINO model already: that, uint8 pictures to pooled features.
+        backbone: where it was not trained and is an OpenVINO model already: that, uint8 images to pooled features.
 
     Raises:
         ResnetError: the folder cannot be written.
@@ -58,7 +58,7 @@ def write_classifier(folder: Path, trained: keras.Model, spec: ClassifierSpec, b
 
 
 def read_classifier(weights: Path, spec: ClassifierSpec) -> keras.Model:
-    """Rebuild a run's classifier, uint8 pictures to probabilities, from its spec and weights file."""
+    """Rebuild a run's classifier, uint8 images to probabilities, from its spec and weights file."""
     classifier = _in_float32(build_classifier, spec)
     load_weights(classifier, weights)
     return classifier

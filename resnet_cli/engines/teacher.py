@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from resnet_cli.data.own_files import LABELS
+from resnet_cli.data.folders import LABELS
 from resnet_cli.engines.base import Images, Outputs
 from resnet_cli.engines.openvino import OpenVinoEngine, import_openvino
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import digest
-from resnet_cli.runs import EXPORT_RECORD, Run, load_run, read_record
+from resnet_cli.runs.folder import EXPORT_RECORD, Run, load_run, read_record
 
 _FILES = ("model.onnx", "model.xml")
 _ENDINGS = (".onnx", ".xml")

@@ -1,8 +1,8 @@
-"""Pictures in, probabilities out: what predict and evaluate are made of.
+"""Images in, probabilities out: what predict and evaluate are made of.
 
-In: paths, and one or more classifiers. Out: a probability vector, or an error, per picture, in input order. Memory does not
-grow with the number of pictures: a few batches are decoded ahead of the engines, no more. A batch is smaller where no further
-picture is waiting.
+In: paths, and one or more classifiers. Out: a probability vector, or an error, per image, in input order; the most probable
+classes. Memory does not grow with the number of images: a few batches are decoded ahead of the engines, no more. A batch is
+smaller where no further image is waiting.
 """
 
 import itertools
@@ -13,20 +13,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_cli.data.augment import decode_views
 from resnet_cli.data.decode import Geometry
 from resnet_cli.data.threads import Pause, items_ahead, map_arriving
-from resnet_cli.data.views import decode_views
 from resnet_cli.engines.base import Engine, Images, good_batch
 from resnet_cli.errors import ResnetError
 
 
 @dataclass(frozen=True)
 class Member:
-    """One of the classifiers that answer together.
+    """One of the classifiers of an ensemble.
 
     Attributes:
         engine: gives probabilities.
-        geometry: how pictures reach its input.
+        geometry: how images reach its input.
         columns: its index of each class in the common order; None where its own order is the common one.
     """
 
@@ -37,7 +37,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Classified:
-    """What came of one picture: probabilities (classes,), or None and the reason."""
+    """What came of one image: probabilities (classes,), or None and the reason."""
 
     path: Path
     probabilities: NDArray[np.float32] | None
@@ -46,7 +46,7 @@ class Classified:
 
 @dataclass(frozen=True)
 class _Decoded:
-    """A picture's views, uint8 (views, size, size, 3), by geometry; or the reason why there are none."""
+    """An image's views, uint8 (views, size, size, 3), by geometry; or the reason why there are none."""
 
     path: Path
     views: dict[Geometry, NDArray[np.uint8]] = field(default_factory=dict)
@@ -56,21 +56,21 @@ class _Decoded:
 def classify(
     paths: Iterable[Path | Pause], members: Sequence[Member], views: int = 1, batch: int | None = None
 ) -> Iterator[Classified]:
-    """Classify pictures; one that cannot be read is an error of its own and disturbs no other.
+    """Classify images; one that cannot be read is an error of its own and disturbs no other.
 
-    Probabilities are the mean over the views of a picture and over the members, as the papers score ensembles and crops
-    (Krizhevsky et al. 2012, section 4.1). A picture is decoded once for every geometry that members differ in.
+    Probabilities are the mean over the views of an image and over the members, as the papers score ensembles and crops
+    (Krizhevsky et al. 2012, section 4.1). An image is decoded once for every geometry that members differ in.
 
     Args:
         paths: image files; before the path after a pause is asked for, the results of all before it have gone out.
         members: the classifiers, one or more, all of the same classes.
-        views: of each picture: 1, 2 or 10, see `data.views.decode_views`.
-        batch: views a forward pass, None chooses by the input size; one picture's views stay together.
+        views: of each image: 1, 2 or 10, see `data.augment.decode_views`.
+        batch: views a forward pass, None chooses by the input size; one image's views stay together.
     """
     if batch is None:
         batch = min(good_batch(member.engine, member.geometry.size) for member in members)
     geometries = tuple({member.geometry: None for member in members})
-    pictures = max(1, batch // views)
+    images = max(1, batch // views)
 
     def attempt(path: Path) -> _Decoded:
         try:
@@ -78,9 +78,9 @@ def classify(
         except ResnetError as error:
             return _Decoded(path, error=error.message)
 
-    decoded = map_arriving(attempt, paths, items_ahead(4 * pictures))
+    decoded = map_arriving(attempt, paths, items_ahead(4 * images))
     # Every engine draws from the same groups and runs ahead of the results by its own few requests, no further.
-    groups, *streams = itertools.tee(_grouped(decoded, pictures), 1 + len(members))
+    groups, *streams = itertools.tee(_grouped(decoded, images), 1 + len(members))
     answers = zip(*(_answers(member, stream, views) for member, stream in zip(members, streams, strict=True)), strict=True)
     for group in groups:
         if isinstance(group, Pause):
@@ -106,7 +106,7 @@ def _grouped(decoded: Iterable[_Decoded | Pause], size: int) -> Iterator[list[_D
 
 
 def _answers(member: Member, groups: Iterable[list[_Decoded] | Pause], views: int) -> Iterator[NDArray[np.float32]]:
-    """Probabilities (pictures, classes) of the readable pictures of each group that has any, in the common order of classes."""
+    """Probabilities (images, classes) of the readable images of each group that has any, in the common order of classes."""
 
     def batches() -> Iterator[Images | Pause]:
         for group in groups:
@@ -122,3 +122,32 @@ def _answers(member: Member, groups: Iterable[list[_Decoded] | Pause], views: in
 
 def _readable(group: list[_Decoded]) -> list[_Decoded]:
     return [each for each in group if each.error is None]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable classes of one image, best first, or the reason why there are none."""
+
+    path: Path
+    error: str | None
+    classes: tuple[tuple[str, float], ...]
+
+
+def predict(
+    paths: Iterable[Path | Pause], members: Sequence[Member], names: Sequence[str], top: int, views: int
+) -> Iterator[Prediction]:
+    """Predict images.
+
+    Args:
+        paths: image files; at a pause among them every prediction goes out, see `classify`.
+        members: the classifiers of an ensemble.
+        names: class names in their common order.
+        top: how many classes to name.
+        views: of each image: 1, 2 or 10.
+    """
+    for result in classify(paths, members, views):
+        if result.probabilities is None:
+            yield Prediction(result.path, result.error, ())
+            continue
+        best = np.argsort(-result.probabilities, kind="stable")[:top]
+        yield Prediction(result.path, None, tuple((names[i], float(result.probabilities[i])) for i in best))

@@ -1,13 +1,15 @@
-"""The catalogue: every network by name, as data (light: the standard library only).
+"""The catalogue: every network by name, as data; its parameters, and the classifier made of it (light: the standard library
+only).
 
-A `Network` says in a few words what `residual.py` builds. In: a name such as "resnet56v2". Out: its description,
-or an error that names the nearest depths and names.
+In: a name such as "resnet56v2". Out: a `Network`, which says in a few words what `residual.py` builds, or an error that names
+the nearest depths and names; the number of its parameters, by arithmetic; and a `ClassifierSpec`, as run.json keeps it.
 """
 
 import difflib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from resnet_cli.errors import ResnetError
 
@@ -71,7 +73,7 @@ class Network:
 
     @property
     def crop_fraction(self) -> float:
-        """Share of the short side that prediction sees: 0.875 for ImageNet networks (He et al. 2015), 1 for small pictures."""
+        """Share of the short side that prediction sees: 0.875 for ImageNet networks (He et al. 2015), 1 for small images."""
         return 0.875 if self.stem == "imagenet" else 1.0
 
 
@@ -216,3 +218,132 @@ def _free_depth(key: str) -> Network | None:
         f"there is no {key}: CIFAR networks of that kind have {step}n+2 layers",
         f"nearest: {names}; `resnet models` lists every network",
     )
+
+
+_USUAL_CLASSES = {"imagenet": 1000, "cifar": 10, "compact": 200}
+
+
+def usual_classes(network: Network) -> int:
+    """Classes that published counts refer to: ImageNet's, CIFAR-10's, and Tiny ImageNet's."""
+    return _USUAL_CLASSES[network.family]
+
+
+def parameter_count(network: Network, classes: int, hidden: int = 0) -> int:
+    """All parameters of backbone and head (pooled features to classes), batch-norm's moving statistics included.
+
+    Args:
+        network: the backbone.
+        classes: number of classes.
+        hidden: units of a layer between pooled features and classes; 0 for none.
+    """
+    # The stem's bias goes with "ends" as well: keras.applications' V2 has one there.
+    weights = _conv(3, network.filters[0], 7 if network.stem == "imagenet" else 3, network.biased != "none")
+    for stage, channels in _blocks(network):
+        weights += _block(network, stage, channels)
+        if _projects(network, stage, channels):
+            weights += _conv(channels, network.outputs[stage], 1, network.biased != "none")
+    features = network.outputs[-1]
+    if hidden:
+        weights, features = weights + (features + 1) * hidden, hidden
+    return weights + (features + 1) * classes + 4 * norm_channels(network)
+
+
+def norm_channels(network: Network) -> int:
+    """Channels of all batch-norms: each has a scale and an offset, which are trained, and a moving mean and variance."""
+    total = network.filters[0] if network.version == 1 else network.outputs[-1]
+    for stage, channels in _blocks(network):
+        total += network.filters[stage] * (1 if network.block == "basic" else 2)
+        # The last batch-norm stands behind the block in v1, before it in v2; only v1 has one on a projection.
+        total += network.outputs[stage] if network.version == 1 else channels
+        if network.version == 1 and _projects(network, stage, channels):
+            total += network.outputs[stage]
+    return total
+
+
+def _blocks(network: Network) -> Iterator[tuple[int, int]]:
+    """The stage of every block, and the channels that enter it."""
+    channels = network.filters[0]
+    for stage, blocks in enumerate(network.blocks):
+        for _ in range(blocks):
+            yield stage, channels
+            channels = network.outputs[stage]
+
+
+def _block(network: Network, stage: int, channels: int) -> int:
+    inner, outputs = network.filters[stage], network.outputs[stage]
+    every, last = network.biased == "all", network.biased != "none"
+    if network.block == "basic":
+        return _conv(channels, inner, 3, every) + _conv(inner, outputs, 3, last)
+    return _conv(channels, inner, 1, every) + _conv(inner, inner, 3, every) + _conv(inner, outputs, 1, last)
+
+
+def _projects(network: Network, stage: int, channels: int) -> bool:
+    return network.shortcut == "C" or (network.shortcut == "B" and channels != network.outputs[stage])
+
+
+def _conv(inputs: int, outputs: int, size: int, biased: bool) -> int:
+    return inputs * outputs * size * size + (outputs if biased else 0)
+
+
+@dataclass(frozen=True)
+class ClassifierSpec:
+    """Everything that the shape of a classifier depends on.
+
+    Attributes:
+        network: the backbone.
+        classes: number of classes.
+        image_size: input side, pixels; None builds for any size.
+        hidden: units of a ReLU layer between pooling and the classes; 0 for none. The tutorials' head is 2048.
+        dropout: share of pooled features dropped in training, 0..1.
+
+    Raises:
+        ResnetError: fewer than two classes, or an image size too small for the stem and stages.
+    """
+
+    network: Network
+    classes: int
+    image_size: int | None
+    hidden: int = 0
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.classes < 2:
+            raise ResnetError(f"a classifier needs at least two classes, not {self.classes}")
+        smallest, name = self.network.reduction, self.network.name
+        if self.image_size is not None and self.image_size < smallest:
+            # Here and not in the builder, which trains a network for any size: it must be said before the training.
+            raise ResnetError(
+                f"--image-size {self.image_size} is too small for {name}, which halves its input down to 1/{smallest}",
+                f"use at least {smallest} pixels",
+            )
+
+    def to_record(self) -> dict[str, Any]:
+        """The plain words that `run.json` keeps."""
+        network = {
+            "name": self.network.name,
+            "shortcut": self.network.shortcut,
+            "preprocessing": self.network.preprocessing,
+        }
+        return {"network": network, "image_size": self.image_size, "head": {"hidden": self.hidden, "dropout": self.dropout}}
+
+
+def spec_from_record(record: dict[str, Any]) -> ClassifierSpec:
+    """The spec that a run was written with.
+
+    Raises:
+        ResnetError: run.json lacks a field or names a network that does not exist.
+    """
+    try:
+        words = record["network"]
+        usual = find_network(words["name"])
+        option = words["shortcut"]
+        network = find_network(words["name"], None if option == usual.shortcut else option)
+        return ClassifierSpec(
+            network=replace(network, preprocessing=words["preprocessing"]),
+            classes=len(record["classes"]),
+            image_size=int(record["image_size"]),
+            hidden=int(record["head"]["hidden"]),
+            dropout=float(record["head"]["dropout"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ResnetError(f"run.json does not describe a classifier: {error}", "the run is damaged: train it anew") from error

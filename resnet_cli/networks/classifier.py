@@ -1,17 +1,17 @@
-"""The classifier: preprocessing, backbone and head in one network, rebuilt from a few plain words.
+"""The classifier: preprocessing, backbone and head in one network; and its parts on either side of the freeze boundary.
 
-In: a `ClassifierSpec` (what `run.json` keeps). Out: Keras models of uint8 RGB pixels. Nothing is ever deserialised
-from a model config.
+In: a `ClassifierSpec` (what `run.json` keeps). Out: Keras models of uint8 RGB pixels. Nothing is ever deserialised from a
+model config. The parts share the layers of the whole: what the tail learns the whole network knows.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import layers, ops
 
-from resnet_cli.networks.catalogue import Preprocessing
-from resnet_cli.networks.residual import build_backbone
-from resnet_cli.networks.spec import ClassifierSpec
+from resnet_cli.networks.catalogue import ClassifierSpec, Network, Preprocessing
+from resnet_cli.networks.residual import build_backbone, room_for
 from resnet_cli.networks.weights import PIXEL_MEAN, settle
 
 # Channel means (RGB, 0..255) and divisors that each family of published weights was trained with.
@@ -24,7 +24,7 @@ def preprocess(kind: Preprocessing, pixels: Any, fused: bool = False) -> Any:
     """Scale uint8 or float RGB pixels (N, H, W, 3), 0..255, as the backbone's weights expect.
 
     caffe: BGR minus the channel means; tf: -1..1; torch: zero mean and unit variance by channel; unit: 0..1; pixel-mean:
-    0..1 minus the training pictures' mean (H, W, 3), which `set_pixel_mean` or a weights file fills in. `fused`: as TensorFlow
+    0..1 minus the training images' mean (H, W, 3), which `set_pixel_mean` or a weights file fills in. `fused`: as TensorFlow
     does it fastest, not as exports have it.
     """
     if kind == "caffe":
@@ -48,7 +48,7 @@ def _rescale(pixels: Any, scale: float | list[float], offset: float | list[float
 
 
 def set_pixel_mean(model: keras.Model, mean: Any) -> None:
-    """Fill in the mean picture, float32 (H, W, 3), 0..1, of a network whose preprocessing subtracts it."""
+    """Fill in the mean image, float32 (H, W, 3), 0..1, of a network whose preprocessing subtracts it."""
     model.get_layer(PIXEL_MEAN).adapt_mean.assign(mean)
     settle(model)
 
@@ -68,7 +68,7 @@ def build_logits(spec: ClassifierSpec, fused: bool = True, stochastic_depth: flo
 
     Args:
         spec: what to build.
-        fused: build with what trains faster on TensorFlow: the layers of `batch_norm.py` and `convolution.py`.
+        fused: build with what trains faster on TensorFlow: the layers of `accelerations.py`.
         stochastic_depth: how often training leaves out the last block, 0..1; see `build_backbone`. It is no part of the spec:
             weights, runs and exports are the same with and without.
 
@@ -96,3 +96,76 @@ def build_classifier(spec: ClassifierSpec) -> keras.Model:
 
 def _probabilities(logits: Any) -> Any:
     return layers.Softmax(dtype="float32", name="probabilities")(logits)
+
+
+def boundary_layer(network: Network) -> str:
+    """Name of the layer whose output the last stage reads.
+
+    Where it begins with strided 1x1 convolutions that is every second row and column of what the stage before gives.
+    """
+    stage = len(network.blocks) - 2
+    if network.stride_in == "1x1":
+        return f"conv{stage + 3}_block1_0_subsample"
+    # A plain v2 block ends in a convolution, every other kind in its addition or activation.
+    plain_v2 = network.version == 2 and network.shortcut == "none"
+    ending = f"{3 if network.block == 'bottleneck' else 2}_conv" if plain_v2 else "out"
+    return f"conv{stage + 2}_block{network.blocks[stage]}_{ending}"
+
+
+def feature_model(model: keras.Model) -> keras.Model:
+    """uint8 images (N, H, W, 3) to pooled features (N, D)."""
+    return keras.Model(model.input, model.get_layer("avg_pool").output, name="features")
+
+
+def boundary_model(model: keras.Model, network: Network) -> keras.Model:
+    """uint8 images to the boundary's feature map (N, h, w, c), as `tail_model` takes it."""
+    backbone = model.get_layer(network.name)
+    # Of the layers before the boundary alone: jax takes the others' variables away while they are trained.
+    with room_for(network):
+        inner = keras.Model(backbone.input, backbone.get_layer(boundary_layer(network)).output)
+    return _on_pixels(model, network, "boundary", inner)
+
+
+def prefix_model(model: keras.Model, network: Network) -> keras.Model:
+    """uint8 images to two outputs: pooled features (N, D), and the boundary's feature map (N, h, w, c)."""
+    backbone = model.get_layer(network.name)
+    with room_for(network):
+        inner = keras.Model(backbone.input, [backbone.output, backbone.get_layer(boundary_layer(network)).output])
+
+    def outputs(pixels: Any) -> list[Any]:
+        last, boundary = inner(pixels)
+        return [layers.GlobalAveragePooling2D(name="avg_pool")(last), boundary]
+
+    return _on_pixels(model, network, "prefix", outputs)
+
+
+def tail_model(model: keras.Model, network: Network) -> keras.Model:
+    """The boundary's feature map (N, h, w, c) to logits (N, classes), through the same layers as the whole network."""
+    backbone = model.get_layer(network.name)
+    boundary = backbone.get_layer(boundary_layer(network)).output
+    with room_for(network):
+        stage = keras.Model(boundary, backbone.output, name="last_stage")
+    inputs = keras.Input(boundary.shape[1:], name="boundary")
+    x = model.get_layer("avg_pool")(stage(inputs))
+    for name in ("hidden", "dropout", "logits"):
+        if any(layer.name == name for layer in model.layers):
+            x = model.get_layer(name)(x)
+    return keras.Model(inputs, x, name="tail")
+
+
+def _on_pixels(model: keras.Model, network: Network, name: str, outputs: Callable[[Any], Any]) -> keras.Model:
+    """A model of uint8 images, whose pixels reach the layers as those of the whole network do."""
+    pixels = keras.Input(model.input.shape[1:], dtype="uint8", name="image")
+    first = keras.Model(pixels, outputs(preprocess(network.preprocessing, pixels)), name=name)
+    if network.preprocessing == "pixel-mean":
+        set_pixel_mean(first, model.get_layer(PIXEL_MEAN).adapt_mean)
+    return first
+
+
+def freeze_batch_norm(model: keras.Model) -> None:
+    """Put every batch-norm, nested ones too, in inference mode for good: small data would spoil its statistics."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            freeze_batch_norm(layer)
+        elif isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False

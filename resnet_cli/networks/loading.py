@@ -11,10 +11,9 @@ import h5py
 import keras
 
 from resnet_cli.errors import ResnetError
-from resnet_cli.networks.catalogue import Network
+from resnet_cli.networks.catalogue import ClassifierSpec, Network
 from resnet_cli.networks.classifier import build_classifier
 from resnet_cli.networks.pretrained import ImagenetClassifier, WeightsSource
-from resnet_cli.networks.spec import ClassifierSpec
 from resnet_cli.networks.weights import copy_weights, datasets, load_weights
 
 _HEAD = ("logits", "hidden")

@@ -14,10 +14,8 @@ import keras
 from keras import layers, ops
 
 from resnet_cli.errors import ResnetError
-from resnet_cli.networks.batch_norm import batch_norm
+from resnet_cli.networks.accelerations import batch_norm, convolution
 from resnet_cli.networks.catalogue import Network
-from resnet_cli.networks.convolution import convolution
-from resnet_cli.networks.stochastic_depth import StochasticDepth
 
 Tensor = Any
 
@@ -77,7 +75,7 @@ def build_backbone(
     Args:
         network: what to build; see `Network`.
         image_size: input side in pixels, or None for any.
-        fused: build with the layers of `batch_norm.py` and `convolution.py` that train faster on TensorFlow.
+        fused: build with the layers of `accelerations.py` that train faster on TensorFlow.
         stochastic_depth: how often training leaves out the last block, 0..1, 1 excluded; earlier blocks less often, falling
             linearly to nothing at the input (Huang et al. 2016, equation 4; their 0.5 suits deep networks).
 
@@ -205,3 +203,34 @@ def _shortcut(parts: _Parts, x: Tensor, outputs: int, stride: int, name: str, pr
     if missing > 0:
         x = ops.pad(x, ((0, 0), (0, 0), (0, 0), (0, missing)))
     return x
+
+
+class StochasticDepth(keras.layers.Layer):  # type: ignore[misc]
+    """Drops a branch for each image of a batch on its own, and scales what is left by 1 / (1 - rate).
+
+    The paper drops a branch for the whole batch and scales it by 1 - rate in inference: the expectation is the same, and
+    inference stays as it was. Keras' Dropout with a noise shape does not do: in half precision it draws multiples of 1/128,
+    more than the rates of the first blocks of a deep network.
+
+    Args:
+        rate: probability that the branch is left out, 0..1, 1 excluded.
+        name: layer name.
+    """
+
+    def __init__(self, rate: float, name: str) -> None:
+        super().__init__(name=name)
+        self.rate = rate
+        # Its state is one of the model's variables, so a checkpoint keeps it and a resumed training draws as if never stopped.
+        self.seed_generator = keras.random.SeedGenerator()
+
+    def call(self, branch: Any, training: bool | None = None) -> Any:
+        """A branch (N, H, W, C) to the same shape."""
+        if not training:
+            return branch
+        kept = 1.0 - self.rate
+        draws = keras.random.uniform((ops.shape(branch)[0], 1, 1, 1), dtype="float32", seed=self.seed_generator)
+        return branch * ops.cast(ops.floor(draws + kept) / kept, branch.dtype)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """The branch's own shape; said here, Keras need not trace `call` for every block."""
+        return input_shape

@@ -15,7 +15,7 @@ import numpy as np
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import write_bytes
 
-PIXEL_MEAN = "pixel_mean"  # the layer that subtracts the training pictures' mean, where a network has it
+PIXEL_MEAN = "pixel_mean"  # the layer that subtracts the training images' mean, where a network has it
 
 
 def named_variables(model: keras.Model) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def _require_no_more(path: Path, surplus: list[str]) -> None:
     """A part of another network would pass for this one."""
     if any(_layer(name) == PIXEL_MEAN for name in surplus):
         raise ResnetError(
-            f"the weights {path} subtract a mean picture, which the file alone does not say", "name the run's folder instead"
+            f"the weights {path} subtract a mean image, which the file alone does not say", "name the run's folder instead"
         )
     if surplus:
         raise ResnetError(f"the weights {path} hold {surplus[0]} as well: they belong to another network")
@@ -114,7 +114,7 @@ def copy_weights(source: keras.Model, target: keras.Model, leave: Iterable[str] 
 
 
 def settle(model: keras.Model) -> None:
-    """Let the layer of the mean picture take over its variables: it computes with copies of them."""
+    """Let the layer of the mean image take over its variables: it computes with copies of them."""
     for layer in model.layers:
         if layer.name == PIXEL_MEAN:
             layer.finalize_state()

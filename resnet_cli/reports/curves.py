@@ -1,18 +1,50 @@
-"""Training curves as an image.
+"""Curves as image files: of one training, of several networks on one sheet, of a learning-rate range test.
 
-In: a run's metrics.jsonl. Out: curves.png: loss and accuracy, training dashed, validation solid.
+In: epochs or a `Curve` for every network. Out: a PNG or SVG figure, training error dashed and held-out error solid as in
+figure 6 of He et al. 2015, and the table of a range test.
 """
 
+import io
+import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
+import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from resnet_cli.data.own_files import CREATOR
-from resnet_cli.history import EpochRecord, read_history
-from resnet_cli.reports.figures import literal, save_figure
+from resnet_cli.data.folders import COMPARED_BY, CREATOR, is_figure
+from resnet_cli.errors import ResnetError
+from resnet_cli.files import write_bytes, write_csv
+from resnet_cli.runs.folder import EpochRecord, read_history
+
+
+def literal(text: str) -> str:
+    """A name as it is: matplotlib would read what stands between dollar signs as a formula, and knows no bytes beside text."""
+    return text.replace("$", r"\$").encode(errors="backslashreplace").decode()
+
+
+def save_figure(figure: Figure, image: Path, creator: str) -> None:
+    """Write a figure; the same figure gives the same bytes.
+
+    Args:
+        figure: what was drawn.
+        image: .png or .svg.
+        creator: the command that drew it, kept in the file.
+    """
+    kind = image.suffix.lower().removeprefix(".")
+    metadata = {"Creator": creator, "Date": None} if kind == "svg" else {"Software": creator}
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": creator}), warnings.catch_warnings():
+        # A name in letters that the font lacks is drawn as boxes: no reason to interrupt anybody.
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        figure.savefig(buffer, format=kind, dpi=120, metadata=metadata)
+    write_bytes(image, buffer.getbuffer())
+
 
 _COLOURS = {"train": "tab:blue", "tail": "tab:blue", "head": "tab:orange"}
 
@@ -55,3 +87,117 @@ def _lines(axes: Axes, rows: Sequence[EpochRecord], figure: str, stage: str, smo
     training, validation = [getattr(row, figure) for row in rows], [getattr(row, f"val_{figure}") for row in rows]
     axes.plot(epochs, training, "--", color=colour, label=f"{stage}, training{smoothed}", marker=marker, fillstyle="none")
     axes.plot(epochs, validation, "-", color=colour, label=f"{stage}, validation", marker=marker)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Errors (shares, 0..1) by epoch, a list a run; several runs become their mean, and a band of one standard deviation."""
+
+    label: str
+    train: Sequence[Sequence[float]]
+    held_out: Sequence[Sequence[float]]
+
+
+def check_image(image: Path) -> None:
+    """See whether a figure may be written there: an earlier comparison is replaced, any other file is not.
+
+    Raises:
+        ResnetError: it is neither PNG nor SVG, or the place is taken.
+    """
+    if image.suffix.lower() not in (".png", ".svg"):
+        raise ResnetError(f"--output {image} is neither .png nor .svg", "such as --output compare.png")
+    if not image.exists():
+        return
+    if image.is_file() and is_figure(image, COMPARED_BY):
+        return
+    raise ResnetError(f"{image} exists and is no figure of `{COMPARED_BY}`", "choose another --output")
+
+
+def draw_comparison(curves: Sequence[Curve], title: str, held_out: str, image: Path) -> None:
+    """Draw all curves into one figure.
+
+    Args:
+        curves: at least one.
+        title: of the figure.
+        held_out: what solid lines were measured on, such as "test".
+        image: file to write, .png or .svg.
+    """
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.subplots()
+    palette = matplotlib.colormaps["tab10" if len(curves) <= 10 else "turbo"]
+    for place, curve in enumerate(curves):
+        colour = palette(place if len(curves) <= 10 else place / len(curves))
+        _line(axes, curve.train, "--", colour, None)
+        _line(axes, curve.held_out, "-", colour, literal(curve.label))
+    axes.set(xlabel="epoch", ylabel="error, %", ylim=_limits(curves), title=literal(title))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    axes.legend(title=f"solid: {held_out}, dashed: training")
+    save_figure(figure, image, COMPARED_BY)
+
+
+def _line(axes: Axes, runs: Sequence[Sequence[float]], style: str, colour: tuple[float, ...], label: str | None) -> None:
+    # Runs that stopped early end the mean: beyond them it would be one of other runs.
+    length = min(map(len, runs))
+    values = 100 * np.array([run[:length] for run in runs])
+    epochs, mean = np.arange(1, length + 1), values.mean(0)
+    axes.plot(epochs, mean, style, color=colour, label=label, linewidth=1.2, marker="." if length == 1 else None)
+    if len(runs) > 1:
+        spread = values.std(0, ddof=1)
+        axes.fill_between(epochs, mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0)
+
+
+def _limits(curves: Sequence[Curve]) -> tuple[float, float]:
+    """Both ends of the axis, in %, so that the last epochs can be told apart.
+
+    The first epochs are cut off, as in the paper; the axis begins at 0 unless that left more than half of the figure empty.
+    """
+    runs = [run for curve in curves for run in (*curve.train, *curve.held_out)]
+    top = min(100.0, 130 * max(*(max(run[len(run) // 2 :]) for run in runs), 0.01))
+    lowest = 100 * min(map(min, runs))
+    return (0.0 if lowest < top / 2 else lowest - (top - lowest) / 10), top
+
+
+class RateCurve(Protocol):
+    """A range test as `training.rate_finder` gives it."""
+
+    @property
+    def rates(self) -> Sequence[float]: ...
+
+    @property
+    def losses(self) -> Sequence[float]: ...
+
+    @property
+    def smoothed(self) -> Sequence[float]: ...
+
+    @property
+    def suggested(self) -> float | None: ...
+
+
+def write_rate_curve(curve: RateCurve, image: Path, title: str) -> None:
+    """Draw loss against rate, single batches and their average, with the suggestion marked; list the same figures.
+
+    Args:
+        curve: what to show.
+        image: PNG to write; the table is `image` with the ending .csv: rate, loss, smoothed.
+        title: of the figure.
+
+    Raises:
+        ResnetError: the disk is full, or the folder cannot be written.
+    """
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.semilogx(curve.rates, curve.losses, ".", color="tab:gray", alpha=0.6, label="single batches")
+    axes.semilogx(curve.rates, curve.smoothed, color="tab:blue", label="smoothed")
+    if curve.suggested is not None:
+        axes.axvline(curve.suggested, color="tab:orange", linestyle="--", label=f"suggested: {curve.suggested:g}")
+    # What diverged may lie anywhere above; to scale, nothing would be seen of the rest.
+    low, high = min(curve.losses), max(curve.smoothed)
+    room = 0.1 * (high - low) or 0.1
+    axes.set_ylim(low - room, high + room)
+    axes.set(xlabel="learning rate", ylabel="cross-entropy, nats", title=literal(title))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    save_figure(figure, image, f"{CREATOR}--lr-find")
+    lines = zip(curve.rates, curve.losses, curve.smoothed, strict=True)
+    write_csv(image.with_suffix(".csv"), [("rate", "loss", "smoothed"), *lines])

@@ -1,6 +1,6 @@
 """The report: one HTML file that opens in any browser, without a network and without scripts.
 
-In: figures that others computed, and paths of pictures. Out: report.html, with every picture inside it.
+In: figures that others computed, and paths of images. Out: report.html, with every image inside it.
 """
 
 import base64
@@ -25,7 +25,7 @@ _LISTED = 20  # confusions
 
 @dataclass(frozen=True)
 class Mistake:
-    """A picture that was taken for another class; probability, 0..1, of the class that it was taken for."""
+    """An image that was taken for another class; probability, 0..1, of the class that it was taken for."""
 
     path: Path
     true: str
@@ -88,14 +88,14 @@ def _listed(figures: dict[str, Any]) -> list[tuple[int, str, str]]:
 
 
 def _thumbnail(path: Path) -> str:
-    """The picture, small, as a data URL; empty where it can no longer be read."""
+    """The image, small, as a data URL; empty where it can no longer be read."""
     try:
-        picture = Image.fromarray(decode(path, _THUMBNAIL))
+        image = Image.fromarray(decode(path, _THUMBNAIL))
     except ResnetError:
         return ""
-    picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
     content = io.BytesIO()
-    picture.save(content, "JPEG", quality=80)
+    image.save(content, "JPEG", quality=80)
     return _data_url(content.getvalue(), "jpeg")
 
 

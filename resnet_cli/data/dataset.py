@@ -1,0 +1,276 @@
+"""Scan a data set: its splits, its classes, its samples, and every fault in its layout (light: the standard library only).
+
+In: a folder in any state. Out: a `Survey` with all `Fault`s, which `resnet check` lists; or from `scan_dataset` a `Dataset`,
+or the first fault as an error.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from resnet_cli.data.folders import (
+    EXTENSIONS,
+    OWN_FILES,
+    Hidden,
+    LeftOut,
+    Listing,
+    all_folder_names,
+    entries,
+    folder_names,
+    is_folder,
+    is_printable,
+    list_folder,
+    printable,
+    wrong_name,
+)
+from resnet_cli.data.layout import Fault, find_layout
+from resnet_cli.errors import ResnetError
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a folder holds, whether it is a sound data set or not.
+
+    Attributes:
+        root: the folder.
+        folders: the folder of each split; "all" is the root itself.
+        classes: what each class folder of each split holds, by name, sorted.
+        left_out: files in no class folder, with reasons; those in class folders stand in their listings.
+        hidden: how many hidden files and folders were skipped outside of class folders.
+        hidden_folders: those of them that hold images; those in class folders are in their listings.
+        broken: folders that cannot be read, and layouts that can be read in two ways.
+    """
+
+    root: Path
+    folders: dict[str, Path]
+    classes: dict[str, dict[str, Listing]]
+    left_out: tuple[LeftOut, ...]
+    hidden: int
+    hidden_folders: tuple[Hidden, ...]
+    broken: tuple[Fault, ...]
+
+    @property
+    def main(self) -> str:
+        """The split whose classes count: train, or "all"; of a folder without these its only split."""
+        return next(iter(self.folders))
+
+    @property
+    def all_left_out(self) -> tuple[LeftOut, ...]:
+        """Files that are no samples, in class folders too."""
+        return self.left_out + tuple(file for listing in self._listings() for file in listing.left_out)
+
+    @property
+    def all_hidden(self) -> int:
+        """Hidden files and folders, in class folders too."""
+        return self.hidden + sum(listing.hidden for listing in self._listings())
+
+    @property
+    def all_hidden_folders(self) -> tuple[Hidden, ...]:
+        """Hidden folders that hold images, in class folders too."""
+        return self.hidden_folders + tuple(each for listing in self._listings() for each in listing.hidden_folders)
+
+    def _listings(self) -> list[Listing]:
+        return [listing for listings in self.classes.values() for listing in listings.values()]
+
+
+def survey(root: Path) -> Survey:
+    """List every split and class folder of a folder in any state.
+
+    Raises:
+        ResnetError: it is no folder, or cannot be read itself.
+    """
+    _require_folder(root)
+    layout = find_layout(root)
+    broken, left_out = list(layout.faults), list(layout.left_out)
+    places = dict.fromkeys((*layout.between, *layout.folders.values()))
+    hidden = 0
+    hidden_folders: list[Hidden] = []
+    classes: dict[str, dict[str, Listing]] = {split: {} for split in layout.folders}
+    for place in places:
+        try:
+            loose = list_folder(place, deep=False)
+            broken += _misnamed(place)
+        except ResnetError as error:
+            broken.append(Fault("unreadable", place, error.message, error.hint))
+            continue
+        left_out += [LeftOut(path, "in no class folder") for path in loose.images] + list(loose.left_out)
+        hidden += loose.hidden
+        hidden_folders += loose.hidden_folders
+    for split, folder in layout.folders.items():
+        try:
+            left_out += _runs(folder)
+            names = folder_names(folder)
+        except ResnetError:  # told above
+            continue
+        for name in names:
+            try:
+                classes[split][name] = list_folder(folder / name)
+            except ResnetError as error:
+                broken.append(Fault("unreadable", folder / name, error.message, error.hint))
+                classes[split][name] = Listing((), (), 0)
+    return Survey(root, layout.folders, classes, tuple(left_out), hidden, tuple(hidden_folders), tuple(broken))
+
+
+def faults(found: Survey) -> Iterator[Fault]:
+    """Everything in the structure that training cannot work with, the weightiest first."""
+    yield from found.broken
+    main, folder = found.classes[found.main], found.folders[found.main]
+    if not main:
+        hint = "make one folder of images for every class, such as cars/ and trucks/"
+        yield Fault("no-classes", folder, f"{folder} has no class folders", hint)
+        return
+    if not any(listing.images for listing in main.values()):
+        left = [file for listing in main.values() for file in listing.left_out]
+        hint = "add JPEG or PNG files"
+        if left:
+            hint = f"{len(left)} files there are skipped, such as {left[0].path}: {left[0].reason}"
+        yield Fault("no-images", folder, f"{folder} has no images in its class folders", hint)
+        return
+    for split, listings in found.classes.items():
+        place = found.folders[split]
+        if set(listings) != set(main):
+            message = _mismatch(folder, set(main), place, set(listings))
+            yield Fault("class-mismatch", place, message, "both need the same class folders")
+        elif not any(listing.images for listing in listings.values()):
+            yield Fault("no-images", place, f"{place} has no images in its class folders", "add images or remove the folder")
+    # A class may be rare enough to be absent from val or test; without training images it cannot be learned.
+    for name, listing in main.items():
+        if not listing.images:
+            hint = "add images or remove the folder"
+            yield Fault("empty-class", folder / name, f"the class folder {folder / name} has no images", hint)
+    if len(main) == 1:
+        hint = "a classifier needs at least two class folders"
+        (name,) = main
+        if len(folder_names(folder / name)) > 1:
+            hint += f"; if those are in {folder / name}, give that folder"
+        yield Fault("one-class", folder, f"{folder} has one class only ({name})", hint)
+
+
+def _require_folder(root: Path) -> None:
+    hint = "give the folder that holds one folder of images per class"
+    if not is_printable(Path(os.path.abspath(root))):  # noqa: PTH100 -- Path.resolve fails on links in a circle
+        raise ResnetError(f"the name of the folder {printable(root)} is not valid UTF-8", "rename it")
+    try:
+        is_dir = stat.S_ISDIR(root.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ResnetError(f"there is no folder {root}", hint) from None
+    except OSError as error:
+        hint = "mind its permissions" if isinstance(error, PermissionError) else ""
+        raise ResnetError(f"the folder {root} cannot be read: {error.strerror}", hint) from error
+    if not is_dir:
+        raise ResnetError(f"{root} is a file, not a folder", hint)
+
+
+def _runs(folder: Path) -> Iterator[LeftOut]:
+    """What this program wrote among the classes, as it does where it is told to work in the data set's folder."""
+    for name in sorted(set(all_folder_names(folder)) - set(folder_names(folder))):
+        yield LeftOut(folder / name, OWN_FILES)
+
+
+def _misnamed(folder: Path) -> list[Fault]:
+    named = ((entry, wrong_name(entry.name)) for entry in entries(folder))
+    wrong = [(printable(folder / entry.name), why) for entry, why in named if why and is_folder(entry)]
+    return [Fault("bad-name", path, f"the name of the folder {path} {why}", "rename it") for path, why in wrong]
+
+
+def _mismatch(main: Path, classes: set[str], other: Path, found: set[str]) -> str:
+    words = []
+    if missing := sorted(classes - found):
+        words.append(f"{other} lacks {', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}")
+    if extra := sorted(found - classes):
+        words.append(f"{other} has {', '.join(extra[:3])}{' ...' if len(extra) > 3 else ''}, which {main} has not")
+    return " and ".join(words)
+
+
+__all__ = ["EXTENSIONS", "IMBALANCE", "SMALL_CLASS", "UNKNOWN", "Dataset", "LeftOut", "Sample", "scan_dataset", "scan_photos"]
+
+SMALL_CLASS = 10  # images; with fewer, neither training nor the held-out figure says much
+UNKNOWN = -1  # label of a sample whose class nobody has told
+IMBALANCE = 5.0  # largest class / smallest; beyond it plain training begins to neglect the small ones
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image: where it lies and the index of its class, or `UNKNOWN`."""
+
+    path: Path
+    label: int
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Classes, samples by split, and what was left out.
+
+    Attributes:
+        root: the folder.
+        classes: names of the class folders, sorted.
+        splits: samples of train, val and test; of "all" where the folder has no splits.
+        left_out: files that are no samples, with reasons.
+        passed_over: how many hidden files and folders were skipped.
+        hidden_folders: those of them that hold images.
+        labelled: whether the folders of the images say what is on them.
+        copies: samples whose files hold the same bytes, together, each with its split; known once images are held out.
+    """
+
+    root: Path
+    classes: tuple[str, ...]
+    splits: dict[str, tuple[Sample, ...]]
+    left_out: tuple[LeftOut, ...] = ()
+    passed_over: int = 0
+    hidden_folders: tuple[Hidden, ...] = ()
+    labelled: bool = True
+    copies: tuple[tuple[tuple[str, Sample], ...], ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.root.resolve().name or "dataset"
+
+    @property
+    def is_validated_by_test(self) -> bool:
+        """Whether the test images choose the epoch as well, as with --val-split 0."""
+        return "test" in self.splits and self.splits["test"] == self.splits.get("val")
+
+    def counts(self, split: str) -> list[int]:
+        """Images per class of one split."""
+        counts = [0] * len(self.classes)
+        for sample in self.splits.get(split, ()):
+            if sample.label != UNKNOWN:
+                counts[sample.label] += 1
+        return counts
+
+
+def scan_dataset(root: Path) -> Dataset:
+    """Read the layout of a folder; no image is opened.
+
+    Raises:
+        ResnetError: no folder, no class folders, no images, one class, an empty class, splits with other classes, or a layout
+            that can be read in two ways.
+    """
+    found = survey(root)
+    for fault in faults(found):
+        raise ResnetError(fault.message, fault.hint)
+    classes = tuple(found.classes[found.main])
+    splits = {
+        split: tuple(Sample(path, label) for label, name in enumerate(classes) for path in listings[name].images)
+        for split, listings in found.classes.items()
+    }
+    return Dataset(root, classes, splits, found.all_left_out, found.all_hidden, found.all_hidden_folders)
+
+
+def scan_photos(root: Path, classes: tuple[str, ...]) -> Dataset:
+    """Any tree of images without labels, as a data set of classes that somebody else will tell; no image is opened.
+
+    Args:
+        root: the folder.
+        classes: names of the classes that the images may be of.
+
+    Raises:
+        ResnetError: no folder, or no images in it.
+    """
+    found = list_folder(root)
+    if not found.images:
+        raise ResnetError(f"{root} holds no images", "name a folder with images in it, or in folders below it")
+    samples = tuple(Sample(path, UNKNOWN) for path in found.images)
+    return Dataset(root, classes, {"all": samples}, found.left_out, found.hidden, found.hidden_folders, labelled=False)

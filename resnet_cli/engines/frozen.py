@@ -1,0 +1,124 @@
+"""The engine for a frozen network that Keras holds: OpenVINO on CPUs, Keras itself on GPUs or where OpenVINO cannot be used.
+
+In: a Keras model. Out: an `Engine`.
+"""
+
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from typing import Any
+
+import keras
+import numpy as np
+
+from resnet_cli.data.threads import Pause
+from resnet_cli.engines.base import Engine, Images, Outputs
+from resnet_cli.engines.choice import EngineName
+from resnet_cli.engines.openvino import OpenVinoEngine, convert, rounded, usual_precision
+from resnet_cli.errors import ResnetError
+from resnet_cli.networks.devices import has_gpu, multiply_exactly
+
+_ON_CPU = 32 * 224 * 224  # 8 images of 224 x 224 instead of 32 take up to a fifth more time each on two cores (ResNet-50)
+_ON_GPU = 2 * _ON_CPU
+_SHORT = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+
+
+class KerasEngine:
+    """A Keras model run forward, on whatever device Keras uses."""
+
+    name = "keras"
+
+    def __init__(self, model: keras.Model, exact: bool = False) -> None:
+        """Take a model as it is.
+
+        Args:
+            model: uint8 images to one or more outputs.
+            exact: multiply in the model's own precision, whatever training turned on in this process.
+        """
+        self._model = model
+        self.pixels = _ON_GPU if has_gpu() else _ON_CPU
+        rewritten = False
+        if exact:
+            multiply_exactly()
+        if keras.backend.backend() == "tensorflow":
+            from resnet_cli.networks.accelerations import rewrites, set_rewriting
+
+            model.jit_compile = False  # by XLA the CPU takes a fifth longer, and seconds for every new size of a batch
+            if exact:
+                set_rewriting(False)
+            rewritten = rewrites()
+        self.precision = "bf16" if rewritten else _SHORT[model.compute_dtype]
+
+    def run(self, images: Images) -> tuple[Outputs, ...]:
+        """See `Engine.run`."""
+        outputs = self._model.predict_on_batch(images)
+        several = outputs if isinstance(outputs, list | tuple) else (outputs,)
+        return tuple(np.asarray(output, dtype=np.float32) for output in several)
+
+    def run_many(self, batches: Iterable[Images | Pause]) -> Iterator[tuple[Outputs, ...]]:
+        """See `Engine.run_many`; batches are decoded meanwhile, by threads."""
+        for images in batches:
+            if not isinstance(images, Pause):
+                yield self.run(images)
+
+
+def require_convertible(wish: EngineName) -> None:
+    """Refuse an engine for networks that Keras holds on a backend from which it cannot convert them.
+
+    Raises:
+        ResnetError: OpenVINO was asked for by name.
+    """
+    if wish == "openvino" and not _convertible():
+        raise ResnetError(
+            f"--engine openvino cannot convert a network that Keras holds on {keras.backend.backend()}",
+            "--engine keras, or KERAS_BACKEND=tensorflow",
+        )
+
+
+def engine_for(model: keras.Model, wish: EngineName) -> Engine:
+    """The engine that was asked for; "auto" is the fastest that this machine has for many images."""
+    if wish == "keras" or (wish == "auto" and (has_gpu() or not _convertible())):
+        return KerasEngine(model)
+    return _LateOpenVino(model)
+
+
+def measuring_engine(wish: EngineName) -> EngineName:
+    """What measures a network that this process has trained: Keras on the GPU where there is one, unless another was named."""
+    return "keras" if wish == "auto" and has_gpu() else wish
+
+
+def converted(engine: Engine) -> Any | None:
+    """The OpenVINO model that an engine for a network of Keras' was made of, in float32; None where there is no such model."""
+    in_float32 = keras.mixed_precision.dtype_policy().name == "float32"
+    return engine.model if isinstance(engine, _LateOpenVino) and in_float32 else None
+
+
+class _LateOpenVino:
+    """OpenVINO for a Keras model that is converted when the first image comes: where all is kept from before, none does."""
+
+    name = "openvino"
+    pixels = OpenVinoEngine.pixels
+
+    def __init__(self, model: keras.Model) -> None:
+        self._keras_model = model
+        self.precision = usual_precision()
+
+    def run(self, images: Images) -> tuple[Outputs, ...]:
+        """See `Engine.run`."""
+        return self._engine.run(images)
+
+    def run_many(self, batches: Iterable[Images | Pause]) -> Iterator[tuple[Outputs, ...]]:
+        """See `Engine.run_many`."""
+        return self._engine.run_many(batches)
+
+    @cached_property
+    def model(self) -> Any:
+        return convert(self._keras_model)
+
+    @cached_property
+    def _engine(self) -> OpenVinoEngine:
+        return OpenVinoEngine(rounded(self.model.clone()), "many")
+
+
+def _convertible() -> bool:
+    # OpenVINO converts what TensorFlow traces.
+    return bool(keras.backend.backend() == "tensorflow")

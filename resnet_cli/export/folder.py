@@ -1,0 +1,182 @@
+"""The folder of an export: complete or absent, never over anything else, and with OpenVINO's model a classifier for `predict`
+(light: the standard library only).
+
+In: a run. Out: a folder with the model, labels.txt, classify.py, and for OpenVINO export.json and splits.csv. It can be handed
+on: no file in it holds an absolute path or the name of an image. Runs and exports of an ensemble are loaded here as
+well.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from resnet_cli.data.contents import trained_before
+from resnet_cli.data.folders import EXAMPLE, LABELS
+from resnet_cli.data.layout import some_names
+from resnet_cli.errors import ResnetError
+from resnet_cli.export.formats import FormatName, example, is_export
+from resnet_cli.files import UNFINISHED, unfinished, write_csv, write_text
+from resnet_cli.runs.folder import EARLIER, EXPORT_RECORD, SPLITS, Run, load_run, read_record, read_splits
+
+
+def check_free(folder: Path, force: bool) -> None:
+    """Refuse a folder that an export may not take.
+
+    Raises:
+        ResnetError: it holds something; with `force`, something that is no export.
+    """
+    if not folder.exists() or _is_empty(folder):
+        return
+    if not force:
+        raise ResnetError(f"{folder} exists already", "choose another --output, or add --force to replace it")
+    if not is_export(folder):
+        raise ResnetError(f"{folder} holds more than an export, so --force does not replace it", "choose another --output")
+
+
+@contextmanager
+def new_folder(folder: Path, force: bool) -> Iterator[Path]:
+    """A folder to write into: what is in it comes to `folder` when all went well, and vanishes otherwise.
+
+    Raises:
+        ResnetError: it cannot be written, or another export has taken it meanwhile; see `check_free`.
+    """
+    folder = folder.resolve()
+    made = [parent for parent in folder.parents if not parent.exists()]
+    try:
+        # An empty folder stays and is filled: one that is a mounted volume can be neither replaced nor written beside.
+        fill = _is_empty(folder)
+        with unfinished(folder / LABELS if fill else folder) as work:
+            new = work / "new"
+            new.mkdir(parents=True)
+            yield new
+            # While this one was written and checked, another may have been finished.
+            check_free(folder, force and not fill)
+            if fill:
+                _fill(folder, new)
+            else:
+                _replace(folder, new, work / "old")
+    except BaseException as error:
+        for parent in made:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+        if isinstance(error, OSError):
+            reason = error.strerror or str(error)
+            raise ResnetError(f"cannot write to {folder}: {reason}", "choose another --output") from error
+        raise
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether a folder is there and holds nothing but what a killed process left."""
+    return folder.is_dir() and all(path.name.startswith(UNFINISHED) for path in folder.iterdir())
+
+
+def _fill(folder: Path, new: Path) -> None:
+    """Move what is in `new` to the folder, last of all what makes it an export."""
+    moved: list[Path] = []
+    try:
+        for path in sorted(new.iterdir(), key=lambda path: path.name in (EXPORT_RECORD, LABELS)):
+            path.rename(folder / path.name)
+            moved.append(path)
+    except BaseException:
+        for path in moved:
+            (folder / path.name).rename(path)
+        raise
+
+
+def _replace(folder: Path, new: Path, old: Path) -> None:
+    """Put `new` in the place of the folder, which goes to `old`."""
+    try:
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+    except BaseException:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        raise
+
+
+def describe(folder: Path, run: Run, name: FormatName, precision: str) -> int:
+    """Write what stands beside an exported model, and return the size of the folder, bytes.
+
+    Args:
+        folder: the export.
+        run: what it was made from; its results are not the export's and stay out, as do paths and names of images.
+        name: the format.
+        precision: what the model multiplies in, "float" or "int8".
+    """
+    (folder / LABELS).write_text("".join(f"{each}\n" for each in run.classes), "utf-8", "surrogateescape", "\n")
+    shape = run.record["input"]
+    program = example(name, run.record["image_size"], shape["resize"], shape["fraction"], len(run.classes))
+    (folder / EXAMPLE).write_text(program, "utf-8")
+    if name == "openvino":
+        made = {"format": name, "precision": precision, "run": run.folder.resolve().name}
+        if run.splits.exists():
+            _write_hashes(folder, run)
+        write_text(folder / EXPORT_RECORD, json.dumps({**_without_paths(run.record), "export": made}, indent=2) + "\n")
+    return size(folder)
+
+
+def _write_hashes(folder: Path, run: Run) -> None:
+    """splits.csv: split, bytes and SHA-256 of every image, sorted. They are enough to score none that was trained on."""
+    known = {(row.split, row.content) for row in read_splits(run) if row.content}
+    known |= {(EARLIER, content) for trained in trained_before(run).values() for content in trained}
+    write_csv(folder / SPLITS, [("split", "bytes", "sha256"), *sorted((split, *content) for split, content in known)])
+
+
+def _without_paths(record: dict[str, Any]) -> dict[str, Any]:
+    """A run's record without results, and without what names a place on this machine: the command, folders, what a download
+    said when it failed, the path of a recipe.
+    """
+    kept = {key: value for key, value in record.items() if key != "results"}
+    data = {key: value for key, value in record.get("data", {}).items() if key != "path"}
+    weights = {**record.get("weights", {}), "path": "", "fallback": ""}
+    config = {key: Path(value).name if isinstance(value, str) else value for key, value in record.get("config", {}).items()}
+    return {**kept, "command": "", "data": data, "weights": weights, "config": config}
+
+
+def size(folder: Path) -> int:
+    """Bytes of all files in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def load_classifier(folder: Path) -> Run:
+    """Open a run, or an OpenVINO export of one, wherever it was moved to.
+
+    Raises:
+        ResnetError: see `load_run`; or it is an export that OpenVINO does not load.
+    """
+    path = folder / EXPORT_RECORD
+    if path.exists():
+        return Run(folder, read_record(path))
+    if is_export(folder):
+        raise ResnetError(
+            f"{folder} is an export for other programs; this one answers with runs, and with exports to OpenVINO alone",
+            "name a run with --run, or what `resnet export --format openvino` wrote",
+        )
+    return load_run(folder)
+
+
+def load_runs(folders: Sequence[Path]) -> tuple[Run, ...]:
+    """Open runs of an ensemble; without folders, the newest complete one under runs/ alone.
+
+    Raises:
+        ResnetError: a run cannot be opened or is named twice, or two of them know different classes.
+    """
+    runs = tuple(map(load_classifier, folders)) or (load_run(),)
+    for number, run in enumerate(runs):
+        if any(run.folder.resolve() == other.folder.resolve() for other in runs[:number]):
+            raise ResnetError(f"the run {run.folder} is named twice", "every --run counts once; leave one out")
+        _require_same_classes(runs[0], run)
+    return runs
+
+
+def _require_same_classes(first: Run, other: Run) -> None:
+    """Averaging a class that one of them never learned would count its silence as an answer."""
+    pairs = ((first, other), (other, first))
+    alone = [(knows, [name for name in knows.classes if name not in lacks.classes]) for knows, lacks in pairs]
+    words = "; ".join(f"only {run.folder} knows {some_names(names)}" for run, names in alone if names)
+    if words:
+        raise ResnetError(f"the runs cannot form an ensemble, their classes differ: {words}", "name one of them with --run")

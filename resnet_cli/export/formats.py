@@ -1,0 +1,323 @@
+"""The formats that a classifier is exported to: how each is written, how its own runtime answers, and the example program
+beside it (light: converters and runtimes are imported where they are used).
+
+In: a Keras model of uint8 images with one output, named "probabilities". Out: files in a folder; a function that runs them;
+classify.py, from an image's file to its class by Pillow and the format's runtime, as `predict` does it but for images of 16
+and more bits.
+"""
+
+import gc
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from resnet_cli.data.folders import EXAMPLE, LABELS
+from resnet_cli.errors import ResnetError
+from resnet_cli.files import UNFINISHED
+from resnet_cli.runs.folder import EVALUATIONS, EXPORT_RECORD, FIGURES, SPLITS
+
+if TYPE_CHECKING:
+    from resnet_cli.engines.base import Images, Outputs
+
+FormatName = Literal["savedmodel", "keras", "onnx", "tflite", "openvino"]
+Answer = Callable[["Images"], "Outputs"]
+
+OUTPUT = "probabilities"
+_BESIDE = {LABELS, EXAMPLE, EXPORT_RECORD, SPLITS, EVALUATIONS, *FIGURES}
+# Understood by every runtime of the last years; a newer one would add nothing to a residual network.
+_OPSET = 15
+
+
+@dataclass(frozen=True)
+class Format:
+    """One format.
+
+    Attributes:
+        files: what `write` leaves in the folder; the first is what a runtime is given, "" the folder itself.
+        tolerance: largest difference of a probability that `load` may show. Keras and TensorFlow run the same kernels again;
+            ONNX Runtime and LiteRT sum in another order; OpenVINO's weights are fp16, with 11 significant bits.
+        write: writes a Keras model into an existing folder.
+        load: opens what was written, in the format's own runtime, and computes in float32.
+        needs: packages of the `export` extra without which it cannot be written and checked.
+    """
+
+    files: tuple[str, ...]
+    tolerance: float
+    write: Callable[[Any, Path], None]
+    load: Callable[[Path], Answer]
+    needs: tuple[str, ...] = ()
+
+
+def find_format(name: FormatName) -> Format:
+    """The format of that name.
+
+    Raises:
+        ResnetError: a package that it needs is not installed.
+    """
+    found = FORMATS[name]
+    require_packages(f"--format {name}", found.needs)
+    return found
+
+
+def require_packages(option: str, needs: tuple[str, ...]) -> None:
+    """Say which packages an option lacks.
+
+    Raises:
+        ResnetError: one of them is not installed.
+    """
+    missing = [package for package in needs if find_spec(package) is None]
+    if missing:
+        raise ResnetError(f"{option} needs {' and '.join(missing)}", "pip install 'resnet-cli[export]'")
+
+
+def is_export(folder: Path) -> bool:
+    """Whether a folder holds an export and nothing else: --force replaces no other folder."""
+    known = {*_BESIDE, *(name for each in FORMATS.values() for name in each.files)}
+    present = {path.name for path in folder.iterdir() if not path.name.startswith(UNFINISHED)} if folder.is_dir() else set()
+    return LABELS in present and present <= known
+
+
+def _write_savedmodel(model: Any, folder: Path) -> None:
+    import tensorflow as tf
+
+    # By TensorFlow itself: what `model.export` writes holds every weight twice (Keras 3.15).
+    module = tf.Module()
+    module.weights = [variable.value for variable in model.variables]
+    pixels = tf.TensorSpec(model.input.shape, tf.uint8, name=model.input.name)
+    serve = tf.function(lambda image: model(image, training=False), input_signature=[pixels])
+    tf.saved_model.save(module, folder, signatures={"serving_default": serve})
+
+
+def _load_savedmodel(path: Path) -> Answer:
+    import tensorflow as tf
+
+    # The module has to outlive its signature, which does not hold on to the variables.
+    loaded = tf.saved_model.load(path)
+    return lambda images: loaded.signatures["serving_default"](tf.constant(images))[OUTPUT].numpy()
+
+
+def _write_keras(model: Any, folder: Path) -> None:
+    import keras
+
+    # With its one output bare: names are for formats whose users address tensors by name, not for `model.predict`.
+    keras.Model(model.input, model.output[OUTPUT], name=model.name).save(folder / "model.keras")
+
+
+def _load_keras(path: Path) -> Answer:
+    import keras
+
+    # In Keras' safe mode, which is the default: a file with code in it would be refused here, as it will be at the user's.
+    loaded = keras.saving.load_model(path, compile=False)
+    return lambda images: keras.ops.convert_to_numpy(loaded(images, training=False))
+
+
+def _write_onnx(model: Any, folder: Path) -> None:
+    import onnx
+
+    path = folder / "model.onnx"
+    with warnings.catch_warnings(), _collected_early():
+        # Keras looks whether numpy still has names that tf2onnx uses; numpy remarks on being asked.
+        warnings.filterwarnings("ignore", message=r"In the future `np\.object`", category=FutureWarning)
+        model.export(path, format="onnx", verbose=False, opset_version=_OPSET, input_signature=model.inputs)
+    graph = onnx.load(path)
+    for value in (*graph.graph.input, *graph.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    onnx.checker.check_model(graph)
+    onnx.save(graph, path)
+
+
+@contextmanager
+def _collected_early() -> Iterator[None]:
+    """Garbage is collected soon: tf2onnx copies graph and weights for each of its passes, in cycles that Python finds late.
+
+    The export of a ResNet50 peaks at 3.7 GB, in place of 7.3, and takes two thirds of the time.
+    """
+    before = gc.get_threshold()
+    gc.set_threshold(700, 5, 2)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.collect()
+
+
+def _load_onnx(path: Path) -> Answer:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda images: session.run([OUTPUT], {"image": images})[0]
+
+
+def _write_tflite(model: Any, folder: Path) -> None:
+    import tensorflow as tf
+
+    # Without TensorFlow's own operations, which Keras allows by default: phones' runtimes do not have them.
+    builtins = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}
+    model.export(folder / "model.tflite", format="litert", verbose=False, target_spec=builtins)
+
+
+def _load_tflite(path: Path) -> Answer:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"\s*Warning: tf\.lite\.Interpreter is deprecated")
+        runner = _litert_interpreter()(model_path=str(path)).get_signature_runner("serving_default")
+    return lambda images: runner(image=images)[OUTPUT]
+
+
+def _litert_interpreter() -> Any:
+    """LiteRT's interpreter, or without that package the one in TensorFlow, which announces its own end."""
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError:
+        import tensorflow as tf
+
+        return tf.lite.Interpreter
+    return Interpreter
+
+
+def _write_openvino(model: Any, folder: Path) -> None:
+    from resnet_cli.engines.openvino import convert, save
+
+    save(convert(model), folder / "model.xml")
+
+
+def _load_openvino(path: Path) -> Answer:
+    from resnet_cli.engines.openvino import OpenVinoEngine
+
+    engine = OpenVinoEngine(path, "many", exact=True)
+    return lambda images: engine.run(images)[0]
+
+
+FORMATS: dict[FormatName, Format] = {
+    "savedmodel": Format(
+        ("", "saved_model.pb", "variables", "assets", "fingerprint.pb"), 1e-4, _write_savedmodel, _load_savedmodel
+    ),
+    "keras": Format(("model.keras",), 1e-4, _write_keras, _load_keras),
+    "onnx": Format(("model.onnx",), 1e-3, _write_onnx, _load_onnx, ("onnx", "tf2onnx", "onnxruntime")),
+    "tflite": Format(("model.tflite",), 1e-3, _write_tflite, _load_tflite),
+    "openvino": Format(("model.xml", "model.bin"), 2e-2, _write_openvino, _load_openvino),
+}
+
+
+_PROGRAM = '''"""What an image shows, by the model beside this file: python {name} IMAGE
+
+The model takes RGB pixels 0 to 255, uint8, N x {size} x {size} x 3, and scales their values itself. It answers with
+probabilities, N x {classes}, in the order of {labels}. Its images were prepared as `square` does: with another filter or crop
+its answers get worse. Needs: pip install numpy pillow {needs}
+"""
+
+import contextlib
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+HERE = Path(__file__).parent
+SIZE = {size}
+
+
+def square(path):
+    """An image's file as uint8 ({size}, {size}, 3)."""
+    image = Image.open(path)
+    image.draft("RGB", ({enough}, {enough}))  # a large JPEG is decoded at a half, quarter or eighth of its size
+    image.load()
+    with contextlib.suppress(Exception):  # a damaged tag may fail after the image was turned
+        ImageOps.exif_transpose(image, in_place=True)
+    if image.has_transparency_data:  # on white
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image.convert("RGB")
+{fit}
+
+
+def probabilities(squares):
+    """Of images, uint8 (N, {size}, {size}, 3): float32 (N, {classes})."""
+{run}
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(f"usage: python {{sys.argv[0]}} IMAGE")
+    names = (HERE / "{labels}").read_bytes().decode("utf-8", "backslashreplace").split("\\n")
+    (answer,) = probabilities(np.stack([square(sys.argv[1])]))
+    for place in answer.argsort()[::-1][:5]:
+        print(f"{{answer[place]:.6f}} {{names[place]}}")
+'''
+
+_FIT = {
+    "crop": """\
+    part = min(image.size) * SIZE / {enough}  # the square in the middle, in one step
+    left, top = (image.width - part) / 2, (image.height - part) / 2
+    box = (left, top, left + part, top + part)
+    return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BILINEAR, box=box))""",
+    "pad": """\
+    sides = [max(1, round(side * SIZE / max(image.size))) for side in image.size]
+    grey = Image.new("RGB", (SIZE, SIZE), (124, 116, 104))  # the whole image in its middle
+    grey.paste(image.resize(sides, Image.Resampling.BILINEAR), [(SIZE - side) // 2 for side in sides])
+    return np.asarray(grey)""",
+    "squash": """\
+    return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BILINEAR))""",
+}
+
+_RUN: dict[FormatName, tuple[str, str]] = {
+    "savedmodel": (
+        "tensorflow",
+        f"""\
+    import tensorflow as tf
+
+    model = tf.saved_model.load(HERE)
+    return model.signatures["serving_default"](tf.constant(squares))["{OUTPUT}"].numpy()""",
+    ),
+    "keras": (
+        "tensorflow",
+        """\
+    import keras
+
+    return keras.saving.load_model(HERE / "model.keras", compile=False).predict(squares, verbose=0)""",
+    ),
+    "onnx": (
+        "onnxruntime",
+        f"""\
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(HERE / "model.onnx", providers=["CPUExecutionProvider"])
+    return session.run(["{OUTPUT}"], {{"image": squares}})[0]""",
+    ),
+    "tflite": (
+        "ai-edge-litert",
+        f"""\
+    from ai_edge_litert.interpreter import Interpreter
+
+    runner = Interpreter(model_path=str(HERE / "model.tflite")).get_signature_runner("serving_default")
+    return runner(image=squares)["{OUTPUT}"]""",
+    ),
+    "openvino": (
+        "openvino",
+        """\
+    sys.modules["openvino_telemetry"] = None  # as if it were not installed: OpenVINO would report its use over the network
+    import openvino
+
+    return openvino.Core().compile_model(HERE / "model.xml", "CPU")(squares)[0]""",
+    ),
+}
+
+
+def example(name: FormatName, size: int, resize: str, fraction: float, classes: int) -> str:
+    """Source of a program that classifies an image with an exported model.
+
+    Args:
+        name: the format.
+        size: side of the input, pixels.
+        resize: "crop", "pad" or "squash", see `data.decode.Geometry`.
+        fraction: share of the short side that a crop keeps, 0..1.
+        classes: their number.
+    """
+    needs, run = _RUN[name]
+    enough = round(size / fraction)
+    fit = _FIT[resize].format(enough=enough)
+    places = {"size": size, "enough": enough, "classes": classes, "labels": LABELS}
+    return _PROGRAM.format(name=EXAMPLE, needs=needs, fit=fit, run=run, **places)

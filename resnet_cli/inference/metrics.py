@@ -1,0 +1,123 @@
+"""Figures of a classifier from its probabilities: pure functions, by scikit-learn where it has them.
+
+In: probabilities and true classes. Out: an `Evaluation`.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+from resnet_cli.statistics import wilson_interval
+
+_BINS = 15  # of the calibration error, as Guo et al. 2017 use
+
+_LEAST = float(np.finfo(np.float32).tiny)  # of a probability; what an engine rounds to nothing costs 87 nats
+
+
+@dataclass(frozen=True)
+class ClassFigures:
+    """Figures of one class; shares, 0..1."""
+
+    name: str
+    count: int
+    precision: float
+    recall: float
+    f1: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of one split; shares, 0..1.
+
+    Attributes:
+        count: images measured.
+        top1: share whose most probable class is right.
+        top1_interval: 95 % interval of it (Wilson).
+        top5: share whose class is among the five most probable; None with five classes or fewer.
+        loss: mean cross-entropy, nats.
+        ece: expected calibration error (Guo et al. 2017), 15 bins.
+        classes: by class, in the order of `names`.
+        confusion: images by true (row) and predicted (column) class.
+    """
+
+    count: int
+    top1: float
+    top1_interval: tuple[float, float]
+    top5: float | None
+    loss: float
+    ece: float
+    classes: tuple[ClassFigures, ...]
+    confusion: NDArray[np.int64]
+
+    def macro(self) -> tuple[float, float, float]:
+        """Unweighted means over the classes that have images: precision, recall, F1."""
+        rows = [(each.precision, each.recall, each.f1) for each in self.classes if each.count]
+        means = np.mean(rows, axis=0)
+        return float(means[0]), float(means[1]), float(means[2])
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields of `evaluate --json` that come from measuring."""
+        precision, recall, f1 = self.macro()
+        return {
+            "count": self.count,
+            "top1": self.top1,
+            "top1_interval": list(self.top1_interval),
+            "top5": self.top5,
+            "loss": self.loss,
+            "ece": self.ece,
+            "macro": {"precision": precision, "recall": recall, "f1": f1},
+            "classes": [
+                {"class": each.name, "count": each.count, "precision": each.precision, "recall": each.recall, "f1": each.f1}
+                for each in self.classes
+            ],
+            "confusion": self.confusion.tolist(),
+        }
+
+
+def losses(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Cross-entropy of every image, nats (N,)."""
+    chosen = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    return np.abs(np.log(np.clip(chosen, _LEAST, 1.0)))  # not -0.0 where an image is certain
+
+
+def measure(probabilities: NDArray[np.float32], labels: NDArray[np.int64], names: tuple[str, ...]) -> Evaluation:
+    """Measure predictions.
+
+    Args:
+        probabilities: (N, classes), rows sum to 1.
+        labels: true class indices (N,), each below classes; N at least 1.
+        names: class names.
+    """
+    every = np.arange(len(names))
+    predicted = probabilities.argmax(1)
+    right = predicted == labels
+    precision, recall, f1, count = precision_recall_fscore_support(labels, predicted, labels=every, zero_division=0)
+    top1 = float(right.mean())
+    top5 = None
+    if len(names) > 5:
+        best = np.argpartition(-probabilities, 5, axis=1)[:, :5]
+        top5 = float((best == labels[:, None]).any(1).mean())
+    low, high = wilson_interval(top1, len(labels))
+    return Evaluation(
+        count=len(labels),
+        top1=top1,
+        top1_interval=(low, high),
+        top5=top5,
+        loss=float(losses(probabilities, labels).mean()),
+        ece=_calibration_error(probabilities.max(1), right),
+        classes=tuple(
+            ClassFigures(name, int(count[i]), float(precision[i]), float(recall[i]), float(f1[i]))
+            for i, name in enumerate(names)
+        ),
+        confusion=confusion_matrix(labels, predicted, labels=every),
+    )
+
+
+def _calibration_error(confidence: NDArray[np.float32], right: NDArray[np.bool_]) -> float:
+    """Mean gap between confidence and accuracy over bins of confidence, weighed by their images."""
+    bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
+    gaps = [abs(confidence[bins == i].mean() - right[bins == i].mean()) * (bins == i).mean() for i in np.unique(bins)]
+    return float(sum(gaps))

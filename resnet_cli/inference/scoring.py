@@ -1,0 +1,138 @@
+"""Score images whose class is known: rows of predictions, and the two CSV files.
+
+In: classified images and their samples. Out: `Rows`, predictions.csv (worst first) and confusion.csv. Where pooled features
+are stored, the head of model.xml answers alone, and the whole network where that could differ.
+"""
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_cli.data.dataset import LeftOut, Sample
+from resnet_cli.engines.base import Outputs
+from resnet_cli.engines.openvino import OpenVinoEngine, behind_pooling
+from resnet_cli.errors import ResnetError
+from resnet_cli.files import write_csv
+from resnet_cli.inference.classify import Classified, Member, classify
+from resnet_cli.inference.metrics import Evaluation, losses
+from resnet_cli.progress import Task
+
+_SAMPLE = 32  # images that go through the whole network as well
+_NEAR = 0.02  # probability; parts and whole differ by rounding: stored features are fp16, an engine may multiply in bf16
+
+
+def classify_pooled(model: Path, pooled: Iterable[Outputs], paths: Sequence[Path], member: Member) -> list[Classified] | None:
+    """Classify images by their features, which the same backbone gave in the same engine.
+
+    Some images, evenly spread, go through the whole classifier and vouch for the others; so do those whose two best classes are
+    so near that rounding could change the answer: `evaluate` and `predict` must name the same class.
+
+    Args:
+        model: the classifier's model.xml; what lies behind its pooling answers.
+        pooled: features of the images, in order, in pieces of float32 (n, D).
+        paths: the images.
+        member: the whole classifier.
+
+    Returns:
+        None where all images would go through the whole network, or where whole and parts disagree.
+    """
+    if len(paths) <= _SAMPLE:
+        return None
+    head = OpenVinoEngine(behind_pooling(model), "many")
+    answers = np.concatenate([head.run(piece)[0] for piece in pooled])
+    best = np.partition(answers, -2, axis=1)[:, -2:]
+    unsure = np.flatnonzero(best[:, 1] - best[:, 0] <= 2 * _NEAR)
+    sample = np.linspace(0, len(paths) - 1, _SAMPLE).round().astype(int)
+    some = np.union1d(sample, unsure)
+    if len(some) == len(paths):
+        return None
+    wholes = [each.probabilities for each in classify((paths[index] for index in some), [member])]
+    for index, whole in zip(some, wholes, strict=True):
+        if whole is None or np.abs(whole - answers[index]).max() > _NEAR:
+            return None
+        answers[index] = whole
+    return [Classified(path, answer) for path, answer in zip(paths, answers, strict=True)]
+
+
+_COLUMNS = ("path", "true", "predicted", "probability", "loss")  # of predictions.csv
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Predictions of images whose class is known, each exactly once.
+
+    Attributes:
+        samples: the images that could be read.
+        probabilities: (N, classes).
+        labels: true class indices (N,).
+        left_out: images that could not be read, and why.
+    """
+
+    samples: tuple[Sample, ...]
+    probabilities: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    left_out: tuple[LeftOut, ...]
+
+
+def collect(results: Iterable[Classified], samples: Sequence[Sample], task: Task) -> Rows:
+    """Put results, in the order of the samples, beside their true classes.
+
+    Raises:
+        ResnetError: no image could be read.
+    """
+    good: list[Sample] = []
+    probabilities: list[NDArray[np.float32]] = []
+    left_out: list[LeftOut] = []
+    for sample, result in zip(samples, results, strict=True):
+        task.advance()
+        if result.probabilities is None:
+            left_out.append(LeftOut(sample.path, result.error or ""))
+        else:
+            good.append(sample)
+            probabilities.append(result.probabilities)
+    if not good:
+        raise ResnetError("none of the images can be read", left_out[0].reason if left_out else "the split is empty")
+    labels = np.array([sample.label for sample in good], np.int64)
+    return Rows(tuple(good), np.stack(probabilities), labels, tuple(left_out))
+
+
+def is_predictions(path: Path) -> bool:
+    """Whether a file is a predictions.csv that `write_predictions` wrote."""
+    try:
+        with path.open(errors="replace") as file:
+            return file.readline().rstrip("\n") == ",".join(_COLUMNS)
+    except OSError:
+        return False
+
+
+def first_image(path: Path) -> Path | None:
+    """The image of the first line of a predictions.csv; None where there is no such file or line."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            row = next(csv.DictReader(file), None)
+    except (OSError, ValueError):
+        return None
+    return Path(row["path"]) if row and row.get("path") else None
+
+
+def write_predictions(path: Path, rows: Rows, classes: Sequence[str]) -> None:
+    """predictions.csv: path, true, predicted, probability, loss; the worst first."""
+    loss = losses(rows.probabilities, rows.labels)
+    predicted = rows.probabilities.argmax(1)
+    lines: list[tuple[object, ...]] = [_COLUMNS]
+    for i in np.argsort(-loss, kind="stable"):
+        probability = rows.probabilities[i, predicted[i]]
+        true, guess = classes[rows.labels[i]], classes[predicted[i]]
+        lines.append((rows.samples[i].path, true, guess, f"{probability:.6f}", f"{loss[i]:.6f}"))
+    write_csv(path, lines)
+
+
+def write_confusion(path: Path, evaluation: Evaluation) -> None:
+    """confusion.csv: a row per true class, a column per predicted one."""
+    names = [each.name for each in evaluation.classes]
+    counts = zip(names, evaluation.confusion.tolist(), strict=True)
+    write_csv(path, [["true \\ predicted", *names], *([name, *row] for name, row in counts)])

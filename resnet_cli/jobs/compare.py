@@ -1,0 +1,269 @@
+"""Runs compared: opened, told apart by everything but their seeds, a row of figures for every network and recipe (light).
+
+In: run folders. Out: `Trained`, in groups of runs that differ by their seed alone, and their rows.
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, median, stdev
+from typing import Any, Literal
+
+from resnet_cli.data.contents import is_validated_by_test
+from resnet_cli.errors import ResnetError
+from resnet_cli.networks.catalogue import ClassifierSpec, parameter_count, spec_from_record
+from resnet_cli.runs.folder import EpochRecord, Run, is_evaluation, is_rate_search, load_run, read_history, read_splits
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is compared of one run.
+
+    Attributes:
+        folder: the run.
+        dataset: name of its data set.
+        images: hash of the images, whichever split they are in; "" in runs of older versions.
+        fingerprint: hash of the images and their splits.
+        recipe: everything that was chosen but the seed, and the stage, as text.
+        seed: random seed.
+        spec: its classifier.
+        stage: "train", or the stage of fine-tuning whose weights were kept.
+        history: the epochs of that stage, at least one.
+        held_out: what it was measured on after every epoch.
+        test_error: of the weights that were kept, on test images that chose nothing; None where there are none.
+        seconds: time of all stages.
+    """
+
+    folder: Path
+    dataset: str
+    images: str
+    fingerprint: str
+    recipe: str
+    seed: int
+    spec: ClassifierSpec
+    stage: str
+    history: tuple[EpochRecord, ...]
+    held_out: Literal["validation", "test"]
+    test_error: float | None
+    seconds: float
+
+    @property
+    def train_errors(self) -> list[float]:
+        """Share of wrong answers by epoch, 0..1, measured while learning."""
+        return [1 - record.accuracy for record in self.history]
+
+    @property
+    def held_out_errors(self) -> list[float]:
+        """Share of wrong answers by epoch, 0..1, on what was held out."""
+        return [1 - record.val_accuracy for record in self.history]
+
+
+def read_runs(folders: Iterable[Path]) -> list[Trained]:
+    """Open runs; a folder that is named twice counts once; evaluations and searches for a rate, which runs/* fits too, do not.
+
+    Raises:
+        ResnetError: a run is incomplete or damaged, or was trained on other images than the first.
+    """
+    named = list({folder.resolve(): folder for folder in folders}.values())
+    runs = [folder for folder in named if not (is_evaluation(folder) or is_rate_search(folder))]
+    trained = [_read(folder) for folder in runs or named]
+    first = trained[0]
+    for each in trained[1:]:
+        # Another seed may have drawn other splits from the same images.
+        same_images = bool(first.images) and first.images == each.images
+        if first.fingerprint != each.fingerprint and not same_images:
+            raise ResnetError(
+                f"{first.folder} and {each.folder} were trained on different images ({first.dataset}, {each.dataset})",
+                "errors on different data sets cannot be compared: name runs of one data set",
+            )
+    return trained
+
+
+def group_by_seed(trained: Sequence[Trained]) -> list[tuple[Trained, ...]]:
+    """Runs that differ by their seed alone, together; the groups in the order of their first runs."""
+    groups: dict[tuple[str, int], list[Trained]] = defaultdict(list)
+    seen: Counter[tuple[str, int]] = Counter()
+    for each in trained:
+        # A seed that comes again is a repetition: it says nothing of the spread over seeds, so it gets a row of its own.
+        groups[each.recipe, seen[each.recipe, each.seed]].append(each)
+        seen[each.recipe, each.seed] += 1
+    return [tuple(group) for group in groups.values()]
+
+
+def _read(folder: Path) -> Trained:
+    run = load_run(folder)
+    records = read_history(folder / "metrics.jsonl")
+    try:
+        data, results, counts = run.record["data"], run.record["results"], run.record["data"]["counts"]
+        stage = results.get("kept", "train")
+        history = tuple(each for each in records if each.stage == stage)
+        if not history:
+            raise ResnetError(f"{folder / 'metrics.jsonl'} holds no epoch of stage {stage}", "train the run anew")
+        held_out = _held_out(run) if counts["val"] == counts.get("test") else "validation"
+        return Trained(
+            folder=folder,
+            dataset=data["name"],
+            images=data.get("pictures", ""),
+            fingerprint=data["fingerprint"],
+            recipe=_recipe(run.record, stage),
+            seed=run.record["seed"],
+            spec=spec_from_record(run.record),
+            stage=stage,
+            history=history,
+            held_out=held_out,
+            # What chose the epoch to keep is no test of it.
+            test_error=1 - results["test"]["top1"] if "test" in results and held_out == "validation" else None,
+            # A run that was resumed counted its time from there on; its epochs know nothing of the time before the first.
+            seconds=max(results["seconds"], sum(each.seconds for each in records)),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ResnetError(f"{folder / 'run.json'} does not describe a training: {error}", "train the run anew") from error
+
+
+def options_of(trained: Trained) -> dict[str, Any]:
+    """The options that a run was trained with, and the kind of weights that it began with."""
+    _, (weights, _), options, _ = json.loads(trained.recipe)
+    return {"weights": weights, **options}
+
+
+def _recipe(record: dict[str, Any], stage: str) -> str:
+    network = [record[name] for name in ("classes", "network", "image_size", "head")]
+    weights = [record["weights"][name] for name in ("source", "sha256")]
+    options = {name: value for name, value in record["config"].items() if name != "seed"}
+    return json.dumps([network, weights, options, stage], sort_keys=True)
+
+
+def _held_out(run: Run) -> Literal["validation", "test"]:
+    """With --val-split 0 the images that epochs were measured on are the test folder's."""
+    return "test" if is_validated_by_test(read_splits(run)) else "validation"
+
+
+_WEIGHTIEST = ("weights", "recipe", "optimizer", "learning_rate", "batch_size", "schedule")
+_NAMED = 5  # options in which rows differ
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean over runs, and their sample standard deviation; None for a single run."""
+
+    mean: float
+    sd: float | None
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Shares of wrong answers, 0..1: the lowest of all epochs, and after the last."""
+
+    best: Spread
+    final: Spread
+
+
+@dataclass(frozen=True)
+class Row:
+    """Figures of runs that differ by their seed alone: what --json prints.
+
+    Attributes:
+        label: network, with what tells it from the other rows.
+        runs, seeds, epochs: a value a run.
+        test_error: of the weights that were kept, on test images that chose nothing; None where there are none.
+        images_per_second: mean over runs of the median epoch.
+        seconds: mean over runs.
+    """
+
+    label: str
+    network: str
+    shortcut: str
+    parameters: int
+    stage: str
+    held_out: str
+    runs: tuple[str, ...]
+    seeds: tuple[int, ...]
+    epochs: tuple[int, ...]
+    train_error: Errors
+    held_out_error: Errors
+    test_error: Spread | None
+    images_per_second: float
+    seconds: float
+
+
+def make_rows(groups: Sequence[tuple[Trained, ...]]) -> list[Row]:
+    """The figures of every group."""
+    return [_row(label, group) for label, group in zip(_labels(groups), groups, strict=True)]
+
+
+def notes_on(trained: Sequence[Trained], rows: Sequence[Row]) -> list[str]:
+    """What a reader must know to take the figures for no more than they are."""
+    notes = []
+    if len({each.fingerprint for each in trained}) > 1:
+        notes.append("the runs hold out different images of the same data set (another seed or --val-split)")
+    by_folder = {str(each.folder): each for each in trained}
+    notes += _different([options_of(by_folder[row.runs[0]]) for row in rows])
+    for row in rows:
+        if row.stage != "train":
+            notes.append(
+                f"{row.label}: epochs, errors and images/s are those of its stage {row.stage}, whose weights were kept"
+            )
+    return notes
+
+
+def _different(options: Sequence[dict[str, Any]]) -> list[str]:
+    """The options in which rows differ, in the order of the rows; the epochs stand in the table.
+
+    Those that only some of the commands have tell nothing of the others.
+    """
+    known = set[str].intersection(*(set(each) for each in options)) - {"epochs"}
+    names = [*(name for name in _WEIGHTIEST if name in known), *sorted(known - set(_WEIGHTIEST))]
+    values = {name: [json.dumps(each.get(name)).strip('"') for each in options] for name in names}
+    differing = [f"--{name.replace('_', '-')} {' / '.join(of)}" for name, of in values.items() if len(set(of)) > 1]
+    more = f" and {len(differing) - _NAMED} more" if len(differing) > _NAMED else ""
+    return [f"the rows differ in {', '.join(differing[:_NAMED])}{more}"] if differing else []
+
+
+def _labels(groups: Sequence[tuple[Trained, ...]]) -> list[str]:
+    """The network's name, and where that is not enough the shortcut option, what was measured on, at last the folder."""
+    firsts = [group[0] for group in groups]
+    options: dict[str, set[str]] = defaultdict(set)
+    for first in firsts:
+        options[first.spec.network.name].add(first.spec.network.shortcut)
+    labels = []
+    for first in firsts:
+        network = first.spec.network
+        words = [network.name]
+        words += [f"shortcut {network.shortcut}"] if len(options[network.name]) > 1 else []
+        words += ["fine-tuned"] if first.stage != "train" else []
+        words += [first.held_out] if len({each.held_out for each in firsts}) > 1 else []
+        labels.append(", ".join(words))
+    counts = Counter(labels)
+    return [label if counts[label] == 1 else f"{label} ({first.folder})" for label, first in zip(labels, firsts, strict=True)]
+
+
+def _row(label: str, group: tuple[Trained, ...]) -> Row:
+    first = group[0]
+    network = first.spec.network
+    tested = [each.test_error for each in group if each.test_error is not None]
+    return Row(
+        label=label,
+        network=network.name,
+        shortcut=network.shortcut,
+        parameters=parameter_count(network, first.spec.classes, first.spec.hidden),
+        stage=first.stage,
+        held_out=first.held_out,
+        runs=tuple(str(each.folder) for each in group),
+        seeds=tuple(each.seed for each in group),
+        epochs=tuple(len(each.history) for each in group),
+        train_error=_errors([each.train_errors for each in group]),
+        held_out_error=_errors([each.held_out_errors for each in group]),
+        test_error=_spread(tested) if tested else None,
+        images_per_second=fmean(median(record.images_per_second for record in each.history) for each in group),
+        seconds=fmean(each.seconds for each in group),
+    )
+
+
+def _errors(runs: list[list[float]]) -> Errors:
+    return Errors(_spread([min(errors) for errors in runs]), _spread([errors[-1] for errors in runs]))
+
+
+def _spread(values: list[float]) -> Spread:
+    return Spread(fmean(values), stdev(values) if len(values) > 1 else None)

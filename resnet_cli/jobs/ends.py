@@ -1,0 +1,217 @@
+"""What `train` and `finetune` share: reading images and searching the rate before, writing and measuring a network after
+(heavy).
+
+In: a data set with its splits; later a trained network. Out: `ImageSet`; the files of a run, all but run.json, and its
+figures.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from resnet_cli.data.augment import Augmentation
+from resnet_cli.data.dataset import Dataset, Sample
+from resnet_cli.data.decode import Geometry
+from resnet_cli.data.images import ImageSet, read_images, reader_for_prediction, reader_for_training, reader_that_fits
+from resnet_cli.data.threads import map_in_order
+from resnet_cli.engines.base import Outputs
+from resnet_cli.engines.choice import EngineName
+from resnet_cli.engines.portable import write_classifier
+from resnet_cli.errors import ResnetError
+from resnet_cli.jobs.measure import Measured, measure_splits
+from resnet_cli.jobs.record import split_rows, warn_of_left_out
+from resnet_cli.jobs.start import begun_with, remember
+from resnet_cli.networks.catalogue import ClassifierSpec
+from resnet_cli.progress import Progress
+from resnet_cli.reports.curves import draw_curves, write_rate_curve
+from resnet_cli.runs.folder import write_metrics_csv, write_splits
+from resnet_cli.training.rate_finder import RateSearch
+from resnet_cli.transfer.phases import ChooseRate
+
+_PLOT, _FOUND = "rate.png", "found_rate"
+
+
+def usable_rate(search: RateSearch, usual: float, progress: Progress) -> float:
+    """The suggested rate, or the usual one where the test suggests none; told to the user."""
+    if search.suggested is None:
+        progress.line(f"the range test suggests nothing: no rate lowers the loss clearly; --learning-rate {usual:g} stays")
+        return usual
+    progress.line(f"the range test suggests --learning-rate {search.suggested:g}")
+    return search.suggested
+
+
+def write_search(folder: Path, search: RateSearch) -> None:
+    """Write rate.png and rate.csv."""
+    write_rate_curve(search, folder / _PLOT, folder.name)
+
+
+def search_record(folder: Path, suggested: float | None, warnings: list[str]) -> dict[str, Any]:
+    """The JSON contract of `--lr-find plot`."""
+    return {"folder": str(folder), "plot": str(folder / _PLOT), "suggested": suggested, "warnings": warnings}
+
+
+def search_once(folder: Path, usual: float, only: bool, progress: Progress) -> ChooseRate:
+    """What chooses the rate of a run's fine-tuning phase by a range test, which a run that goes on does not repeat.
+
+    Args:
+        folder: the run; it gets the plot.
+        usual: the rate where the test suggests none.
+        only: nothing is trained with it.
+        progress: where to report.
+    """
+
+    def choose(search: Callable[[], RateSearch]) -> float | None:
+        before = found_rate(folder)
+        if before is not None:
+            return before
+        found = search()
+        write_search(folder, found)
+        rate = found.suggested if only else usable_rate(found, usual, progress)
+        remember(folder, _FOUND, rate)
+        return None if only else rate
+
+    return choose
+
+
+def found_rate(folder: Path) -> float | None:
+    """What the range test of an unfinished run came to; None where there was none."""
+    rate: float | None = begun_with(folder).get(_FOUND)
+    return rate
+
+
+def read_splits_for_training(
+    dataset: Dataset,
+    geometry: Geometry,
+    how: Augmentation,
+    progress: Progress,
+    strict: bool,
+    limit: int,
+    largest: int = 0,
+) -> tuple[ImageSet, ImageSet]:
+    """Training images for an augmentation and validation squares; unreadable files are named, or with `strict` an error.
+
+    Args:
+        dataset: its splits "train" and "val" are read; with `strict` "test" is looked at, else its first readable image.
+        geometry: how images reach the input size.
+        how: what happens to training images.
+        progress: where to report.
+        strict: a damaged image is an error.
+        limit: bytes of decoded images that are kept, a split; 0 where they are needed only once more.
+        largest: side of the crops that are made of training images, pixels, where a teacher's are larger than the input.
+
+    Raises:
+        ResnetError: nothing readable is left of a split, or of a class; or an image is damaged and `strict`.
+    """
+    samples = dataset.splits["train"]
+    reader = reader_that_fits(samples, replace(geometry, size=max(geometry.size, largest)), how, limit)
+    training = read_images(samples, reader, progress, "reading training images", limit)
+    held_out = read_images(dataset.splits["val"], reader_for_prediction(geometry), progress, "reading held-out images", limit)
+    damaged = (*training.left_out, *held_out.left_out)
+    if strict and "test" in dataset.splits and not dataset.is_validated_by_test:
+        test = dataset.splits["test"]
+        damaged += read_images(test, reader_for_prediction(geometry), progress, "reading test images", 0).left_out
+    if damaged and strict:
+        raise ResnetError(damaged[0].reason, f"without --strict, images that cannot be read ({len(damaged)}) are left out")
+    warn_of_left_out(damaged, progress)
+    present = {sample.label for sample in training.samples}
+    readable = [label in present or (not dataset.labelled and len(present) > 0) for label in range(len(dataset.classes))]
+    _require_enough(dataset, readable, len(held_out) > 0, strict or _can_be_tested(dataset, held_out))
+    return training, held_out
+
+
+def splits_to_read_later(dataset: Dataset, geometry: Geometry, how: Augmentation) -> tuple[ImageSet, ImageSet]:
+    """Training images and validation squares at which nobody has looked, but for the first readable one of every class.
+
+    Raises:
+        ResnetError: a class, or the validation, has none.
+    """
+    training = ImageSet(dataset.splits["train"], reader_for_training(geometry, how), None, ())
+    held_out = ImageSet(dataset.splits["val"], reader_for_prediction(geometry), None, ())
+    classes: list[list[Sample]] = [[] for _ in dataset.classes]
+    for sample in training.samples:
+        classes[sample.label].append(sample)
+
+    def any_readable(samples: Sequence[Sample]) -> bool:
+        return any(training.is_readable(sample) for sample in samples)
+
+    *present, validates = map_in_order(any_readable, [*classes, held_out.samples])
+    _require_enough(dataset, present, validates, _can_be_tested(dataset, held_out))
+    return training, held_out
+
+
+def _can_be_tested(dataset: Dataset, held_out: ImageSet) -> bool:
+    """Whether a test image can be read, if there are any: it is too late to learn that after a training."""
+    test = dataset.splits.get("test", ())
+    return not test or any(held_out.is_readable(sample) for sample in test)
+
+
+def _require_enough(dataset: Dataset, present: Sequence[bool], validates: bool, tests: bool) -> None:
+    for name, is_there in zip(dataset.classes, present, strict=True):
+        if not is_there:
+            raise ResnetError(f"no image of the class {name} in {dataset.root} can be read", "`resnet check` tells why")
+    if not validates:
+        raise ResnetError(f"{dataset.root} has no readable images to validate with", "`resnet check` tells why")
+    if not tests:
+        raise ResnetError(f"no test image of {dataset.root} can be read", "`resnet check` tells why")
+
+
+def as_read(dataset: Dataset, training: ImageSet, held_out: ImageSet) -> Dataset:
+    """The data set with those images alone that could be read, of the splits that were."""
+    read = {"train": training.samples, "val": held_out.samples}
+    if dataset.is_validated_by_test:
+        read["test"] = held_out.samples
+    return replace(dataset, splits={**dataset.splits, **read})
+
+
+@dataclass(frozen=True)
+class Untrained:
+    """What is known of a backbone that was not trained.
+
+    Attributes:
+        pooled: features of the images in "val", in order, in pieces of float32 (n, D).
+        backbone: images to pooled features, as an OpenVINO model.
+    """
+
+    pooled: Iterable[Outputs] | None = None
+    backbone: Any = None
+
+
+def write_trained(
+    folder: Path,
+    model: keras.Model,
+    spec: ClassifierSpec,
+    dataset: Dataset,
+    geometry: Geometry,
+    progress: Progress,
+    engine: EngineName,
+    untrained: Untrained = Untrained(),
+    *,
+    label_smoothing: float,
+) -> dict[str, Measured]:
+    """Write a trained network, its curves and splits, and measure it on what was held out.
+
+    Args:
+        folder: the run, with its metrics.jsonl.
+        model: the trained network, images to logits.
+        spec: what it is.
+        dataset: its splits hold the readable images.
+        geometry: how images reach the input size.
+        progress: where to report.
+        engine: what measures.
+        untrained: what is known of its backbone from before.
+        label_smoothing: that the training loss of the curves carries.
+
+    Returns:
+        Figures of "val", and of "test" where there is one.
+    """
+    write_classifier(folder, model, spec, untrained.backbone)
+    write_metrics_csv(folder)
+    draw_curves(folder / "metrics.jsonl", folder / "curves.png", f"{dataset.name}-{spec.network.name}", label_smoothing)
+    write_splits(folder, split_rows(dataset))
+    measured = measure_splits(folder, spec, dataset, geometry, progress, engine, untrained.pooled)
+    for each in measured.values():
+        warn_of_left_out(each.rows.left_out, progress)
+    return measured

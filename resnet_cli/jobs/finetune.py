@@ -1,0 +1,93 @@
+"""The heavy half of `resnet finetune`: composes backbone, transfer, measuring and the run directory."""
+
+import time
+from dataclasses import asdict, replace
+from typing import Any
+
+from resnet_cli.data.dataset import Dataset
+from resnet_cli.data.decode import Geometry
+from resnet_cli.data.images import MEMORY_LIMIT, ImageSet
+from resnet_cli.engines.frozen import require_convertible
+from resnet_cli.jobs.ends import (
+    Untrained,
+    as_read,
+    found_rate,
+    read_splits_for_training,
+    search_once,
+    search_record,
+    splits_to_read_later,
+    write_trained,
+)
+from resnet_cli.jobs.environment import kept_in_cache
+from resnet_cli.jobs.finetune_plan import FinetunePlan
+from resnet_cli.jobs.measure import write_measured
+from resnet_cli.jobs.record import result_record, run_record, warn_of_figures, warn_of_left_out
+from resnet_cli.jobs.start import PRECISION, FinetuneRequest, begin_run, begun_by, tell_other_precision
+from resnet_cli.networks.classifier import build_logits
+from resnet_cli.networks.loading import load_backbone
+from resnet_cli.progress import Progress
+from resnet_cli.runs.folder import Run, drop_checkpoint, finish_run
+from resnet_cli.training.config import FinetuneConfig
+from resnet_cli.training.precision import prepare
+from resnet_cli.transfer.features import Material, augmentation_of
+from resnet_cli.transfer.phases import run_frozen, transfer
+from resnet_cli.transfer.tail import LABEL_SMOOTHING
+
+
+def run_finetune(plan: FinetunePlan, progress: Progress) -> dict[str, Any]:
+    """Fine-tune and write a run; returns the JSON contract of `finetune`, or that of `--lr-find plot`."""
+    request, config, dataset, source, spec = plan.request, plan.config, plan.dataset, plan.source, plan.spec
+    require_convertible(config.engine)
+    network, folder = spec.network, plan.place.folder
+    training, held_out = _read(request, config, dataset, plan.geometry, progress)
+    precision = prepare(config.seed)
+    model = build_logits(spec)
+    load_backbone(model, network, source)
+    if request.resume:
+        tell_other_precision(folder, precision, progress)
+    else:
+        folder = begin_run(plan.place, {**plan.chosen, PRECISION: precision}, request.command)
+    command, earlier = begun_by(folder)
+    kept = kept_in_cache("features") if request.cache else None
+    room = None if request.cache_limit is None else int(request.cache_limit * 1e9)
+    how = augmentation_of(config, plan.geometry.resize)
+    material = Material(spec, plan.geometry, how, training, held_out, folder, kept, room, request.tensorboard)
+    frozen = run_frozen(model, material, config, progress)
+    warn_of_left_out(frozen.left_out, progress)
+    only_search = request.lr_find == "plot"
+    choose_rate = search_once(folder, config.learning_rate, only_search, progress) if request.lr_find else None
+    result = transfer(model, frozen, config, progress, request.resume, choose_rate)
+    if frozen.limit is not None and (outcome := frozen.limit.outcome()):
+        progress.line(outcome)
+    found = found_rate(folder)
+    if only_search:
+        drop_checkpoint(folder)
+        return search_record(folder, found, progress.warnings)
+    config = replace(config, learning_rate=found or config.learning_rate)
+    seen = frozen.material
+    readable = as_read(dataset, seen.training, seen.held_out)
+    # The features of a network whose last layers were not trained, by the engine that will measure it.
+    pooled = frozen.features[1].pieces() if result.kept == "head" and frozen.engine == "openvino" else None
+    untrained = Untrained(pooled, frozen.backbone)
+    where = (folder, model, spec, readable, plan.geometry, progress, config.engine, untrained)
+    measured = write_trained(*where, label_smoothing=LABEL_SMOOTHING)
+    seconds = earlier + time.perf_counter() - plan.began
+    record = run_record(command, asdict(config), dataset, spec, plan.geometry, source, precision)
+    odd = warn_of_figures(Run(folder, record), readable, result.best.best, measured, progress)
+    figures = result_record(folder, network.name, source.kind, seconds, result.best, measured, progress.warnings)
+    summary = {**figures, **result.to_json(), "views": frozen.views, "figure_warnings": odd}
+    write_measured(folder, list(measured.values())[-1], record, folder / "curves.png", progress.warnings)
+    finish_run(folder, {**record, "engine": f"{frozen.engine} {frozen.precision}", "results": summary})
+    return summary
+
+
+def _read(
+    request: FinetuneRequest, config: FinetuneConfig, dataset: Dataset, geometry: Geometry, progress: Progress
+) -> tuple[ImageSet, ImageSet]:
+    """Frozen layers see every image once, and that is when it is read; training all layers comes back to them."""
+    how = augmentation_of(config, geometry.resize)
+    if config.unfreeze == "all":
+        return read_splits_for_training(dataset, geometry, how, progress, request.strict, MEMORY_LIMIT)
+    if request.strict:
+        return read_splits_for_training(dataset, geometry, how, progress, request.strict, 0)
+    return splits_to_read_later(dataset, geometry, how)

@@ -1,0 +1,185 @@
+"""Which classifiers answer: a run's, those of several runs together, or without any run a ready-made one.
+
+In: `--run`s or nothing, and the engine that was asked for. Out: classifiers, loaded into their engines. The bundled network
+comes with its OpenVINO model; ImageNet weights are converted once, into the user's cache. Only that, and Keras as the engine,
+import TensorFlow.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from resnet_cli.data.decode import Geometry, run_geometry
+from resnet_cli.engines.base import Engine
+from resnet_cli.engines.choice import EngineName, gpu_is_likely, is_worth_a_gpu, surroundings
+from resnet_cli.engines.openvino import OpenVinoEngine, Purpose
+from resnet_cli.errors import ResnetError
+from resnet_cli.export.folder import load_runs
+from resnet_cli.files import write_text
+from resnet_cli.inference.classify import Member
+from resnet_cli.jobs.environment import cache_folder, kept_in_cache, tensorflow_import
+from resnet_cli.networks.catalogue import ClassifierSpec, spec_from_record
+from resnet_cli.networks.pretrained import ImagenetClassifier, bundled_run, cached_imagenet_classifier
+from resnet_cli.progress import Progress
+from resnet_cli.runs.folder import RUNS, Run
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A classifier that can be loaded.
+
+    Attributes:
+        name: what answers: the run's folder, or the name of the ready-made network.
+        model: its OpenVINO file; where it was trained without OpenVINO there is none.
+        classes: in the order of its probabilities.
+        geometry: how images reach its input.
+        rebuild: makes the same classifier of Keras' layers, uint8 images to probabilities; imports Keras.
+        for_keras: whether Keras can answer too, as it cannot for an export.
+    """
+
+    name: str
+    model: Path
+    classes: tuple[str, ...]
+    geometry: Geometry
+    rebuild: Callable[[], Any]
+    for_keras: bool = True
+
+
+def classifiers_for(folders: Sequence[Path], engine: EngineName, progress: Progress) -> tuple[Ready, ...]:
+    """The classifiers of runs; without `folders` of the newest; without any run a ready-made one, and it says so."""
+    if folders or any(RUNS.glob("*/run.json")):
+        runs = load_runs(folders)
+        if not folders:
+            progress.line(f"the newest run answers: {runs[0].folder}")
+        return tuple(map(run_classifier, runs))
+    imagenet = cached_imagenet_classifier()
+    if imagenet is not None:
+        progress.line(f"no run here: {imagenet.network.name} answers with ImageNet's 1,000 classes")
+        return (_imagenet(imagenet, engine),)
+    run = bundled_run()
+    progress.line(
+        f"no run here: the bundled {run.record['network']['name']} answers with ImageNet's {len(run.classes):,} classes;"
+        " `resnet finetune FOLDER` makes a classifier of yours"
+    )
+    return (_bundled(run, engine),)
+
+
+def run_classifier(run: Run) -> Ready:
+    """The classifier of a run."""
+    for_keras = "export" not in run.record
+    return Ready(str(run.folder), run.openvino, run.classes, run_geometry(run), partial(_read, run), for_keras)
+
+
+def engine_for_many(wish: EngineName, classifiers: Sequence[Ready], count: Callable[[], int], progress: Progress) -> EngineName:
+    """Keras in place of "auto" where many images are to be classified and Keras sees a GPU; else what was asked for.
+
+    Args:
+        wish: as `engines.choice.settled` gave it.
+        classifiers: of an ensemble.
+        count: of the images; asked only where there may be a GPU. 0 where nobody knows how many will come.
+        progress: is told where there is a GPU that Keras does not see.
+    """
+    seen = surroundings()
+    if not gpu_is_likely(seen) or not all(each.for_keras for each in classifiers) or not is_worth_a_gpu(wish, count(), seen):
+        return wish
+    try:
+        with tensorflow_import():
+            from resnet_cli.networks.devices import has_gpu
+    except ResnetError:  # no backend that could be started: OpenVINO needs none
+        return wish
+    if has_gpu():
+        return "keras"
+    progress.line(f"there is an NVIDIA GPU, but Keras does not see it on {seen.backend}: OpenVINO answers on the CPU")
+    return wish
+
+
+def read_weights(weights: Path, spec: ClassifierSpec) -> Any:
+    """Rebuild a classifier of Keras' layers; only this imports Keras."""
+    with tensorflow_import():
+        from resnet_cli.engines.portable import read_classifier
+    return read_classifier(weights, spec)
+
+
+def load_members(classifiers: Sequence[Ready], purpose: Purpose, engine: EngineName, progress: Progress) -> tuple[Member, ...]:
+    """Load classifiers of an ensemble; their common order of classes is the first one's.
+
+    Args:
+        classifiers: one or more, of the same classes.
+        purpose: "one" image soon, or "many" images per second.
+        engine: as `engines.choice.settled` gave it.
+        progress: is told where a run can be answered by Keras alone.
+
+    Raises:
+        ResnetError: a file is missing or damaged.
+    """
+    return tuple(
+        Member(_load(each, purpose, engine, progress), each.geometry, _columns(each.classes, classifiers[0].classes))
+        for each in classifiers
+    )
+
+
+def _load(ready: Ready, purpose: Purpose, engine: EngineName, progress: Progress) -> Engine:
+    if engine != "keras" and not ready.model.exists():
+        if engine == "openvino":
+            raise ResnetError(f"there is no {ready.model} for --engine openvino", "--engine keras answers from the weights")
+        progress.line(f"there is no {ready.model}, so Keras answers from the weights, which is slower")
+        engine = "keras"
+    if engine != "keras":
+        return OpenVinoEngine(ready.model, purpose, cache=kept_in_cache("compiled"))
+    classifier = ready.rebuild()
+    from resnet_cli.engines.frozen import KerasEngine
+
+    return KerasEngine(classifier, exact=True)
+
+
+def _columns(own: tuple[str, ...], common: tuple[str, ...]) -> tuple[int, ...] | None:
+    """Where a classifier with classes in the order `own` has each of the common ones; None where the orders are the same."""
+    place = {name: index for index, name in enumerate(own)}
+    return None if own == common else tuple(place[name] for name in common)
+
+
+def _read(run: Run) -> Any:
+    if "export" in run.record:
+        raise ResnetError(
+            f"{run.folder} is an export for OpenVINO, and only OpenVINO answers it",
+            "leave --engine keras out, and see that OpenVINO is installed; Keras answers the run that it was made from",
+        )
+    return read_weights(run.weights, spec_from_record(run.record))
+
+
+def _imagenet(files: ImagenetClassifier, engine: EngineName) -> Ready:
+    model = cache_folder() / f"{files.network.name}-imagenet.xml"
+    names = model.with_suffix(".txt")
+    if not names.exists() or (engine != "keras" and not model.exists()):
+        network, classes = _read_imagenet(files)
+        if engine != "keras":
+            _convert(network, model)
+        write_text(names, "\n".join(classes))
+    size = files.network.image_size
+    geometry = Geometry(size, fraction=files.network.crop_fraction)
+    classes = tuple(names.read_text("utf-8").split("\n"))
+    return Ready(f"{files.network.name} (ImageNet)", model, classes, geometry, lambda: _read_imagenet(files)[0])
+
+
+def _read_imagenet(files: ImagenetClassifier) -> tuple[Any, tuple[str, ...]]:
+    with tensorflow_import():
+        from resnet_cli.networks.loading import load_imagenet_classifier
+    return load_imagenet_classifier(files)
+
+
+def _bundled(run: Run, engine: EngineName) -> Ready:
+    model = run.openvino
+    if run.record.get("openvino_weights_sha256") != run.record["weights_sha256"] or not model.exists():
+        # Other weights were put there, and `scripts/make_bundled.py --openvino` was not run.
+        model = cache_folder() / f"bundled-{run.record['weights_sha256'][:16]}.xml"
+        if engine != "keras" and not model.exists():
+            _convert(_read(run), model)
+    return Ready(f"{run.record['network']['name']} (bundled)", model, run.classes, run_geometry(run), partial(_read, run))
+
+
+def _convert(classifier: Any, model: Path) -> None:
+    from resnet_cli.engines.openvino import convert, save
+
+    save(convert(classifier), model)

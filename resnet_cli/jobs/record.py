@@ -1,0 +1,178 @@
+"""What every run records beside its weights: versions, the data's fingerprint, the configuration, results (light)."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resnet_cli.data.contents import contents, kind_of, seen_by_earlier_runs
+from resnet_cli.data.dataset import UNKNOWN, Dataset, LeftOut, Sample
+from resnet_cli.data.folders import file_size
+from resnet_cli.data.scoring import TEST_CHOSE, VAL_CHOSE, unreadable_note
+from resnet_cli.data.warnings import dataset_warnings
+from resnet_cli.networks.catalogue import ClassifierSpec
+from resnet_cli.networks.pretrained import WeightsSource
+from resnet_cli.progress import Progress
+from resnet_cli.runs.folder import Run, SplitRow, read_splits, versions
+from resnet_cli.training.diagnose import few_images, odd_accuracies, unequal_classes
+
+if TYPE_CHECKING:
+    from resnet_cli.data.decode import Geometry
+    from resnet_cli.jobs.measure import Measured
+    from resnet_cli.runs.folder import EpochRecord
+    from resnet_cli.training.loop import TrainResult
+
+
+def run_record(
+    command: str,
+    config: dict[str, Any],
+    dataset: Dataset,
+    spec: ClassifierSpec,
+    geometry: "Geometry",
+    source: WeightsSource,
+    precision: str,
+) -> dict[str, Any]:
+    """The part of run.json that says how to repeat a run; `precision` is that of training."""
+    from resnet_cli.training.precision import computed_on  # imports Keras, which whoever trained has
+
+    weights = {
+        "source": source.kind,
+        "path": str(source.path.absolute()) if source.path else "",
+        "sha256": source.sha256,
+        "fallback": source.fallback,
+    }
+    return {
+        "command": command,
+        "classes": list(dataset.classes),
+        **spec.to_record(),
+        "input": {"resize": geometry.resize, "fraction": geometry.fraction},
+        "weights": weights,
+        "data": data_record(dataset),
+        "config": config,
+        "seed": config["seed"],
+        "precision": precision,
+        **computed_on(),
+        "versions": versions(),
+    }
+
+
+def result_record(
+    folder: Path,
+    arch: str,
+    weights: str,
+    seconds: float,
+    result: "TrainResult",
+    measured: "dict[str, Measured]",
+    warnings: list[str],
+) -> dict[str, Any]:
+    """The JSON contract of train and finetune: `val`, and `test` where the folder has one, as `evaluate` measures them."""
+    return {
+        "run": str(folder),
+        "arch": arch,
+        "weights": weights,
+        "epochs": len(result.history),
+        "seconds": round(seconds, 1),
+        **{split: each.figures.to_json() for split, each in measured.items()},
+        "best_epoch": result.best_epoch,
+        "warnings": warnings,
+    }
+
+
+def warn_of_figures(
+    run: Run, dataset: Dataset, best: "EpochRecord", measured: "dict[str, Measured]", progress: Progress
+) -> list[str]:
+    """Warn of what a user must know about the figures of a training, of which the last is the headline.
+
+    Args:
+        run: it has its splits.csv already.
+        dataset: its images that could be read.
+        best: the epoch that was kept.
+        measured: figures by split.
+        progress: where to warn.
+
+    Returns:
+        The warnings that hold for these figures alone.
+    """
+    split, figures = list(measured)[-1], list(measured.values())[-1].figures
+    counts, tested = dataset.counts("train"), {each.name: each.count for each in figures.classes}
+    config = run.record["config"]
+    held = [row.content for row in read_splits(run) if row.split == split]
+    odd = odd_accuracies(best.accuracy, figures.top1, tested, kind_of(split), config)
+    for words in (
+        *(few_images(dataset.classes, counts) if dataset.labelled else []),
+        *(unequal_classes(dataset.classes, counts, config) if dataset.labelled else []),
+        *odd,
+        *([TEST_CHOSE] if dataset.is_validated_by_test else [VAL_CHOSE] if split == "val" else []),
+        *seen_by_earlier_runs(held, run, split),  # copies within the data set were warned of before the training
+    ):
+        progress.warn(words)
+    return odd
+
+
+def split_rows(dataset: Dataset) -> list[SplitRow]:
+    """Lines of splits.csv: the images of every split, by their place in the data set's folder."""
+    samples = [(split, sample) for split, those in dataset.splits.items() for sample in those]
+    return [
+        SplitRow(sample.path.relative_to(dataset.root).as_posix(), _class_of(sample, dataset), split, content)
+        for (split, sample), content in zip(samples, contents(sample.path for _, sample in samples), strict=True)
+    ]
+
+
+def _class_of(sample: Sample, dataset: Dataset) -> str:
+    return "" if sample.label == UNKNOWN else dataset.classes[sample.label]
+
+
+def data_record(dataset: Dataset) -> dict[str, Any]:
+    """Where the images came from, how many, and their fingerprint."""
+    counts = {split: dataset.counts(split) for split in dataset.splits}
+    return {
+        "path": str(dataset.root.resolve()),
+        "name": dataset.name,
+        "fingerprint": fingerprint(dataset),
+        "pictures": images_fingerprint(dataset),
+        "counts": counts,
+    }
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """SHA-256 over the names and sizes of all images, their classes and splits."""
+    digest = hashlib.sha256()
+    for split in sorted(dataset.splits):
+        for sample in dataset.splits[split]:
+            digest.update(f"{split}/{sample.label}/{sample.path.name}/{file_size(sample.path)}\n".encode())
+    return digest.hexdigest()
+
+
+def images_fingerprint(dataset: Dataset) -> str:
+    """SHA-256 over the places and sizes of all images, whichever split they are in: what runs of other seeds share."""
+    paths = {sample.path for samples in dataset.splits.values() for sample in samples}
+    lines = sorted(f"{path.relative_to(dataset.root).as_posix()}/{file_size(path)}\n" for path in paths)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def tell_dataset(dataset: Dataset, flips: bool, progress: Progress) -> None:
+    """Say in two lines what a data set with its splits holds, and warn of what is wrong with it.
+
+    Args:
+        dataset: its images are held out already.
+        flips: training images are mirrored at random.
+        progress: where to.
+    """
+    counts = ", ".join(f"{len(samples)} {split}" for split, samples in dataset.splits.items())
+    largest = ", ".join(
+        f"{name} {count}" for name, count in list(zip(dataset.classes, dataset.counts("train"), strict=True))[:6]
+    )
+    more = f", and {len(dataset.classes) - 6} more classes" if len(dataset.classes) > 6 else ""
+    if dataset.labelled:
+        progress.line(f"{dataset.name}: {len(dataset.classes)} classes; {counts}")
+        progress.line(f"training images: {largest}{more}")
+    else:
+        progress.line(f"{dataset.name}: images without labels; {counts}")
+    for words in dataset_warnings(dataset, flips):
+        progress.warn(words)
+
+
+def warn_of_left_out(left_out: Sequence[LeftOut], progress: Progress) -> None:
+    """Warn of images that could not be read; nothing where there are none."""
+    if left_out:
+        progress.warn(unreadable_note(left_out))

@@ -1,0 +1,196 @@
+"""The heavy half of `resnet train`: composes network, training, measuring and the run directory."""
+
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import keras
+import numpy as np
+
+from resnet_cli.data.augment import Augmentation
+from resnet_cli.data.batches import EvaluationBatches, TrainStream
+from resnet_cli.data.dataset import Dataset, Sample
+from resnet_cli.data.decode import Geometry
+from resnet_cli.data.images import MEMORY_LIMIT, ImageSet, mean_image, reader_for_prediction
+from resnet_cli.engines.teacher import TeacherEngine
+from resnet_cli.jobs.ends import as_read, read_splits_for_training, search_record, usable_rate, write_search, write_trained
+from resnet_cli.jobs.environment import kept_in_cache
+from resnet_cli.jobs.measure import write_measured
+from resnet_cli.jobs.record import result_record, run_record, warn_of_figures
+from resnet_cli.jobs.start import PRECISION, begin_run, begun_by, make_run_folder, tell_other_precision
+from resnet_cli.jobs.train_plan import TrainPlan
+from resnet_cli.networks.classifier import build_logits, set_pixel_mean
+from resnet_cli.networks.loading import load_backbone
+from resnet_cli.progress import NOTHING_YET, Progress, stop_if_asked
+from resnet_cli.runs.folder import Run, finish_run
+from resnet_cli.training.config import TrainConfig
+from resnet_cli.training.diagnose import few_steps
+from resnet_cli.training.distillation import Assumed, Lesson, Taught, TaughtEvaluation, columns_of
+from resnet_cli.training.loop import train
+from resnet_cli.training.pace import Pace, fit_to_limit, measure_pace
+from resnet_cli.training.precision import prepare
+from resnet_cli.training.rate_finder import find_rate
+from resnet_cli.training.stage import Stage, Stream
+from resnet_cli.transfer.time_limit import Limit
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """All that training needs, made of a plan; nothing is written yet.
+
+    Attributes:
+        model: images to logits.
+        precision: of training, as `prepare` found it.
+        geometry: how images reach the input size.
+        images: training images and validation squares.
+        stream: training batches.
+        held_out: validation batches.
+        small: training batches at half the size, for progressive training.
+        dataset: the plan's, its held-out images labelled by the teacher where nobody else did.
+    """
+
+    model: keras.Model
+    precision: str
+    geometry: Geometry
+    images: tuple[ImageSet, ImageSet]
+    stream: Stream
+    held_out: keras.utils.PyDataset
+    small: Stream | None
+    dataset: Dataset
+
+
+def run_training(plan: TrainPlan, progress: Progress) -> dict[str, Any]:
+    """Train and write a run; returns the JSON contract of `train`, or that of `--lr-find plot`."""
+    request, config, spec, folder = plan.request, plan.config, plan.spec, plan.place.folder
+    setup = _set_up(plan, progress)
+    limit = Limit(request.limit) if request.limit and not request.resume else None
+    if request.resume:
+        tell_other_precision(folder, setup.precision, progress)
+    else:
+        search = find_rate(setup.model, setup.stream, config, progress) if request.lr_find else None
+        if search is not None and request.lr_find == "plot":
+            folder = make_run_folder(plan.place)
+            write_search(folder, search)
+            return search_record(folder, search.suggested, progress.warnings)
+        if search is not None:
+            config = replace(config, learning_rate=usable_rate(search, config.learning_rate, progress))
+        if limit is not None:
+            steps = setup.stream.steps_per_epoch
+            pace = _pace(setup, config, limit.seconds, progress)
+            config = fit_to_limit(config, limit.seconds, pace, steps, limit.spent())
+            limit.plan(f"{config.epochs} epochs", pace.seconds_of(config.epochs, steps))
+            progress.line(f"{config.epochs} epochs fit into the time limit")
+        folder = begin_run(plan.place, {**plan.chosen, **asdict(config), PRECISION: setup.precision}, request.command)
+        if search is not None:
+            write_search(folder, search)
+    command, earlier = begun_by(folder)
+    stage = Stage("train", folder, request.resume, tensorboard=request.tensorboard)
+    result = train(setup.model, setup.stream, setup.held_out, config, stage, progress, setup.small)
+    if limit is not None:
+        progress.line(limit.outcome())
+    readable = as_read(setup.dataset, *setup.images)
+    where = (folder, setup.model, spec, readable, setup.geometry, progress, plan.engine)
+    measured = write_trained(*where, label_smoothing=config.label_smoothing)
+    seconds = earlier + time.perf_counter() - plan.began
+    configuration = {"recipe": request.recipe, **asdict(config)}
+    record = run_record(command, configuration, setup.dataset, spec, setup.geometry, plan.source, setup.precision)
+    if plan.teacher:
+        record["teacher"] = plan.teacher.to_record()
+    if plan.source.kind == "none":
+        for words in few_steps(len(result.history) * setup.stream.steps_per_epoch):
+            progress.warn(words)
+    if not plan.dataset.labelled:
+        progress.warn("held-out images have no labels of their own: accuracy is the share of the teacher's first answers")
+    odd = warn_of_figures(Run(folder, record), readable, result.best, measured, progress)
+    warnings = progress.warnings
+    figures = result_record(folder, spec.network.name, plan.source.kind, seconds, result, measured, warnings)
+    summary = {**figures, "figure_warnings": odd}
+    headline = list(measured.values())[-1]
+    write_measured(folder, headline, record, folder / "curves.png", warnings)
+    finish_run(folder, {**record, "engine": headline.engine, "results": summary})
+    return summary
+
+
+def _pace(setup: _Setup, config: TrainConfig, limit: float, progress: Progress) -> Pace:
+    """Seconds of steps and validation; where a teacher's answers are kept, of steps with them and before."""
+
+    def measured(answers: Assumed | None) -> Pace:
+        stream, small = (
+            replace(each, lesson=replace(each.lesson, answers=answers)) if isinstance(each, Taught) else each
+            for each in (setup.stream, setup.small)
+        )
+        assert stream is not None
+        return measure_pace(setup.model, stream, setup.held_out, config, limit, progress, small)
+
+    asking = measured(None)
+    if not isinstance(setup.stream, Taught) or not setup.stream.lesson.answers:
+        return asking
+    known = measured(Assumed(setup.stream.classes))
+    return replace(known, asking=max(0.0, asking.step - known.step), asking_epochs=setup.stream.lesson.views)
+
+
+def _set_up(plan: TrainPlan, progress: Progress) -> _Setup:
+    request, config, spec = plan.request, plan.config, plan.spec
+    network, size = spec.network, spec.image_size or spec.network.image_size
+    geometry = Geometry(size, fraction=network.crop_fraction)
+    precision = prepare(config.seed)
+    # Built for any size where the batches of progressive training change theirs.
+    model = build_logits(
+        replace(spec, image_size=None if config.progressive else size), stochastic_depth=config.stochastic_depth
+    )
+    load_backbone(model, network, plan.source, with_head=plan.keeps_head)
+    how = _augmentation(config)
+    teacher = TeacherEngine(plan.teacher) if plan.teacher else None
+    largest = plan.teacher.size if plan.teacher else 0
+    training, held_out = read_splits_for_training(plan.dataset, geometry, how, progress, request.strict, MEMORY_LIMIT, largest)
+    if config.pixel_mean:
+        set_pixel_mean(model, mean_image(training, geometry))
+    stream = TrainStream(training, spec.classes, config.batch_size, geometry, how, config.seed)
+    half = max(network.reduction, size // 2) if config.progressive else None
+    if teacher is None:
+        batches = EvaluationBatches(held_out, spec.classes, 128)
+        small = replace(stream, geometry=replace(geometry, size=half)) if half else None
+        return _Setup(model, precision, geometry, (training, held_out), stream, batches, small, plan.dataset)
+    lesson = Lesson(teacher, columns_of(teacher.teacher, plan.dataset), config.teacher_views)
+    examined, batches, dataset = _examined(plan.dataset, lesson, held_out, geometry, progress)
+    taught = Taught(stream, lesson).remembering(kept_in_cache("teacher"))
+    if taught.lesson.views and not taught.lesson.answers:
+        progress.line("the cache has no room for the teacher's answers: it is asked again every epoch")
+    taught_small = replace(taught, side=half) if half else None
+    return _Setup(model, precision, geometry, (training, examined), taught, batches, taught_small, dataset)
+
+
+def _examined(
+    dataset: Dataset, lesson: Lesson, held_out: ImageSet, geometry: Geometry, progress: Progress
+) -> tuple[ImageSet, TaughtEvaluation, Dataset]:
+    """Held-out images for a student; where they have no labels, the teacher's first answers become those."""
+    if dataset.labelled:
+        return held_out, TaughtEvaluation(EvaluationBatches(held_out, len(dataset.classes), 128), None), dataset
+    squares = replace(held_out, read=reader_for_prediction(replace(geometry, size=lesson.side)), kept=None)
+    task = progress.start("asking the teacher", len(held_out))
+    pieces = []
+    for piece in lesson.answers_of(squares):
+        pieces.append(piece)
+        task.advance(len(piece))
+        stop_if_asked(progress, NOTHING_YET)
+    task.finish()
+    answers = np.concatenate(pieces)
+    first = answers.argmax(1)
+    samples = tuple(Sample(sample.path, int(label)) for sample, label in zip(held_out.samples, first, strict=True))
+    held_out = replace(held_out, samples=samples)
+    labelled = replace(dataset, splits={**dataset.splits, "val": samples})
+    return held_out, TaughtEvaluation(EvaluationBatches(held_out, len(dataset.classes), 128), answers), labelled
+
+
+def _augmentation(config: TrainConfig) -> Augmentation:
+    return Augmentation(
+        config.crop,
+        config.scale,
+        config.flip,
+        config.rotate,
+        config.shift,
+        config.color,
+        config.sharpness,
+        config.cutout,
+        config.mixup,
+    )

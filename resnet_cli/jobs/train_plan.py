@@ -1,0 +1,207 @@
+"""What `resnet train` decides before TensorFlow is imported: data set, teacher, split, network, input size and run folder
+(light).
+
+In: a request and a recipe. Out: a `TrainPlan`. Everything that can be wrong with paths and options is found here, and the data
+set's summary is told here, within the first second.
+"""
+
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resnet_cli.data.dataset import Dataset, scan_dataset, scan_photos
+from resnet_cli.data.folders import folder_names, list_folder
+from resnet_cli.data.inputs import at_home
+from resnet_cli.data.layout import some_names, split_of
+from resnet_cli.data.split import hold_out, hold_out_photos
+from resnet_cli.engines.choice import EngineName, settled
+from resnet_cli.errors import ResnetError
+from resnet_cli.jobs.record import fingerprint, tell_dataset
+from resnet_cli.jobs.start import Place, TrainRequest, begun_with, place_of_run, require_same, tell_interrupted
+from resnet_cli.networks.catalogue import ClassifierSpec, Network, find_network
+from resnet_cli.networks.pretrained import WeightsSource, choose_backbone, classes_of, require_size
+from resnet_cli.progress import Progress
+from resnet_cli.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from resnet_cli.engines.teacher import Teacher
+
+_WITH_LABELS = 0.9  # the teacher's share of the loss where there are labels too
+
+
+def taught_by(path: Path, progress: Progress) -> "Teacher":
+    """The teacher that was named; see `find_teacher`."""
+    from resnet_cli.engines.teacher import find_teacher
+
+    teacher = find_teacher(at_home(str(path)))
+    progress.line(f"teacher: {teacher.name}, {len(teacher.classes)} classes, {teacher.size} pixels")
+    return teacher
+
+
+def dataset_to_teach(root: Path, teacher: "Teacher", config: TrainConfig) -> Dataset:
+    """The images of a folder, with some held out.
+
+    Class folders that have the names of the teacher's classes are labels. A folder of images alone has none; nor has any other
+    tree where the teacher's answers are all that counts.
+
+    Args:
+        root: the folder.
+        teacher: whose classes they are.
+        config: `teacher_weight` is 1 where all that counts are the teacher's answers, and 0 where nothing was said.
+
+    Raises:
+        ResnetError: the classes are others than the teacher's; or see `hold_out`.
+    """
+    if not root.is_dir():
+        raise ResnetError(f"there is no folder {root}", "name a folder of images")
+    alone = config.teacher_weight == 1
+    if not _has_only_images(root):
+        try:
+            dataset = scan_dataset(root)
+        except ResnetError:
+            if not alone or _names_below(root) & set(teacher.classes):
+                raise
+        else:
+            if set(dataset.classes) == set(teacher.classes):
+                return hold_out(dataset, config.val_split, config.seed)
+            if not alone or set(dataset.classes) & set(teacher.classes):
+                raise _other_classes(dataset, teacher)
+    for name in folder_names(root):
+        told = split_of(name)
+        if told and told[1] and told[0] != "train":
+            what = f"{root} has a folder {name}, and without labels nothing is measured on it"
+            raise ResnetError(what, "move it out of the folder, or name the folder of training images alone")
+    if config.class_weights:
+        raise ResnetError(f"--class-weights needs labels, and {root} has none", "leave it out")
+    return hold_out_photos(scan_photos(root, teacher.classes), config.val_split, config.seed)
+
+
+def with_teacher(config: TrainConfig, dataset: Dataset) -> TrainConfig:
+    """The recipe with the teacher's share of the loss settled."""
+    share = (config.teacher_weight or _WITH_LABELS) if dataset.labelled else 1.0
+    return replace(config, teacher_weight=share)
+
+
+def _names_below(root: Path) -> set[str]:
+    """Names of the folders in a folder and in those."""
+    names = folder_names(root)
+    return {*names, *(inner for name in names for inner in folder_names(root / name))}
+
+
+def _has_only_images(root: Path) -> bool:
+    return not folder_names(root) and bool(list_folder(root, deep=False).images)
+
+
+def _other_classes(dataset: Dataset, teacher: "Teacher") -> ResnetError:
+    theirs, own = set(teacher.classes), set(dataset.classes)
+    unknown, lacking = sorted(own - theirs), sorted(theirs - own)
+    parts = [f"it does not know {some_names(unknown)}"] if unknown else []
+    parts += [f"{dataset.root} has no folder for its {some_names(lacking)}"] if lacking else []
+    return ResnetError(
+        f"the teacher {teacher.name} has other classes than {dataset.root}: {', and '.join(parts)}",
+        "name the folders as its classes; for photos without labels add --teacher-weight 1"
+        if not own & theirs
+        else "give both the same classes",
+    )
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """A training that can begin; nothing is written yet.
+
+    Attributes:
+        request: what was asked for.
+        config: the recipe; of a resumed run with the epochs and the rate that were found when it began.
+        dataset: with its splits.
+        teacher: whose answers are learned; None where the labels are.
+        source: where the first weights come from.
+        keeps_head: whether their head is kept, as its classes are those of the data set.
+        spec: the classifier.
+        place: the run folder.
+        chosen: what a resumed run must have begun with.
+        engine: what measures.
+        began: `time.perf_counter` when the command did.
+    """
+
+    request: TrainRequest
+    config: TrainConfig
+    dataset: Dataset
+    teacher: "Teacher | None"
+    source: WeightsSource
+    keeps_head: bool
+    spec: ClassifierSpec
+    place: Place
+    chosen: dict[str, Any]
+    engine: EngineName
+    began: float
+
+
+def plan_training(request: TrainRequest, config: TrainConfig, progress: Progress) -> TrainPlan:
+    """Decide everything that needs no TensorFlow.
+
+    Raises:
+        ResnetError: a path or an option is wrong, or weights that were asked for by name cannot be had.
+    """
+    began = time.perf_counter()
+    teacher = taught_by(request.teacher, progress) if request.teacher else None
+    if teacher is None:
+        dataset = hold_out(scan_dataset(request.dataset), config.val_split, config.seed)
+    else:
+        dataset = dataset_to_teach(request.dataset, teacher, config)
+        config = with_teacher(config, dataset)
+    tell_dataset(dataset, config.flip, progress)
+    network, source = find_network(request.arch, request.shortcut), WeightsSource("none", None, "")
+    if request.weights != "none":
+        network, source = choose_backbone(request.arch, request.weights, progress, request.shortcut)
+    size = request.image_size or network.image_size
+    _require_scaling(request, config, network, source, size)
+    if config.pixel_mean:
+        network = replace(network, preprocessing="pixel-mean")
+    spec = ClassifierSpec(network, len(dataset.classes), size, dropout=config.dropout)
+    chosen = _chosen(request, config, dataset, spec, source) | ({"teacher": teacher.sha256} if teacher else {})
+    typed = {key: value for key, value in chosen.items() if key not in _decided(request)}
+    name = f"{dataset.name}-{find_network(request.arch).name}{'-lr-find' if request.lr_find == 'plot' else ''}"
+    needed = (request.weights, str(request.teacher or ""))
+    place = place_of_run(name, request.output, request.force, typed if request.resume else None, needed)
+    tell_interrupted(place, progress)
+    if request.resume:
+        require_same(place.folder, typed)
+        config = replace(config, **{key: begun_with(place.folder)[key] for key in _decided(request)})
+    engine = settled("auto", progress)
+    keeps_head = classes_of(source) == dataset.classes
+    head = "their head, of the same classes" if keeps_head else "a new head"
+    weights = "random weights" if source.path is None else f"weights of {request.weights}, with {head}"
+    progress.line(f"network: {network.name}, {size} pixels, {weights}; recipe {request.recipe}")
+    return TrainPlan(request, config, dataset, teacher, source, keeps_head, spec, place, chosen, engine, began)
+
+
+def _require_scaling(request: TrainRequest, config: TrainConfig, network: Network, source: WeightsSource, size: int) -> None:
+    """Weights want their pixels scaled as they were when these were trained."""
+    if source.path is None:
+        return
+    has_mean = network.preprocessing == "pixel-mean"
+    if config.pixel_mean and not has_mean:
+        raise ResnetError(
+            f"--weights {request.weights} scale pixels in their own way, which recipe {request.recipe} would replace by a mean"
+            " image",
+            "add --no-pixel-mean",
+        )
+    require_size(network, source, size)
+    if has_mean and config.progressive:
+        raise ResnetError(f"--weights {request.weights} subtract a mean image of one size", "leave --progressive out")
+
+
+def _chosen(
+    request: TrainRequest, config: TrainConfig, dataset: Dataset, spec: ClassifierSpec, source: WeightsSource
+) -> dict[str, Any]:
+    """What a run that goes on must have begun with."""
+    network = spec.network
+    options = {"arch": network.name, "shortcut": network.shortcut, "image_size": spec.image_size, "weights": source.sha256}
+    limit = None if request.limit is None else f"{request.limit:g}s"
+    return {**asdict(config), **options, "time_limit": limit, "lr_find": request.lr_find, "data": fingerprint(dataset)}
+
+
+def _decided(request: TrainRequest) -> list[str]:
+    """What the clock and the range test choose when a run begins, and not again when it goes on."""
+    return [*(["epochs"] if request.limit else []), *(["learning_rate"] if request.lr_find else [])]

@@ -1,0 +1,259 @@
+"""The callback that watches `fit`: records epochs, keeps the best weights, saves checkpoints, stops early or when asked.
+
+In: Keras' calls. Out: metrics.jsonl, checkpoint/ and, if asked for, tensorboard/ in the run's folder.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_cli.errors import ResnetError
+from resnet_cli.files import write_text
+from resnet_cli.networks.weights import named_variables
+from resnet_cli.progress import GO_ON, Progress, how_long, stop_if_asked
+from resnet_cli.runs.folder import EpochRecord, read_history
+from resnet_cli.training.checkpoints import Point, has_checkpoint, save_checkpoint, stored_metrics, write_whole
+from resnet_cli.training.config import CHECKPOINT_SECONDS, MID_EPOCH_SECONDS, TrainConfig, small_epochs
+from resnet_cli.training.optimizers import inner_optimizer, plateau_scale
+from resnet_cli.training.stage import Stage, Stream
+from resnet_cli.training.tensorboard import EventFile
+
+SURE = 0.05  # nats: the right class has a probability of 95 % in the geometric mean over the validation images
+
+
+def is_perfect(record: EpochRecord) -> bool:
+    """Whether validation can show no gain any more: every image is right, at a mean cross-entropy below `SURE`."""
+    return record.val_accuracy == 1 and record.val_loss < SURE
+
+
+def epochs_without_gain(history: Sequence[EpochRecord], reference: EpochRecord | None = None) -> int:
+    """How many epochs ago validation last gained, counted from the peak of the learning rate at the earliest.
+
+    An epoch gains if its validation accuracy is higher or its validation loss lower than in all epochs before it. Warm-up does
+    not count: at a rising rate the loss often rises for some epochs, and falls below its start when the rate is lowered.
+
+    Args:
+        history: the epochs of a phase so far.
+        reference: an epoch of an earlier phase that has to be surpassed too.
+    """
+    accuracy, loss = (reference.val_accuracy, reference.val_loss) if reference else (-1.0, math.inf)
+    peak = max(range(len(history)), key=lambda index: history[index].learning_rate, default=0)
+    last = peak
+    for index, record in enumerate(history):
+        if record.val_accuracy > accuracy or record.val_loss < loss:
+            last = max(peak, index)
+        accuracy, loss = max(accuracy, record.val_accuracy), min(loss, record.val_loss)
+    return max(0, len(history) - 1 - last)
+
+
+CROSS_ENTROPY = "cross_entropy"  # the metric whose value on validation images is recorded as val_loss
+
+
+class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
+    """Follows a whole training, over several calls of `fit`."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        config: TrainConfig,
+        stream: Stream,
+        table: NDArray[np.float32],
+        begun: Point,
+        progress: Progress,
+        reference: EpochRecord | None = None,
+    ) -> None:
+        super().__init__()
+        self._stage, self._config, self._progress, self._rates = stage, config, progress, table
+        self._reference = reference
+        self._per_epoch, self._images = stream.steps_per_epoch, stream.images_per_step
+        self._step, self._validated, self._seconds_before = begun.step, begun.validated, begun.seconds
+        stage.checkpoints.mkdir(parents=True, exist_ok=True)
+        self._metrics_file = stage.folder / "metrics.jsonl"
+        self._best_file = stage.checkpoints / "best.npz"
+        self._swapped = False
+        self._best_values: dict[str, NDArray[np.float32]] = {}
+        self._best_saved, self._saved, self._saved_at = 0, True, time.monotonic()
+        self._metrics: list[NDArray[np.float32]] | None = None  # of an epoch that is being validated
+        self._has_validated = False
+        self.history = self._history_until(begun.step // self._per_epoch - (not begun.validated))
+        self._events = EventFile(stage.folder / "tensorboard" / stage.name, self.history) if stage.tensorboard else None
+        progress.saved(GO_ON)
+
+    @property
+    def best_epoch(self) -> int:
+        """Epoch of the best validation accuracy, from 1; the lower loss decides between equals; 0 before any epoch."""
+        best = min(self.history, key=lambda record: record.rank, default=None)
+        return best.epoch if best else 0
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether validation has gained nothing for as many epochs as the configuration waits."""
+        patience = self._config.patience
+        return bool(patience) and epochs_without_gain(self.history, self._reference) >= patience
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self._began, self._first_step = time.perf_counter(), self._step
+        self._trained_seconds = 0.0
+        left = self._per_epoch - self._step % self._per_epoch if self._validated else 0
+        self._task = self._progress.start(f"{self._stage.name} {epoch + 1}/{self._config.epochs}", left)
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        if self._step == self._first_step and self._step % self._per_epoch:  # the first step after an interruption
+            for variable, value in stored_metrics(self._stage.checkpoints, self.model, self._step):
+                variable.assign_add(value)
+        self._step += 1
+        self._changed()
+        loss = float((logs or {}).get("loss", 0.0))
+        self._require_number(loss)
+        self._trained_seconds = time.perf_counter() - self._began
+        self._task.advance(1, {"loss": loss, "accuracy": float((logs or {}).get("accuracy", 0.0))})
+        self._validated = self._step % self._per_epoch > 0
+        if not self._validated:  # validation begins with the same metrics set to zero
+            self._metrics = [keras.ops.convert_to_numpy(variable) for variable in self.model.metrics_variables]
+        self._save_or_stop()
+
+    def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
+        if not self._has_validated and not self._saved:
+            self._save()  # the graph is compiled now, for minutes it may be: nothing is lost then if a signal ends the process
+        self._has_validated = True
+        if self._config.ema and not self._swapped:
+            self._swap_averages()
+
+    def on_test_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        self._save_or_stop()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        figures = logs or {}
+        val_loss = figures[f"val_{CROSS_ENTROPY}"]
+        self._require_number(val_loss)  # the last step shows here alone
+        images = self._per_epoch * self._images
+        record = EpochRecord(
+            stage=self._stage.name,
+            epoch=epoch + 1,
+            loss=figures["loss"],
+            accuracy=figures["accuracy"],
+            val_loss=val_loss,
+            val_accuracy=figures["val_accuracy"],
+            val_top5=figures.get("val_top5"),
+            learning_rate=self._rate(),
+            images_per_second=round(images / max(self._seconds_before + self._trained_seconds, 1e-9), 1),
+            seconds=round(time.perf_counter() - self._began, 2),
+        )
+        self._task.finish()
+        self.history.append(record)
+        self._validated, self._metrics, self._seconds_before = True, None, 0.0
+        self._changed()
+        if self.best_epoch == record.epoch:
+            variables = named_variables(self.model)
+            self._best_values = {name: keras.ops.convert_to_numpy(value) for name, value in variables.items()}
+        if self._swapped:
+            self._swap_averages()
+        if self._config.plateau:
+            scale = plateau_scale([each.val_loss for each in self.history], self._config.plateau)
+            inner_optimizer(self.model).scale.assign(scale)
+        write_text(self._metrics_file, self._metrics_file.read_text() + record.to_line())
+        if self._events is not None:
+            self._events.append(record)
+        # A stage that is done is not trained again, whatever stops what comes after it.
+        done = record.epoch == self._config.epochs or self.stopped_early
+        if done or self._progress.stop_signal() or self._is_due(CHECKPOINT_SECONDS):
+            self._save()
+        if self._stage.announce:
+            self._progress.line(
+                f"{self._stage.name} {record.epoch}/{self._config.epochs}"
+                f"  loss {record.loss:.3f}  accuracy {record.accuracy:.1%}"
+                f"  val loss {record.val_loss:.3f}  val accuracy {record.val_accuracy:.1%}"
+                f"  {record.images_per_second:.0f} images/s{self._to_go(record)}"
+            )
+        self._stop()
+        self.model.stop_training = self.stopped_early
+
+    def restore_best(self, model: keras.Model) -> None:
+        """Put the best epoch's weights into the model."""
+        best = self._best_values
+        if not best:  # no epoch of this process was better
+            with np.load(self._best_file, allow_pickle=False) as archive:
+                best = dict(archive)
+        for name, variable in named_variables(model).items():
+            variable.assign(best[name])
+
+    def _to_go(self, record: EpochRecord) -> str:
+        """How long the epochs take that are left, at most; nothing while images are smaller than they are going to be."""
+        config = self._config
+        if config.progressive and record.epoch <= small_epochs(config.epochs):
+            return ""
+        steps = self._step - self._first_step
+        if not steps:  # of an interrupted epoch only the validation was left
+            return ""
+        seconds = (config.epochs - record.epoch) * record.seconds * self._per_epoch / steps
+        return f"  {how_long(seconds)} to go" if seconds >= 60 else ""
+
+    def _is_due(self, seconds: float) -> bool:
+        return time.monotonic() - self._saved_at >= seconds
+
+    def _changed(self) -> None:
+        """There is something that no checkpoint holds."""
+        self._saved = False
+        self._progress.unsaved()
+
+    def _save_or_stop(self) -> None:
+        """In the middle of an epoch or of its validation: save where it is time to, and stop where a signal asked to."""
+        if not self._saved and (self._progress.stop_signal() or self._is_due(MID_EPOCH_SECONDS)):
+            self._save()
+        self._stop()
+
+    def _require_number(self, loss: float) -> None:
+        if math.isfinite(loss):
+            return
+        rate = self._config.learning_rate
+        # The head's rate is the program's own, and its inputs are of zero mean and unit variance.
+        why, hint = "the initial weights contain NaN or Inf, or values near the largest", "choose other --weights"
+        if self._stage.name != "head":
+            why, hint = f"the learning rate {rate:g} is too high", f"begin again with --learning-rate {rate / 10:g}"
+        if has_checkpoint(self._stage.checkpoints):
+            hint += f"; the last good checkpoint stays in {self._stage.checkpoints}"
+        raise ResnetError(f"the loss is no longer a number at step {self._step}: {why}", hint)
+
+    def _rate(self) -> float:
+        """The rate of the last step; the optimizer is at the next one already, and in fp16 leaves out steps that overflow."""
+        optimizer = inner_optimizer(self.model)
+        last = max(0, int(optimizer.iterations) - 1)
+        return min(float(self._rates[last]), float(self._rates.max()) * float(optimizer.scale))
+
+    def _save(self) -> None:
+        """Write the best weights, where they changed, and a checkpoint: together they stand for the records so far."""
+        if self._best_values and self._best_saved != self.best_epoch:
+            write_whole(self._best_file, self._best_values)
+            self._best_saved = self.best_epoch
+        averaged = self._swapped
+        if averaged:  # in validation, which changes nothing: the checkpoint is that of the epoch's last step
+            self._swap_averages()
+        point = Point(self._step, self._validated, self._seconds_before + self._trained_seconds)
+        save_checkpoint(self._stage.checkpoints, self.model, point, self._metrics)
+        if averaged:
+            self._swap_averages()
+        self._saved, self._saved_at = True, time.monotonic()
+        self._progress.saved(GO_ON)
+
+    def _stop(self) -> None:
+        stop_if_asked(self._progress, GO_ON)
+
+    def _swap_averages(self) -> None:
+        """Exchange weights and their averages; batch-norm statistics are averages already."""
+        averages = inner_optimizer(self.model)._model_variables_moving_average
+        for variable, average in zip(self.model.trainable_variables, averages, strict=True):
+            current = keras.ops.convert_to_numpy(variable)
+            variable.assign(average)
+            average.assign(current)
+        self._swapped = not self._swapped
+
+    def _history_until(self, epoch: int) -> list[EpochRecord]:
+        """Records of this stage's epochs that the checkpoint holds; later lines are dropped from the file."""
+        records = read_history(self._metrics_file)
+        kept = [record for record in records if record.stage != self._stage.name or record.epoch <= epoch]
+        write_text(self._metrics_file, "".join(record.to_line() for record in kept))
+        return [record for record in kept if record.stage == self._stage.name]

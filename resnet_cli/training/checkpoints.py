@@ -1,0 +1,143 @@
+"""Checkpoints: everything that training needs to go on as if it had never stopped.
+
+In: a compiled model and the place in the training that it has reached. Out: numbered files, each written whole or not at all,
+the two newest kept. A file that is damaged is skipped for the one before it. In memory, `untouched` does the same for a trial.
+"""
+
+import io
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_cli.errors import ResnetError
+from resnet_cli.files import write_bytes
+from resnet_cli.training.optimizers import inner_optimizer
+
+_KEPT = 2
+
+
+@dataclass(frozen=True)
+class Point:
+    """A place in a training.
+
+    Attributes:
+        step: steps done.
+        validated: whether the epoch that ends with this step was validated and recorded; False between its last step and its
+            record. True in the middle of an epoch, and in checkpoints of older versions.
+        seconds: that the steps of the current epoch took.
+    """
+
+    step: int
+    validated: bool = True
+    seconds: float = 0.0
+
+
+def save_checkpoint(folder: Path, model: keras.Model, point: Point, metrics: Sequence[Any] | None = None) -> None:
+    """Write all model and optimizer variables (seeds and step counter among them) at a point, and what metrics hold.
+
+    Args:
+        folder: of the checkpoints.
+        model: compiled, its optimizer built.
+        point: where it is.
+        metrics: values of the metrics' variables; None takes those that the model holds now.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    held = model.metrics_variables if metrics is None else metrics
+    kinds = {"v": _variables(model), "s": _loss_scale(model), "m": held}
+    values = {
+        f"{kind}{i}": keras.ops.convert_to_numpy(variable)
+        for kind, variables in kinds.items()
+        for i, variable in enumerate(variables)
+    }
+    values |= {"validated": np.array(point.validated), "seconds": np.array(point.seconds)}
+    write_whole(_file(folder, point.step), values)
+    for old in _generations(folder)[:-_KEPT]:
+        old.unlink()
+
+
+def load_checkpoint(folder: Path, model: keras.Model) -> Point:
+    """Put the newest readable checkpoint back into a compiled model of the same kind.
+
+    Raises:
+        ResnetError: no checkpoint is readable, or it belongs to another network.
+    """
+    variables, scale = _variables(model), _loss_scale(model)
+    for path in reversed(_generations(folder)):
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                values = [archive[f"v{i}"] for i in range(len(variables))]
+                known = {name: archive[name].item() for name in ("validated", "seconds") if name in archive}
+                scaled = [archive[f"s{i}"] for i in range(len(scale)) if f"s{i}" in archive]
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+            continue
+        if any(value.shape != tuple(variable.shape) for value, variable in zip(values, variables, strict=True)):
+            raise ResnetError(f"the checkpoint {path} belongs to another network", "resume with the options it began with")
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+        for variable, value in zip(scale, scaled, strict=False):  # none where the run began in another precision
+            variable.assign(value)
+        return Point(int(path.stem.split("-")[1]), **known)
+    raise ResnetError(f"there is no readable checkpoint in {folder}", "start anew without --resume")
+
+
+def stored_metrics(folder: Path, model: keras.Model, step: int) -> list[tuple[Any, NDArray[np.float32]]]:
+    """The variables of a model's metrics and what they held at a step, so that an epoch's figures are of all its steps.
+
+    Args:
+        folder: of the checkpoints; for one of an older version, which holds no metrics, nothing is returned.
+        model: fitted or evaluated for a step at least, which is when Keras makes its metrics; all of them sums and counts.
+        step: that `load_checkpoint` gave.
+    """
+    variables = model.metrics_variables
+    with np.load(_file(folder, step), allow_pickle=False) as archive:
+        if f"m{len(variables) - 1}" not in archive:
+            return []
+        return [(variable, archive[f"m{i}"]) for i, variable in enumerate(variables)]
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether there is anything to go on from."""
+    return bool(_generations(folder))
+
+
+def write_whole(path: Path, values: dict[str, Any]) -> None:
+    """Write arrays as one .npz, on the disk before it gets its name."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **values)
+    write_bytes(path, buffer.getbuffer())
+
+
+def _file(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:09d}.npz"
+
+
+def _generations(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*.npz"))
+
+
+def _variables(model: keras.Model) -> list[Any]:
+    return [*model.variables, *inner_optimizer(model).variables]
+
+
+def _loss_scale(model: keras.Model) -> list[Any]:
+    """What Keras scales the loss by in fp16, and since when; none in other precisions."""
+    inner = {id(variable) for variable in inner_optimizer(model).variables}
+    return [variable for variable in model.optimizer.variables if id(variable) not in inner]
+
+
+@contextmanager
+def untouched(model: keras.Model) -> Iterator[None]:
+    """Put every variable of the model back at the end, also after an error."""
+    before = [keras.ops.convert_to_numpy(variable) for variable in model.variables]
+    try:
+        yield
+    finally:
+        for variable, value in zip(model.variables, before, strict=True):
+            variable.assign(value)

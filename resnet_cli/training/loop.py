@@ -1,0 +1,158 @@
+"""The one training function: Keras' `fit` on a deterministic stream, with exact resume.
+
+In: a network that gives logits, a stream of batches, held-out batches and a `TrainConfig`. Out: the network holding its best
+weights, and a line an epoch in metrics.jsonl. It serves training from scratch, the head on stored features, the tail on stored
+activations, and whole networks in fine-tuning.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_cli.progress import Progress
+from resnet_cli.runs.folder import EpochRecord
+from resnet_cli.training.callbacks import CROSS_ENTROPY, Recorder
+from resnet_cli.training.checkpoints import Point, has_checkpoint, load_checkpoint, stored_metrics
+from resnet_cli.training.config import TrainConfig, small_epochs
+from resnet_cli.training.distillation import loss_of, metrics_of_labels
+from resnet_cli.training.optimizers import make_optimizer, rates
+from resnet_cli.training.reading import Reading, on_device
+from resnet_cli.training.stage import Stage, Stream
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What training came to: a record an epoch, and the epoch whose weights were kept, from 1."""
+
+    history: tuple[EpochRecord, ...]
+    best_epoch: int
+
+    @property
+    def best(self) -> EpochRecord:
+        return self.history[self.best_epoch - 1]
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """Steps inside which the stream stays the same."""
+
+    stream: Stream
+    first_step: int
+    steps_per_epoch: int
+    first_epoch: int
+    last_epoch: int
+
+
+def train(
+    model: keras.Model,
+    stream: Stream,
+    held_out: keras.utils.PyDataset,
+    config: TrainConfig,
+    stage: Stage,
+    progress: Progress,
+    small: Stream | None = None,
+    reference: EpochRecord | None = None,
+) -> TrainResult:
+    """Train every trainable layer of a network and leave it with its best weights.
+
+    Args:
+        model: a network that gives logits (N, classes), not compiled.
+        stream: the training batches.
+        held_out: batches that select the epoch to keep; all are measured after every epoch.
+        config: recipe.
+        stage: where records and checkpoints go.
+        progress: where to report, and what asks to stop.
+        small: a stream of smaller images for the first epochs (`config.progressive`).
+        reference: an epoch of an earlier phase, which an epoch has to surpass to count as a gain (`config.patience`).
+
+    Raises:
+        ResnetError: the loss is no number any more, an image cannot be read any more, or the disk is full.
+        Interrupted: a signal asked to stop; a checkpoint was written.
+    """
+    per_epoch = stream.steps_per_epoch
+    table = rates(config, config.epochs * per_epoch)
+    model.compile(
+        optimizer=make_optimizer(config, table, model.trainable_variables),
+        loss=loss_of(config),
+        metrics=_metrics(stream.classes, config),
+    )
+    model.optimizer.build(model.trainable_variables)
+    begun = load_checkpoint(stage.checkpoints, model) if stage.resume and has_checkpoint(stage.checkpoints) else Point(0)
+    recorder = Recorder(stage, config, stream, table, begun, progress, reference)
+    weights = balanced_weights(stream.labels, stream.classes) if config.class_weights else None
+    reading = Reading()
+    if not begun.validated:
+        with reading.told():
+            _validate(model, reading.held_out(held_out), recorder, stage, begun.step, per_epoch)
+    for segment in _segments(config, per_epoch, begun.step, stream, small):
+        if recorder.stopped_early:
+            break
+        model.train_function = None  # `fit` would go on with one for any size, which knows no sizes and is slower
+        with reading.told(), reading.batches(segment.stream.batches(segment.first_step)) as batches:
+            model.fit(
+                on_device(batches if weights is None else _weighed(batches, weights)),
+                steps_per_epoch=segment.steps_per_epoch,
+                initial_epoch=segment.first_epoch,
+                epochs=segment.last_epoch,
+                validation_data=reading.held_out(held_out),
+                callbacks=[recorder],
+                shuffle=False,  # the stream is shuffled already
+                verbose=0,
+            )
+    if (last := len(recorder.history)) < config.epochs:
+        progress.line(f"{stage.name} stopped after epoch {last} of {config.epochs}: no gain in {config.patience} epochs")
+    recorder.restore_best(model)
+    return TrainResult(tuple(recorder.history), recorder.best_epoch)
+
+
+def _validate(
+    model: keras.Model, held_out: keras.utils.PyDataset, recorder: Recorder, stage: Stage, step: int, per_epoch: int
+) -> None:
+    """Validate and record an epoch that was interrupted after its last step, as `fit` would have."""
+    epoch = step // per_epoch - 1
+    recorder.set_model(model)
+    recorder.on_epoch_begin(epoch)
+    validation = model.evaluate(held_out, callbacks=[recorder], return_dict=True, verbose=0)
+    for variable, value in stored_metrics(stage.checkpoints, model, step):
+        variable.assign(value)
+    figures = {name: float(value) for name, value in model.get_metrics_result().items()}
+    recorder.on_epoch_end(epoch, figures | {f"val_{name}": value for name, value in validation.items()})
+
+
+def balanced_weights(labels: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
+    """Weights (classes,) that make every class count alike: N / (classes * images of the class)."""
+    counts = np.bincount(labels, minlength=classes)
+    return np.where(counts, len(labels) / (classes * np.maximum(counts, 1)), 0).astype(np.float32)
+
+
+def _weighed(batches: Iterator[tuple[Any, NDArray[np.float32]]], weights: NDArray[np.float32]) -> Iterator[tuple[Any, ...]]:
+    """The same batches with a weight an image: Keras takes no class weights beside a generator, nor with mixed targets."""
+    for images, targets in batches:
+        yield images, targets, targets[:, : len(weights)] @ weights  # behind them may be a teacher's answers
+
+
+def _metrics(classes: int, config: TrainConfig) -> list[keras.metrics.Metric]:
+    # Keras validates by the loss that trains, label smoothing included: what phases and runs are compared by is a metric.
+    cross_entropy = keras.metrics.CategoricalCrossentropy(name=CROSS_ENTROPY, from_logits=True)
+    metrics = [keras.metrics.CategoricalAccuracy(name="accuracy"), cross_entropy]
+    if classes > 5:
+        metrics.append(keras.metrics.TopKCategoricalAccuracy(5, name="top5"))
+    return metrics_of_labels(metrics) if config.teacher_weight else metrics
+
+
+def _segments(config: TrainConfig, per_epoch: int, done: int, stream: Stream, small: Stream | None) -> Iterator[_Segment]:
+    """Cut the steps that are left where the stream changes, and after an epoch that was begun before."""
+    change = small_epochs(config.epochs) if small is not None else 0
+    first = small or stream
+    epoch, begun = divmod(done, per_epoch)
+    if begun:
+        yield _Segment(first if epoch < change else stream, done, per_epoch - begun, epoch, epoch + 1)
+        epoch += 1
+    for last, source in ((change, first), (config.epochs, stream)):
+        if epoch < last:
+            yield _Segment(source, epoch * per_epoch, per_epoch, epoch, last)
+            epoch = last

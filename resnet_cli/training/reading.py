@@ -1,0 +1,123 @@
+"""Batches on their way into `fit`: on the GPU before the step that needs them; data-loading errors re-raised as they were.
+
+In: batches, and held-out batches. Out: the same; the first error of reading them, once Keras has stopped, which TensorFlow
+would turn into an error of its own.
+"""
+
+import itertools
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import keras
+
+from resnet_cli.errors import Interrupted, ResnetError
+from resnet_cli.networks.devices import has_gpu
+
+
+class Reading:
+    """Remembers the first error of an image or a stored row that could not be read; `again` says what then helps."""
+
+    def __init__(self, again: str = "type the same command with --resume") -> None:
+        self._hint = f"put it back, then {again}"
+        self._error: ResnetError | None = None
+
+    @contextmanager
+    def batches(self, batches: Iterator[Any]) -> Iterator[Iterator[Any]]:
+        """The same training batches; the threads that make them end with the block, for TensorFlow never lets go of them."""
+        watched = self._watched(batches)
+        try:
+            yield watched
+        finally:
+            with suppress(ValueError):  # another batch is being asked for at this moment
+                watched.close()
+
+    def held_out(self, batches: keras.utils.PyDataset) -> keras.utils.PyDataset:
+        """The same held-out batches."""
+        return _Watched(batches, self)
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Around what Keras does with the batches: while it lasts, held-out ones are read one ahead.
+
+        Raises:
+            ResnetError: what could not be read.
+        """
+        self._thread = ThreadPoolExecutor(1)
+        # Started here: Python would count the threads of TensorFlow, which ask for batches, among its own if they started one.
+        self._thread.submit(int)
+        try:
+            yield
+        except Interrupted:
+            raise
+        except Exception:
+            if self._error is None:
+                raise
+            raise self._error from None
+        finally:
+            self._thread.shutdown(cancel_futures=True)
+
+    def begin(self, batches: keras.utils.PyDataset, index: int) -> Future[Any]:
+        """Read one of some batches meanwhile."""
+        return self._thread.submit(batches.__getitem__, index)
+
+    def _watched(self, batches: Iterator[Any]) -> Generator[Any]:
+        with self._remembered():
+            yield from batches
+
+    @contextmanager
+    def _remembered(self) -> Iterator[None]:
+        try:
+            yield
+        except ResnetError as error:
+            self._error = self._error or ResnetError(error.message, error.hint or self._hint)
+            raise
+        except OSError as error:
+            self._error = self._error or ResnetError(f"{error.filename} cannot be read: {error.strerror}", self._hint)
+            raise
+
+
+class _Watched(keras.utils.PyDataset):  # type: ignore[misc]
+    """Reads one batch ahead of the step, in order, which Keras does by processes or out of order alone."""
+
+    def __init__(self, batches: keras.utils.PyDataset, reading: Reading) -> None:
+        super().__init__(workers=1)
+        self._batches, self._reading = batches, reading
+        self._ahead: dict[int, Future[Any]] = {}
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, index: int) -> Any:
+        with self._reading._remembered():
+            begun = self._ahead.pop(index, None)
+            batch = self._batches[index] if begun is None else begun.result()
+            self._ahead.clear()
+            if index + 1 < len(self):
+                with suppress(RuntimeError):  # the training has ended, and a thread of TensorFlow goes on asking
+                    self._ahead[index + 1] = self._reading.begin(self._batches, index + 1)
+            return batch
+
+
+_READY = 2  # batches on the GPU while a step runs on a third
+
+
+def on_device(batches: Iterator[tuple[Any, ...]]) -> Any:
+    """The same batches, copied to a GPU while the step before runs.
+
+    Keras does so itself on JAX, and a CPU has nowhere to copy them to: there they are returned as they came.
+    """
+    if keras.backend.backend() != "tensorflow" or not has_gpu():
+        return batches
+    return copied_ahead(batches, "/GPU:0")
+
+
+def copied_ahead(batches: Iterator[tuple[Any, ...]], device: str) -> Any:
+    """A `tf.data.Dataset` of the same batches on a device; sizes differ in their first axis at most."""
+    import tensorflow as tf
+
+    first = next(batches)
+    signature = tuple(tf.TensorSpec((None, *array.shape[1:]), array.dtype) for array in first)
+    dataset = tf.data.Dataset.from_generator(lambda: itertools.chain([first], batches), output_signature=signature)
+    return dataset.apply(tf.data.experimental.prefetch_to_device(device, _READY))

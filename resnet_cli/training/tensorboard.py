@@ -1,0 +1,81 @@
+"""TensorBoard's event files: the figures of metrics.jsonl once more, for `tensorboard --logdir runs` (light).
+
+In: the records of a stage. Out: tensorboard/<stage>/events.out.tfevents.* in the run's folder. The package `tensorboard` is
+optional; its record format and messages need neither TensorFlow, as Keras' callback does, nor a connection.
+"""
+
+import time
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resnet_cli.errors import ResnetError
+
+if TYPE_CHECKING:
+    from resnet_cli.runs.folder import EpochRecord
+
+_FIGURES = ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "images_per_second")
+
+
+def require_tensorboard() -> None:
+    """Make sure that event files can be written, before anything else is done.
+
+    Raises:
+        ResnetError: the package is not installed.
+    """
+    if find_spec("tensorboard") is None:
+        raise ResnetError("--tensorboard needs the package tensorboard", "pip install 'resnet-cli[tensorboard]'")
+
+
+class EventFile:
+    """The events of one stage: a scalar a figure and epoch, the step being the epoch, from 1.
+
+    It is made anew from the epochs that are known already, so that a training that goes on neither repeats nor lacks one.
+
+    Args:
+        folder: of the stage; older event files there are deleted.
+        history: epochs of this stage that are done.
+
+    Raises:
+        ResnetError: the disk is full, or the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, history: "Sequence[EpochRecord]") -> None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+        now = time.time()
+        self._path = folder / f"events.out.tfevents.{now:.6f}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for old in folder.glob("events.out.tfevents.*"):
+                old.unlink()
+        except OSError as error:
+            raise ResnetError(f"cannot write {folder}: {error.strerror}", "is the disk full or read-only?") from error
+        # A viewer that is open all the while forgets what it knows from this step on.
+        start = Event(wall_time=now, step=1, session_log=SessionLog(status=SessionLog.START))
+        self._append([Event(wall_time=now, file_version="brain.Event:2"), start])
+        # The epochs that are known end now, each as long before the next as that one took.
+        left = sum(record.seconds for record in history)
+        for record in history:
+            left -= record.seconds
+            self.append(record, now - left)
+
+    def append(self, record: "EpochRecord", ended: float | None = None) -> None:
+        """Add an epoch that ended just now, or at a time (seconds since 1970)."""
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        values = [Summary.Value(tag=name, simple_value=getattr(record, name)) for name in _FIGURES]
+        self._append([Event(wall_time=ended or time.time(), step=record.epoch, summary=Summary(value=values))])
+
+    def _append(self, events: list[Any]) -> None:
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        try:
+            with self._path.open("ab") as file:
+                writer = RecordWriter(file)
+                for event in events:
+                    writer.write(event.SerializeToString())
+        except OSError as error:
+            raise ResnetError(f"cannot write {self._path}: {error.strerror}", "is the disk full or read-only?") from error

@@ -1,0 +1,347 @@
+"""The head phase: a new head on features that the frozen network gave once.
+
+In: stored features. Out: the head's weights, put into the whole network. A linear head is solved as a logistic regression by
+L-BFGS, its L2 penalty chosen by cross-validation: the loss is convex, so there is one solution, to which no learning rate,
+batch size or number of epochs leads. One with a hidden layer, or on more numbers than can be solved soon, is trained by AdamW.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from resnet_cli.errors import ResnetError
+from resnet_cli.files import write_text
+from resnet_cli.networks.catalogue import ClassifierSpec
+from resnet_cli.networks.classifier import add_head
+from resnet_cli.networks.weights import named_variables
+from resnet_cli.progress import Progress, stop_if_asked
+from resnet_cli.runs.folder import EpochRecord, read_history
+from resnet_cli.training.config import FinetuneConfig, TrainConfig
+from resnet_cli.training.loop import TrainResult, balanced_weights, train
+from resnet_cli.training.stage import Stage
+from resnet_cli.training.tensorboard import EventFile
+from resnet_cli.transfer.features import NOT_YET, Material
+from resnet_cli.transfer.store import Stored, StoredBatches, StoredStream
+
+# From features whose mean decides alone to hardly any penalty. Of 14 finer steps none was better than the vertex of a parabola.
+PENALTIES = tuple(10.0**-exponent for exponent in range(6))
+FOLDS = 5
+_USUAL = 0.1  # where no image can be held out
+_ITERATIONS, _GRADIENT, _GAIN = 200, 1e-3, 1e-7  # of L-BFGS: the first that is reached ends it
+
+Matrix = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear classifier: kernel (D, classes), bias (classes,)."""
+
+    kernel: Matrix
+    bias: Matrix
+
+    def logits(self, features: Matrix) -> Matrix:
+        """Of features (N, D): (N, classes)."""
+        return features @ self.kernel + self.bias
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is fitted.
+
+    Attributes:
+        features: (N, D), of zero mean and at most unit variance: the penalty is the same for all.
+        labels: class indices (N,).
+        classes: number of classes.
+        weights: of each row (N,), of mean 1.
+    """
+
+    features: Matrix
+    labels: NDArray[np.int64]
+    classes: int
+    weights: Matrix
+
+    def loss(self, logits: Matrix, rows: NDArray[np.bool_] | None = None) -> float:
+        """Mean weighted cross-entropy in nats, over some rows or all."""
+        return cross_entropy(logits, self.labels, self.weights if rows is None else self.weights * rows)
+
+
+def cross_entropy(logits: Matrix, labels: NDArray[np.int64], weights: Matrix | None = None) -> float:
+    """Mean cross-entropy in nats of logits (N, classes); of rows with weights (N,) where these are given."""
+    own = _log_softmax(logits)[np.arange(len(logits)), labels].astype(np.float64)
+    return -float(np.average(own, weights=weights))
+
+
+def _log_softmax(logits: Matrix) -> Matrix:
+    """Logarithms of probabilities (N, classes)."""
+    shifted = logits - logits.max(1, keepdims=True)
+    result: Matrix = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    return result
+
+
+def solve(problem: Problem, penalty: float, start: Linear, rows: NDArray[np.bool_] | None = None) -> Linear:
+    """Minimise the mean weighted cross-entropy plus penalty / 2 times the squared kernel; the bias is free.
+
+    Source: L-BFGS (Liu and Nocedal 1989), from a nearby solution.
+
+    Args:
+        problem: what to fit.
+        penalty: above 0.
+        start: where to begin.
+        rows: (N,), those to fit; None for all.
+    """
+    weights = problem.weights if rows is None else problem.weights * rows
+    weights = (weights / weights.sum(dtype=np.float64)).astype(np.float32)[:, None]
+    each, shape = np.arange(len(problem.labels)), start.kernel.shape
+
+    def value(numbers: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        at = _unpacked(numbers, shape)
+        logs = _log_softmax(at.logits(problem.features))
+        loss = -(logs[each, problem.labels] * weights[:, 0]).sum(dtype=np.float64)
+        error = np.exp(logs)
+        error[each, problem.labels] -= 1
+        error *= weights
+        slope = Linear(problem.features.T @ error + penalty * at.kernel, error.sum(0))
+        return loss + penalty / 2 * float(np.square(at.kernel).sum(dtype=np.float64)), _packed(slope)
+
+    options = {"maxiter": _ITERATIONS, "gtol": _GRADIENT, "ftol": _GAIN}
+    return _unpacked(minimize(value, _packed(start), jac=True, method="L-BFGS-B", options=options).x, shape)
+
+
+def cross_validated(problem: Problem, groups: NDArray[np.int64], seed: int, after_each: Callable[[], None]) -> Linear:
+    """The solution at the penalty whose cross-validated loss is lowest.
+
+    From strong to weak, until the loss rises; between them the vertex of the parabola through the lowest three decides.
+
+    Args:
+        problem: what to fit.
+        groups: number of the image of each row (N,): all views of an image are held out together.
+        seed: of the folds.
+        after_each: called after each of up to 31 solutions; it may raise.
+    """
+    fold = _folds(problem.labels, groups, seed)
+    parts = [fold != number for number in np.unique(fold[fold >= 0])]
+    nothing = Linear(np.zeros((problem.features.shape[1], problem.classes), np.float32), np.zeros(problem.classes, np.float32))
+    solutions, losses = [nothing] * len(parts), list[float]()
+    logits = np.zeros((len(problem.labels), problem.classes), np.float32)
+    for penalty in PENALTIES if parts else ():
+        for place, part in enumerate(parts):
+            solutions[place] = solve(problem, penalty, solutions[place], part)
+            logits[~part] = solutions[place].logits(problem.features[~part])
+            after_each()
+        losses.append(problem.loss(logits, fold >= 0))
+        if losses[-1] > min(losses):
+            break
+    start = solutions[0] if parts else nothing
+    best = solve(problem, lowest(losses) if losses else _USUAL, start)
+    after_each()
+    return best
+
+
+def lowest(losses: list[float]) -> float:
+    """The penalty of the lowest loss, by a parabola over the penalty's logarithm through that loss and its two neighbours.
+
+    Args:
+        losses: of the first of `PENALTIES`.
+    """
+    place = int(np.argmin(losses))
+    if not 0 < place < len(losses) - 1:
+        return PENALTIES[place]
+    before, here, after = losses[place - 1 : place + 2]
+    step = (before - after) / (2 * (before - 2 * here + after)) if before + after > 2 * here else 0.0
+    return float(PENALTIES[place] * (PENALTIES[place + 1] / PENALTIES[place]) ** step)
+
+
+def _folds(labels: NDArray[np.int64], groups: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """The fold that holds out each row (N,), all classes alike in each; -1 for the only image of a class, which none does."""
+    images, first = np.unique(groups, return_index=True)
+    random, fold = np.random.default_rng(seed), np.full(images.max() + 1, -1)
+    for label in np.unique(labels):
+        members = random.permutation(images[labels[first] == label])
+        if len(members) > 1:
+            fold[members] = (np.arange(len(members)) + random.integers(FOLDS)) % FOLDS
+    chosen: NDArray[np.int64] = fold[groups]
+    return chosen
+
+
+def _packed(linear: Linear) -> NDArray[np.float64]:
+    return np.concatenate([linear.kernel.ravel(), linear.bias]).astype(np.float64)
+
+
+def _unpacked(numbers: NDArray[np.float64], shape: tuple[int, ...]) -> Linear:
+    kernel, bias = np.split(numbers.astype(np.float32), [shape[0] * shape[1]])
+    return Linear(kernel.reshape(shape), bias)
+
+
+_SHOWN = 96_000  # views, again and again, that are enough for a head to settle at any size of data set
+_FEWEST, _MOST = 6, 40  # epochs
+# Of the median variance. A feature that hardly varies on the training images would otherwise get a weight as large as it is
+# constant, and an image unlike them a logit as large as that. On photos no accuracy is lost, whatever the share up to 0.3.
+_FLOOR = 0.1
+# Rows * features * classes: what takes some seconds to solve on two cores. Of more rows AdamW makes as good a head.
+_SOLVED = 2e8
+_CONSTANT = 1e-6  # of the largest variance: below it a feature is constant but for fp16's rounding
+
+
+def feature_scale(variance: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Factors (D,) that bring features of these variances (D,) to a standard deviation of at most one.
+
+    That is one over the standard deviation, for which the root of a tenth of the median variance is the least that is taken; 0
+    for constant features, which say nothing about a class.
+    """
+    varies = variance > _CONSTANT * variance.max()
+    if not varies.any():
+        return np.zeros_like(variance)
+    floor = _FLOOR * np.median(variance[varies])
+    return np.where(varies, 1 / np.sqrt(np.maximum(variance, floor)), 0).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class _Scaling:
+    """Mean and factor of each feature (D,)."""
+
+    mean: Matrix
+    scale: Matrix
+
+    def of(self, stored: Stored) -> Matrix:
+        """All rows of stored features, scaled (N, D)."""
+        return np.concatenate([(rows - self.mean) * self.scale for rows in stored.pieces()])
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The features that a head learns from, by view of each image, and those that it is measured on."""
+
+    training: Stored
+    labels: NDArray[np.int64]
+    views: int
+    held_out: Stored
+    held_out_labels: NDArray[np.int64]
+    scaling: _Scaling
+
+
+def train_head(
+    model: keras.Model,
+    features: Stored,
+    held_out: Stored,
+    material: Material,
+    config: FinetuneConfig,
+    stage: Stage,
+    progress: Progress,
+) -> TrainResult:
+    """Train on features of zero mean and of the scale of `feature_scale`, both folded into the first layer afterwards.
+
+    A head that is solved has one record, and the held-out images choose nothing about it; of AdamW's epochs they choose one.
+
+    Raises:
+        ResnetError: the features contain NaN.
+        Interrupted: a signal asked to stop.
+    """
+    mean, variance = features.moments()
+    if not np.isfinite(variance).all():
+        raise ResnetError("the features contain NaN: the weights to begin with do, or nearly", "choose other --weights")
+    # Every view counts as an image of its own here.
+    views = features.count // len(material.training)
+    labels = np.repeat(material.training.labels, views)
+    scaling = _Scaling(mean, feature_scale(variance))
+    rows = _Rows(features, labels, views, held_out, material.held_out.labels, scaling)
+    train_it = _solve if is_solved(features, material.spec, config) else _train
+    values, result = train_it(rows, material.spec, config, stage, progress)
+    first = "hidden" if material.spec.hidden else "logits"
+    kernel = values[f"{first}/kernel"] * scaling.scale[:, None]
+    values[f"{first}/bias"] = values[f"{first}/bias"] - mean @ kernel
+    values[f"{first}/kernel"] = kernel
+    whole = named_variables(model)
+    for name, value in values.items():
+        whole[name].assign(value)
+    return result
+
+
+def is_solved(features: Stored, spec: ClassifierSpec, config: FinetuneConfig) -> bool:
+    """Whether the head is solved: it can be, and soon."""
+    return config.solves_head and features.count * features.shape[0] * spec.classes <= _SOLVED
+
+
+_Values = dict[str, Matrix]  # of the head's variables, for scaled features
+
+
+def _solve(
+    rows: _Rows, spec: ClassifierSpec, config: FinetuneConfig, stage: Stage, progress: Progress
+) -> tuple[_Values, TrainResult]:
+    began, count = time.perf_counter(), len(rows.labels)
+    weights = balanced_weights(rows.labels, spec.classes)[rows.labels] if config.class_weights else np.ones(count, np.float32)
+    problem = Problem(rows.scaling.of(rows.training), rows.labels, spec.classes, weights)
+    task = progress.start(stage.name, None)
+
+    def after_each() -> None:
+        task.advance()
+        stop_if_asked(progress, NOT_YET)
+
+    linear = cross_validated(problem, np.arange(count) // rows.views, config.seed, after_each)
+    task.finish()
+    logits, held_out = linear.logits(problem.features), linear.logits(rows.scaling.of(rows.held_out))
+    seconds = time.perf_counter() - began
+    record = EpochRecord(
+        stage=stage.name,
+        epoch=1,
+        loss=problem.loss(logits),
+        accuracy=_among_first(1, logits, rows.labels),
+        val_loss=cross_entropy(held_out, rows.held_out_labels),
+        val_accuracy=_among_first(1, held_out, rows.held_out_labels),
+        val_top5=_among_first(5, held_out, rows.held_out_labels) if spec.classes > 5 else None,
+        learning_rate=0.0,
+        images_per_second=round(count / max(seconds, 1e-9), 1),
+        seconds=round(seconds, 2),
+    )
+    _write(record, stage)
+    return {"logits/kernel": linear.kernel, "logits/bias": linear.bias}, TrainResult((record,), 1)
+
+
+def _among_first(most: int, logits: Matrix, labels: NDArray[np.int64]) -> float:
+    """Share of rows whose class is among the `most` likeliest."""
+    own = logits[np.arange(len(labels)), labels][:, None]
+    return float(((logits > own).sum(1) < most).mean())
+
+
+def _write(record: EpochRecord, stage: Stage) -> None:
+    """The only record of a stage that comes first."""
+    path = stage.folder / "metrics.jsonl"
+    others = [each for each in read_history(path) if each.stage != stage.name]
+    write_text(path, "".join(each.to_line() for each in [record, *others]))
+    if stage.tensorboard:
+        EventFile(stage.folder / "tensorboard" / stage.name, [record])
+
+
+def _train(
+    rows: _Rows, spec: ClassifierSpec, config: FinetuneConfig, stage: Stage, progress: Progress
+) -> tuple[_Values, TrainResult]:
+    settling = int(np.clip(round(_SHOWN / len(rows.labels)), _FEWEST, _MOST))
+    # A step costs a hidden layer as much as a hundred images do: fewer and larger ones, where there are enough of them.
+    batch_size = 128 if spec.hidden and settling < _MOST else 64
+    stream = StoredStream(rows.training, rows.labels, spec.classes, batch_size, config.seed)
+    inputs = keras.Input(rows.training.shape)
+    head = keras.Model(inputs, add_head(spec, (inputs - rows.scaling.mean) * rows.scaling.scale))
+    asked = config.epochs if config.unfreeze == "none" else 0
+    recipe = TrainConfig(
+        epochs=asked or settling,
+        optimizer="adamw",
+        learning_rate=3e-3,
+        schedule="one-cycle",
+        warmup=0.1,
+        weight_decay=0.1,
+        class_weights=config.class_weights,
+        seed=config.seed,
+    )
+    batches = StoredBatches(rows.held_out, rows.held_out_labels, spec.classes)
+    result = train(head, stream, batches, recipe, stage, progress)
+    layers = ("hidden", "logits") if spec.hidden else ("logits",)
+    values = {
+        f"{layer}/{name}": value
+        for layer in layers
+        for name, value in zip(("kernel", "bias"), head.get_layer(layer).get_weights(), strict=True)
+    }
+    return values, result

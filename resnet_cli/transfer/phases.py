@@ -1,0 +1,234 @@
+"""Transfer: the head phase on frozen features, then the fine-tuning phase, kept only if held-out images agree.
+
+In: a pretrained network with an untrained head, and images. Out: the same network, trained, and what each phase came to.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+from resnet_cli.data.augment import Augmentation
+from resnet_cli.data.dataset import LeftOut
+from resnet_cli.data.images import ImageSet
+from resnet_cli.engines.frozen import converted, engine_for
+from resnet_cli.networks.classifier import boundary_model, feature_model, freeze_batch_norm, prefix_model
+from resnet_cli.networks.weights import named_variables
+from resnet_cli.progress import Progress
+from resnet_cli.training.callbacks import SURE, is_perfect
+from resnet_cli.training.config import FinetuneConfig
+from resnet_cli.training.loop import TrainResult, train
+from resnet_cli.training.rate_finder import RateSearch, find_rate
+from resnet_cli.training.stage import Stage
+from resnet_cli.transfer.features import (
+    AS_IT_IS,
+    NOT_YET,
+    Material,
+    as_it_began,
+    features_folder,
+    frozen_rows,
+    room_on_disk,
+    rows_of,
+    views_that_fit,
+)
+from resnet_cli.transfer.head import train_head
+from resnet_cli.transfer.store import FeatureCache, Stored, room_for_features
+from resnet_cli.transfer.tail import Tail, tail_on_engine, tail_on_pixels, tail_on_stored
+from resnet_cli.transfer.time_limit import Limit, choose_epochs, choose_views
+
+# Views are chosen so that about this many images go through the frozen part; fewer where that is trained afterwards.
+_PASSES, _PASSES_TO_BEGIN = 12_000, 4_000
+
+ChooseRate = Callable[[Callable[[], RateSearch]], float | None]  # gets what runs a range test
+
+
+@dataclass(frozen=True)
+class TransferResult:
+    """What transfer came to.
+
+    Attributes:
+        head: the head phase.
+        tail: the fine-tuning phase, None where nothing was unfrozen.
+        kept: "head" or "tail": whose weights the network holds.
+        fine_tuning: how the fine-tuning phase ended: "none" was asked for, it was "skipped" as the head left nothing to gain,
+            the time limit left "no time" for it, it "stopped early", or it "finished" all epochs.
+    """
+
+    head: TrainResult
+    tail: TrainResult | None
+    kept: str
+    fine_tuning: Literal["none", "skipped", "no time", "stopped early", "finished"]
+
+    @property
+    def best(self) -> TrainResult:
+        return self.tail if self.tail is not None and self.kept == "tail" else self.head
+
+    def to_json(self) -> dict[str, Any]:
+        """What `finetune` adds to the JSON contract of a training."""
+        return {
+            "kept": self.kept,
+            "head_top1": self.head.best.val_accuracy,
+            "fine_tuning": self.fine_tuning,
+            "fine_tuning_epochs": len(self.tail.history) if self.tail is not None else 0,
+        }
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What the frozen part of a network gave, once.
+
+    Attributes:
+        material: as it was given, less the images that turned out unreadable.
+        engine: what ran the frozen part: "openvino" or "keras". It is gone by now, and its memory free.
+        precision: what that multiplied in, such as "bf16".
+        views: augmented views of each training image.
+        features: pooled, of the training and of the held-out images.
+        boundary: activations at the freeze boundary, of the same; None where they are not stored.
+        left_out: the images that turned out unreadable, and why.
+        backbone: an OpenVINO model of images to pooled features, where the engine was made of one and all stays frozen.
+        limit: of both phases, whose clock began with the frozen part; None for none.
+    """
+
+    material: Material
+    engine: str
+    precision: str
+    views: int
+    features: tuple[Stored, Stored]
+    boundary: tuple[Stored, Stored] | None
+    left_out: tuple[LeftOut, ...]
+    backbone: Any
+    limit: Limit | None = None
+
+
+def transfer(
+    model: keras.Model,
+    frozen: Frozen,
+    config: FinetuneConfig,
+    progress: Progress,
+    resume: bool = False,
+    choose_rate: ChooseRate | None = None,
+) -> TransferResult:
+    """Train a head on features that were computed once, then unfreeze as much as the configuration says.
+
+    The fine-tuning phase's weights are kept only if their validation accuracy is higher than the head phase's, or equal at a
+    lower validation loss. It is left out where the head phase leaves nothing to gain (`callbacks.is_perfect`), unless
+    `config.patience` is 0 or a range test is asked for.
+
+    Args:
+        model: the one that `run_frozen` got.
+        frozen: what that gave.
+        config: what to unfreeze and how.
+        progress: where to report.
+        resume: go on with an interrupted fine-tuning phase.
+        choose_rate: gives the fine-tuning phase's rate, by a range test or from before, or None to leave that phase out.
+    """
+    material = frozen.material
+    stage = Stage("head", material.folder, resume, announce=False, tensorboard=material.tensorboard)
+    head = train_head(model, *frozen.features, material, config, stage, progress)
+    progress.line(f"head{_epoch(head)}  held-out {_figures(head)}  training {head.best.accuracy:.1%}")
+    if config.unfreeze == "none":
+        return TransferResult(head, None, "head", "none")
+    if config.patience and choose_rate is None and is_perfect(head.best):
+        progress.line(
+            f"fine-tuning skipped: the head is right on all {len(material.held_out)} validation images, at a validation loss"
+            f" of {head.best.val_loss:.3f}, below {SURE}; --patience 0 fine-tunes all the same"
+        )
+        return TransferResult(head, None, "head", "skipped")
+    before = {name: keras.ops.convert_to_numpy(value) for name, value in named_variables(model).items()}
+    freeze_batch_norm(model)
+    second = _second_stage(model, frozen, config)
+    recipe = second.recipe
+    if choose_rate is not None:
+        rate = choose_rate(lambda: find_rate(second.model, second.stream, recipe, progress, NOT_YET))
+        if rate is None:
+            return TransferResult(head, None, "head", "none")
+        recipe = replace(recipe, learning_rate=rate)
+    if frozen.limit is not None:
+        epochs = choose_epochs(frozen.limit, second, frozen.views, material.folder / "checkpoint" / "epochs.json", progress)
+        if not epochs:
+            return TransferResult(head, None, "head", "no time")
+        recipe = replace(recipe, epochs=epochs)
+    stage = Stage("tail", material.folder, resume, tensorboard=material.tensorboard)
+    tail = train(second.model, second.stream, second.held_out, recipe, stage, progress, reference=head.best)
+    ended: Literal["stopped early", "finished"] = "stopped early" if len(tail.history) < recipe.epochs else "finished"
+    if tail.best.rank < head.best.rank:
+        return TransferResult(head, tail, "tail", ended)
+    for name, variable in named_variables(model).items():
+        variable.assign(before[name])
+    progress.warn(
+        f"{len(tail.history)} epochs of fine-tuning gained nothing in validation ({_figures(tail)}; the head:"
+        f" {_figures(head)}): the head alone was kept"
+    )
+    return TransferResult(head, tail, "head", ended)
+
+
+def _epoch(phase: TrainResult) -> str:
+    return f" {phase.best_epoch}/{len(phase.history)}" if len(phase.history) > 1 else ""
+
+
+def _figures(phase: TrainResult) -> str:
+    return f"accuracy {phase.best.val_accuracy:.1%}, loss {phase.best.val_loss:.3f}"
+
+
+def run_frozen(model: keras.Model, material: Material, config: FinetuneConfig, progress: Progress) -> Frozen:
+    """Run every view through the frozen part once; the boundary's activations are kept where there is room for them.
+
+    Args:
+        model: made by `build_logits`, its backbone pretrained, its head new.
+        material: images, which nobody need have looked at, and where to put things.
+        config: what is frozen.
+        progress: where to report.
+    """
+    progress.saved(NOT_YET)
+    limit = Limit(config.time_limit) if config.time_limit else None
+    network, folder = material.spec.network, material.folder / "checkpoint" / "activations"
+    folder.mkdir(parents=True, exist_ok=True)
+    frozen, shapes = feature_model(model), [model.get_layer("avg_pool").output.shape[1:]]
+    room = room_on_disk(folder, material.cache_limit)
+    views = 1 if material.augmentation == AS_IT_IS else config.views
+    passes = _PASSES_TO_BEGIN if config.unfreeze == "all" else _PASSES
+    views = views or int(np.clip(round(passes / len(material.training)), 2, 12))
+    stored = False
+    if config.unfreeze == "last":
+        prefix = prefix_model(model, network)
+        both = [output.shape[1:] for output in prefix.outputs]
+        fitting = views_that_fit(room, sum(map(math.prod, both)), len(material.training), len(material.held_out))
+        fitting = as_it_began(folder / "views.json", fitting)
+        stored = fitting >= min(2, views)
+        if stored:
+            frozen, shapes, views = prefix, both, min(views, fitting)
+        else:
+            progress.line(f"{room / 1e9:.1f} GB may be used, too little for the activations: each epoch computes them again")
+    engine = engine_for(frozen, config.engine)
+    progress.line(f"frozen layers, engine: {engine.name} {engine.precision}")
+    if limit is not None:
+        views = choose_views(limit, engine, material, config, views, folder / "views-within-limit.json", progress)
+    lasting = room_for_features(material.features)
+    cache = FeatureCache(features_folder(material, model, engine), shapes[0][0], lasting)
+    left_out: list[LeftOut] = []
+
+    def through(title: str, images: ImageSet, how: Augmentation, seen: int) -> tuple[ImageSet, Stored, Stored | None]:
+        rows = rows_of(title, images, material.geometry, how, seen, config.seed, progress)
+        (features, *boundary), damaged = frozen_rows(engine, rows, folder, shapes, cache, progress)
+        left_out.extend(LeftOut(images.samples[index].path, reason) for index, reason in damaged.items())
+        return images.without(damaged), features, boundary[0] if boundary else None
+
+    training, training_features, training_boundary = through("training", material.training, material.augmentation, views)
+    held_out, held_out_features, held_out_boundary = through("held-out", material.held_out, AS_IT_IS, 1)
+    boundary = (training_boundary, held_out_boundary) if training_boundary and held_out_boundary else None
+    readable = replace(material, training=training, held_out=held_out)
+    features = (training_features, held_out_features)
+    backbone = converted(engine) if config.unfreeze == "none" else None
+    return Frozen(readable, engine.name, engine.precision, views, features, boundary, tuple(left_out), backbone, limit)
+
+
+def _second_stage(model: keras.Model, frozen: Frozen, config: FinetuneConfig) -> Tail:
+    material = frozen.material
+    if config.unfreeze == "all":
+        return tail_on_pixels(model, material, config)
+    if frozen.boundary:
+        return tail_on_stored(model, *frozen.boundary, material, config)
+    return tail_on_engine(model, engine_for(boundary_model(model, material.spec.network), config.engine), material, config)

@@ -1,0 +1,113 @@
+"""The fine-tuning phase: the last stage and the head on activations at the boundary, or every layer on pixels.
+
+In: a network whose head is trained, its batch-norm frozen. Out: what is trained, on which batches, by which recipe.
+Activations that do not fit on the disk are computed when a batch needs them.
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_cli.data.batches import EvaluationBatches, TrainStream
+from resnet_cli.engines.base import Engine
+from resnet_cli.networks.classifier import tail_model
+from resnet_cli.training.config import FinetuneConfig, TrainConfig
+from resnet_cli.training.stage import Derived, Stream
+from resnet_cli.transfer.features import Material
+from resnet_cli.transfer.store import Stored, StoredBatches, StoredStream
+
+Batch = tuple[NDArray[np.float32], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class EngineStream(Derived):
+    """Training batches of activations (N, ...); every epoch sees views of its own.
+
+    Attributes:
+        stream: the images.
+        engine: the frozen part, with one output.
+    """
+
+    engine: Engine
+
+    def batches(self, first_step: int = 0) -> Iterator[Batch]:
+        """Batches from a step on, computed ahead while the step before is trained, without end."""
+        shown, batches = itertools.tee(self.stream.batches(first_step))
+        activations = self.engine.run_many(images for images, _ in shown)
+        return ((outputs[0], targets) for outputs, (_, targets) in zip(activations, batches, strict=False))
+
+
+class EngineBatches(keras.utils.PyDataset):  # type: ignore[misc]
+    """Held-out activations, in order, each exactly once."""
+
+    def __init__(self, pixels: EvaluationBatches, engine: Engine) -> None:
+        super().__init__(workers=1)
+        self._pixels, self._engine = pixels, engine
+
+    def __len__(self) -> int:
+        return len(self._pixels)
+
+    def __getitem__(self, index: int) -> Batch:
+        images, targets = self._pixels[index]
+        return self._engine.run(images)[0], targets
+
+
+LABEL_SMOOTHING = 0.1
+# As many epochs as make about this many images; fewer of all layers, which cost more and settle sooner.
+_IMAGES, _OF_ALL_LAYERS = 30_000, 15_000
+
+
+@dataclass(frozen=True)
+class Tail:
+    """A training that is ready to begin: the layers are shared with the whole network."""
+
+    model: keras.Model
+    stream: Stream
+    held_out: keras.utils.PyDataset
+    recipe: TrainConfig
+
+
+def tail_on_stored(model: keras.Model, boundary: Stored, held_out: Stored, material: Material, config: FinetuneConfig) -> Tail:
+    """The last stage and the head on stored activations."""
+    labels = material.training.labels
+    stream = StoredStream(boundary, labels, material.spec.classes, config.batch_size, config.seed)
+    batches = StoredBatches(held_out, material.held_out.labels, material.spec.classes)
+    return Tail(tail_model(model, material.spec.network), stream, batches, _recipe(config, material))
+
+
+def tail_on_engine(model: keras.Model, engine: Engine, material: Material, config: FinetuneConfig) -> Tail:
+    """The last stage and the head on activations that the engine computes as batches need them."""
+    stream = EngineStream(_pixels(config, material), engine)
+    batches = EngineBatches(EvaluationBatches(material.held_out, material.spec.classes, 64), engine)
+    return Tail(tail_model(model, material.spec.network), stream, batches, _recipe(config, material))
+
+
+def tail_on_pixels(model: keras.Model, material: Material, config: FinetuneConfig) -> Tail:
+    """Every layer, on images that are augmented anew in every epoch."""
+    batches = EvaluationBatches(material.held_out, material.spec.classes, 64)
+    return Tail(model, _pixels(config, material), batches, _recipe(config, material))
+
+
+def _pixels(config: FinetuneConfig, material: Material) -> TrainStream:
+    source, classes = material.training, material.spec.classes
+    return TrainStream(source, classes, config.batch_size, material.geometry, material.augmentation, config.seed)
+
+
+def _recipe(config: FinetuneConfig, material: Material) -> TrainConfig:
+    shown = _OF_ALL_LAYERS if config.unfreeze == "all" else _IMAGES
+    return TrainConfig(
+        epochs=config.epochs or int(np.clip(round(shown / len(material.training)), 6, 20)),
+        optimizer="adamw",
+        learning_rate=config.rate,
+        schedule="one-cycle",
+        warmup=0.2,
+        weight_decay=0.05,
+        label_smoothing=LABEL_SMOOTHING,
+        patience=config.patience,
+        class_weights=config.class_weights,
+        seed=config.seed,
+    )

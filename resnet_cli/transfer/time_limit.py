@@ -1,0 +1,180 @@
+"""What `--time-limit` allows a training: a clock that begins with it, and the views and epochs of fine-tuning that fit.
+
+In: seconds, and the pace of this machine. Out: numbers of views and epochs, and a line about the plan and what came of it.
+"""
+
+import itertools
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from resnet_cli.engines.base import Engine, good_batch
+from resnet_cli.errors import ResnetError
+from resnet_cli.progress import Progress, how_long, stop_if_asked
+from resnet_cli.runs.folder import drop_checkpoint
+from resnet_cli.training.config import FinetuneConfig
+from resnet_cli.training.pace import MARGIN, measure_pace
+from resnet_cli.transfer.features import NOT_YET, Material, as_it_began, batched, rows_of
+from resnet_cli.transfer.tail import Tail
+
+# Of the limit, for the frozen layers where other layers are trained after them; the rest is for the epochs of these.
+_SHARE = {"none": 1.0, "last": 0.5, "all": 0.25}
+# Seconds of the head phase, and of each of its rows: 3 s for 7,000 rows on two cores.
+_HEAD, _HEAD_ROW = 4.0, 3e-4
+_MEASURED = 4  # batches
+_MEASURING = 0.05  # of the limit
+
+
+class Limit:
+    """The seconds that a training may take, counted from the moment at which this is made; what was planned, and came of it.
+
+    Args:
+        seconds: the limit.
+        began: when the clock began; now, if that is not given.
+    """
+
+    def __init__(self, seconds: float, began: float | None = None) -> None:
+        self.seconds = seconds
+        self._began = time.perf_counter() if began is None else began
+        self._what, self._planned = "", 0.0
+
+    def spent(self) -> float:
+        """Seconds since it began."""
+        return time.perf_counter() - self._began
+
+    def plan(self, what: str, seconds: float) -> None:
+        """Remember what is planned, and how many seconds it takes from now on."""
+        self._what, self._planned = what, self.spent() + seconds
+
+    def outcome(self) -> str:
+        """A line about the plan and what came of it; empty where nothing was planned by this process."""
+        if not self._what:
+            return ""
+        planned, spent = _precisely(self._planned), _precisely(self.spent())
+        return f"time limit {_precisely(self.seconds)}: {self._what} planned to end after {planned}, ended after {spent}"
+
+
+def _precisely(seconds: float) -> str:
+    """Ten minutes and less in seconds: the plan is that close to what comes of it."""
+    return f"{seconds:.0f} s" if seconds <= 600 else how_long(seconds)
+
+
+@dataclass(frozen=True)
+class FrozenPace:
+    """What the frozen layers have to do, and how fast they are.
+
+    Attributes:
+        row: seconds a forward pass of one view takes, decoding included.
+        training: images of which views are made.
+        held_out: images that are seen once.
+    """
+
+    row: float
+    training: int
+    held_out: int
+
+    def seconds_of(self, views: int) -> float:
+        """Of all forward passes and the head phase."""
+        return self.row * self.held_out + self.training * views * (self.row + _HEAD_ROW) + _HEAD
+
+    def views_within(self, seconds: float) -> int:
+        """Whole views of every training image for which there is time; 0 where not even one fits."""
+        left = seconds - self.seconds_of(0)
+        return max(0, int(left / (self.training * (self.row + _HEAD_ROW))))
+
+
+def views_within(
+    limit: float, spent: float, pace: FrozenPace, unfreeze: Literal["none", "last", "all"], usual: int, least: int
+) -> int:
+    """Views of every training image: the usual number, or as many as fit into the part of the limit that is for them.
+
+    Where other layers are trained afterwards and that part is too short for the least number of views, they may take it all.
+
+    Args:
+        limit: seconds, from the beginning.
+        spent: seconds until now.
+        pace: of the frozen layers.
+        unfreeze: layers that are fine-tuned in addition to the head.
+        usual: number of views without a limit.
+        least: number of views that is needed.
+
+    Raises:
+        ResnetError: even the least number of views takes longer.
+    """
+    fitting = pace.views_within(limit * MARGIN * _SHARE[unfreeze] - spent)
+    if fitting >= least:
+        return min(usual, fitting)
+    needed = (spent + pace.seconds_of(least)) / MARGIN
+    if needed <= limit:
+        return least
+    raise ResnetError(
+        f"--time-limit {limit:.0f}s is too short: the frozen layers and the head take {needed:.0f} s here",
+        f"give at least --time-limit {int(needed) + 1}s, a smaller --image-size or fewer images",
+    )
+
+
+def measure_frozen(engine: Engine, material: Material, views: int, limit: float, progress: Progress) -> FrozenPace:
+    """Run a few rows through the frozen layers; a twentieth of the limit ends it.
+
+    Args:
+        engine: runs them.
+        material: the images, and how they reach the input.
+        views: of every training image.
+        limit: seconds.
+        progress: what asks to stop.
+
+    Raises:
+        Interrupted: a signal asked to stop.
+    """
+    training, size = material.training, good_batch(engine, material.geometry.size)
+    count = -(-(_MEASURED + 1) * size // views)
+    first = replace(training, samples=training.samples[:count])
+    rows = rows_of("training", first, material.geometry, material.augmentation, views, 0, progress)
+    batches = batched(rows.squares(range(len(rows)), {}), size)
+    for batch in itertools.islice(batches, 1 if len(rows) > size else 0):
+        engine.run(batch)  # compiles, or fills caches
+    began, seen = time.perf_counter(), 0
+    for outputs in engine.run_many(batches):
+        stop_if_asked(progress, NOT_YET)
+        seen += len(outputs[0])
+        if time.perf_counter() - began > limit * _MEASURING:
+            break
+    return FrozenPace((time.perf_counter() - began) / max(1, seen), len(training), len(material.held_out))
+
+
+def choose_views(
+    limit: Limit, engine: Engine, material: Material, config: FinetuneConfig, usual: int, note: Path, progress: Progress
+) -> int:
+    """The number of views that fit into the limit, or that did when the run began."""
+    if note.exists():
+        return as_it_began(note, usual)
+    pace = measure_frozen(engine, material, usual, limit.seconds, progress)
+    least = usual if config.views else 1
+    try:
+        views = views_within(limit.seconds, limit.spent(), pace, config.unfreeze, usual, least)
+    except ResnetError:  # nothing was computed: no unfinished run is left
+        drop_checkpoint(material.folder)
+        with suppress(OSError):
+            material.folder.rmdir()
+        raise
+    limit.plan(f"{views} views", pace.seconds_of(views))
+    return as_it_began(note, views)
+
+
+def choose_epochs(limit: Limit, second: Tail, views: int, note: Path, progress: Progress) -> int:
+    """Epochs of the fine-tuning phase that fit into what is left of the limit, or did when the run began; at most the usual."""
+    if note.exists():
+        return as_it_began(note, 0)
+    steps = second.stream.steps_per_epoch
+    pace = measure_pace(second.model, second.stream, second.held_out, second.recipe, limit.seconds, progress, hint=NOT_YET)
+    epochs = min(second.recipe.epochs, pace.epochs_within(limit.seconds * MARGIN - limit.spent(), steps))
+    if epochs:
+        limit.plan(f"{views} views and {epochs} epochs", pace.seconds_of(epochs, steps))
+    else:
+        progress.warn(
+            f"--time-limit {how_long(limit.seconds)} leaves no time to fine-tune: one epoch takes"
+            f" {how_long(pace.seconds_of(1, steps))} here, so the head alone was trained"
+        )
+    return as_it_began(note, epochs)
