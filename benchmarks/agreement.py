@@ -24,7 +24,7 @@ import numpy as np
 from resnet_cli.data.decode import decode_square
 from resnet_cli.data.scoring import folder, held_out
 from resnet_cli.engines.openvino import import_openvino
-from resnet_cli.engines.portable import read_classifier
+from resnet_cli.engines.frozen import read_classifier
 from resnet_cli.data.decode import run_geometry
 from resnet_cli.networks.catalogue import spec_from_record
 from resnet_cli.runs.folder import load_run

@@ -27,7 +27,7 @@ _IMAGES = (".jpg", ".jpeg", ".png")  # what Keras, torch and this program all re
 _MAKE_RUN = """
 import json, sys
 from pathlib import Path
-from resnet_cli.engines.portable import read_classifier, write_classifier
+from resnet_cli.engines.frozen import read_classifier, write_classifier
 from resnet_cli.networks.catalogue import find_network
 from resnet_cli.networks.classifier import build_logits
 from resnet_cli.networks.catalogue import ClassifierSpec

@@ -23,7 +23,7 @@ import time
 import keras
 import numpy as np
 
-from resnet_cli.training.precision import prepare
+from resnet_cli.networks.precision import prepare
 from resnet_cli.networks.catalogue import find_network
 from resnet_cli.networks.classifier import build_logits
 from resnet_cli.networks.catalogue import ClassifierSpec

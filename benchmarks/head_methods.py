@@ -156,8 +156,8 @@ def _by_train_head(task: Task, epochs: int) -> Matrix:
     from resnet_cli.networks.catalogue import ClassifierSpec, find_network
     from resnet_cli.networks.classifier import add_head
     from resnet_cli.progress import Silent
+    from resnet_cli.training.checkpoints import Stage
     from resnet_cli.training.config import FinetuneConfig
-    from resnet_cli.training.stage import Stage
     from resnet_cli.transfer.features import AS_IT_IS, Material
     from resnet_cli.transfer.head import train_head
     from resnet_cli.transfer.store import Stored

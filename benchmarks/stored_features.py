@@ -57,8 +57,7 @@ class OfResnet:
         import keras
 
         from resnet_cli.networks.catalogue import ClassifierSpec
-        from resnet_cli.networks.classifier import build_logits, prefix_model
-        from resnet_cli.networks.loading import load_backbone
+        from resnet_cli.networks.classifier import build_logits, load_backbone, prefix_model
 
         network, source = self._choice()
         model = build_logits(ClassifierSpec(network, 2, size))

@@ -38,11 +38,11 @@ with nullcontext() if sys.argv[1] == "keras" else tensorflow_import():
     from resnet_cli.data.images import MEMORY_LIMIT, read_images, reader_for_prediction, reader_for_training
     from resnet_cli.networks.catalogue import ClassifierSpec, find_network
     from resnet_cli.networks.classifier import build_logits
+    from resnet_cli.networks.precision import prepare
     from resnet_cli.progress import Silent, Task
+    from resnet_cli.training.checkpoints import Stage
     from resnet_cli.training.config import TrainConfig
     from resnet_cli.training.loop import train
-    from resnet_cli.training.precision import prepare
-    from resnet_cli.training.stage import Stage
 
 RATE = 0.01  # low, so that no network loses its way in a few steps: arithmetic with what is no number takes other times
 

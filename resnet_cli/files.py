@@ -98,3 +98,11 @@ def digest(path: Path, algorithm: str = "sha256") -> str:
     """Hash of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
+
+
+def at_home(word: str) -> Path:
+    """`~/cat.jpg` in the user's home; `~cat.jpg`, where nobody is called so, is a file's name."""
+    try:
+        return Path(word).expanduser()
+    except RuntimeError:
+        return Path(word)

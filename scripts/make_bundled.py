@@ -31,8 +31,8 @@ from bundled_card import METRICS, TARGET, write_card, write_curves
 
 from resnet_cli.data.decode import run_geometry
 from resnet_cli.data.scoring import held_out
+from resnet_cli.engines.frozen import read_classifier
 from resnet_cli.engines.openvino import convert, save
-from resnet_cli.engines.portable import read_classifier
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import digest
 from resnet_cli.jobs.measure import Measured, measure_together

@@ -228,7 +228,7 @@ def _make_run(folder: Path, dataset: Path, arch: str = "resnet20", size: int = 3
     from resnet_cli.data.dataset import scan_dataset
     from resnet_cli.data.decode import Geometry, decode_square
     from resnet_cli.data.split import hold_out
-    from resnet_cli.engines.portable import write_classifier
+    from resnet_cli.engines.frozen import write_classifier
     from resnet_cli.jobs.record import run_record, split_rows
     from resnet_cli.networks.catalogue import ClassifierSpec, find_network
     from resnet_cli.networks.classifier import build_logits

@@ -7,7 +7,7 @@ import sys
 _FAULTS = """
 import ctypes, resource, sys
 
-from resnet_cli.training.precision import keep_memory
+from resnet_cli.networks.precision import keep_memory
 
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p

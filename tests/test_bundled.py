@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from conftest import MakeImage, RunCli
 
+from resnet_cli.engines.frozen import read_classifier
 from resnet_cli.engines.openvino import OpenVinoEngine
-from resnet_cli.engines.portable import read_classifier
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import digest
 from resnet_cli.jobs import ready

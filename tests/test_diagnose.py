@@ -4,8 +4,8 @@ from dataclasses import asdict
 
 import pytest
 
+from resnet_cli.jobs.record import odd_accuracies, unequal_classes
 from resnet_cli.training.config import FinetuneConfig, TrainConfig
-from resnet_cli.training.diagnose import odd_accuracies, unequal_classes
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,8 @@ import pytest
 from conftest import Finetuned, MakeDataset, MakeRun, RunCli
 
 from resnet_cli.data.decode import decode_square, run_geometry
-from resnet_cli.engines.frozen import engine_for
+from resnet_cli.engines.frozen import engine_for, read_classifier
 from resnet_cli.engines.openvino import OLDEST, OpenVinoEngine, convert, import_openvino, save
-from resnet_cli.engines.portable import read_classifier
 from resnet_cli.networks.catalogue import ClassifierSpec, spec_from_record
 from resnet_cli.runs.folder import load_run
 
@@ -79,7 +78,7 @@ def test_a_backbone_that_was_not_trained_is_not_converted_again_with_its_new_hea
 
     head = ["--weights", "bundled", "--image-size", "32", "--views", "2", "--unfreeze", "none", "--hidden", hidden]
     with monkeypatch.context() as patch:
-        patch.setattr("resnet_cli.engines.portable.build_classifier", anew)
+        patch.setattr("resnet_cli.engines.frozen.build_classifier", anew)
         result = run_cli("finetune", fruit, *head, "--no-cache", "--output", tmp_path / "run")
         assert result.exit_code == 0, result.stderr
     loaded = load_run(tmp_path / "run")

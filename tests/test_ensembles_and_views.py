@@ -16,11 +16,10 @@ from conftest import MakeDataset, MakeImage, MakeRun, RunCli
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnet_cli.data.augment import decode_views
 from resnet_cli.data.decode import Geometry, Pixels, decode_square, run_geometry
 from resnet_cli.data.scoring import VAL_CHOSE
 from resnet_cli.engines.openvino import OpenVinoEngine
-from resnet_cli.inference.classify import Member, classify
+from resnet_cli.inference.classify import Member, classify, decode_views
 from resnet_cli.runs.folder import Run, load_run
 from resnet_cli.training.config import TrainConfig
 

@@ -19,7 +19,7 @@ from conftest import MakeDataset, MakeRun, RunCli
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnet_cli.engines.portable import read_classifier
+from resnet_cli.engines.frozen import read_classifier
 from resnet_cli.export import formats
 from resnet_cli.networks.catalogue import spec_from_record
 from resnet_cli.runs.folder import load_run, read_splits

@@ -28,8 +28,7 @@ from resnet_cli.data.images import ImageSet, reader_for_training
 from resnet_cli.engines.frozen import KerasEngine
 from resnet_cli.errors import Interrupted
 from resnet_cli.networks.catalogue import ClassifierSpec, find_network
-from resnet_cli.networks.classifier import boundary_model, build_logits, feature_model, prefix_model, tail_model
-from resnet_cli.networks.loading import load_backbone
+from resnet_cli.networks.classifier import boundary_model, build_logits, feature_model, load_backbone, prefix_model, tail_model
 from resnet_cli.networks.pretrained import BUNDLED, choose_backbone
 from resnet_cli.progress import Progress, Silent
 from resnet_cli.training.config import FinetuneConfig

@@ -13,11 +13,12 @@ from conftest import MakeDataset, MakeRun, Result, RunCli
 from training_material import HeldOut
 
 from resnet_cli.data import threads
-from resnet_cli.engines import choice as gpu
-from resnet_cli.engines.choice import MANY, EngineName, Surroundings, gpu_is_likely, is_worth_a_gpu, keras_backend, surroundings
+from resnet_cli.engines import EngineName
 from resnet_cli.engines.frozen import measuring_engine
+from resnet_cli.jobs import environment as gpu
 from resnet_cli.jobs import environment as quiet
 from resnet_cli.jobs import ready
+from resnet_cli.jobs.environment import MANY, Surroundings, gpu_is_likely, is_worth_a_gpu, keras_backend, surroundings
 from resnet_cli.training.reading import Reading
 
 HERE = Surroundings(has_device=True, visible=None, backend="tensorflow", has_packages=True)
@@ -37,7 +38,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, make_run: MakeRun, fruit: Path
 def likely(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that looks as if it had a GPU, on which five images are many."""
     monkeypatch.setattr("resnet_cli.jobs.ready.surroundings", lambda: HERE)
-    monkeypatch.setattr("resnet_cli.engines.choice.MANY", 5)
+    monkeypatch.setattr("resnet_cli.jobs.environment.MANY", 5)
 
 
 @pytest.fixture

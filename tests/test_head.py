@@ -17,9 +17,9 @@ from resnet_cli.networks.catalogue import ClassifierSpec, find_network
 from resnet_cli.networks.classifier import build_logits
 from resnet_cli.progress import Silent
 from resnet_cli.runs.folder import EpochRecord, read_history
+from resnet_cli.training.checkpoints import Stage
 from resnet_cli.training.config import FinetuneConfig
 from resnet_cli.training.loop import TrainResult
-from resnet_cli.training.stage import Stage
 from resnet_cli.transfer.features import LIGHT, Material
 from resnet_cli.transfer.head import feature_scale, train_head
 from resnet_cli.transfer.store import Stored

@@ -12,8 +12,8 @@ from conftest import MakeDataset, RunCli
 from PIL import Image
 
 from resnet_cli.data import folders as heif
-from resnet_cli.data.decode import Geometry, decode, decode_square, read_header
-from resnet_cli.data.folders import is_heif, list_folder
+from resnet_cli.data.decode import Geometry, decode, decode_square, is_heif, read_header
+from resnet_cli.data.folders import list_folder
 from resnet_cli.errors import ResnetError
 
 INSTALL = "pip install 'resnet-cli[heif]'"

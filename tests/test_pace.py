@@ -14,10 +14,10 @@ from training_material import HeldOut, Points, network, values
 
 from resnet_cli.errors import Interrupted, ResnetError
 from resnet_cli.progress import Silent, how_long
+from resnet_cli.training.checkpoints import Stage
 from resnet_cli.training.config import TrainConfig
 from resnet_cli.training.loop import train
 from resnet_cli.training.pace import measure_pace
-from resnet_cli.training.stage import Stage
 
 Batch = tuple[NDArray[np.float32], NDArray[np.float32]]
 

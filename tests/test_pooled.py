@@ -85,7 +85,7 @@ def test_images_near_a_tie_are_answered_by_the_whole_network(
 
 def pooled_features(run: Path, paths: list[Path]) -> NDArray[np.float32]:
     """What the run's backbone gives for images, by OpenVINO: float32 (N, D)."""
-    from resnet_cli.engines.portable import read_classifier
+    from resnet_cli.engines.frozen import read_classifier
     from resnet_cli.networks.catalogue import spec_from_record
 
     record = json.loads((run / "run.json").read_text())

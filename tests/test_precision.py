@@ -11,15 +11,14 @@ import pytest
 from conftest import RunCli
 from training_material import FEATURES, STEPS, Points, StopAfter, network, run, values
 
-from resnet_cli.engines.portable import read_classifier, write_classifier
+from resnet_cli.engines.frozen import read_classifier, write_classifier
 from resnet_cli.errors import Interrupted
 from resnet_cli.networks.catalogue import ClassifierSpec, find_network
 from resnet_cli.networks.classifier import build_logits
-from resnet_cli.networks.devices import CPU, Device, current_device, least_capable
+from resnet_cli.networks.precision import CPU, Device, computed_on, current_device, least_capable, prepare, training_precision
 from resnet_cli.progress import Silent
 from resnet_cli.training.config import TrainConfig
 from resnet_cli.training.optimizers import inner_optimizer
-from resnet_cli.training.precision import computed_on, prepare, training_precision
 from resnet_cli.training.rate_finder import find_rate
 from resnet_cli.training.reading import copied_ahead, on_device
 

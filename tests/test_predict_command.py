@@ -14,8 +14,8 @@ import pytest
 from conftest import Finetuned, MakeDataset, MakeImage, RunCli
 
 from resnet_cli.data.decode import Geometry, decode_square
+from resnet_cli.engines.frozen import read_classifier
 from resnet_cli.engines.openvino import OpenVinoEngine
-from resnet_cli.engines.portable import read_classifier
 from resnet_cli.inference.classify import Member, classify
 from resnet_cli.networks.catalogue import spec_from_record
 from resnet_cli.runs.folder import load_run

@@ -21,8 +21,7 @@ from resnet_cli.errors import Interrupted, ResnetError
 from resnet_cli.networks import pretrained
 from resnet_cli.networks import pretrained as imagenet_files
 from resnet_cli.networks.catalogue import ClassifierSpec, find_network, parameter_count
-from resnet_cli.networks.classifier import build_logits
-from resnet_cli.networks.loading import load_backbone, load_imagenet_classifier
+from resnet_cli.networks.classifier import build_logits, load_backbone, load_imagenet_classifier
 from resnet_cli.networks.pretrained import WeightsSource, cached_imagenet_classifier, choose_backbone, weights_file
 from resnet_cli.networks.weights import named_variables, save_weights
 from resnet_cli.progress import Silent

@@ -17,10 +17,10 @@ from resnet_cli.networks.catalogue import ClassifierSpec, find_network
 from resnet_cli.networks.classifier import build_logits, freeze_batch_norm, tail_model
 from resnet_cli.progress import Silent
 from resnet_cli.reports.curves import write_rate_curve
+from resnet_cli.training.checkpoints import Stage
 from resnet_cli.training.config import TrainConfig
 from resnet_cli.training.loop import train
 from resnet_cli.training.rate_finder import STEPS, RateSearch, find_rate, smooth, suggest
-from resnet_cli.training.stage import Stage
 
 Batch = tuple[NDArray[np.float32], NDArray[np.float32]]
 RATES = tuple(np.geomspace(1e-4, 10, STEPS))

@@ -15,9 +15,9 @@ from training_material import STEPS, HeldOut, Points, network, run, values
 from resnet_cli.data.threads import map_in_order
 from resnet_cli.errors import ResnetError
 from resnet_cli.progress import Silent
+from resnet_cli.training.checkpoints import Stage
 from resnet_cli.training.config import TrainConfig
 from resnet_cli.training.loop import train
-from resnet_cli.training.stage import Stage
 
 CONFIG = TrainConfig(epochs=3, optimizer="sgd", learning_rate=0.03)
 Batch = tuple[NDArray[np.float32], NDArray[np.float32]]

@@ -18,8 +18,8 @@ from resnet_cli.data.augment import Augmentation
 from resnet_cli.data.dataset import Sample
 from resnet_cli.data.decode import Geometry, decode_square, run_geometry
 from resnet_cli.data.images import mean_image, read_images, reader_for_training
+from resnet_cli.engines.frozen import read_classifier
 from resnet_cli.engines.openvino import OpenVinoEngine
-from resnet_cli.engines.portable import read_classifier
 from resnet_cli.errors import ResnetError
 from resnet_cli.networks.catalogue import find_network, spec_from_record
 from resnet_cli.networks.residual import build_backbone

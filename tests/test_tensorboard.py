@@ -15,9 +15,9 @@ from training_material import STEPS, HeldOut, Points, StopAfter, network
 from resnet_cli.errors import Interrupted, ResnetError
 from resnet_cli.progress import Progress, Silent
 from resnet_cli.training.callbacks import EpochRecord, read_history
+from resnet_cli.training.checkpoints import Stage
 from resnet_cli.training.config import TrainConfig
 from resnet_cli.training.loop import train
-from resnet_cli.training.stage import Stage
 from resnet_cli.training.tensorboard import EventFile
 
 FIGURES = ["loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "images_per_second"]

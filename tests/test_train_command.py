@@ -18,10 +18,10 @@ from training_material import CLASSES, STEPS, HeldOut, Points, network, run, val
 from resnet_cli.errors import ResnetError
 from resnet_cli.progress import Silent
 from resnet_cli.runs.folder import read_history
+from resnet_cli.training.checkpoints import Stage
 from resnet_cli.training.config import TrainConfig
 from resnet_cli.training.loop import balanced_weights, train
 from resnet_cli.training.optimizers import make_optimizer, rates
-from resnet_cli.training.stage import Stage
 
 CONFIG = TrainConfig(epochs=4, optimizer="adamw", learning_rate=0.03, weight_decay=0.01)
 

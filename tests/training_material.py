@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_cli.progress import Progress, Silent, Task
+from resnet_cli.training.checkpoints import Stage
 from resnet_cli.training.config import TrainConfig
 from resnet_cli.training.loop import TrainResult, train
-from resnet_cli.training.stage import Stage
 
 CLASSES, FEATURES = 3, 8
 STEPS = 5  # an epoch

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import queue
+import shlex
 import sys
 import threading
 from collections.abc import Iterator
@@ -18,8 +19,10 @@ from rich import markup
 from rich.console import Console
 from rich.table import Table
 
+from resnet_cli.data.contents import kind_of
 from resnet_cli.data.threads import PAUSE, Pause
 from resnet_cli.errors import ResnetError
+from resnet_cli.progress import how_long
 
 _CHUNK = 1 << 16  # bytes of stdin, at most, that are read at once
 _AHEAD = 16  # chunks
@@ -209,3 +212,56 @@ def print_error(message: str, hint: str) -> None:
 def _writes_utf8(encoding: str | None) -> bool:
     # A stream of text alone, as in tests, has none.
     return encoding is None or codecs.lookup(encoding).name == "utf-8"
+
+
+_SHOWN = 40  # classes that the table lists
+
+
+def print_result(result: dict[str, Any]) -> None:
+    """Print the JSON contract of `finetune` and `train` for a person."""
+    split = "test" if "test" in result else "val"
+    headline = result[split]
+    low, high = headline["top1_interval"]
+    table = Table("class", "images", "accuracy")
+    classes = headline["classes"]
+    if len(classes) > _SHOWN:  # the most frequent ones
+        classes = sorted(classes, key=lambda each: -each["count"])[:_SHOWN]
+    for each in classes:
+        table.add_row(escape(each["class"]), str(each["count"]), f"{each['recall']:.1%}" if each["count"] else "-")
+    out.print(table)
+    if left := len(headline["classes"]) - len(classes):
+        out.print(f"and {left} more classes in the report")
+    out.print(
+        f"[bold]{kind_of(split)} accuracy {headline['top1']:.1%}[/]"
+        f"  (95 % interval {low:.1%} to {high:.1%}, {headline['count']} images)"
+    )
+    if "test" in result and result["test"] != result["val"]:
+        out.print(f"validation accuracy {result['val']['top1']:.1%} ({result['val']['count']} images)")
+    kept = f"epoch {result['best_epoch']} of {result['epochs']}"
+    if result.get("kept") == "tail":
+        kept = f"{kept} (the head alone: {result['head_top1']:.1%})"
+    elif result.get("kept") == "head":
+        kept = f"the head alone, {kept}" if result["epochs"] > 1 else "the head alone"
+    out.print(f"kept: {kept}, the best one" if result["epochs"] > 1 else f"kept: {kept}")
+    if result.get("fine_tuning") == "skipped":
+        out.print("fine-tuning: skipped, the head left nothing to gain in validation")
+    elif result.get("fine_tuning") == "no time":
+        out.print("fine-tuning: left out, the time limit was too short for it")
+    elif result.get("fine_tuning") == "stopped early":
+        out.print(f"fine-tuning: stopped after {result['fine_tuning_epochs']} epochs, for lack of further gain")
+    if warnings := len(result["warnings"]):
+        out.print(f"[yellow]{warnings} {'warning' if warnings == 1 else 'warnings'}[/], see above or the report")
+    run = shlex.quote(result["run"])
+    out.print(f"run {escape(result['run'])}  ({how_long(result['seconds'])}), report: report.html in it")
+    out.print(
+        f"next: [bold]resnet predict image.jpg --run {escape(run)}[/]\n      [bold]resnet evaluate --run {escape(run)}[/]"
+    )
+
+
+def print_search(result: dict[str, Any]) -> None:
+    """Print what a range test of the learning rate came to."""
+    if result["suggested"] is None:
+        out.print("[bold]no rate is suggested[/]: the loss fell nowhere clearly")
+    else:
+        out.print(f"[bold]suggested: --learning-rate {result['suggested']:g}[/]")
+    out.print(f"plot: {escape(result['plot'])}; figures: rate.csv beside it")

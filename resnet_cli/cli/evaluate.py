@@ -10,10 +10,9 @@ from resnet_cli.cli import console
 from resnet_cli.cli.options import Engine, Json, Quiet, RunFolders, Views, dataset_path
 from resnet_cli.cli.reporter import Reporter
 from resnet_cli.data import scoring
-from resnet_cli.engines.choice import settled
 from resnet_cli.errors import ResnetError
-from resnet_cli.export.folder import load_runs
-from resnet_cli.jobs.environment import dataset_folder
+from resnet_cli.jobs.environment import dataset_folder, settled
+from resnet_cli.jobs.ready import load_runs
 from resnet_cli.jobs.start import Place, choose_run_folder, make_run_folder, require_writable
 from resnet_cli.runs.folder import EVALUATIONS, FIGURES
 from resnet_cli.statistics import most_frequent_confusions

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from resnet_cli.cli import console
+from resnet_cli.cli.console import print_result, print_search
 from resnet_cli.cli.options import (
     CacheLimit,
     ClassWeights,
@@ -30,7 +31,6 @@ from resnet_cli.cli.options import (
     require_effect_of_search,
 )
 from resnet_cli.cli.reporter import Reporter
-from resnet_cli.cli.result import print_result, print_search
 from resnet_cli.jobs.environment import dataset_folder, tensorflow_import
 from resnet_cli.jobs.finetune_plan import plan_finetune
 from resnet_cli.jobs.start import FinetuneRequest

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from resnet_cli.engines.choice import EngineName
+from resnet_cli.engines import EngineName
 
 
 def dataset_path(typed: str) -> Path:

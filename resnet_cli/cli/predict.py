@@ -37,8 +37,8 @@ def predict(
     stdin = bytes_of_stdin() if "-" in images else ()
     if stdin is None:
         raise typer.BadParameter("- stands for paths on stdin, which is closed")
-    from resnet_cli.engines.choice import settled
     from resnet_cli.inference.classify import predict as predict_images
+    from resnet_cli.jobs.environment import settled
     from resnet_cli.jobs.ready import classifiers_for, engine_for_many, load_members
 
     reporter = Reporter(quiet)

@@ -10,6 +10,7 @@ import typer
 
 from resnet_cli.cli import console
 from resnet_cli.cli import recipe_options as o
+from resnet_cli.cli.console import print_result, print_search
 from resnet_cli.cli.options import (
     ForceRun,
     Json,
@@ -22,7 +23,6 @@ from resnet_cli.cli.options import (
     require_effect_of_search,
 )
 from resnet_cli.cli.reporter import Reporter
-from resnet_cli.cli.result import print_result, print_search
 from resnet_cli.jobs.environment import dataset_folder, tensorflow_import
 from resnet_cli.jobs.start import TrainRequest
 from resnet_cli.jobs.train_plan import plan_training

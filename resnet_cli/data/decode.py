@@ -10,16 +10,15 @@ import math
 import stat
 import warnings
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from resnet_cli.data.folders import HEIF_HEAD as HEAD
 from resnet_cli.data.folders import HEIF_INSTALL as INSTALL
-from resnet_cli.data.folders import is_heif, open_heif
 from resnet_cli.errors import ResnetError
 from resnet_cli.runs.folder import Run
 
@@ -192,7 +191,7 @@ def _open(path: Path, short_side: int | None) -> Image.Image:
             raise ResnetError(f"{path} is a HEIC image, which needs: {INSTALL}") from None
         except UnidentifiedImageError:
             file.seek(0)
-            if is_heif(file.read(HEAD)):
+            if is_heif(file.read(_HEIF_HEAD)):
                 raise ResnetError(f"{path} is damaged: no image can be read from this HEIC file") from None
             raise ResnetError(f"{path} is not an image (JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC)") from None
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -203,7 +202,7 @@ def _open(path: Path, short_side: int | None) -> Image.Image:
 
 
 def _opened(file: io.BufferedReader) -> Image.Image:
-    return open_heif(file) if is_heif(file.peek(HEAD)) else Image.open(file, formats=_FORMATS)
+    return open_heif(file) if is_heif(file.peek(_HEIF_HEAD)) else Image.open(file, formats=_FORMATS)
 
 
 def _decode(file: io.BufferedReader, short_side: int | None) -> Image.Image:
@@ -253,3 +252,45 @@ def run_geometry(run: Run) -> Geometry:
         return Geometry(size, words["resize"], fraction, pad_width(size) if padded else 0)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ResnetError(f"{run.path} does not describe the input: {error}", "the run is damaged") from error
+
+
+_HEIF_HEAD = 64  # bytes in which the brands of a file stand
+
+
+_HEVC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
+
+
+_ANY_CODEC = {b"mif1", b"msf1"}
+
+
+_AVIF = {b"avif", b"avis"}
+
+
+def is_heif(head: bytes) -> bool:
+    """Whether a file that begins so is HEIC: a brand (ISO/IEC 23008-12, annex B) is one of HEVC's, or none tells the codec."""
+    if head[4:8] != b"ftyp":
+        return False
+    box = head[8 : min(int.from_bytes(head[:4]), _HEIF_HEAD)]
+    brands = {box[place : place + 4] for place in range(0, len(box), 4) if place != 4}  # there, the version of the first one
+    if box[:4] in _AVIF:
+        return False
+    return bool(brands & _HEVC) or (bool(brands & _ANY_CODEC) and not brands & _AVIF)
+
+
+def open_heif(file: IO[bytes]) -> Image.Image:
+    """Open a HEIC file with Pillow: its primary image, turned as the file says, whatever its EXIF says besides.
+
+    Raises:
+        ImportError: the extra is not installed.
+        UnidentifiedImageError: the file is damaged.
+    """
+    _register()
+    return Image.open(file, formats=("HEIF",))
+
+
+@cache
+def _register() -> None:
+    import pillow_heif
+
+    # An embedded thumbnail may be older than the image, and would make other pixels of the same photo by the size asked for.
+    pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)

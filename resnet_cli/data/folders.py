@@ -10,59 +10,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import UNFINISHED
 from resnet_cli.runs.folder import EVALUATIONS, LITTER, is_evaluation, is_run_like
 
 if TYPE_CHECKING:
-    from PIL import Image
+    pass
 
 HEIF_ENDINGS = frozenset({".heic", ".heif", ".hif"})
 HEIF_INSTALL = "pip install 'resnet-cli[heif]'"
-HEIF_HEAD = 64  # bytes in which the brands of a file stand
-_HEVC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
-_ANY_CODEC = {b"mif1", b"msf1"}
-_AVIF = {b"avif", b"avis"}
-
-
-def is_heif(head: bytes) -> bool:
-    """Whether a file that begins so is HEIC: a brand (ISO/IEC 23008-12, annex B) is one of HEVC's, or none tells the codec."""
-    if head[4:8] != b"ftyp":
-        return False
-    box = head[8 : min(int.from_bytes(head[:4]), HEIF_HEAD)]
-    brands = {box[place : place + 4] for place in range(0, len(box), 4) if place != 4}  # there, the version of the first one
-    if box[:4] in _AVIF:
-        return False
-    return bool(brands & _HEVC) or (bool(brands & _ANY_CODEC) and not brands & _AVIF)
 
 
 @cache
 def heif_is_installed() -> bool:
     """Whether the extra is there, without importing it."""
     return importlib.util.find_spec("pillow_heif") is not None
-
-
-def open_heif(file: IO[bytes]) -> "Image.Image":
-    """Open a HEIC file with Pillow: its primary image, turned as the file says, whatever its EXIF says besides.
-
-    Raises:
-        ImportError: the extra is not installed.
-        UnidentifiedImageError: the file is damaged.
-    """
-    from PIL import Image
-
-    _register()
-    return Image.open(file, formats=("HEIF",))
-
-
-@cache
-def _register() -> None:
-    import pillow_heif
-
-    # An embedded thumbnail may be older than the image, and would make other pixels of the same photo by the size asked for.
-    pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
 
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jpe", ".jfif"})

@@ -14,6 +14,7 @@ from pathlib import Path
 from resnet_cli.data.folders import NO_IMAGE, list_folder
 from resnet_cli.data.threads import Pause
 from resnet_cli.errors import ResnetError
+from resnet_cli.files import at_home
 from resnet_cli.progress import Progress, Silent
 
 _MARKS = (
@@ -141,14 +142,6 @@ def _found(path: Path, progress: Progress) -> Sequence[Path]:
             first = f"{skipped[0].path.name}: {skipped[0].reason}"
             tell(f"skipped {len(skipped)} {'file' if len(skipped) == 1 else 'files'} of {path} (first: {first})")
     return listing.images
-
-
-def at_home(word: str) -> Path:
-    """`~/cat.jpg` in the user's home; `~cat.jpg`, where nobody is called so, is a file's name."""
-    try:
-        return Path(word).expanduser()
-    except RuntimeError:
-        return Path(word)
 
 
 def _is(what: Callable[[Path], bool], path: Path) -> bool:

@@ -1,0 +1,5 @@
+"""Forward passes behind one interface: OpenVINO and Keras."""
+
+from typing import Literal
+
+EngineName = Literal["auto", "openvino", "keras"]

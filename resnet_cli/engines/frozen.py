@@ -1,21 +1,103 @@
-"""The engine for a frozen network that Keras holds: OpenVINO on CPUs, Keras itself on GPUs or where OpenVINO cannot be used.
+"""Engines for networks that are in memory or were just trained, and their portable OpenVINO form.
 
-In: a Keras model. Out: an `Engine`.
+In: a Keras model. Out: an `Engine` that runs it, by OpenVINO where it can be converted, by Keras otherwise; model.xml and
+model.bin beside the weights. A converter that fails costs speed, never a finished training.
 """
 
-from collections.abc import Iterable, Iterator
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
 from resnet_cli.data.threads import Pause
+from resnet_cli.engines import EngineName
 from resnet_cli.engines.base import Engine, Images, Outputs
-from resnet_cli.engines.choice import EngineName
-from resnet_cli.engines.openvino import OpenVinoEngine, convert, rounded, usual_precision
+from resnet_cli.engines.openvino import OpenVinoEngine, convert, import_openvino, joined, rounded, save, usual_precision
 from resnet_cli.errors import ResnetError
-from resnet_cli.networks.devices import has_gpu, multiply_exactly
+from resnet_cli.networks.catalogue import ClassifierSpec
+from resnet_cli.networks.classifier import build_classifier, build_head
+from resnet_cli.networks.precision import has_gpu, multiply_exactly
+from resnet_cli.networks.weights import copy_weights, load_weights, save_weights
+
+_CONVERT = """
+import json, sys
+from pathlib import Path
+from resnet_cli.engines.openvino import convert, save
+from resnet_cli.engines.frozen import read_classifier
+from resnet_cli.networks.catalogue import spec_from_record
+folder = Path(sys.argv[1])
+save(convert(read_classifier(folder / "model.weights.h5", spec_from_record(json.loads(sys.argv[2])))), folder / "model.xml")
+"""
+
+
+def write_classifier(folder: Path, trained: keras.Model, spec: ClassifierSpec, backbone: Any = None) -> None:
+    """Write both files. Where OpenVINO cannot be used there is no model.xml: Keras answers from the weights.
+
+    Args:
+        folder: where to.
+        trained: images to logits.
+        spec: what it is.
+        backbone: where it was not trained and is an OpenVINO model already: that, uint8 images to pooled features.
+
+    Raises:
+        ResnetError: the folder cannot be written.
+    """
+    save_weights(trained, folder / "model.weights.h5")
+    try:
+        import_openvino()
+    except ResnetError:
+        # Whoever trained was told when the training began, and a finished training is not thrown away for it.
+        return
+    if backbone is not None:
+        save(joined(backbone, convert(_filled(build_head, spec, trained))), folder / "model.xml")
+    elif keras.backend.backend() == "tensorflow":
+        save(convert(_filled(build_classifier, spec, trained)), folder / "model.xml")
+    else:
+        _convert_elsewhere(folder, spec)
+
+
+def read_classifier(weights: Path, spec: ClassifierSpec) -> keras.Model:
+    """Rebuild a run's classifier, uint8 images to probabilities, from its spec and weights file."""
+    classifier = _in_float32(build_classifier, spec)
+    load_weights(classifier, weights)
+    return classifier
+
+
+def _convert_elsewhere(folder: Path, spec: ClassifierSpec) -> None:
+    """Write model.xml in a process on TensorFlow: OpenVINO cannot convert a Keras model of another backend."""
+    record = {**spec.to_record(), "classes": list(range(spec.classes))}
+    command = [sys.executable, "-c", _CONVERT, str(folder), json.dumps(record)]
+    done = subprocess.run(
+        command, env={**os.environ, "KERAS_BACKEND": "tensorflow"}, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        reason = done.stderr.strip().splitlines()[-1:] or ["no reason given"]
+        raise ResnetError(f"cannot convert the network for OpenVINO: {reason[0]}", "TensorFlow must be installed beside jax")
+
+
+def _filled(build: Callable[[ClassifierSpec], keras.Model], spec: ClassifierSpec, trained: keras.Model) -> keras.Model:
+    model = _in_float32(build, spec)
+    copy_weights(trained, model)
+    return model
+
+
+def _in_float32(build: Callable[[ClassifierSpec], keras.Model], spec: ClassifierSpec) -> keras.Model:
+    """Whatever precision trained the network: what is kept and exported computes in float32."""
+    policy = keras.mixed_precision.dtype_policy()
+    keras.mixed_precision.set_dtype_policy("float32")
+    try:
+        return build(replace(spec, dropout=0.0))
+    finally:
+        keras.mixed_precision.set_dtype_policy(policy)
+
 
 _ON_CPU = 32 * 224 * 224  # 8 images of 224 x 224 instead of 32 take up to a fifth more time each on two cores (ResNet-50)
 _ON_GPU = 2 * _ON_CPU

@@ -11,7 +11,7 @@ from pathlib import Path
 import keras
 
 from resnet_cli.data.decode import run_geometry
-from resnet_cli.engines.portable import read_classifier
+from resnet_cli.engines.frozen import read_classifier
 from resnet_cli.errors import ResnetError
 from resnet_cli.export.folder import check_free, describe, new_folder
 from resnet_cli.export.formats import OUTPUT, FormatName, find_format

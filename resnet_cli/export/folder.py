@@ -2,24 +2,22 @@
 (light: the standard library only).
 
 In: a run. Out: a folder with the model, labels.txt, classify.py, and for OpenVINO export.json and splits.csv. It can be handed
-on: no file in it holds an absolute path or the name of an image. Runs and exports of an ensemble are loaded here as
-well.
+on: no file in it holds an absolute path or the name of an image.
 """
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from resnet_cli.data.contents import trained_before
 from resnet_cli.data.folders import EXAMPLE, LABELS
-from resnet_cli.data.layout import some_names
 from resnet_cli.errors import ResnetError
 from resnet_cli.export.formats import FormatName, example, is_export
 from resnet_cli.files import UNFINISHED, unfinished, write_csv, write_text
-from resnet_cli.runs.folder import EARLIER, EXPORT_RECORD, SPLITS, Run, load_run, read_record, read_splits
+from resnet_cli.runs.folder import EARLIER, EXPORT_RECORD, SPLITS, Run, read_splits
 
 
 def check_free(folder: Path, force: bool) -> None:
@@ -140,43 +138,3 @@ def _without_paths(record: dict[str, Any]) -> dict[str, Any]:
 def size(folder: Path) -> int:
     """Bytes of all files in a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def load_classifier(folder: Path) -> Run:
-    """Open a run, or an OpenVINO export of one, wherever it was moved to.
-
-    Raises:
-        ResnetError: see `load_run`; or it is an export that OpenVINO does not load.
-    """
-    path = folder / EXPORT_RECORD
-    if path.exists():
-        return Run(folder, read_record(path))
-    if is_export(folder):
-        raise ResnetError(
-            f"{folder} is an export for other programs; this one answers with runs, and with exports to OpenVINO alone",
-            "name a run with --run, or what `resnet export --format openvino` wrote",
-        )
-    return load_run(folder)
-
-
-def load_runs(folders: Sequence[Path]) -> tuple[Run, ...]:
-    """Open runs of an ensemble; without folders, the newest complete one under runs/ alone.
-
-    Raises:
-        ResnetError: a run cannot be opened or is named twice, or two of them know different classes.
-    """
-    runs = tuple(map(load_classifier, folders)) or (load_run(),)
-    for number, run in enumerate(runs):
-        if any(run.folder.resolve() == other.folder.resolve() for other in runs[:number]):
-            raise ResnetError(f"the run {run.folder} is named twice", "every --run counts once; leave one out")
-        _require_same_classes(runs[0], run)
-    return runs
-
-
-def _require_same_classes(first: Run, other: Run) -> None:
-    """Averaging a class that one of them never learned would count its silence as an answer."""
-    pairs = ((first, other), (other, first))
-    alone = [(knows, [name for name in knows.classes if name not in lacks.classes]) for knows, lacks in pairs]
-    words = "; ".join(f"only {run.folder} knows {some_names(names)}" for run, names in alone if names)
-    if words:
-        raise ResnetError(f"the runs cannot form an ensemble, their classes differ: {words}", "name one of them with --run")

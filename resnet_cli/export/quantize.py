@@ -16,7 +16,7 @@ from resnet_cli.data.contents import kind_of
 from resnet_cli.data.decode import Geometry, run_geometry
 from resnet_cli.data.layout import some_names
 from resnet_cli.engines.base import Images
-from resnet_cli.engines.portable import read_classifier
+from resnet_cli.engines.frozen import read_classifier
 from resnet_cli.errors import ResnetError
 from resnet_cli.export.export import Exported, converting, with_named_output, write_and_compare
 from resnet_cli.export.folder import check_free, describe, new_folder, size

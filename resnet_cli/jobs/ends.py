@@ -17,9 +17,9 @@ from resnet_cli.data.dataset import Dataset, Sample
 from resnet_cli.data.decode import Geometry
 from resnet_cli.data.images import ImageSet, read_images, reader_for_prediction, reader_for_training, reader_that_fits
 from resnet_cli.data.threads import map_in_order
+from resnet_cli.engines import EngineName
 from resnet_cli.engines.base import Outputs
-from resnet_cli.engines.choice import EngineName
-from resnet_cli.engines.portable import write_classifier
+from resnet_cli.engines.frozen import write_classifier
 from resnet_cli.errors import ResnetError
 from resnet_cli.jobs.measure import Measured, measure_splits
 from resnet_cli.jobs.record import split_rows, warn_of_left_out

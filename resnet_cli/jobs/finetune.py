@@ -23,12 +23,11 @@ from resnet_cli.jobs.finetune_plan import FinetunePlan
 from resnet_cli.jobs.measure import write_measured
 from resnet_cli.jobs.record import result_record, run_record, warn_of_figures, warn_of_left_out
 from resnet_cli.jobs.start import PRECISION, FinetuneRequest, begin_run, begun_by, tell_other_precision
-from resnet_cli.networks.classifier import build_logits
-from resnet_cli.networks.loading import load_backbone
+from resnet_cli.networks.classifier import build_logits, load_backbone
+from resnet_cli.networks.precision import prepare
 from resnet_cli.progress import Progress
 from resnet_cli.runs.folder import Run, drop_checkpoint, finish_run
 from resnet_cli.training.config import FinetuneConfig
-from resnet_cli.training.precision import prepare
 from resnet_cli.transfer.features import Material, augmentation_of
 from resnet_cli.transfer.phases import run_frozen, transfer
 from resnet_cli.transfer.tail import LABEL_SMOOTHING

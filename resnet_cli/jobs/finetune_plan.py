@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_cli.data.dataset import Dataset, scan_dataset
 from resnet_cli.data.split import hold_out
-from resnet_cli.engines.choice import settled
 from resnet_cli.errors import ResnetError
+from resnet_cli.jobs.environment import settled
 from resnet_cli.jobs.record import fingerprint, tell_dataset
 from resnet_cli.jobs.start import FinetuneRequest, Place, begun_with, place_of_run, require_same, tell_interrupted
 from resnet_cli.networks.catalogue import ClassifierSpec, Network

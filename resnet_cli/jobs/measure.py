@@ -12,8 +12,8 @@ from typing import Any
 from resnet_cli.data.dataset import Dataset
 from resnet_cli.data.decode import Geometry
 from resnet_cli.data.scoring import Scored
+from resnet_cli.engines import EngineName
 from resnet_cli.engines.base import Outputs
-from resnet_cli.engines.choice import EngineName
 from resnet_cli.inference.classify import Classified, classify
 from resnet_cli.inference.metrics import Evaluation, losses, measure
 from resnet_cli.inference.scoring import Rows, classify_pooled, collect, write_confusion, write_predictions

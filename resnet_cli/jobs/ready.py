@@ -12,18 +12,27 @@ from pathlib import Path
 from typing import Any
 
 from resnet_cli.data.decode import Geometry, run_geometry
+from resnet_cli.data.folders import LABELS
+from resnet_cli.data.layout import some_names
+from resnet_cli.engines import EngineName
 from resnet_cli.engines.base import Engine
-from resnet_cli.engines.choice import EngineName, gpu_is_likely, is_worth_a_gpu, surroundings
 from resnet_cli.engines.openvino import OpenVinoEngine, Purpose
 from resnet_cli.errors import ResnetError
-from resnet_cli.export.folder import load_runs
+from resnet_cli.export.formats import is_export
 from resnet_cli.files import write_text
 from resnet_cli.inference.classify import Member
-from resnet_cli.jobs.environment import cache_folder, kept_in_cache, tensorflow_import
+from resnet_cli.jobs.environment import (
+    cache_folder,
+    gpu_is_likely,
+    is_worth_a_gpu,
+    kept_in_cache,
+    surroundings,
+    tensorflow_import,
+)
 from resnet_cli.networks.catalogue import ClassifierSpec, spec_from_record
 from resnet_cli.networks.pretrained import ImagenetClassifier, bundled_run, cached_imagenet_classifier
 from resnet_cli.progress import Progress
-from resnet_cli.runs.folder import RUNS, Run
+from resnet_cli.runs.folder import EXPORT_RECORD, RUNS, Run, load_run, read_record
 
 
 @dataclass(frozen=True)
@@ -76,7 +85,7 @@ def engine_for_many(wish: EngineName, classifiers: Sequence[Ready], count: Calla
     """Keras in place of "auto" where many images are to be classified and Keras sees a GPU; else what was asked for.
 
     Args:
-        wish: as `engines.choice.settled` gave it.
+        wish: as `jobs.environment.settled` gave it.
         classifiers: of an ensemble.
         count: of the images; asked only where there may be a GPU. 0 where nobody knows how many will come.
         progress: is told where there is a GPU that Keras does not see.
@@ -86,7 +95,7 @@ def engine_for_many(wish: EngineName, classifiers: Sequence[Ready], count: Calla
         return wish
     try:
         with tensorflow_import():
-            from resnet_cli.networks.devices import has_gpu
+            from resnet_cli.networks.precision import has_gpu
     except ResnetError:  # no backend that could be started: OpenVINO needs none
         return wish
     if has_gpu():
@@ -98,7 +107,7 @@ def engine_for_many(wish: EngineName, classifiers: Sequence[Ready], count: Calla
 def read_weights(weights: Path, spec: ClassifierSpec) -> Any:
     """Rebuild a classifier of Keras' layers; only this imports Keras."""
     with tensorflow_import():
-        from resnet_cli.engines.portable import read_classifier
+        from resnet_cli.engines.frozen import read_classifier
     return read_classifier(weights, spec)
 
 
@@ -108,7 +117,7 @@ def load_members(classifiers: Sequence[Ready], purpose: Purpose, engine: EngineN
     Args:
         classifiers: one or more, of the same classes.
         purpose: "one" image soon, or "many" images per second.
-        engine: as `engines.choice.settled` gave it.
+        engine: as `jobs.environment.settled` gave it.
         progress: is told where a run can be answered by Keras alone.
 
     Raises:
@@ -165,7 +174,7 @@ def _imagenet(files: ImagenetClassifier, engine: EngineName) -> Ready:
 
 def _read_imagenet(files: ImagenetClassifier) -> tuple[Any, tuple[str, ...]]:
     with tensorflow_import():
-        from resnet_cli.networks.loading import load_imagenet_classifier
+        from resnet_cli.networks.classifier import load_imagenet_classifier
     return load_imagenet_classifier(files)
 
 
@@ -183,3 +192,42 @@ def _convert(classifier: Any, model: Path) -> None:
     from resnet_cli.engines.openvino import convert, save
 
     save(convert(classifier), model)
+
+
+def load_classifier(folder: Path) -> Run:
+    """Open a run, or an OpenVINO export of one, wherever it was moved to.
+
+    Raises:
+        ResnetError: see `load_run`; or it is an export that OpenVINO does not load.
+    """
+    if (folder / EXPORT_RECORD).exists():
+        return Run(folder, read_record(folder / EXPORT_RECORD))
+    if (folder / LABELS).exists() and is_export(folder):
+        raise ResnetError(
+            f"{folder} is an export for other programs; this one answers with runs, and with exports to OpenVINO alone",
+            "name a run with --run, or what `resnet export --format openvino` wrote",
+        )
+    return load_run(folder)
+
+
+def load_runs(folders: Sequence[Path]) -> tuple[Run, ...]:
+    """Open runs of an ensemble; without folders, the newest complete one under runs/ alone.
+
+    Raises:
+        ResnetError: a run cannot be opened or is named twice, or two of them know different classes.
+    """
+    runs = tuple(map(load_classifier, folders)) or (load_run(),)
+    for number, run in enumerate(runs):
+        if any(run.folder.resolve() == other.folder.resolve() for other in runs[:number]):
+            raise ResnetError(f"the run {run.folder} is named twice", "every --run counts once; leave one out")
+        _require_same_classes(runs[0], run)
+    return runs
+
+
+def _require_same_classes(first: Run, other: Run) -> None:
+    """Averaging a class that one of them never learned would count its silence as an answer."""
+    pairs = ((first, other), (other, first))
+    alone = [(knows, [name for name in knows.classes if name not in lacks.classes]) for knows, lacks in pairs]
+    words = "; ".join(f"only {run.folder} knows {some_names(names)}" for run, names in alone if names)
+    if words:
+        raise ResnetError(f"the runs cannot form an ensemble, their classes differ: {words}", "name one of them with --run")

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnet_cli.data.inputs import at_home
 from resnet_cli.errors import ResnetError
-from resnet_cli.files import write_text
+from resnet_cli.files import at_home, write_text
 from resnet_cli.networks.catalogue import Shortcut
 from resnet_cli.progress import Progress
 from resnet_cli.runs.folder import RUNS, is_run_like, read_history, unfinished_runs

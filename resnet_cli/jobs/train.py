@@ -16,21 +16,19 @@ from resnet_cli.engines.teacher import TeacherEngine
 from resnet_cli.jobs.ends import as_read, read_splits_for_training, search_record, usable_rate, write_search, write_trained
 from resnet_cli.jobs.environment import kept_in_cache
 from resnet_cli.jobs.measure import write_measured
-from resnet_cli.jobs.record import result_record, run_record, warn_of_figures
+from resnet_cli.jobs.record import few_steps, result_record, run_record, warn_of_figures
 from resnet_cli.jobs.start import PRECISION, begin_run, begun_by, make_run_folder, tell_other_precision
 from resnet_cli.jobs.train_plan import TrainPlan
-from resnet_cli.networks.classifier import build_logits, set_pixel_mean
-from resnet_cli.networks.loading import load_backbone
+from resnet_cli.networks.classifier import build_logits, load_backbone, set_pixel_mean
+from resnet_cli.networks.precision import prepare
 from resnet_cli.progress import NOTHING_YET, Progress, stop_if_asked
 from resnet_cli.runs.folder import Run, finish_run
+from resnet_cli.training.checkpoints import Stage, Stream
 from resnet_cli.training.config import TrainConfig
-from resnet_cli.training.diagnose import few_steps
 from resnet_cli.training.distillation import Assumed, Lesson, Taught, TaughtEvaluation, columns_of
 from resnet_cli.training.loop import train
 from resnet_cli.training.pace import Pace, fit_to_limit, measure_pace
-from resnet_cli.training.precision import prepare
 from resnet_cli.training.rate_finder import find_rate
-from resnet_cli.training.stage import Stage, Stream
 from resnet_cli.transfer.time_limit import Limit
 
 

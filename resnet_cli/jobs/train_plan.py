@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_cli.data.dataset import Dataset, scan_dataset, scan_photos
 from resnet_cli.data.folders import folder_names, list_folder
-from resnet_cli.data.inputs import at_home
 from resnet_cli.data.layout import some_names, split_of
 from resnet_cli.data.split import hold_out, hold_out_photos
-from resnet_cli.engines.choice import EngineName, settled
+from resnet_cli.engines import EngineName
 from resnet_cli.errors import ResnetError
+from resnet_cli.files import at_home
+from resnet_cli.jobs.environment import settled
 from resnet_cli.jobs.record import fingerprint, tell_dataset
 from resnet_cli.jobs.start import Place, TrainRequest, begun_with, place_of_run, require_same, tell_interrupted
 from resnet_cli.networks.catalogue import ClassifierSpec, Network, find_network

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from resnet_cli.data.inputs import at_home
 from resnet_cli.downloads import answers, watch
 from resnet_cli.errors import Interrupted, ResnetError
-from resnet_cli.files import digest
+from resnet_cli.files import at_home, digest
 from resnet_cli.networks.catalogue import CATALOGUE, Network, Shortcut, find_network, spec_from_record
 from resnet_cli.progress import Progress
 from resnet_cli.runs.folder import Run, load_run

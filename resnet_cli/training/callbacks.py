@@ -16,10 +16,9 @@ from resnet_cli.files import write_text
 from resnet_cli.networks.weights import named_variables
 from resnet_cli.progress import GO_ON, Progress, how_long, stop_if_asked
 from resnet_cli.runs.folder import EpochRecord, read_history
-from resnet_cli.training.checkpoints import Point, has_checkpoint, save_checkpoint, stored_metrics, write_whole
+from resnet_cli.training.checkpoints import Point, Stage, Stream, has_checkpoint, save_checkpoint, stored_metrics, write_whole
 from resnet_cli.training.config import CHECKPOINT_SECONDS, MID_EPOCH_SECONDS, TrainConfig, small_epochs
 from resnet_cli.training.optimizers import inner_optimizer, plateau_scale
-from resnet_cli.training.stage import Stage, Stream
 from resnet_cli.training.tensorboard import EventFile
 
 SURE = 0.05  # nats: the right class has a probability of 95 % in the geometric mean over the validation images

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from resnet_cli.engines.choice import EngineName
+from resnet_cli.engines import EngineName
 from resnet_cli.errors import ResnetError
 from resnet_cli.networks.catalogue import Network, Unfreeze
 

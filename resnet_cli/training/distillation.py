@@ -32,8 +32,8 @@ from resnet_cli.data.threads import batches_ahead, map_in_order
 from resnet_cli.engines.teacher import Teacher, TeacherEngine
 from resnet_cli.errors import ResnetError
 from resnet_cli.runs.folder import versions
+from resnet_cli.training.checkpoints import Derived
 from resnet_cli.training.config import TrainConfig
-from resnet_cli.training.stage import Derived
 
 
 class Distillation(keras.losses.Loss):  # type: ignore[misc]

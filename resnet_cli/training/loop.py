@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 from resnet_cli.progress import Progress
 from resnet_cli.runs.folder import EpochRecord
 from resnet_cli.training.callbacks import CROSS_ENTROPY, Recorder
-from resnet_cli.training.checkpoints import Point, has_checkpoint, load_checkpoint, stored_metrics
+from resnet_cli.training.checkpoints import Point, Stage, Stream, has_checkpoint, load_checkpoint, stored_metrics
 from resnet_cli.training.config import TrainConfig, small_epochs
 from resnet_cli.training.distillation import loss_of, metrics_of_labels
 from resnet_cli.training.optimizers import make_optimizer, rates
 from resnet_cli.training.reading import Reading, on_device
-from resnet_cli.training.stage import Stage, Stream
 
 
 @dataclass(frozen=True)

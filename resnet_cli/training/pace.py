@@ -11,12 +11,11 @@ import keras
 
 from resnet_cli.errors import ResnetError
 from resnet_cli.progress import NOTHING_YET, Progress, stop_if_asked
-from resnet_cli.training.checkpoints import untouched
+from resnet_cli.training.checkpoints import Stream, untouched
 from resnet_cli.training.config import TrainConfig, small_epochs
 from resnet_cli.training.distillation import loss_of
 from resnet_cli.training.optimizers import make_optimizer, rates
 from resnet_cli.training.reading import Reading, on_device
-from resnet_cli.training.stage import Stream
 
 _WARM_UP, _MEASURED = 5, 25  # steps: the first ones trace and compile
 _SHARE = 0.1  # of the limit, for each measuring of steps

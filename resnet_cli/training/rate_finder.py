@@ -18,12 +18,11 @@ from numpy.typing import NDArray
 
 from resnet_cli.errors import ResnetError
 from resnet_cli.progress import Progress, Task, stop_if_asked
-from resnet_cli.training.checkpoints import untouched
+from resnet_cli.training.checkpoints import Stream, untouched
 from resnet_cli.training.config import TrainConfig
 from resnet_cli.training.distillation import loss_of
 from resnet_cli.training.loop import balanced_weights
 from resnet_cli.training.optimizers import make_optimizer
-from resnet_cli.training.stage import Stream
 
 STEPS = 100
 # Lowest and highest rate. Adam's and Muon's steps are as large as the rate, whatever the gradient: 1 is too much for them.

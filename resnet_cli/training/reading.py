@@ -13,7 +13,7 @@ from typing import Any
 import keras
 
 from resnet_cli.errors import Interrupted, ResnetError
-from resnet_cli.networks.devices import has_gpu
+from resnet_cli.networks.precision import has_gpu
 
 
 class Reading:

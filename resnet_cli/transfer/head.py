@@ -21,9 +21,9 @@ from resnet_cli.networks.classifier import add_head
 from resnet_cli.networks.weights import named_variables
 from resnet_cli.progress import Progress, stop_if_asked
 from resnet_cli.runs.folder import EpochRecord, read_history
+from resnet_cli.training.checkpoints import Stage
 from resnet_cli.training.config import FinetuneConfig, TrainConfig
 from resnet_cli.training.loop import TrainResult, balanced_weights, train
-from resnet_cli.training.stage import Stage
 from resnet_cli.training.tensorboard import EventFile
 from resnet_cli.transfer.features import NOT_YET, Material
 from resnet_cli.transfer.store import Stored, StoredBatches, StoredStream

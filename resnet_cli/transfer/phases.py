@@ -19,10 +19,10 @@ from resnet_cli.networks.classifier import boundary_model, feature_model, freeze
 from resnet_cli.networks.weights import named_variables
 from resnet_cli.progress import Progress
 from resnet_cli.training.callbacks import SURE, is_perfect
+from resnet_cli.training.checkpoints import Stage
 from resnet_cli.training.config import FinetuneConfig
 from resnet_cli.training.loop import TrainResult, train
 from resnet_cli.training.rate_finder import RateSearch, find_rate
-from resnet_cli.training.stage import Stage
 from resnet_cli.transfer.features import (
     AS_IT_IS,
     NOT_YET,

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from resnet_cli.data.batches import EvaluationBatches, TrainStream
 from resnet_cli.engines.base import Engine
 from resnet_cli.networks.classifier import tail_model
+from resnet_cli.training.checkpoints import Derived, Stream
 from resnet_cli.training.config import FinetuneConfig, TrainConfig
-from resnet_cli.training.stage import Derived, Stream
 from resnet_cli.transfer.features import Material
 from resnet_cli.transfer.store import Stored, StoredBatches, StoredStream
 

@@ -1,0 +1,189 @@
+"""The device that Keras computes on, the fastest precision that is safe there, and repeatable results.
+
+In: a seed. Out: a process that trains in that precision, and what run.json says of it. The choice by compute capability is
+tested with stand-ins: docs/devices.md says what was seen on hardware.
+"""
+
+import ctypes
+import os
+import platform
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Device:
+    """The device of Keras' backend; of several GPUs the least capable.
+
+    Attributes:
+        kind: "gpu" or "cpu".
+        name: such as "NVIDIA A100-SXM4-40GB"; "cpu" for all CPUs.
+        capability: compute capability of an NVIDIA GPU, such as (8, 0); None of a CPU, of other makes, and where it is unknown.
+    """
+
+    kind: str
+    name: str
+    capability: tuple[int, int] | None = None
+
+
+CPU = Device("cpu", "cpu")
+
+
+def has_gpu() -> bool:
+    """Whether Keras' backend sees a GPU."""
+    try:
+        return bool(keras.distribution.list_devices("gpu"))
+    except RuntimeError:  # jax's answer where there is none
+        return False
+
+
+def current_device() -> Device:
+    """The device that Keras trains on."""
+    if not has_gpu():
+        return CPU
+    return least_capable(_tensorflow_gpus() if keras.backend.backend() == "tensorflow" else _jax_gpus())
+
+
+def least_capable(gpus: list[tuple[str, tuple[int, int] | str | None]]) -> Device:
+    """One device for all GPUs: each must be able to do what is chosen.
+
+    Args:
+        gpus: name and compute capability of each, as (8, 0) by TensorFlow and "8.0" by JAX, whose AMD GPUs say "gfx90a".
+    """
+    devices = [Device("gpu", name, _as_numbers(capability)) for name, capability in gpus]
+    return min(devices, key=lambda device: device.capability or (0, 0))
+
+
+def half_precision(device: Device) -> str | None:
+    """Keras' policy for training in half precision: "mixed_bfloat16", "mixed_float16", or None where float32 is as fast.
+
+    NVIDIA's tensor cores take fp16 from compute capability 7.0 (Volta) on and bf16 from 8.0 (Ampere) on. Before that there are
+    none, and what GPUs of other makes do is not known here.
+
+    Source: NVIDIA, "CUDA C++ Programming Guide", table "Technical specifications per compute capability".
+    """
+    if device.kind != "gpu" or device.capability is None or device.capability < (7, 0):
+        return None
+    return "mixed_bfloat16" if device.capability >= (8, 0) else "mixed_float16"
+
+
+def multiply_exactly() -> None:
+    """From here on float32 is multiplied as float32 on a GPU too, which would round to TF32's 10 bits otherwise."""
+    if not has_gpu():
+        return
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+    else:
+        import jax
+
+        jax.config.update("jax_default_matmul_precision", "float32")
+
+
+def _tensorflow_gpus() -> list[tuple[str, tuple[int, int] | str | None]]:
+    import tensorflow as tf
+
+    details = map(tf.config.experimental.get_device_details, tf.config.get_visible_devices("GPU"))
+    return [(each.get("device_name", "gpu"), each.get("compute_capability")) for each in details]
+
+
+def _jax_gpus() -> list[tuple[str, tuple[int, int] | str | None]]:
+    import jax
+
+    return [(each.device_kind, getattr(each, "compute_capability", None)) for each in jax.devices("gpu")]
+
+
+def _as_numbers(capability: tuple[int, int] | str | None) -> tuple[int, int] | None:
+    if not isinstance(capability, str):
+        return capability
+    major, _, minor = capability.partition(".")
+    return (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else None
+
+
+def prepare(seed: int) -> str:
+    """Seed everything, make operations repeatable, keep memory between steps, and turn on the fastest safe precision.
+
+    On CPUs with AVX-512 BF16 or AMX, oneDNN rewrites TensorFlow's graph (1.3 to 1.6 times faster training). The variables, and
+    so the weights, stay float32 in every precision.
+
+    Returns:
+        The precision: "mixed_bfloat16" or "mixed_float16" on GPUs, "bfloat16" by rewriting on CPUs, or "float32".
+    """
+    _seed(seed)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        # Keras then leaves XLA out on this backend, whose compiled operations are not all repeatable (see docs/devices.md).
+        tf.config.experimental.enable_op_determinism()
+        keep_memory()
+    precision = training_precision(current_device(), keras.backend.backend(), _cpu_has_bf16())
+    if precision.startswith("mixed_"):
+        keras.mixed_precision.set_dtype_policy(precision)
+    elif precision == "bfloat16":
+        from resnet_cli.networks.accelerations import set_rewriting
+
+        set_rewriting(True)
+    return precision
+
+
+def training_precision(device: Device, backend: str, cpu_has_bf16: bool) -> str:
+    """The fastest precision that is safe, as `prepare` returns it.
+
+    Args:
+        device: what Keras trains on.
+        backend: of Keras: "tensorflow" or "jax", which has no rewriting.
+        cpu_has_bf16: whether the CPU multiplies bf16.
+    """
+    if device.kind == "gpu":
+        return half_precision(device) or "float32"
+    return "bfloat16" if backend == "tensorflow" and cpu_has_bf16 else "float32"
+
+
+def computed_on() -> dict[str, Any]:
+    """What run.json says of the machine beside the precision: backend, device, and whether its operations are repeatable."""
+    device = current_device()
+    return {"backend": keras.backend.backend(), "device": device.name, "deterministic": _is_deterministic(device)}
+
+
+def _is_deterministic(device: Device) -> bool:
+    """TensorFlow refuses operations that are not; on CPUs none of XLA's is different, and on GPUs it has to be asked for."""
+    return (
+        keras.backend.backend() == "tensorflow"
+        or device.kind == "cpu"
+        or "xla_gpu_deterministic_ops=true" in os.environ.get("XLA_FLAGS", "")
+    )
+
+
+def _seed(seed: int) -> None:
+    if keras.backend.backend() == "tensorflow":
+        keras.utils.set_random_seed(seed)
+        return
+    # As Keras does it, which would import TensorFlow for its seed alone: seconds, and on a GPU most of the memory.
+    random.seed(seed)
+    np.random.seed(seed)
+
+
+def _cpu_has_bf16() -> bool:
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # as mallopt(3) numbers them
+_ALL = 2**31 - 1  # bytes
+
+
+def keep_memory() -> None:
+    """Have glibc's malloc keep what is freed, for the rest of the process; without glibc nothing is changed."""
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_MMAP_MAX, 0)
+        libc.mallopt(_TRIM_THRESHOLD, _ALL)
