@@ -11,7 +11,7 @@ import pytest
 from conftest import MakeDataset, RunCli
 from PIL import Image
 
-from resnet_cli.data import folders as heif
+from resnet_cli.data import decode as decoding
 from resnet_cli.data.decode import Geometry, decode, decode_square, is_heif, read_header
 from resnet_cli.data.folders import list_folder
 from resnet_cli.errors import ResnetError
@@ -27,16 +27,16 @@ def photo(make_dataset: MakeDataset, tmp_path: Path) -> Image.Image:
 
 @pytest.fixture
 def without_the_extra(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    heif._register.cache_clear()
+    decoding._register.cache_clear()
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    monkeypatch.setattr(heif, "heif_is_installed", lambda: False)
+    monkeypatch.setattr("resnet_cli.data.folders.heif_is_installed", lambda: False)
     yield
-    heif._register.cache_clear()
+    decoding._register.cache_clear()
 
 
 def write_heic(path: Path, photo: Image.Image, **options: object) -> Path:
     """Lossless, by pillow-heif itself."""
-    heif._register()
+    decoding._register()
     path.parent.mkdir(parents=True, exist_ok=True)
     photo.save(path, "HEIF", quality=-1, chroma=444, **options)
     return path
