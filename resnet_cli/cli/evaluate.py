@@ -12,7 +12,6 @@ from resnet_cli.cli.reporter import Reporter
 from resnet_cli.data import scoring
 from resnet_cli.errors import ResnetError
 from resnet_cli.jobs.environment import dataset_folder, settled
-from resnet_cli.jobs.ready import load_runs
 from resnet_cli.jobs.start import Place, choose_run_folder, make_run_folder, require_writable
 from resnet_cli.runs.folder import EVALUATIONS, FIGURES
 from resnet_cli.statistics import most_frequent_confusions
@@ -72,7 +71,7 @@ def evaluate(
     the same run and data set are replaced, those of several runs or of an export are not; nothing is written into an export.
     """
     from resnet_cli.jobs.measure import measure_together
-    from resnet_cli.jobs.ready import engine_for_many, run_classifier
+    from resnet_cli.jobs.ready import engine_for_many, load_runs, run_classifier
 
     if allow_changed and dataset is not None:
         raise typer.BadParameter("--allow-changed is for the images that a run held out: leave it out with a DATASET")
