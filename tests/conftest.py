@@ -22,6 +22,10 @@ os.environ["NO_COLOR"] = "1"
 os.environ.pop("FORCE_COLOR", None)
 # As the program starts TensorFlow; tests that import it themselves do so before the program could.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+# Workers of pytest-xdist share the cores: one thread each, in TensorFlow and in every process that a test starts.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    for variable in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
 
 # Ignored where the tests run in the background of a shell, and then in every process that they start.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

@@ -128,7 +128,7 @@ def test_the_readme_marks_the_two_commands_that_set_everything_up() -> None:
     for name, ending in endings.items():
         block = re.search(rf"^<!-- {name} command -->\n+```\w*\n([^\n]+)\n```$", readme, re.MULTILINE)
         assert block is not None, f"the {name} command stands alone in its code block"
-        assert block.group(1).startswith("python3 -m venv .venv && ")
+        assert block.group(1).startswith("python3 -m venv .venv && .venv/bin/pip install -c constraints.txt ")
         assert block.group(1).endswith(ending)
 
 
