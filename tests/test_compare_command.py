@@ -23,7 +23,7 @@ from resnet_cli.jobs.record import run_record, split_rows
 from resnet_cli.networks.catalogue import ClassifierSpec, Shortcut, find_network, parameter_count
 from resnet_cli.networks.classifier import build_logits
 from resnet_cli.networks.pretrained import WeightsSource
-from resnet_cli.reports.curves import Curve, _limits
+from resnet_cli.reports.curves import Curve, error_limits
 from resnet_cli.runs.folder import EpochRecord, finish_run, write_splits
 from resnet_cli.training.config import TrainConfig
 
@@ -327,4 +327,4 @@ def test_real_trainings_of_every_kind(
     ],
 )
 def test_the_axis_shows_where_the_last_epochs_are(errors: list[float], limits: tuple[float, float]) -> None:
-    assert _limits([Curve("resnet20", [errors], [errors])]) == pytest.approx(limits)
+    assert error_limits([Curve("resnet20", [errors], [errors])]) == pytest.approx(limits)

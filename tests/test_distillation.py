@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MakeDataset, MakeImage, RunCli
+from conftest import MakeDataset, MakeImage, MakeRun, RunCli
 from PIL import Image
 from scipy.special import log_softmax, softmax
+from test_bad_input import room_for
 from test_resume import assert_same_run, histories
 
 from resnet_cli.data.augment import Augmentation, crop_view, generator
@@ -203,10 +204,10 @@ def test_with_class_folders_of_its_classes_labels_count_too(make_dataset: MakeDa
 
 
 def test_a_run_teaches_and_an_interrupted_student_goes_on_exactly(
-    make_dataset: MakeDataset, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_dataset: MakeDataset, make_run: MakeRun, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = make_dataset(tmp_path / "data", COLOURS)
-    assert run_cli("train", data, "--epochs", 2, *QUICK, "--epochs", 1, "--output", tmp_path / "master").exit_code == 0
+    make_run(tmp_path / "master", data, arch="resnet8", size=16)
     lesson = ("train", data, "--teacher", tmp_path / "master", *QUICK)
     assert run_cli(*lesson, "--output", tmp_path / "whole").exit_code == 0
 
@@ -248,21 +249,15 @@ def test_a_second_student_of_the_same_crops_asks_nothing(
         return run_many(self, (asked.append(len(images)) or images for images in batches))
 
     monkeypatch.setattr(TeacherEngine, "run_many", counted)
-    assert run_cli(*command, "--arch", "resnet14", "--image-size", 12, "--output", tmp_path / "second").exit_code == 0
+    assert run_cli(*command, "--arch", "plain8", "--image-size", 12, "--output", tmp_path / "second").exit_code == 0
     held = sum(row["split"] == "val" for row in splits(tmp_path / "second"))
     assert sum(asked) == 1 + -(-held // 8) * 8  # a first answer, and the held-out images alone, in batches of eight
 
 
-def onnx_of(folder: Path, run_cli: RunCli, data: Path) -> Path:
-    assert run_cli("train", data, *QUICK, "--epochs", 1, "--output", folder / "run").exit_code == 0
-    export = ("export", "--run", folder / "run", "--format", "onnx", "--output", folder / "onnx")
-    assert run_cli(*export).exit_code == 0
-    return folder / "onnx"
-
-
-def test_an_onnx_export_teaches(make_dataset: MakeDataset, run_cli: RunCli, tmp_path: Path) -> None:
-    data = make_dataset(tmp_path / "data", COLOURS)
-    teacher = onnx_of(tmp_path, run_cli, data)
+def test_an_onnx_export_teaches(make_dataset: MakeDataset, make_run: MakeRun, run_cli: RunCli, tmp_path: Path) -> None:
+    data, teacher = make_dataset(tmp_path / "data", COLOURS), tmp_path / "onnx"
+    run = make_run(tmp_path / "run", data, arch="resnet8", size=16)
+    assert run_cli("export", "--run", run, "--format", "onnx", "--output", teacher).exit_code == 0
     assert find_teacher(teacher / "model.onnx").classes == ("blue", "green", "red")
     result = run_cli("train", data, "--teacher", teacher, *QUICK, "--output", tmp_path / "student", "--json")
     assert result.exit_code == 0, result.stderr
@@ -392,10 +387,11 @@ def test_a_teacher_is_told_by_all_files_and_by_its_labels(tmp_path: Path) -> Non
     assert find_teacher(folder).sha256 != before.sha256
 
 
-def test_force_never_replaces_the_teacher(make_dataset: MakeDataset, run_cli: RunCli, tmp_path: Path) -> None:
+def test_force_never_replaces_the_teacher(
+    make_dataset: MakeDataset, make_run: MakeRun, run_cli: RunCli, tmp_path: Path
+) -> None:
     data = make_dataset(tmp_path / "data", COLOURS)
-    run = tmp_path / "run"
-    assert run_cli("train", data, *QUICK, "--epochs", 1, "--output", run).exit_code == 0
+    run = make_run(tmp_path / "run", data, arch="resnet8", size=16)
     before = (run / "run.json").read_bytes()
     result = run_cli("train", data, "--teacher", run, *QUICK, "--output", run, "--force")
     assert result.exit_code == 1
@@ -419,15 +415,10 @@ def test_a_test_folder_among_photos_without_labels_is_refused(photos: Path, teac
     assert "has a folder test, and without labels nothing is measured on it" in " ".join(result.stderr.split())
 
 
-def test_a_full_disk_costs_answers_and_not_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = Answers(tmp_path / "answers", 4, 3)
-
-    class Full:
-        def seek(self, place: int) -> None:
-            raise OSError(28, "No space left on device")
-
-    file = answers._file
-    monkeypatch.setattr(answers, "_file", Full())
-    answers.write(1, np.array([0.5, 0.25, 0.25], np.float16))
-    monkeypatch.setattr(answers, "_file", file)
+def test_a_full_disk_costs_answers_and_not_the_training(tmp_path: Path) -> None:
+    answers, row = Answers(tmp_path / "answers", 4, 3), np.array([0.5, 0.25, 0.25], np.float16)
+    with room_for(row.nbytes):
+        answers.write(0, row)
+        answers.write(1, row)
+    np.testing.assert_array_equal(answers.read(0), row)
     assert answers.read(1) is None

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -320,18 +321,30 @@ def test_features_are_not_shared_between_augmentations_but_squares_are(
     assert counts == [held_out + 2 * training * times for times in (1, 2, 3, 3)]
 
 
-def test_finetune_train_and_check_warn_of_mirrored_classes(make_dataset: MakeDataset, run_cli: RunCli, tmp_path: Path) -> None:
+def test_finetune_train_and_check_warn_of_mirrored_classes(
+    make_dataset: MakeDataset, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = make_dataset(tmp_path / "signs", ("arrow left", "arrow right"), count=12)
     warning = (
         "mirrored images of the classes arrow left and arrow right may belong to another class or to none: --no-flip keeps"
         " training images as they are"
     )
-    for options, warned in ((["--views", "2"], True), (["--views", "2", "--no-flip"], False), (["--augment", "none"], False)):
-        done = run_cli("finetune", data, *QUICK, *options, "--output", tmp_path / "run", "--force")
-        assert (warning in json.loads(done.stdout)["warnings"], warning in done.stderr) == (warned, warned)
-    plot = ["--arch", "resnet8", "--lr-find", "plot", "--force", "--output", tmp_path / "search", "--batch-size", "8"]
-    assert warning in run_cli("train", data, *plot).stderr
-    assert warning not in run_cli("train", data, *plot, "--no-flip").stderr
+    done = run_cli("finetune", data, *QUICK, "--views", "2", "--output", tmp_path / "run")
+    assert warning in json.loads(done.stdout)["warnings"] and warning in done.stderr
+    # It comes before any work, so the others are stopped there.
+    train, finetune = ["train", data, "--arch", "resnet8"], ["finetune", data, *QUICK]
+    commands = {
+        "train": (train, True),
+        "train, not mirrored": ([*train, "--no-flip"], False),
+        "views": ([*finetune, "--views", "2"], True),
+        "views, not mirrored": ([*finetune, "--views", "2", "--no-flip"], False),
+        "no views": ([*finetune, "--augment", "none"], False),
+    }
+    with monkeypatch.context() as patch:
+        patch.setattr("resnet_cli.cli.reporter.Reporter.stop_signal", lambda reporter: signal.SIGINT)
+        for name, (command, warned) in commands.items():
+            done = run_cli(*command, "--output", tmp_path / name)
+            assert (done.exit_code, warning in done.stderr) == (130, warned), name
     problems = json.loads(run_cli("check", data, "--json").stdout)["problems"]
     assert [(each["kind"], each["path"]) for each in problems] == [
         ("mirror-sensitive", str(data / "arrow left")),

@@ -74,7 +74,7 @@ def test_images_near_a_tie_are_answered_by_the_whole_network(
     (whole,) = member.engine.run(np.stack([decode_square(path, member.geometry) for path in paths]))
     best = np.sort(whole, axis=1)
     margin = best[:, -1] - best[:, -2]
-    monkeypatch.setattr("resnet_cli.inference.scoring._NEAR", float(np.median(margin)) / 2)
+    monkeypatch.setattr("resnet_cli.inference.scoring.NEAR", float(np.median(margin)) / 2)
     nearly = pooled_features(run, paths) * np.float32(1.001)  # no longer the features of these images, to the last digit
     results = classify_pooled(run / "model.xml", iter([nearly]), paths, member)
     assert results is not None

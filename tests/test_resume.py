@@ -22,8 +22,9 @@ from resnet_cli.jobs.finetune_plan import plan_finetune
 from resnet_cli.jobs.start import FinetuneRequest
 from resnet_cli.progress import Silent, Task
 from resnet_cli.runs.folder import read_history
+from resnet_cli.training.checkpoints import Stage
 from resnet_cli.training.config import FinetuneConfig, TrainConfig
-from resnet_cli.training.pace import fit_to_limit
+from resnet_cli.training.pace import Pace
 
 CONFIG = TrainConfig(epochs=4, optimizer="adamw", learning_rate=0.03, weight_decay=0.01)
 HINT = "type the same command with --resume to go on where it stopped"
@@ -411,20 +412,22 @@ def test_the_run_goes_on_that_began_with_what_is_typed(
     data = make_dataset(tmp_path / "pets", ("cat", "dog"), count=10)
     monkeypatch.chdir(tmp_path)
     runs = [["--time-limit", "1h"], ["--epochs", "2", "--shortcut", "B"], ["--epochs", "2"], []]
-    # The pace is measured, and an hour is time for many epochs on any machine: two are enough here.
-    monkeypatch.setattr("resnet_cli.jobs.train.fit_to_limit", lambda *given: replace(fit_to_limit(*given), epochs=2))
-    for number, options in enumerate(runs, 1):
-        begun = tmp_path / "runs" / f"pets-resnet8{f'-{number}' if number > 1 else ''}"
-        with monkeypatch.context() as patch:
-            patch.setattr("resnet_cli.cli.reporter.Reporter.stop_signal", lambda self, at=begun: signal.SIGINT * at.exists())
-            assert run_cli("train", data, *QUICK, *options).exit_code == 130
-    for number, options in enumerate(runs[:3], 1):
-        result = run_cli("train", data, *QUICK, *options, "--resume", "--json")
-        assert result.exit_code == 0, result.stderr
-        assert json.loads(result.stdout)["run"] == f"runs/pets-resnet8{f'-{number}' if number > 1 else ''}"
-    # None is left that began with a limit.
-    result = run_cli("train", data, *QUICK, *runs[0], "--resume")
-    assert result.exit_code == 1 and "began with --time-limit None, not 3600s" in result.stderr
+    # Which run goes on is decided before its first step, so none of these trainings takes one.
+    trained: list[str] = []
+
+    def interrupted(model: Any, stream: Any, held_out: Any, config: TrainConfig, stage: Stage, *others: Any) -> None:
+        trained.append(str(stage.folder))
+        raise Interrupted(signal.SIGINT, HINT)
+
+    monkeypatch.setattr("resnet_cli.jobs.train.train", interrupted)
+    monkeypatch.setattr("resnet_cli.jobs.train.measure_pace", lambda *given: Pace(1, 1, 1))
+    for resume in ([], ["--resume"]):
+        for options in runs:
+            assert run_cli("train", data, *QUICK, *options, *resume).exit_code == 130
+    assert trained == ["runs/pets-resnet8", "runs/pets-resnet8-2", "runs/pets-resnet8-3", "runs/pets-resnet8-4"] * 2
+    # None began with another limit.
+    result = run_cli("train", data, *QUICK, "--time-limit", "2h", "--resume")
+    assert result.exit_code == 1 and "began with --time-limit None, not 7200s" in result.stderr
 
 
 @pytest.mark.parametrize("options", [[], ["--output", "somewhere"]])

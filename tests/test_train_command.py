@@ -226,7 +226,7 @@ def test_progressive_training_sees_small_images_first_and_knows_the_size_of_each
 def test_train_writes_a_run_with_the_whole_recipe(run_cli: RunCli, make_dataset: MakeDataset, tmp_path: Path) -> None:
     data = make_dataset(tmp_path / "fruit", tuple("abcdef"), count=10)
     recipe = (
-        "--arch resnet20 --epochs 2 --batch-size 16 --optimizer sgd --schedule one-cycle --warmup 0.3 --label-smoothing 0.1"
+        "--arch resnet8 --epochs 2 --batch-size 16 --optimizer sgd --schedule one-cycle --warmup 0.3 --label-smoothing 0.1"
         " --ema 0.1 --mixup 0.2 --cutout 0.3 --rotate 10 --shift 0.1 --crop pad --progressive --class-weights --dropout 0.1"
     )
     output = tmp_path / "run"
@@ -234,7 +234,7 @@ def test_train_writes_a_run_with_the_whole_recipe(run_cli: RunCli, make_dataset:
     assert result.exit_code == 0, result.stderr
     figures = json.loads(result.stdout)
     assert {"run", "arch", "weights", "epochs", "seconds", "val", "best_epoch"} <= figures.keys()
-    assert (figures["arch"], figures["weights"], figures["epochs"]) == ("resnet20", "none", 2)
+    assert (figures["arch"], figures["weights"], figures["epochs"]) == ("resnet8", "none", 2)
     low, high = figures["val"]["top1_interval"]
     count = figures["val"]["count"]
     assert 6 <= count <= 12 and 0 <= low <= figures["val"]["top1"] <= high <= 1
