@@ -263,6 +263,7 @@ def room_for(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("room", "unfreeze", "words"),
     [
@@ -318,6 +319,7 @@ def test_a_backend_that_cannot_train_is_one_sentence(backend: str, words: str, t
     assert "Traceback" not in done.stderr and not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_what_other_projects_made_of_keras_json_does_not_matter(tiny_dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "keras.json").write_text(
         '{"image_data_format": "channels_first", "floatx": "float16", "backend": "tensorflow"}'

@@ -283,6 +283,7 @@ def test_incomplete_and_damaged_runs_are_one_sentence(write_run: WriteRun, tiny_
     assert not Path("compare.png").exists()
 
 
+@pytest.mark.slow
 def test_real_trainings_of_every_kind(
     finetuned_run: Finetuned, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

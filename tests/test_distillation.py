@@ -155,6 +155,7 @@ def test_an_answer_that_a_crash_cut_off_counts_as_none(tmp_path: Path) -> None:
     assert answers.read(2) is None
 
 
+@pytest.mark.slow
 def test_photos_without_labels_get_the_teachers_classes(photos: Path, teacher: Path, run_cli: RunCli, tmp_path: Path) -> None:
     run = tmp_path / "run"
     result = run_cli("train", photos, "--teacher", teacher, "--teacher-weight", 1, *QUICK, "--output", run, "--json")
@@ -182,6 +183,7 @@ def test_photos_without_labels_get_the_teachers_classes(photos: Path, teacher: P
     assert run_cli("predict", next(photos.rglob("1.png")), "--run", run).exit_code == 0
 
 
+@pytest.mark.slow
 def test_a_folder_of_images_alone_has_no_labels(teacher: Path, run_cli: RunCli, tmp_path: Path, make_image: MakeImage) -> None:
     for number in range(16):
         make_image(tmp_path / "flat" / f"{number}.png", seed=number, label=number % 3)
@@ -192,6 +194,7 @@ def test_a_folder_of_images_alone_has_no_labels(teacher: Path, run_cli: RunCli, 
     assert json.loads((tmp_path / "run" / "run.json").read_text())["config"]["teacher_weight"] == 1
 
 
+@pytest.mark.slow
 def test_with_class_folders_of_its_classes_labels_count_too(make_dataset: MakeDataset, run_cli: RunCli, tmp_path: Path) -> None:
     data = make_dataset(tmp_path / "data", ("red", "blue", "green"))
     teacher = make_teacher(tmp_path / "teacher")
@@ -203,6 +206,7 @@ def test_with_class_folders_of_its_classes_labels_count_too(make_dataset: MakeDa
     assert {row["class"] for row in splits(tmp_path / "run")} == set(COLOURS)
 
 
+@pytest.mark.slow
 def test_a_run_teaches_and_an_interrupted_student_goes_on_exactly(
     make_dataset: MakeDataset, make_run: MakeRun, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,6 +241,7 @@ def test_a_run_teaches_and_an_interrupted_student_goes_on_exactly(
     assert histories(tmp_path / "whole") == histories(tmp_path / "cut")
 
 
+@pytest.mark.slow
 def test_a_second_student_of_the_same_crops_asks_nothing(
     photos: Path, teacher: Path, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,6 +259,7 @@ def test_a_second_student_of_the_same_crops_asks_nothing(
     assert sum(asked) == 1 + -(-held // 8) * 8  # a first answer, and the held-out images alone, in batches of eight
 
 
+@pytest.mark.slow
 def test_an_onnx_export_teaches(make_dataset: MakeDataset, make_run: MakeRun, run_cli: RunCli, tmp_path: Path) -> None:
     data, teacher = make_dataset(tmp_path / "data", COLOURS), tmp_path / "onnx"
     run = make_run(tmp_path / "run", data, arch="resnet8", size=16)
@@ -399,6 +405,7 @@ def test_force_never_replaces_the_teacher(
     assert (run / "run.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_recipe_with_a_mean_image_takes_a_teacher_of_larger_input(
     make_dataset: MakeDataset, run_cli: RunCli, tmp_path: Path
 ) -> None:

@@ -73,6 +73,7 @@ def same_figures(result: dict[str, Any]) -> dict[str, Any]:
     return {**result, "run": "", "seconds": 0}
 
 
+@pytest.mark.slow
 def test_fine_tuning_is_skipped_behind_a_perfect_head_and_on_request_is_not(
     run_cli: RunCli, tiny_dataset: Path, tmp_path: Path
 ) -> None:
@@ -134,6 +135,7 @@ def test_fine_tuning_that_gains_nothing_stops_and_says_so(stopped: Stopped) -> N
     assert told.endswith("the head alone was kept")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", ["in its last epoch", "after it"])
 def test_fine_tuning_interrupted_where_it_stops_early_arrives_at_the_same(
     at: str, stopped: Stopped, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

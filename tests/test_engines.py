@@ -69,6 +69,7 @@ def test_the_engines_agree_to_a_thousandth_in_float32(run: Path, fruit: Path) ->
         np.testing.assert_allclose(np.concatenate([answer for (answer,) in engine.run_many(batches)]), expected, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hidden", [0, 16])
 def test_a_backbone_that_was_not_trained_is_not_converted_again_with_its_new_head(
     hidden: int, fruit: Path, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -94,6 +95,7 @@ def test_half_precision_is_taken_where_the_cpu_has_it_and_the_precision_says_so(
     assert engine.precision == ("bf16" if "BF16" in able else "f16" if "FP16" in able else "f32")
 
 
+@pytest.mark.slow
 def test_predict_and_evaluate_answer_alike_with_either_engine(
     finetuned_run: Finetuned, run_cli: RunCli, tmp_path: Path
 ) -> None:
@@ -134,6 +136,7 @@ def test_finetune_runs_frozen_layers_and_measures_with_the_engine_that_was_asked
     assert json.loads(again.stdout)["loss"] == pytest.approx(record["results"]["val"]["loss"], abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_openvino")
 def test_without_openvino_keras_takes_its_place_and_says_so(
     run: Path, fruit: Path, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -158,6 +161,7 @@ def test_without_openvino_keras_takes_its_place_and_says_so(
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_was_trained_without_openvino_is_answered_by_keras(
     run: Path, fruit: Path, run_cli: RunCli, tmp_path: Path
 ) -> None:

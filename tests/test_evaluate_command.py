@@ -243,6 +243,7 @@ def test_held_out_images_that_are_others_by_now_are_told(
     assert f"1 of {count} held-out images are copies of training images" in " ".join(document["notes"])
 
 
+@pytest.mark.slow
 def test_images_that_an_earlier_run_was_trained_on_are_told_and_never_scored_elsewhere(
     run_cli: RunCli, tiny_dataset: Path, make_run: MakeRun, tmp_path: Path
 ) -> None:
@@ -271,6 +272,7 @@ def test_images_that_an_earlier_run_was_trained_on_are_told_and_never_scored_els
     assert evaluated(run_cli, "--run", second)["notes"] == warned
 
 
+@pytest.mark.slow
 def test_test_images_that_are_copies_of_training_images_are_told(
     make_dataset: MakeDataset, run_cli: RunCli, tmp_path: Path
 ) -> None:

@@ -110,6 +110,7 @@ ANSWER: dict[str, Callable[[Path, NDArray[np.uint8]], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 def test_an_export_answers_like_the_run_in_its_own_runtime(
     name: str, run_folder: Path, images: NDArray[np.uint8], expected: Probabilities, run_cli: RunCli, tmp_path: Path
@@ -284,6 +285,7 @@ for image in images:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "resize"), [*((name, "crop") for name in FORMATS), ("onnx", "pad"), ("onnx", "squash")])
 def test_the_program_beside_an_export_answers_as_predict_does(
     name: str, resize: str, run_folder: Path, odd_images: list[Path], run_cli: RunCli, tmp_path: Path

@@ -104,6 +104,7 @@ def test_fine_tuning_is_kept_if_it_raises_validation_accuracy_or_at_the_same_low
     assert finetuned_run.result["head_top1"] == best["head"][0]
 
 
+@pytest.mark.slow
 def test_the_same_command_and_seed_give_the_same_figures_and_the_same_weights(
     finetuned_run: Finetuned, run_cli: RunCli, tmp_path: Path
 ) -> None:
@@ -113,6 +114,7 @@ def test_the_same_command_and_seed_give_the_same_figures_and_the_same_weights(
     assert same_weights(tmp_path / "again", finetuned_run.folder)
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_run_and_force_replaces_the_old_one(
     finetuned_run: Finetuned, run_cli: RunCli, tmp_path: Path
 ) -> None:
@@ -177,6 +179,7 @@ def test_without_network_and_weights_the_bundled_backbone_stands_in_and_says_so(
     assert "resnet evaluate --run runs/fruit-resnet18-slim-2" in result.stdout
 
 
+@pytest.mark.slow
 def test_two_classes_of_ten_images_with_a_hidden_layer_and_everything_unfrozen(
     run_cli: RunCli, make_dataset: MakeDataset, tmp_path: Path
 ) -> None:

@@ -278,6 +278,7 @@ def test_images_without_random_parts_are_kept_as_squares(crop: Literal["none", "
 QUICK = ["--weights", "bundled", "--image-size", "32", "--unfreeze", "none", "--val-split", "0.25", "--json"]
 
 
+@pytest.mark.slow
 def test_what_happens_to_images_is_recorded_in_the_run(tiny_dataset: Path, run_cli: RunCli, tmp_path: Path) -> None:
     def config(*options: str) -> tuple[object, ...]:
         done = run_cli("finetune", tiny_dataset, *QUICK, *options, "--output", tmp_path / "run", "--force")
@@ -305,6 +306,7 @@ def test_augmentation_and_views_that_contradict_each_other_are_refused(
     assert done.exit_code == 2 and words in done.stderr
 
 
+@pytest.mark.slow
 def test_features_are_not_shared_between_augmentations_but_squares_are(
     tiny_dataset: Path, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -321,6 +323,7 @@ def test_features_are_not_shared_between_augmentations_but_squares_are(
     assert counts == [held_out + 2 * training * times for times in (1, 2, 3, 3)]
 
 
+@pytest.mark.slow
 def test_finetune_train_and_check_warn_of_mirrored_classes(
     make_dataset: MakeDataset, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

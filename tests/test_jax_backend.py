@@ -17,6 +17,8 @@ from conftest import MakeImage
 
 from resnet_cli.runs.folder import read_history
 
+pytestmark = pytest.mark.slow  # a dozen commands on either backend
+
 SCRIPT = Path(__file__).with_name("backend_commands.py")
 BACKENDS = ("jax", "tensorflow")
 RESIZES = ("crop", "pad", "squash")

@@ -28,6 +28,7 @@ def probabilities(run: Path) -> dict[str, float]:
         return {row["path"]: float(row["probability"]) for row in csv.DictReader(file)}
 
 
+@pytest.mark.slow
 def test_a_head_alone_is_measured_from_features_and_evaluate_finds_the_same(
     sample_data: Path, run_cli: RunCli, tmp_path: Path
 ) -> None:
@@ -48,6 +49,7 @@ def test_a_head_alone_is_measured_from_features_and_evaluate_finds_the_same(
     assert probabilities(run) == pytest.approx(from_features, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_features_of_other_images_are_not_trusted(make_dataset: MakeDataset, make_run: MakeRun, tmp_path: Path) -> None:
     data = make_dataset(tmp_path / "fruit")
     run = make_run(tmp_path / "run", data)

@@ -109,6 +109,7 @@ def test_without_a_gpu_the_cpu_is_the_device() -> None:
     assert current_device() == CPU
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [
@@ -172,6 +173,7 @@ def test_a_step_whose_gradients_overflow_is_left_out_and_the_schedule_waits_for_
     assert result.history[-1].val_loss < result.history[0].val_loss
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_dropout")
 @pytest.mark.parametrize(("before", "after"), [("mixed_float16", "float32"), ("float32", "mixed_float16")])
 def test_a_run_goes_on_in_another_precision(before: str, after: str, tmp_path: Path) -> None:
@@ -206,6 +208,7 @@ def test_weights_and_answers_are_float32_whatever_trained_them(tmp_path: Path) -
     assert keras.mixed_precision.dtype_policy().name == "mixed_float16"
 
 
+@pytest.mark.slow
 def test_batches_that_are_copied_to_a_device_train_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(CONFIG, class_weights=True)
     expected = values(run(tmp_path / "plain", config)[0])

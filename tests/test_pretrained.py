@@ -139,6 +139,7 @@ def test_auto_takes_resnet50_from_keras_cache_without_a_connection(cached: keras
     assert source.path is not None and source.sha256 == hashlib.sha256(source.path.read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("top", [False, True])
 def test_published_weights_give_the_outputs_of_keras_applications(cached: keras.Model, keras_home: Path, top: bool) -> None:
     if top:  # the file with the 1000 classes serves as well, when it is named
@@ -158,6 +159,7 @@ def test_published_weights_give_the_outputs_of_keras_applications(cached: keras.
     np.testing.assert_array_equal(np.asarray(model.get_layer("logits").kernel), head)
 
 
+@pytest.mark.slow
 def test_the_published_classifier_answers_with_its_own_thousand_classes(cached: keras.Model) -> None:
     files = cached_imagenet_classifier()
     assert files is not None

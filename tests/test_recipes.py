@@ -162,6 +162,7 @@ def test_the_limit_is_filled_with_whole_epochs() -> None:
         fit_to_limit(TrainConfig(), 40, pace, 100, spent=30.0)
 
 
+@pytest.mark.slow
 def test_a_training_within_a_time_limit_anneals_to_the_end(
     run_cli: RunCli, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -258,6 +258,7 @@ def test_a_training_that_stopped_early_stays_stopped(tmp_path: Path) -> None:
         np.testing.assert_array_equal(value, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arch", "unfreeze", "lr_find"), [("resnet8", "last", None), ("resnet8", "last", "use"), ("resnet18-slim", "all", None)]
 )
@@ -341,6 +342,7 @@ def test_what_went_through_the_frozen_layers_does_not_go_through_them_again_with
     assert resumed["val"]["count"] == len(plan.dataset.splits["val"])
 
 
+@pytest.mark.slow
 def test_the_program_saves_and_says_how_to_go_on_when_it_is_terminated(
     make_dataset: MakeDataset, tmp_path: Path, run_cli: RunCli
 ) -> None:

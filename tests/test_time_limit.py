@@ -67,6 +67,7 @@ def test_the_clock_begins_with_the_training_and_the_plan_is_told_beside_what_cam
     assert limit.outcome().endswith("ended after 1 h 10 min")
 
 
+@pytest.mark.slow
 def test_fine_tuning_within_a_limit_ends_in_time_with_what_is_usual_where_there_is_time(
     run_cli: RunCli, tiny_dataset: Path, tmp_path: Path
 ) -> None:

@@ -223,6 +223,7 @@ def test_progressive_training_sees_small_images_first_and_knows_the_size_of_each
     assert sides == [4, 8, 8]
 
 
+@pytest.mark.slow
 def test_train_writes_a_run_with_the_whole_recipe(run_cli: RunCli, make_dataset: MakeDataset, tmp_path: Path) -> None:
     data = make_dataset(tmp_path / "fruit", tuple("abcdef"), count=10)
     recipe = (
@@ -282,6 +283,7 @@ def test_a_network_learns_what_colours_tell(run_cli: RunCli, make_dataset: MakeD
     assert "held-out accuracy 100.0%" in result.stdout and "12 images)" in result.stdout
 
 
+@pytest.mark.slow
 def test_a_training_from_a_run_of_the_same_classes_keeps_its_head(
     run_cli: RunCli, tiny_dataset: Path, make_dataset: MakeDataset, tmp_path: Path
 ) -> None:
