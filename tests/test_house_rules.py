@@ -22,6 +22,10 @@ def test_sample_data_holds_images_alone() -> None:
     assert {path.suffix for path in files} == {".jpg"} and len(files) == 80
 
 
+def test_there_are_at_most_85_modules() -> None:
+    assert len([name for name in SOURCES if Path(name).name != "__init__.py"]) <= 85
+
+
 def test_no_file_is_longer_than_400_lines() -> None:
     assert {name: lines for name, source in SOURCES.items() if (lines := source.count("\n")) > 400} == {}
 
