@@ -3,8 +3,9 @@
     python benchmarks/accelerations.py [--rounds 2] [--steps 15] [--networks resnet20 ...]
 
 Trains as `resnet train` does (training_keras.py, "alone": one batch that is in memory), a process for each measurement, with
-`RESNET_WITHOUT` set to one name after the other. Batches are those of training_speed.py. A ratio is speed with all of them over
-speed without that one, within a round; the table has the median of the rounds and the extremes.
+`RESNET_WITHOUT` set to one name after the other. Batches are those of training_speed.py. A ratio is speed with all of them, the
+mean of a process at the beginning and one at the end of the round, over speed without that one; the table has the median of the
+rounds and the extremes.
 """
 
 import argparse
@@ -36,7 +37,9 @@ def main() -> None:
             draw(Path(folder), SETTINGS[network], steps)
             for number in range(options.rounds):
                 print(f"{network}, round {number + 1}", file=sys.stderr)
-                rounds.append({name: _speed(network, steps, folder, name, versions) for name in kinds})
+                speeds = {name: _speed(network, steps, folder, name, versions) for name in kinds}
+                speeds[""] = (speeds[""] + _speed(network, steps, folder, "", versions)) / 2
+                rounds.append(speeds)
         cells = [spread([each[""] for each in rounds], ".1f")]
         cells += [spread([each[""] / each[name] for each in rounds], ".2f") for name in ACCELERATIONS]
         rows.append(f"| {network} | {' | '.join(cells)} |")

@@ -1,6 +1,6 @@
 """What makes TensorFlow train faster on a CPU, each part with a switch, a check that it works, and a fallback.
 
-In: layers to build, steps to take. Out: the same mathematics and the same variables as Keras' own, computed faster. Weights go
+In: layers to build. Out: the same mathematics and the same variables as Keras' own, computed faster. Weights go
 back and forth, and exports are built with Keras' own layers.
 
 - fused-batch-norm: Keras 3 writes batch-norm as a chain of element-wise operations; TensorFlow has one fused kernel for it.
@@ -10,9 +10,6 @@ back and forth, and exports are built with Keras' own layers.
   exchanged. Asked for as such it takes the fast forward kernel (6.1 and 8.4 ms), and with a stride one whose filters are spread
   by it (5.1 in place of 14.3 ms from 8x8x128 to 4x4x256). Maps of 14 pixels gain nothing; in float32 those of 4 would gain a
   fifth, but those of 8 lose: there Keras' way stays.
-- subsampling: what strided convolutions of 1x1 read is made once for all of them, and no gradient is computed of what lies
-  between.
-- optimizer-kernels: TensorFlow's one kernel for a step of SGD with momentum or Adam, in place of ten operations and more.
 - bf16: oneDNN rewrites graphs for CPUs with AVX-512 BF16 or AMX; variables, and so the weights, stay float32.
 - kept-memory: glibc's malloc keeps what is freed, so that no step waits for the system to clear pages.
 
@@ -47,9 +44,7 @@ def engages(name: str) -> bool:
     Raises:
         ResnetError: `RESNET_WITHOUT` names one that does not exist.
     """
-    if name in _switched_off():
-        return False
-    return name == "subsampling" or (keras.backend.backend() == "tensorflow" and _works(name))
+    return keras.backend.backend() == "tensorflow" and name not in _switched_off() and _works(name)
 
 
 def _switched_off() -> set[str]:
@@ -188,66 +183,6 @@ def _filter_gradients_work() -> bool:
     return _all_near(*results)
 
 
-def momentum_step(optimizer: Any, gradient: Any, variable: Any, place: int, rate: Any) -> None:
-    """A step of Keras' SGD with momentum, as one kernel.
-
-    Args:
-        optimizer: a `keras.optimizers.SGD`.
-        gradient, variable: TensorFlow's own tensor and variable.
-        place: index of the variable in the optimizer.
-        rate: learning rate.
-    """
-    import tensorflow as tf
-
-    tf.raw_ops.ResourceApplyKerasMomentum(
-        var=variable.handle,
-        accum=optimizer.momentums[place].value.handle,
-        lr=rate,
-        grad=gradient,
-        momentum=optimizer.momentum,
-        use_nesterov=optimizer.nesterov,
-    )
-
-
-def adam_step(optimizer: Any, gradient: Any, variable: Any, place: int, rate: Any) -> None:
-    """A step of Keras' Adam, as one kernel; arguments as of `momentum_step`."""
-    import tensorflow as tf
-
-    step = tf.cast(optimizer.iterations.value + 1, tf.float32)
-    tf.raw_ops.ResourceApplyAdam(
-        var=variable.handle,
-        m=optimizer._momentums[place].value.handle,
-        v=optimizer._velocities[place].value.handle,
-        beta1_power=tf.pow(optimizer.beta_1, step),
-        beta2_power=tf.pow(optimizer.beta_2, step),
-        lr=rate,
-        beta1=optimizer.beta_1,
-        beta2=optimizer.beta_2,
-        epsilon=optimizer.epsilon,
-        grad=gradient,
-    )
-
-
-def _optimizer_kernels_work() -> bool:
-    import tensorflow as tf
-
-    gradient, rate = tf.constant(_numbers(3)), tf.constant(0.1)
-    results: tuple[list[Any], list[Any]] = [], []
-    for moved, fused in zip(results, (True, False), strict=True):
-        for optimizer, step in (
-            (keras.optimizers.SGD(momentum=0.9, nesterov=True, name="tried"), momentum_step),
-            (keras.optimizers.Adam(name="tried"), adam_step),
-        ):
-            variable = keras.Variable(_numbers(3), dtype="float32")
-            optimizer.build([variable])
-            if fused:
-                step(optimizer, gradient, variable.value, 0, rate)
-            else:
-                optimizer.update_step(gradient, variable.value, rate)
-            moved.append(variable.value)
-    return _all_near(*results)
-
-
 _OPTION = "auto_mixed_precision_onednn_bfloat16"
 
 
@@ -301,8 +236,6 @@ def _all_near(ours: list[Any], theirs: list[Any]) -> bool:
 ACCELERATIONS: dict[str, Callable[[], bool]] = {
     "fused-batch-norm": _fused_batch_norm_works,
     "filter-gradients": _filter_gradients_work,
-    "subsampling": lambda: True,
-    "optimizer-kernels": _optimizer_kernels_work,
     "bf16": _rewriting_works,
     "kept-memory": _has_glibc,
 }

@@ -18,7 +18,6 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from resnet_cli.networks.accelerations import adam_step, engages, momentum_step
 from resnet_cli.training.config import TrainConfig
 
 _PATIENCE, _LOWEST_SCALE = 5, 5e-4  # of a rate that follows the validation loss
@@ -177,7 +176,6 @@ def _by_variable(kind: type[keras.optimizers.Optimizer]) -> type[keras.optimizer
 
     `scale` times the peak is the highest rate that is taken, whatever the schedule says.
     """
-    fused = engages("optimizer-kernels")
 
     class ByVariable(kind):  # type: ignore[misc]
         def __init__(self, *args: Any, peak: float, settings: list[_Setting], decoupled: bool, **options: Any) -> None:
@@ -205,10 +203,6 @@ def _by_variable(kind: type[keras.optimizers.Optimizer]) -> type[keras.optimizer
                 gradient = gradient + setting.decay * variable
             if setting.orthogonal:
                 muon_step(self, gradient, variable, place, rate)
-            elif fused and isinstance(self, keras.optimizers.Adam):
-                adam_step(self, gradient, variable, place, rate)
-            elif fused and self.momentum:
-                momentum_step(self, gradient, variable, place, rate)
             else:
                 super().update_step(gradient, variable, rate)
 
