@@ -249,3 +249,55 @@ def test_a_compiled_model_answers_with_the_weights_of_today(run: Path, fruit: Pa
     after = OpenVinoEngine(folder / "model.xml", "many", cache=tmp_path / "cache").run(pixels)[0]
     np.testing.assert_array_equal(after, OpenVinoEngine(folder / "model.xml", "many").run(pixels)[0])
     assert np.abs(after - before).max() > 0.1
+
+
+# --- a converter of another version -------------------------------------------------------------------------------------------
+
+TINY = ("--arch", "resnet8", "--weights", "none", "--image-size", "32", "--epochs", "1")
+
+
+def test_a_converter_that_fails_costs_speed_and_no_finished_training(
+    tiny_dataset: Path, tmp_path: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("no rule for this operation\nand a trace")
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("openvino.convert_model", fails)
+        result = run_cli("train", tiny_dataset, "--arch", "resnet8", "--epochs", 1, "--output", run, "--json")
+    assert result.exit_code == 0, result.stderr
+    told = "OpenVINO cannot convert the network: no rule for this operation; Keras answers from the weights, which is slower"
+    assert told in json.loads(result.stdout)["warnings"]
+    assert not (run / "model.xml").exists()
+    image = next(tiny_dataset.rglob("*.png"))
+    answered = run_cli("predict", image, "--run", run)
+    assert answered.exit_code == 0 and str(image) in answered.stdout
+    # The frozen layers of a fine-tuning cannot run at all: that is said before anything is trained.
+    with monkeypatch.context() as patch:
+        patch.setattr("openvino.convert_model", fails)
+        refused = run_cli("finetune", tiny_dataset, *TINY, "--unfreeze", "none", "--no-cache", "--output", tmp_path / "other")
+    assert refused.exit_code == 1
+    assert refused.stderr.endswith(
+        "error: OpenVINO cannot convert the network: no rule for this operation\nhint: --engine keras does without it\n"
+    )
+
+
+def test_where_parts_cannot_be_joined_the_whole_network_is_converted(
+    tiny_dataset: Path, tmp_path: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise IndexError("list index out of range")
+
+    answers = []
+    for name in ("as usual", "changed"):
+        run = tmp_path / name
+        options = [*TINY[:-2], "--unfreeze", "none", "--views", "1", "--seed", "1", "--output", run, "--json"]
+        result = run_cli("finetune", tiny_dataset, *options)
+        assert result.exit_code == 0, result.stderr
+        assert (run / "model.xml").exists() and "cannot convert" not in result.stdout
+        answers.append((run / "predictions.csv").read_text())
+        monkeypatch.setattr("resnet_cli.engines.frozen.joined", fails)
+        monkeypatch.setattr("resnet_cli.inference.scoring.behind_pooling", fails)
+    for ours, theirs in zip(*(text.splitlines() for text in answers), strict=True):
+        assert ours.split(",")[:3] == theirs.split(",")[:3]

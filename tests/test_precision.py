@@ -13,6 +13,7 @@ from training_material import FEATURES, STEPS, Points, StopAfter, network, run, 
 
 from resnet_cli.engines.frozen import read_classifier, write_classifier
 from resnet_cli.errors import Interrupted
+from resnet_cli.networks.accelerations import ACCELERATIONS
 from resnet_cli.networks.catalogue import ClassifierSpec, find_network
 from resnet_cli.networks.classifier import build_logits
 from resnet_cli.networks.precision import CPU, Device, computed_on, current_device, least_capable, prepare, training_precision
@@ -102,7 +103,8 @@ def test_tensorflow_is_asked_what_its_gpu_supports(
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda device: details)
     assert prepare(0) == precision
     assert keras.mixed_precision.dtype_policy().name == precision
-    assert computed_on() == {"backend": "tensorflow", "device": name, "deterministic": True}
+    expected = {"backend": "tensorflow", "device": name, "deterministic": True, "accelerations": list(ACCELERATIONS)}
+    assert computed_on() == expected
 
 
 def test_without_a_gpu_the_cpu_is_the_device() -> None:
