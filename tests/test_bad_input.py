@@ -268,10 +268,10 @@ def room_for(size: int) -> Iterator[None]:
     ("room", "unfreeze", "words"),
     [
         (100, "none", "checkpoint/config.json"),
-        (2_000, "none", "checkpoint/activations"),
+        (2_000, "none", "checkpoint/frozen"),
         (8_000, "none", "metrics.jsonl"),
         (40_000, "none", "model.weights.h5"),
-        (300_000, "last", "checkpoint/activations"),
+        (300_000, "last", "checkpoint/frozen"),
         (600_000, "last", "checkpoint/tail/step-"),
     ],
 )

@@ -20,7 +20,7 @@ from resnet_cli.data.decode import Geometry, Pixels, Resize, decode_square, part
 from resnet_cli.data.images import ImageSet, Squares, WholeImages, read_images, reader_for_training, reader_that_fits
 from resnet_cli.progress import Silent
 from resnet_cli.training.config import FinetuneConfig
-from resnet_cli.transfer.features import LIGHT, STRONG, augmentation_of, rows_of
+from resnet_cli.transfer.features import LIGHT, STRONG, augmentation_of, views_of
 
 RESIZES: tuple[Resize, ...] = ("crop", "pad", "squash")
 SHAPES = [(64, 64), (60, 30), (30, 60), (300, 75), (75, 300), (200, 200)]  # width, height
@@ -178,9 +178,9 @@ def test_the_frozen_network_is_shown_all_stripes_of_a_wide_image(resize: Resize,
     Image.fromarray(wide).save(tmp_path / "0.png")
     geometry = Geometry(96, resize)
     images = ImageSet((Sample(tmp_path / "0.png", 0),), reader_for_training(geometry, LIGHT), None, ())
-    rows = rows_of("training", images, geometry, LIGHT, 40, 0, Silent())
+    seen = views_of("training", images, geometry, LIGHT, 40, 0, Silent())
     counts = []
-    for square in rows.squares(range(40), {}):
+    for square in seen.squares(range(40), {}):
         dark = square[square.std(1)[:, 0].argmax(), :, 0] < 70
         counts.append(int(np.count_nonzero(dark[1:] & ~dark[:-1])) + int(dark[0]))
     assert min(counts) >= 5 and max(counts) <= 9
@@ -316,7 +316,7 @@ def test_features_are_not_shared_between_augmentations_but_squares_are(
         done = run_cli("finetune", tiny_dataset, *QUICK, "--views", "2", *options, "--output", tmp_path / str(number))
         assert done.exit_code == 0, done.stderr
         files = (tmp_path / "cache" / "resnet-cli" / "features").glob("*/*.rows")
-        counts.append(sum((path.stat().st_size - 64) // (16 + 2 * 256) for path in files))
+        counts.append(sum((path.stat().st_size - 36) // (16 + 2 * 256) for path in files))
     with (tmp_path / "0" / "splits.csv").open() as file:
         splits = [row["split"] for row in csv.DictReader(file)]
     training, held_out = splits.count("train"), splits.count("val")

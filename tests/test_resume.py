@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -19,7 +20,7 @@ from training_material import STEPS, HeldOut, Points, StopAfter, run, values
 from resnet_cli.errors import Interrupted, ResnetError
 from resnet_cli.jobs.finetune import run_finetune
 from resnet_cli.jobs.finetune_plan import plan_finetune
-from resnet_cli.jobs.start import FinetuneRequest
+from resnet_cli.jobs.start import FinetuneRequest, begin_run
 from resnet_cli.progress import Silent, Task
 from resnet_cli.runs.folder import read_history
 from resnet_cli.training.checkpoints import Stage
@@ -340,6 +341,40 @@ def test_what_went_through_the_frozen_layers_does_not_go_through_them_again_with
     plan = plan_finetune(replace(request, resume=True), config, Silent())
     resumed = run_finetune(plan, Forbids("features of training images"))
     assert resumed["val"]["count"] == len(plan.dataset.splits["val"])
+
+
+def test_a_run_goes_on_with_the_activations_that_it_began_with_whatever_the_disk_has_by_now(
+    make_dataset: MakeDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_dataset(tmp_path / "pets", ("cat", "dog"), count=10)
+    request = FinetuneRequest(
+        data, "resnet8", "none", "32", "crop", tmp_path / "run", False, False, False, None, False, False, None, "resnet"
+    )
+    config = FinetuneConfig(views=3, epochs=1, unfreeze="last", patience=0)
+    with pytest.raises(Interrupted):
+        run_finetune(plan_finetune(request, config, Silent()), StopAfter(1, title="tail"))
+    monkeypatch.setattr("resnet_cli.transfer.features.shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
+    plan = plan_finetune(replace(request, resume=True), config, Silent())
+    assert run_finetune(plan, Forbids("features of"))["views"] == 3
+
+
+def test_a_run_that_an_older_version_left_unfinished_is_refused_in_one_sentence(
+    make_dataset: MakeDataset, tmp_path: Path
+) -> None:
+    data, folder = make_dataset(tmp_path / "pets", ("cat", "dog"), count=10), tmp_path / "run"
+    request = FinetuneRequest(
+        data, "resnet8", "none", "32", "crop", folder, False, False, False, None, False, False, None, "resnet"
+    )
+    plan = plan_finetune(request, FinetuneConfig(), Silent())
+    begin_run(plan.place, plan.chosen, "resnet")
+    former = folder / "checkpoint" / "activations" / "views.json"
+    former.parent.mkdir()
+    former.write_text("7")
+    with pytest.raises(ResnetError) as told:
+        plan_finetune(replace(request, resume=True), FinetuneConfig(), Silent())
+    assert told.value.message == f"the run {folder} was interrupted in an older version, whose features this one cannot read"
+    assert told.value.hint == "resume it with that version, or begin a new run"
+    assert former.read_text() == "7"
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ the data set's summary is told here, within the first second.
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnet_cli.data.dataset import Dataset, scan_dataset
@@ -85,12 +86,22 @@ def plan_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pr
     tell_interrupted(place, progress)
     if request.resume:
         require_same(place.folder, chosen)
+        _refuse_former_layout(place.folder)
     weights = {"none": "untrained", "file": str(source.path)}.get(source.kind, f"{source.kind} weights")
     progress.line(f"backbone: {network.name}, {weights}, {size} pixels")
     from resnet_cli.data.decode import Geometry
 
     geometry = Geometry(size, request.resize, network.crop_fraction)
     return FinetunePlan(request, replace(config, val_split=share), dataset, source, geometry, spec, place, chosen, began)
+
+
+def _refuse_former_layout(folder: Path) -> None:
+    """Refuse to go on with what an older version kept otherwise: this one would not find the views and epochs it chose."""
+    if (folder / "checkpoint" / "activations").exists():
+        raise ResnetError(
+            f"the run {folder} was interrupted in an older version, whose features this one cannot read",
+            "resume it with that version, or begin a new run",
+        )
 
 
 def _weights(request: FinetuneRequest, dataset: Dataset) -> str:
