@@ -52,9 +52,10 @@ def examples() -> list[tuple[str, list[str]]]:
     return found
 
 
-def test_the_page_of_the_command_line_is_what_the_program_says() -> None:
-    written = generator.PAGE.read_text(encoding="utf-8")
-    assert written == generator.page(), "docs/cli.md is out of date: run `python scripts/make_cli_docs.py`"
+def test_the_pages_of_the_command_line_and_of_the_recipes_are_what_the_program_says() -> None:
+    for path, text in ((generator.PAGE, generator.page()), (generator.RECIPES_PAGE, generator.recipes_page())):
+        written = path.read_text(encoding="utf-8")
+        assert written == text, f"docs/{path.name} is out of date: run `python scripts/make_cli_docs.py`"
 
 
 @pytest.mark.parametrize("name", SUMMARIES)
@@ -71,7 +72,7 @@ def test_the_page_says_what_decides_where_an_option_of_train_is_left_out() -> No
 
 @pytest.mark.parametrize(
     ("command", "default"),
-    [("finetune", "half of what is free"), ("evaluate", "what the run held out"), ("export", "the newest")],
+    [("finetune", "0.2, or 0.1 beside a test folder"), ("evaluate", "what the run held out"), ("export", "the newest")],
 )
 def test_the_help_names_defaults_that_no_constant_holds(command: str, default: str, run_cli: RunCli) -> None:
     assert f"[default: {default}]" in " ".join(run_cli(command, "--help").stdout.replace("│", " ").split())
@@ -138,6 +139,6 @@ def test_help_cuts_no_option_off_however_narrow_the_terminal(columns: int) -> No
         environment = {**os.environ, "COLUMNS": str(columns)}
         program = [sys.executable, "-c", "from resnet_cli.cli.app import main; main()", command, "--help"]
         page = subprocess.run(program, env=environment, capture_output=True, text=True, check=True).stdout
-        assert "--class-weights" in page and "--no-class-weights" in page
+        assert "--learning-rate" in page and "--no-flip" in page
         assert "…" not in page and "\\" not in page
         assert max(map(len, page.splitlines())) <= columns

@@ -11,10 +11,9 @@ from conftest import RunCli
 
 from resnet_cli.runs.folder import EpochRecord, read_history
 from resnet_cli.training.callbacks import epochs_without_gain, is_perfect
-from resnet_cli.training.config import FinetuneConfig
 
 # A network without pretrained weights that is quick to build.
-QUICK = ["--arch", "resnet8", "--weights", "none", "--views", "2", "--image-size", "32", "--batch-size", "4", "--json"]
+QUICK = ["--arch", "resnet8", "--weights", "none", "--set", "views=2", "--image-size", "32", "--batch-size", "4", "--json"]
 
 
 def record(epoch: int, val_accuracy: float, val_loss: float, learning_rate: float = 0.1) -> EpochRecord:
@@ -75,7 +74,7 @@ def same_figures(result: dict[str, Any]) -> dict[str, Any]:
 def test_fine_tuning_is_skipped_behind_a_perfect_head_and_on_request_is_not(
     run_cli: RunCli, tiny_dataset: Path, tmp_path: Path
 ) -> None:
-    options = ["--weights", "bundled", "--views", 2, "--image-size", 32, "--epochs", 1]
+    options = ["--weights", "bundled", "--set", "views=2", "--image-size", 32, "--epochs", 1]
     skipped = run_cli("finetune", tiny_dataset, *options, "--output", tmp_path / "skipped")
     assert skipped.exit_code == 0, skipped.stderr
     result = json.loads((tmp_path / "skipped" / "run.json").read_text())["results"]
@@ -87,7 +86,7 @@ def test_fine_tuning_is_skipped_behind_a_perfect_head_and_on_request_is_not(
     assert told in " ".join(skipped.stderr.split())
     assert "fine-tuning: skipped, the head left nothing to gain in validation" in skipped.stdout
     assert result["val"]["top1"] == 1.0
-    asked = run_cli("finetune", tiny_dataset, *options, "--patience", 0, "--output", tmp_path / "asked", "--json")
+    asked = run_cli("finetune", tiny_dataset, *options, "--set", "patience=0", "--output", tmp_path / "asked", "--json")
     result = json.loads(asked.stdout)
     assert (result["fine_tuning"], result["fine_tuning_epochs"]) == ("finished", 1)
     assert stages_of(tmp_path / "asked")["tail"] == 1
@@ -105,8 +104,8 @@ def stopped(
 ) -> tuple[list[object], dict[str, Any]]:
     """A command whose rate spoils a network behind a perfect head, so that its fine-tuning stops early, and its result."""
     monkeypatch.setattr("resnet_cli.transfer.phases.is_perfect", lambda record: False)  # it would be skipped
-    options = ["--weights", "bundled", "--views", 2, "--image-size", 32, "--batch-size", 4, "--json"]
-    command = ["finetune", tiny_dataset, *options, "--epochs", 20, "--learning-rate", 0.5, "--patience", 2]
+    options = ["--weights", "bundled", "--set", "views=2", "--image-size", 32, "--batch-size", 4, "--json"]
+    command = ["finetune", tiny_dataset, *options, "--epochs", 20, "--learning-rate", 0.5, "--set", "patience=2"]
     result = run_cli(*command, "--output", tmp_path / "whole")
     assert result.exit_code == 0, result.stderr
     return command, json.loads(result.stdout)
@@ -151,6 +150,8 @@ def test_fine_tuning_interrupted_where_it_stops_early_arrives_at_the_same(
 
 
 def test_how_long_fine_tuning_waits_is_about_the_second_stage_alone(run_cli: RunCli, tiny_dataset: Path) -> None:
-    result = run_cli("finetune", tiny_dataset, "--unfreeze", "none", "--patience", FinetuneConfig().patience + 1)
+    result = run_cli("finetune", tiny_dataset, "--unfreeze", "none", "--set", "patience=6")
     assert result.exit_code == 2
-    assert "--patience is about the fine-tuning phase" in " ".join(result.stderr.replace("│", " ").split())
+    assert "patience contradicts the rest: it is about the fine-tuning phase" in " ".join(
+        result.stderr.replace("│", " ").split()
+    )

@@ -47,7 +47,7 @@ from resnet_cli.transfer.features import (
 from resnet_cli.transfer.store import KEY, FeatureCache, room_for_features
 from resnet_cli.transfer.tail import EngineStream, tail_on_engine, tail_on_pixels
 
-HEAD = ["--weights", "bundled", "--image-size", "32", "--views", "2", "--unfreeze", "none", "--json"]
+HEAD = ["--weights", "bundled", "--image-size", "32", "--set", "views=2", "--unfreeze", "none", "--json"]
 HEAD += ["--val-split", "0.25", "--seed", str(A_QUARTER)]
 LIMIT = 10**9
 WIDTH = find_network(BUNDLED).outputs[-1]  # features
@@ -78,9 +78,9 @@ def test_a_second_run_with_another_head_computes_no_features(
     first = result_of(run_cli, tiny_dataset, *HEAD, "--output", tmp_path / "first")
     assert rows_in(kept) == 27 * 2 + 9
     files = {path: path.read_bytes() for path in kept.rglob("*.rows")}
-    result_of(run_cli, tiny_dataset, *HEAD, "--hidden", "16", "--output", tmp_path / "hidden")
+    result_of(run_cli, tiny_dataset, *HEAD, "--set", "hidden=16", "--output", tmp_path / "hidden")
     assert {path: path.read_bytes() for path in kept.rglob("*.rows")} == files
-    for option in ([], ["--no-cache"]):
+    for option in ([], ["--set", "cache=false"]):
         again = result_of(run_cli, tiny_dataset, *HEAD, *option, "--output", tmp_path / f"again{len(option)}")
         assert again == first
 
@@ -104,7 +104,7 @@ def test_an_image_is_opened_once_for_all_its_views_and_not_at_all_where_its_feat
     # One of every class, to know that there is one.
     assert sum(opened[path] for path in training) == len(training) + 3
     opened.clear()
-    result_of(run_cli, data, *HEAD, "--hidden", "16", "--output", tmp_path / "hidden")
+    result_of(run_cli, data, *HEAD, "--set", "hidden=16", "--output", tmp_path / "hidden")
     # 32 held-out images vouch for the network that was written.
     assert opened.total() == 3 + 1 + 32
 
@@ -121,13 +121,13 @@ def test_a_new_image_alone_is_computed(
     (split,) = [split for split in new_rows if f"new.png,apple,{split}" in (tmp_path / "second" / "splits.csv").read_text()]
     assert rows_in(kept) - before == new_rows[split]
     merged = result_of(run_cli, tiny_dataset, *HEAD, "--output", tmp_path / "merged")
-    assert merged == result_of(run_cli, tiny_dataset, *HEAD, "--no-cache", "--output", tmp_path / "anew")
+    assert merged == result_of(run_cli, tiny_dataset, *HEAD, "--set", "cache=false", "--output", tmp_path / "anew")
 
 
 def test_other_weights_and_sizes_do_not_share_features_and_no_cache_keeps_none(
     tiny_dataset: Path, run_cli: RunCli, kept: Path, tmp_path: Path
 ) -> None:
-    result_of(run_cli, tiny_dataset, *HEAD, "--no-cache", "--output", tmp_path / "none")
+    result_of(run_cli, tiny_dataset, *HEAD, "--set", "cache=false", "--output", tmp_path / "none")
     assert not kept.exists()
     result_of(run_cli, tiny_dataset, *HEAD, "--output", tmp_path / "first")
     result_of(run_cli, tiny_dataset, *HEAD, "--image-size", "40", "--output", tmp_path / "size")
@@ -169,9 +169,9 @@ def test_a_run_that_is_interrupted_keeps_no_half_of_its_features(
 def test_without_room_the_last_stage_is_trained_on_activations_computed_as_needed(
     tiny_dataset: Path, run_cli: RunCli, kept: Path, tmp_path: Path
 ) -> None:
-    last = [*HEAD, "--unfreeze", "last", "--epochs", "2", "--patience", "0"]
+    last = [*HEAD, "--unfreeze", "last", "--epochs", "2", "--set", "patience=0"]
     stored = result_of(run_cli, tiny_dataset, *last, "--output", tmp_path / "stored")
-    result = run_cli("finetune", tiny_dataset, *last, "--cache-limit", "0", "--output", tmp_path / "live")
+    result = run_cli("finetune", tiny_dataset, *last, "--set", "cache_limit=0", "--output", tmp_path / "live")
     live = json.loads(result.stdout)
     assert result.exit_code == 0
     assert live["head_top1"] == stored["head_top1"]

@@ -284,16 +284,16 @@ def test_what_happens_to_images_is_recorded_in_the_run(tiny_dataset: Path, run_c
         recorded = json.loads((tmp_path / "run" / "run.json").read_text())["config"]
         return recorded["augment"], recorded["flip"], json.loads(done.stdout)["views"]
 
-    assert config("--views", "2") == ("light", True, 2)
-    assert config("--views", "2", "--augment", "strong", "--no-flip") == ("strong", False, 2)
+    assert config("--set", "views=2") == ("light", True, 2)
+    assert config("--set", "views=2", "--augment", "strong", "--no-flip") == ("strong", False, 2)
     assert config("--augment", "none") == ("none", False, 1)
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--augment", "none", "--views", "4"], "--augment none augments nothing"),
-        (["--augment", "strong", "--views", "1"], "--augment strong has no effect"),
+        (["--augment", "none", "--set", "views=4"], "augment none augments nothing"),
+        (["--augment", "strong", "--set", "views=1"], "augment contradicts the rest: views 1 shows images as they are"),
         (["--augment", "some"], "none"),
     ],
 )
@@ -310,7 +310,7 @@ def test_features_are_not_shared_between_augmentations_but_squares_are(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     counts = []
     for number, options in enumerate(([], ["--no-flip"], ["--augment", "strong"], ["--no-flip"])):
-        done = run_cli("finetune", tiny_dataset, *QUICK, "--views", "2", *options, "--output", tmp_path / str(number))
+        done = run_cli("finetune", tiny_dataset, *QUICK, "--set", "views=2", *options, "--output", tmp_path / str(number))
         assert done.exit_code == 0, done.stderr
         files = (tmp_path / "cache" / "resnet-cli" / "features").glob("*/*.rows")
         counts.append(sum((path.stat().st_size - 64) // (16 + 2 * 256) for path in files))
@@ -326,7 +326,11 @@ def test_finetune_train_and_check_warn_of_mirrored_classes(make_dataset: MakeDat
         "mirrored images of the classes arrow left and arrow right may belong to another class or to none: --no-flip keeps"
         " training images as they are"
     )
-    for options, warned in ((["--views", "2"], True), (["--views", "2", "--no-flip"], False), (["--augment", "none"], False)):
+    for options, warned in (
+        (["--set", "views=2"], True),
+        (["--set", "views=2", "--no-flip"], False),
+        (["--augment", "none"], False),
+    ):
         done = run_cli("finetune", data, *QUICK, *options, "--output", tmp_path / "run", "--force")
         assert (warning in json.loads(done.stdout)["warnings"], warning in done.stderr) == (warned, warned)
     plot = ["--arch", "resnet8", "--lr-find", "plot", "--force", "--output", tmp_path / "search", "--batch-size", "8"]
