@@ -363,6 +363,9 @@ AUGMENTATIONS = [
     (FinetuneConfig(augment="strong", flip=False), replace(STRONG, flip=False)),
     (FinetuneConfig(augment="none"), AS_IT_IS),
     (FinetuneConfig(views=1), AS_IT_IS),
+    (FinetuneConfig(rotate=30.0, cutout=0.2), replace(LIGHT, rotate=30.0, cutout=0.2)),
+    (FinetuneConfig(augment="strong", scale=0.8, sharpness=0.0), replace(STRONG, scale=0.8, sharpness=0.0)),
+    (FinetuneConfig(shift=0.1, color=0.3), replace(LIGHT, shift=0.1, color=0.3)),
 ]
 
 
@@ -376,6 +379,24 @@ def test_what_was_asked_for_happens_to_the_images_of_the_fine_tuning_phase_as_we
     live, pixels = tail_on_engine(model, engine, material, config).stream, tail_on_pixels(model, material, config).stream
     assert isinstance(live, EngineStream) and live.stream.augmentation == how
     assert isinstance(pixels, TrainStream) and pixels.augmentation == how
+
+
+def test_a_random_part_that_was_asked_for_is_as_large_whatever_the_geometry() -> None:
+    for resize in ("crop", "pad", "squash"):
+        assert augmentation_of(FinetuneConfig(scale=0.6), resize).scale == 0.6  # type: ignore[arg-type]
+
+
+def test_the_fine_tuning_phase_is_trained_by_the_keys_of_the_recipe(tmp_path: Path) -> None:
+    model, material = resnet8_on_one_image(tmp_path)
+    usual = tail_on_pixels(model, material, FinetuneConfig()).recipe
+    assert (usual.optimizer, usual.learning_rate, usual.warmup, usual.weight_decay) == ("adamw", 5e-4, 0.2, 0.05)
+    assert (usual.label_smoothing, usual.patience, usual.class_weights) == (0.1, 5, False)
+    wanted: dict[str, Any] = {"optimizer": "sgd", "warmup": 0.4, "weight_decay": 1e-3, "label_smoothing": 0.0, "epochs": 3}
+    config = FinetuneConfig(**wanted, patience=2, class_weights=True, unfreeze="all")
+    recipe = tail_on_pixels(model, material, config).recipe
+    assert {name: getattr(recipe, name) for name in wanted} == wanted
+    assert (recipe.learning_rate, recipe.patience, recipe.class_weights) == (0.01, 2, True)
+    assert replace(config, optimizer="adamw").rate == 7e-4 and replace(config, learning_rate=0.2).rate == 0.2
 
 
 def test_features_of_another_version_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
