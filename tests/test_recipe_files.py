@@ -259,6 +259,7 @@ def test_show_says_which_keys_have_no_effect_and_how_to_write_a_file(run_cli: Ru
         ("finetune", ["--patience", "--seed", "1"], "--patience is a recipe key now: --set patience=VALUE"),
         ("finetune", ["--optimizer", "sgd"], "--optimizer is a recipe key now: --set optimizer=sgd"),
         ("finetune", ["--momentum", "0.9"], "No such option: --momentum"),
+        ("finetune", ["-z5"], "No such option: -z"),
         ("predict", ["--dropout", "0.9"], "No such option: --dropout"),
     ],
 )

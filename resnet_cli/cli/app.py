@@ -95,10 +95,14 @@ def _tell_key(command: str, words: list[str], error: Any) -> None:
     """Say instead of "no such option" which key of the recipe does what the option did."""
     from resnet_cli.cli.recipe_options import instead_of_option
 
-    place, typed = next((at, word) for at, word in enumerate(words) if word.partition("=")[0] == error.option_name)
-    following = "".join(word for word in words[place + 1 : place + 2] if not word.startswith("--"))
-    if instead := instead_of_option(command, error.option_name, typed.partition("=")[2] or following):
-        error.message, error.possibilities = instead, None
+    for place, word in enumerate(words):
+        option, _, value = word.partition("=")
+        if option == error.option_name:
+            following = "".join(words[place + 1 : place + 2])
+            value = value or ("" if following.startswith("--") else following)
+            if instead := instead_of_option(command, option, value):
+                error.message, error.possibilities = instead, None
+            return
 
 
 class LateCommands(TyperGroup):
