@@ -29,16 +29,17 @@ from resnet_cli.training.config import (
     source_of,
     without_effect,
 )
-from resnet_cli.training.recipes import as_toml, checked, keys_of, parse_setting
+from resnet_cli.training.recipes import Key, as_toml, checked, keys_of, parse_setting
 
 DATA, NETWORK, TRAINING, AUGMENTATION, OUTPUT = "Data", "Network", "Training", "Augmentation", "Output"
 NO_DATASET = "name a folder of images (or --show the recipe)"
 _CONFIGS: dict[str, type[TrainConfig] | type[FinetuneConfig]] = {"train": TrainConfig, "finetune": FinetuneConfig}
+_KEYS: dict[type, dict[str, Key]] = {config: keys_of(config) for config in _CONFIGS.values()}
 
 
 def _of_key(config: type[TrainConfig] | type[FinetuneConfig], name: str, panel: str) -> Any:
     """The option of a key: its help and range are the key's."""
-    key = keys_of(config)[name]
+    key = _KEYS[config][name]
     default = "the recipe's" if config is TrainConfig else key.auto or _word(getattr(FINETUNE_RECIPES["default"], name))
     text = f"{key.text}  \\[default: {default}]"
     return typer.Option(help=text, min=key.least, max=key.most, rich_help_panel=panel, show_default=False)
@@ -65,7 +66,7 @@ def _recipes(names: Sequence[str]) -> Any:
 
 def _settings(config: type) -> Any:
     def found(incomplete: str) -> list[tuple[str, str]]:
-        return [(f"{name}=", key.text) for name, key in keys_of(config).items() if name.startswith(incomplete)]
+        return [(f"{name}=", key.text) for name, key in _KEYS[config].items() if name.startswith(incomplete)]
 
     return found
 
@@ -166,7 +167,7 @@ def given_keys(config: type, typed: Mapping[str, Any], settings: Sequence[str]) 
     Raises:
         typer.BadParameter: a key is unknown, has a wrong value or is given twice.
     """
-    options = {name: typed[name] for name in keys_of(config) if typed.get(name) is not None}
+    options = {name: typed[name] for name in _KEYS[config] if typed.get(name) is not None}
     try:
         given = checked(config, options)
         for setting in settings:
@@ -210,7 +211,7 @@ def instead_of_option(command: str, option: str, value: str) -> str:
         option: as it was typed, such as "--weight-decay" or "--no-nesterov".
         value: the word behind it; "" where there is none.
     """
-    keys = keys_of(_CONFIGS[command]) if command in _CONFIGS else {}
+    keys = _KEYS[_CONFIGS[command]] if command in _CONFIGS else {}
     name = option.removeprefix("--").replace("-", "_")
     turned_off = name.removeprefix("no_")
     key = keys.get(name) or keys.get(turned_off)
@@ -235,7 +236,7 @@ def show_recipe(recipe: str, config: TrainConfig | FinetuneConfig, usual: TrainC
         values = asdict(config)
         keys = {
             name: {"changed": values[name] != getattr(usual, name), "values": key.values, "meaning": key.text}
-            for name, key in keys_of(type(config)).items()
+            for name, key in _KEYS[type(config)].items()
         }
         console.print_json({"recipe": recipe, "source": source_of(base), **values, "keys": keys})
         return
