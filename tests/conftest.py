@@ -225,7 +225,7 @@ def finetuned_run(tmp_path_factory: pytest.TempPathFactory) -> Finetuned:
     root = tmp_path_factory.mktemp("finetuned")
     classes = ("apple", "berry", "cherry", "date", "elder", "fig", "grape")
     data = _make_dataset(root / "fruit", classes, count=12)
-    options = f"--weights bundled --views 2 --epochs 2 --image-size 32 --val-split 0.5 --seed {HALF} --json"
+    options = f"--weights bundled --set views=2 --epochs 2 --image-size 32 --val-split 0.5 --seed {HALF} --json"
     arguments = ("finetune", str(data), *options.split())
     result = run_once(*arguments, "--output", root / "run")
     assert result.exit_code == 0, result.stderr

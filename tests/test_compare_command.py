@@ -124,7 +124,7 @@ def test_what_rows_differ_in_is_told(write_run: WriteRun, tiny_dataset: Path, ru
     record = json.loads(path.read_text())
     record["config"] |= {"optimizer": "muon", "learning_rate": 0.03, "cutout": 0.5}
     path.write_text(json.dumps(record))
-    note = "the rows differ in --optimizer sgd / muon, --learning-rate 0.1 / 0.03, --cutout 0.0 / 0.5"
+    note = "the rows differ in optimizer sgd / muon, learning_rate 0.1 / 0.03, cutout 0.0 / 0.5"
     assert compared(run_cli, *runs)["notes"] == [note]
 
 

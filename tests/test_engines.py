@@ -19,7 +19,7 @@ from resnet_cli.engines.openvino import OLDEST, OpenVinoEngine, convert, import_
 from resnet_cli.networks.catalogue import ClassifierSpec, spec_from_record
 from resnet_cli.runs.folder import load_run
 
-QUICK = ("--arch", "resnet8", "--weights", "none", "--image-size", "32", "--views", "2", "--epochs", "1")
+QUICK = ("--arch", "resnet8", "--weights", "none", "--image-size", "32", "--set", "views=2", "--epochs", "1")
 MEND = f"pip install -U 'openvino>={OLDEST}'"
 
 
@@ -77,10 +77,10 @@ def test_a_backbone_that_was_not_trained_is_not_converted_again_with_its_new_hea
     def anew(spec: ClassifierSpec) -> keras.Model:
         raise AssertionError("the whole network is built once more")
 
-    head = ["--weights", "bundled", "--image-size", "32", "--views", "2", "--unfreeze", "none", "--hidden", hidden]
+    head = ["--weights", "bundled", "--image-size", "32", "--set", "views=2", "--unfreeze", "none", "--set", f"hidden={hidden}"]
     with monkeypatch.context() as patch:
         patch.setattr("resnet_cli.engines.frozen.build_classifier", anew)
-        result = run_cli("finetune", fruit, *head, "--no-cache", "--output", tmp_path / "run")
+        result = run_cli("finetune", fruit, *head, "--set", "cache=false", "--output", tmp_path / "run")
         assert result.exit_code == 0, result.stderr
     loaded = load_run(tmp_path / "run")
     images = pixels_of(loaded.folder, fruit)

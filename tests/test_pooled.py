@@ -32,7 +32,7 @@ def probabilities(run: Path) -> dict[str, float]:
 def test_a_head_alone_is_measured_from_features_and_evaluate_finds_the_same(
     sample_data: Path, run_cli: RunCli, tmp_path: Path
 ) -> None:
-    options = ["--weights", "bundled", "--views", "2", "--image-size", "64", "--val-split", "0.5", "--unfreeze", "none"]
+    options = ["--weights", "bundled", "--set", "views=2", "--image-size", "64", "--val-split", "0.5", "--unfreeze", "none"]
     run = tmp_path / "run"
     result = run_cli("finetune", sample_data, *options, "--output", run)
     assert result.exit_code == 0, result.stderr

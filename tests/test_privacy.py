@@ -89,7 +89,7 @@ def test_the_guard_sees_what_it_is_to_see(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_fine_tuning_is_private(make_dataset: MakeDataset, tmp_path: Path) -> None:
     data = make_dataset(tmp_path / "pets", ("cat", "dog"), count=6)
-    options = ["--weights", "bundled", "--views", "2", "--epochs", "1", "--image-size", "32", "--output", "run"]
+    options = ["--weights", "bundled", "--set", "views=2", "--epochs", "1", "--image-size", "32", "--output", "run"]
     assert_silent(guarded(tmp_path, "finetune", data, *options))
     assert (tmp_path / "run" / "run.json").exists()
 

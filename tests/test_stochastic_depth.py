@@ -119,5 +119,5 @@ def test_1202_layers_take_a_step() -> None:
 
 @pytest.mark.parametrize(("name", "shortcut"), [("plain8", None), ("resnet8", "none")])
 def test_a_plain_network_has_nothing_to_skip(name: str, shortcut: str | None) -> None:
-    with pytest.raises(ResnetError, match=f"--stochastic-depth contradicts {name}"):
+    with pytest.raises(ResnetError, match=f"stochastic_depth contradicts {name}"):
         build_logits(ClassifierSpec(find_network(name, shortcut), 3, 16), stochastic_depth=0.5)

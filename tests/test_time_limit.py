@@ -72,7 +72,7 @@ def test_fine_tuning_within_a_limit_ends_in_time_with_what_is_usual_where_there_
     run_cli: RunCli, tiny_dataset: Path, tmp_path: Path
 ) -> None:
     result = run_cli(
-        "finetune", tiny_dataset, *QUICK[:-1], "--patience", "0", "--time-limit", "10m", "--output", tmp_path / "run"
+        "finetune", tiny_dataset, *QUICK[:-1], "--set", "patience=0", "--time-limit", "10m", "--output", tmp_path / "run"
     )
     assert result.exit_code == 0, result.stderr
     record = json.loads((tmp_path / "run" / "run.json").read_text())
@@ -139,5 +139,5 @@ def test_what_the_limit_decides_or_cannot_is_refused(
 
 
 def _request(data: Path, folder: Path) -> FinetuneRequest:
-    how = ("resnet8", "none", "32", "crop", folder, False, False, False, None, False, True, None, "resnet")
+    how = ("resnet8", "none", "32", "crop", folder, False, False, False, None, False, "resnet")
     return FinetuneRequest(data, *how)

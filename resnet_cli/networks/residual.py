@@ -83,7 +83,7 @@ def build_backbone(
     """
     if stochastic_depth and network.shortcut == "none":
         raise ResnetError(
-            f"--stochastic-depth contradicts {network.name}, a plain network: nothing leads past a block that is left out"
+            f"stochastic_depth contradicts {network.name}, a plain network: nothing leads past a block that is left out"
         )
     parts = _Parts(network, fused)
     block = _block_v2 if network.version == 2 else _block_v1
