@@ -31,7 +31,7 @@ from resnet_cli.transfer.phases import network_hash
 from resnet_cli.transfer.store import KEY
 from resnet_cli.transfer.tail import tail_on_engine, tail_on_pixels
 
-HEAD = ["--weights", "bundled", "--image-size", "32", "--views", "2", "--unfreeze", "none", "--json"]
+HEAD = ["--weights", "bundled", "--image-size", "32", "--set", "views=2", "--unfreeze", "none", "--json"]
 HEAD += ["--val-split", "0.25", "--seed", str(A_QUARTER)]
 WIDTH = find_network(BUNDLED).outputs[-1]  # features
 
@@ -61,9 +61,9 @@ def test_a_second_run_with_another_head_computes_no_features(
     first = result_of(run_cli, tiny_dataset, *HEAD, "--output", tmp_path / "first")
     assert rows_in(kept) == 27 * 2 + 9
     files = {path: path.read_bytes() for path in kept.rglob("*.rows")}
-    result_of(run_cli, tiny_dataset, *HEAD, "--hidden", "16", "--output", tmp_path / "hidden")
+    result_of(run_cli, tiny_dataset, *HEAD, "--set", "hidden=16", "--output", tmp_path / "hidden")
     assert {path: path.read_bytes() for path in kept.rglob("*.rows")} == files
-    for option in ([], ["--no-cache"]):
+    for option in ([], ["--set", "cache=false"]):
         again = result_of(run_cli, tiny_dataset, *HEAD, *option, "--output", tmp_path / f"again{len(option)}")
         assert again == first
 
@@ -87,7 +87,7 @@ def test_an_image_is_opened_once_for_all_its_views_and_not_at_all_where_its_feat
     # One of every class, to know that there is one.
     assert sum(opened[path] for path in training) == len(training) + 3
     opened.clear()
-    result_of(run_cli, data, *HEAD, "--hidden", "16", "--output", tmp_path / "hidden")
+    result_of(run_cli, data, *HEAD, "--set", "hidden=16", "--output", tmp_path / "hidden")
     # 32 held-out images vouch for the network that was written.
     assert opened.total() == 3 + 1 + 32
 
@@ -104,13 +104,13 @@ def test_a_new_image_alone_is_computed(
     (split,) = [split for split in new_rows if f"new.png,apple,{split}" in (tmp_path / "second" / "splits.csv").read_text()]
     assert rows_in(kept) - before == new_rows[split]
     merged = result_of(run_cli, tiny_dataset, *HEAD, "--output", tmp_path / "merged")
-    assert merged == result_of(run_cli, tiny_dataset, *HEAD, "--no-cache", "--output", tmp_path / "anew")
+    assert merged == result_of(run_cli, tiny_dataset, *HEAD, "--set", "cache=false", "--output", tmp_path / "anew")
 
 
 def test_other_weights_and_sizes_do_not_share_features_and_no_cache_keeps_none(
     tiny_dataset: Path, run_cli: RunCli, kept: Path, tmp_path: Path
 ) -> None:
-    result_of(run_cli, tiny_dataset, *HEAD, "--no-cache", "--output", tmp_path / "none")
+    result_of(run_cli, tiny_dataset, *HEAD, "--set", "cache=false", "--output", tmp_path / "none")
     assert not kept.exists()
     result_of(run_cli, tiny_dataset, *HEAD, "--output", tmp_path / "first")
     result_of(run_cli, tiny_dataset, *HEAD, "--image-size", "40", "--output", tmp_path / "size")
@@ -152,9 +152,9 @@ def test_a_run_that_is_interrupted_keeps_no_half_of_its_features(
 def test_without_room_the_last_stage_is_trained_on_activations_computed_as_needed(
     tiny_dataset: Path, run_cli: RunCli, kept: Path, tmp_path: Path
 ) -> None:
-    last = [*HEAD, "--unfreeze", "last", "--epochs", "2", "--patience", "0"]
+    last = [*HEAD, "--unfreeze", "last", "--epochs", "2", "--set", "patience=0"]
     stored = result_of(run_cli, tiny_dataset, *last, "--output", tmp_path / "stored")
-    result = run_cli("finetune", tiny_dataset, *last, "--cache-limit", "0", "--output", tmp_path / "live")
+    result = run_cli("finetune", tiny_dataset, *last, "--set", "cache_limit=0", "--output", tmp_path / "live")
     live = json.loads(result.stdout)
     assert result.exit_code == 0
     assert live["head_top1"] == stored["head_top1"]
@@ -210,6 +210,9 @@ AUGMENTATIONS = [
     (FinetuneConfig(augment="strong", flip=False), replace(STRONG, flip=False)),
     (FinetuneConfig(augment="none"), AS_IT_IS),
     (FinetuneConfig(views=1), AS_IT_IS),
+    (FinetuneConfig(rotate=30.0, cutout=0.2), replace(LIGHT, rotate=30.0, cutout=0.2)),
+    (FinetuneConfig(augment="strong", scale=0.8, sharpness=0.0), replace(STRONG, scale=0.8, sharpness=0.0)),
+    (FinetuneConfig(shift=0.1, color=0.3), replace(LIGHT, shift=0.1, color=0.3)),
 ]
 
 
@@ -223,6 +226,24 @@ def test_what_was_asked_for_happens_to_the_images_of_the_fine_tuning_phase_as_we
     live, pixels = tail_on_engine(model, engine, material, config).stream, tail_on_pixels(model, material, config).stream
     assert isinstance(live, EngineStream) and live.stream.augmentation == how
     assert isinstance(pixels, TrainStream) and pixels.augmentation == how
+
+
+def test_a_random_part_that_was_asked_for_is_as_large_whatever_the_geometry() -> None:
+    for resize in ("crop", "pad", "squash"):
+        assert augmentation_of(FinetuneConfig(scale=0.6), resize).scale == 0.6  # type: ignore[arg-type]
+
+
+def test_the_fine_tuning_phase_is_trained_by_the_keys_of_the_recipe(tmp_path: Path) -> None:
+    model, material = resnet8_on_one_image(tmp_path)
+    usual = tail_on_pixels(model, material, FinetuneConfig()).recipe
+    assert (usual.optimizer, usual.learning_rate, usual.warmup, usual.weight_decay) == ("adamw", 5e-4, 0.2, 0.05)
+    assert (usual.label_smoothing, usual.patience, usual.class_weights) == (0.1, 5, False)
+    wanted: dict[str, Any] = {"optimizer": "sgd", "warmup": 0.4, "weight_decay": 1e-3, "label_smoothing": 0.0, "epochs": 3}
+    config = FinetuneConfig(**wanted, patience=2, class_weights=True, unfreeze="all")
+    recipe = tail_on_pixels(model, material, config).recipe
+    assert {name: getattr(recipe, name) for name in wanted} == wanted
+    assert (recipe.learning_rate, recipe.patience, recipe.class_weights) == (0.01, 2, True)
+    assert replace(config, optimizer="adamw").rate == 7e-4 and replace(config, learning_rate=0.2).rate == 0.2
 
 
 def test_features_of_another_version_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -334,6 +334,6 @@ def test_a_container_s_quota_of_cores_is_kept(
 ) -> None:
     if words is not None:
         (tmp_path / "cpu.max").write_text(f"{words}\n")
-    monkeypatch.setattr("resnet_cli.data.threads._QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr("resnet_cli.data.threads.QUOTA", tmp_path / "cpu.max")
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(64)))
     assert workers() == threads

@@ -284,12 +284,12 @@ def open_heif(file: IO[bytes]) -> Image.Image:
         ImportError: the extra is not installed.
         UnidentifiedImageError: the file is damaged.
     """
-    _register()
+    register_heif()
     return Image.open(file, formats=("HEIF",))
 
 
 @cache
-def _register() -> None:
+def register_heif() -> None:
     import pillow_heif
 
     # An embedded thumbnail may be older than the image, and would make other pixels of the same photo by the size asked for.

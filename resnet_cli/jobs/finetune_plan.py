@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from resnet_cli.data.decode import Geometry
 
 
+_ANYTIME = ("cache", "cache_limit")  # may differ when a run goes on
+
+
 @dataclass(frozen=True)
 class FinetunePlan:
     """A fine-tuning that can begin; nothing is written yet.
@@ -68,11 +71,11 @@ def plan_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pr
     tell_dataset(dataset, config.mirrors, progress)
     config = replace(config, engine=settled(config.engine, progress))
     network, source = choose_backbone(request.arch, _weights(request, dataset), progress)
-    if request.auto_unfreeze:
+    if config.unfreeze == "auto":
         config = replace(config, unfreeze=network.unfreeze)
-        if request.cache_limit is not None and config.unfreeze != "last":
+        if config.cache_limit is not None and config.unfreeze != "last":
             raise ResnetError(
-                f"--cache-limit is about the activations that --unfreeze last stores, and all of {network.name} is trained",
+                f"cache_limit is about the activations that --unfreeze last stores, and all of {network.name} is trained",
                 "leave it out, or add --unfreeze last",
             )
     config = replace(config, learning_rate=config.rate)
@@ -81,7 +84,8 @@ def plan_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pr
     spec = ClassifierSpec(network, len(dataset.classes), size, config.hidden, config.dropout)
     name = f"{dataset.name}-{network.name}{'-lr-find' if request.lr_find == 'plot' else ''}"
     options = {"arch": network.name, "image_size": size, "weights": source.sha256, "resize": request.resize}
-    chosen = {**asdict(config), **options, "lr_find": request.lr_find, "data": fingerprint(dataset)}
+    recipe = {name: value for name, value in asdict(config).items() if name not in _ANYTIME}
+    chosen = {**recipe, **options, "lr_find": request.lr_find, "data": fingerprint(dataset)}
     place = place_of_run(name, request.output, request.force, chosen if request.resume else None, (request.weights,))
     tell_interrupted(place, progress)
     if request.resume:

@@ -34,17 +34,21 @@ AS_IT_IS = Augmentation("none", flip=False)
 
 
 def augmentation_of(config: FinetuneConfig, resize: Resize) -> Augmentation:
-    """What happens to training images; a single view is the image as prediction sees it.
+    """What happens to training images: as `augment` says, but for what the configuration sets itself.
+
+    A single view is the image as prediction sees it.
 
     Prediction with `crop` sees about half of a photo's area, with `pad` and `squash` all of it: there the random parts are
     larger too, by the square root of the share, 0.71 and 0.5. With those of `crop` training would show everything larger than
     prediction does (Touvron et al. 2019): a linear classifier of the features of squashed stripes of three widths was right for
     82 %, with these for 91 %.
     """
-    if config.augment == "none" or config.views == 1:
+    if not config.augments:
         return AS_IT_IS
     how = STRONG if config.augment == "strong" else LIGHT
-    return replace(how, flip=config.flip, scale=how.scale if resize == "crop" else round(how.scale**0.5, 2))
+    how = replace(how, flip=config.flip, scale=how.scale if resize == "crop" else round(how.scale**0.5, 2))
+    own = {name: getattr(config, name) for name in ("scale", "rotate", "shift", "color", "sharpness", "cutout")}
+    return replace(how, **{name: value for name, value in own.items() if value is not None})
 
 
 @dataclass(frozen=True)

@@ -212,7 +212,7 @@ def transfer(
     if config.patience and choose_rate is None and is_perfect(head.best):
         progress.line(
             f"fine-tuning skipped: the head is right on all {len(material.held_out)} validation images, at a validation loss"
-            f" of {head.best.val_loss:.3f}, below {SURE}; --patience 0 fine-tunes all the same"
+            f" of {head.best.val_loss:.3f}, below {SURE}; --set patience=0 fine-tunes all the same"
         )
         return TransferResult(head, None, "head", "skipped")
     before = {name: keras.ops.convert_to_numpy(value) for name, value in named_variables(model).items()}

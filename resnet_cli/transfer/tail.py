@@ -18,7 +18,6 @@ from resnet_cli.transfer.batches import EngineBatches, EngineStream, StoredBatch
 from resnet_cli.transfer.features import Material
 from resnet_cli.transfer.store import Stored
 
-LABEL_SMOOTHING = 0.1
 # As many epochs as make about this many images; fewer of all layers, which cost more and settle sooner.
 _IMAGES, _OF_ALL_LAYERS = 30_000, 15_000
 
@@ -63,12 +62,12 @@ def _recipe(config: FinetuneConfig, material: Material) -> TrainConfig:
     shown = _OF_ALL_LAYERS if config.unfreeze == "all" else _IMAGES
     return TrainConfig(
         epochs=config.epochs or int(np.clip(round(shown / len(material.training)), 6, 20)),
-        optimizer="adamw",
+        optimizer=config.optimizer,
         learning_rate=config.rate,
         schedule="one-cycle",
-        warmup=0.2,
-        weight_decay=0.05,
-        label_smoothing=LABEL_SMOOTHING,
+        warmup=config.warmup,
+        weight_decay=config.weight_decay,
+        label_smoothing=config.label_smoothing,
         patience=config.patience,
         class_weights=config.class_weights,
         seed=config.seed,

@@ -7,7 +7,6 @@ import itertools
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from resnet_cli.engines.base import Engine, good_batch
 from resnet_cli.errors import ResnetError
@@ -84,9 +83,7 @@ class FrozenPace:
         return max(0, int(left / (self.training * (self.row + _HEAD_ROW))))
 
 
-def views_within(
-    limit: float, spent: float, pace: FrozenPace, unfreeze: Literal["none", "last", "all"], usual: int, least: int
-) -> int:
+def views_within(limit: float, spent: float, pace: FrozenPace, unfreeze: str, usual: int, least: int) -> int:
     """Views of every training image: the usual number, or as many as fit into the part of the limit that is for them.
 
     Where other layers are trained afterwards and that part is too short for the least number of views, they may take it all.
