@@ -169,6 +169,7 @@ class TransferResult:
 
     @property
     def best(self) -> TrainResult:
+        """The phase whose weights were kept."""
         return self.tail if self.tail is not None and self.kept == "tail" else self.head
 
     def to_json(self) -> dict[str, Any]:
@@ -217,16 +218,15 @@ def transfer(
         return TransferResult(head, None, "head", "skipped")
     before = {name: keras.ops.convert_to_numpy(value) for name, value in named_variables(model).items()}
     freeze_batch_norm(model)
-    second = _second_stage(model, frozen, config)
+    second = _second_phase(model, frozen, config)
     recipe = second.recipe
     if choose_rate is not None:
         rate = choose_rate(lambda: find_rate(second.model, second.stream, recipe, progress, NOT_YET))
         if rate is None:
             return TransferResult(head, None, "head", "none")
         recipe = replace(recipe, learning_rate=rate)
-    if frozen.limit is not None:
-        limit, views, record = frozen.limit, frozen.views, ResumeRecord(material.folder)
-        epochs = record.once("epochs", lambda: choose_epochs(limit, second, views, progress))
+    if (limit := frozen.limit) is not None:
+        epochs = ResumeRecord(material.folder).once("epochs", lambda: choose_epochs(limit, second, frozen.views, progress))
         if not epochs:
             return TransferResult(head, None, "head", "no time")
         recipe = replace(recipe, epochs=epochs)
@@ -252,7 +252,7 @@ def _figures(phase: TrainResult) -> str:
     return f"accuracy {phase.best.val_accuracy:.1%}, loss {phase.best.val_loss:.3f}"
 
 
-def _second_stage(model: keras.Model, frozen: Frozen, config: FinetuneConfig) -> Tail:
+def _second_phase(model: keras.Model, frozen: Frozen, config: FinetuneConfig) -> Tail:
     material = frozen.material
     if config.unfreeze == "all":
         return tail_on_pixels(model, material, config)

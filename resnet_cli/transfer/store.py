@@ -62,6 +62,7 @@ class Stored:
 
     @property
     def count(self) -> int:
+        """How many rows there are."""
         return len(self.numbers)
 
     def read(self, rows: Sequence[int]) -> NDArray[np.float32]:
