@@ -282,7 +282,7 @@ def test_fine_tuning_stopped_in_its_second_stage_goes_on_from_there(
 
     whole = finetune("whole", Silent())
     with pytest.raises(Interrupted, match="stopped before the end"):
-        finetune("parts", StopAfter(6, title="tail"))
+        finetune("parts", StopAfter(6, title="epoch"))
     assert not (tmp_path / "parts" / "run.json").exists()
     assert (tmp_path / "parts" / "checkpoint" / "tail").is_dir()
     # A range test is not repeated: by now it would start from other weights.
