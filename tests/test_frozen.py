@@ -241,7 +241,7 @@ def test_the_fine_tuning_phase_is_trained_by_the_keys_of_the_recipe(tmp_path: Pa
     config = FinetuneConfig(**wanted, patience=2, class_weights=True, unfreeze="all")
     recipe = tail_on_pixels(model, material, config).recipe
     assert {name: getattr(recipe, name) for name in wanted} == wanted
-    assert (recipe.learning_rate, recipe.patience, recipe.class_weights) == (0.01, 2, True)
+    assert (recipe.learning_rate, recipe.patience, recipe.class_weights) == (0.002, 2, True)
     assert replace(config, optimizer="adamw").rate == 7e-4 and replace(config, learning_rate=0.2).rate == 0.2
 
 
