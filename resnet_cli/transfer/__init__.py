@@ -1,0 +1,1 @@
+"""Fine-tuning: frozen features, the head phase, the fine-tuning phase."""

@@ -64,6 +64,7 @@ class TransferResult:
 
     @property
     def best(self) -> TrainResult:
+        """The phase whose weights were kept."""
         return self.tail if self.tail is not None and self.kept == "tail" else self.head
 
     def to_json(self) -> dict[str, Any]:

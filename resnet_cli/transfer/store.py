@@ -100,14 +100,17 @@ class StoredStream:
 
     @property
     def order(self) -> Order:
+        """Which images are in which batch."""
         return Order(len(self.labels), self.batch_size, self.seed)
 
     @property
     def steps_per_epoch(self) -> int:
+        """See `Order`."""
         return self.order.steps_per_epoch
 
     @property
     def images_per_step(self) -> int:
+        """See `Order`."""
         return self.order.images_per_step
 
     def batches(self, first_step: int = 0) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
