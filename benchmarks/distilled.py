@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--small", default="resnet18-slim")
     parser.add_argument("--output", type=Path, default=Path("runs/distilled"))
     asked = parser.parse_args()
-    recipe = ["--epochs", str(asked.epochs), "--image-size", str(asked.image_size), "--crop", "resized"]
+    recipe = ["--epochs", str(asked.epochs), "--image-size", str(asked.image_size), "--set", "crop=resized"]
     teacher, cache = asked.output / "large", asked.output / "cache"
     rows = []
     for name, arch, more, source in (

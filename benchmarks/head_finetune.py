@@ -7,7 +7,7 @@ takes fewer, every class by its share), hold a fifth of them out and work at 224
 
 tutorial    10 epochs of finetune_keras.py: the frozen base is run for every image in every epoch. Frozen epochs all cost the
             same: with fewer --tutorial-epochs the rest is added as the mean of those after the first.
-plain       `--views 1 --hidden 2048 --dropout 0 --epochs 10`: no augmentation, the tutorial's head, as many epochs
+plain       `--set views=1 --set hidden=2048 --set dropout=0 --epochs 10`: no augmentation, the tutorial's head, as many epochs
 defaults    our own defaults: several augmented views of every image
 
 Ours also write a run with its report and measure it through the file that they wrote; the tutorial is spared that.
@@ -37,10 +37,15 @@ from common import (
 )
 from heads import Trained, print_phases, train_head
 
+
+def _set(*keys: str) -> list[str]:
+    return [word for key in keys for word in ("--set", key)]
+
+
 _EPOCHS = 10
 _TUTORIAL = "tutorial script, 10 epochs"
 _OURS = {
-    "`resnet finetune`, the tutorial's head": ["--views", "1", "--hidden", "2048", "--dropout", "0", "--epochs", "10"],
+    "`resnet finetune`, the tutorial's head": [*_set("views=1", "hidden=2048", "dropout=0"), "--epochs", "10"],
     "`resnet finetune`, defaults": [],
 }
 

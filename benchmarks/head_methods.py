@@ -160,7 +160,7 @@ def _by_train_head(task: Task, epochs: int) -> Matrix:
     from resnet_cli.training.config import FinetuneConfig
     from resnet_cli.transfer.features import AS_IT_IS, Material
     from resnet_cli.transfer.head import train_head
-    from resnet_cli.transfer.store import Stored
+    from resnet_cli.transfer.store import KEY, Store, Stored, write_rows
 
     config, width = FinetuneConfig(unfreeze="none", epochs=epochs), task.rows.shape[1]
     spec = ClassifierSpec(find_network("resnet18"), int(task.labels.max()) + 1, 64, dropout=config.dropout)
@@ -169,8 +169,9 @@ def _by_train_head(task: Task, epochs: int) -> Matrix:
     with tempfile.TemporaryDirectory() as name:
         folder, stored, images = Path(name), list[Stored](), list[ImageSet]()
         for title, rows, labels in (("training", task.rows, task.labels), ("held-out", *task.held_out)):
-            (folder / title).write_bytes(rows.astype(np.float16).tobytes())
-            stored.append(Stored(folder / title, len(rows), (width,)))
+            store, keys = Store(folder / title, (width,)), [number.to_bytes(KEY) for number in range(len(rows))]
+            write_rows([store], [(keys, (rows,))])
+            stored.append(store.rows(keys))
             samples = tuple(Sample(Path(str(index)), int(label)) for index, label in enumerate(labels))
             images.append(ImageSet(samples, _unread, None, ()))
         material = Material(spec, Geometry(64), AS_IT_IS, *images, folder)

@@ -23,7 +23,7 @@ from PIL import Image, ImageOps
 
 _SIDE = 32
 _KINDS = {"PNG": {}, "JPEG": {"quality": 75}}
-_RECIPE = "--recipe fast --optimizer sgd --cutout 0 --val-split 0 --json"
+_RECIPE = "--recipe fast --optimizer sgd --set cutout=0 --val-split 0 --json"
 
 
 def main() -> None:

@@ -58,7 +58,7 @@ def main() -> None:
 
 def _processes(turn: Path, classifier: Path, count: int) -> dict[str, Process]:
     data = turn / "data"
-    quick = ["--weights", "bundled", "--unfreeze", "last", "--views", "2", "--epochs", "1"]
+    quick = ["--weights", "bundled", "--unfreeze", "last", "--set", "views=2", "--epochs", "1"]
     commands = {
         "finetune": [*quick, "--output", turn / "finetuned"],
         "evaluate": ["--run", classifier, "--output", turn / "scored"],

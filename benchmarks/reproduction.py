@@ -34,7 +34,7 @@ class Experiment:
 
 
 _PAPER = "--recipe paper"
-_CYCLE = "--recipe fast --optimizer sgd --label-smoothing 0 --cutout 0 --ema 0 --weight-decay 1e-4"
+_CYCLE = "--recipe fast --optimizer sgd --set label_smoothing=0 --set cutout=0 --set ema=0 --set weight_decay=1e-4"
 _DEPTHS = ("plain20", "resnet20", "plain56", "resnet56")
 _COMPACT = "--arch resnet18-compact --image-size 32"
 _SLIM = "--arch resnet18-slim --image-size 96"
@@ -53,8 +53,8 @@ GROUPS = {
     "preactivation": [Experiment(f"{arch}-cycle", f"--arch {arch} {_CYCLE}") for arch in ("resnet56", "resnet56v2")],
     # Best accuracy in an hour of two cores. Trainings as short as that gain nothing from cutout.
     "best": [
-        Experiment("resnet20-fast", "--arch resnet20 --recipe fast --cutout 0", timed=True),
-        Experiment("resnet18-compact-fast", f"{_COMPACT} --recipe fast --cutout 0", timed=True),
+        Experiment("resnet20-fast", "--arch resnet20 --recipe fast --set cutout=0", timed=True),
+        Experiment("resnet18-compact-fast", f"{_COMPACT} --recipe fast --set cutout=0", timed=True),
     ],
     # Recipe "fast" by Muon and by momentum alone.
     "optimizers": [

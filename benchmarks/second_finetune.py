@@ -3,8 +3,8 @@
     python benchmarks/second_finetune.py FOLDER [--images N] [--repeats 3]
 
 FOLDER has a folder of photos per class; --images takes fewer, every class by its share. A ResNet50 at 224 pixels with random
-weights. Each round begins with an empty cache: the first command has the program's defaults, the second `--hidden 2048
---dropout 0.3`, and features are the same for both. What each head itself costs shows in the table of phases.
+weights. Each round begins with an empty cache: the first command has the program's defaults, the second `--set hidden=2048
+--set dropout=0.3`, and features are the same for both. What each head itself costs shows in the table of phases.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from common import (
 from heads import Trained, print_phases, train_head
 
 _FIRST, _SECOND = "first", "second, other head"
-_OTHER = ["--hidden", "2048", "--dropout", "0.3"]
+_OTHER = ["--set", "hidden=2048", "--set", "dropout=0.3"]
 
 
 def main() -> None:

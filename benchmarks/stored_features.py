@@ -20,7 +20,7 @@ from resnet_cli.data.images import ImageSet, reader_for_training
 from resnet_cli.engines.base import good_batch
 from resnet_cli.engines.openvino import OpenVinoEngine, convert, import_openvino
 from resnet_cli.progress import Silent
-from resnet_cli.transfer.features import AS_IT_IS, LIGHT, batched, rows_of
+from resnet_cli.transfer.features import AS_IT_IS, LIGHT, batched, views_of
 
 VIEWS = 8
 
@@ -151,9 +151,9 @@ def _computed(source: Source, size: int, samples: tuple[Sample, ...], views: boo
 def _rows(
     engine: OpenVinoEngine, images: ImageSet, geometry: Geometry, how: Augmentation, count: int
 ) -> list[NDArray[np.float16]]:
-    rows, damaged = rows_of("training", images, geometry, how, count, 0, Silent()), dict[int, str]()
-    squares = rows.squares(range(len(rows)), damaged)
+    views, unreadable = views_of("training", images, geometry, how, count, 0, Silent()), dict[int, str]()
+    squares = views.squares(range(len(views)), unreadable)
     outputs = list(engine.run_many(batched(squares, good_batch(engine, geometry.size))))
-    if damaged:
-        raise SystemExit(f"unreadable: {damaged}")
+    if unreadable:
+        raise SystemExit(f"unreadable: {unreadable}")
     return [np.concatenate(parts).astype(np.float16) for parts in zip(*outputs, strict=True)]

@@ -29,7 +29,7 @@ import numpy as np
 from PIL import Image
 
 _HERE = Path(__file__).parent
-_WARM_UP = 10  # steps: compilation, and the batches that threads made ahead in the meantime
+WARM_UP = 10  # steps: compilation, and the batches that threads made ahead in the meantime
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Setting:
     image: tuple[int, int]  # width and height of the files
 
 
-_SETTINGS = {
+SETTINGS = {
     "resnet20": Setting(10, 128, (32, 32)),
     "resnet18-compact": Setting(10, 128, (32, 32)),
     "resnet50": Setting(1000, 16, (500, 375)),
@@ -53,7 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=20, help="measured steps a process, after the warm-up")
-    parser.add_argument("--networks", nargs="+", choices=_SETTINGS, default=list(_SETTINGS))
+    parser.add_argument("--networks", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--torch-python", type=Path, help="Python of an environment that has torch")
     parser.add_argument("--skip-torch", action="store_true")
     options = parser.parse_args()
@@ -62,8 +62,8 @@ def main() -> None:
     rows = []
     for name in options.networks:
         with tempfile.TemporaryDirectory() as folder:
-            steps = _WARM_UP + options.steps
-            _draw(Path(folder), _SETTINGS[name], steps)
+            steps = WARM_UP + options.steps
+            draw(Path(folder), SETTINGS[name], steps)
             rounds = []
             for number in range(options.rounds):
                 print(f"{name}, round {number + 1}", file=sys.stderr)
@@ -74,32 +74,32 @@ def main() -> None:
     )
     print("|---|---|---|---|---|---|---|---|")
     print("\n".join(rows))
-    print(f"\nMedian (extremes) of {options.rounds} rounds of {options.steps} steps. {_processor()}; ", end="")
+    print(f"\nMedian (extremes) of {options.rounds} rounds of {options.steps} steps. {processor()}; ", end="")
     print(", ".join(f"{name} {version}" for name, version in versions.items()))
 
 
 def _turns(name: str, steps: int, folder: str, torch: Path | None, versions: dict[str, str]) -> dict[str, float]:
     """Each contender once: images/s by contender. Versions are noted in `versions`."""
-    setting = _SETTINGS[name]
+    setting = SETTINGS[name]
     results: dict[str, dict[str, Any]] = {}
     for kind in ("alone", "pipeline", "keras"):
         words = [kind, name, setting.classes, setting.batch_size, steps, folder]
-        results[kind] = _contend(kind, Path(sys.executable), "training_keras.py", words)
+        results[kind] = contend(kind, Path(sys.executable), "training_keras.py", words)
     if torch is not None:
         ours = results["alone"]
         # Half precision on the same CPUs as ours: where it is emulated, it would take torch seven times as long.
         precision = ours["versions"]["precision"]
         words = [json.dumps(ours["network"]), setting.classes, ours["image_size"], setting.batch_size, steps, precision]
-        results["torch"] = _contend("torch", torch, "training_torch.py", words)
+        results["torch"] = contend("torch", torch, "training_torch.py", words)
     counts = {kind: result["parameters"] for kind, result in results.items()}
     if len(set(counts.values())) > 1:
         raise SystemExit(f"{name}: the contenders differ in trainable parameters: {counts}")
     for result in results.values():
         versions.update(result["versions"])
-    return {kind: setting.batch_size / statistics.median(result["seconds"][_WARM_UP:]) for kind, result in results.items()}
+    return {kind: setting.batch_size / statistics.median(result["seconds"][WARM_UP:]) for kind, result in results.items()}
 
 
-def _contend(kind: str, python: Path, script: str, words: list[Any]) -> dict[str, Any]:
+def contend(kind: str, python: Path, script: str, words: list[Any]) -> dict[str, Any]:
     """One process; what it prints on its last line."""
     # On the CPU even where there is a GPU; TensorFlow's greetings are of no use here.
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2", "KERAS_BACKEND": "tensorflow"}
@@ -108,7 +108,7 @@ def _contend(kind: str, python: Path, script: str, words: list[Any]) -> dict[str
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}\n{done.stderr[-2000:]}")
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    milliseconds = statistics.median(result["seconds"][_WARM_UP:]) * 1000
+    milliseconds = statistics.median(result["seconds"][WARM_UP:]) * 1000
     print(f"  {kind}: {milliseconds:.0f} ms a step", file=sys.stderr)
     return result
 
@@ -116,19 +116,19 @@ def _contend(kind: str, python: Path, script: str, words: list[Any]) -> dict[str
 def _row(name: str, rounds: list[dict[str, float]]) -> str:
     """A line of the table, from images/s by contender of every round."""
     kinds = ("alone", "pipeline", "keras", "torch")
-    cells = [_spread([speeds[kind] for speeds in rounds if kind in speeds], ".1f") for kind in kinds]
+    cells = [spread([speeds[kind] for speeds in rounds if kind in speeds], ".1f") for kind in kinds]
     for above, below in (("alone", "keras"), ("alone", "torch"), ("pipeline", "alone")):
-        cells.append(_spread([speeds[above] / speeds[below] for speeds in rounds if below in speeds], ".2f"))
+        cells.append(spread([speeds[above] / speeds[below] for speeds in rounds if below in speeds], ".2f"))
     return f"| {name} | {' | '.join(cells)} |"
 
 
-def _spread(values: list[float], form: str) -> str:
+def spread(values: list[float], form: str) -> str:
     if not values:
         return "-"
     return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
-def _draw(folder: Path, setting: Setting, steps: int) -> None:
+def draw(folder: Path, setting: Setting, steps: int) -> None:
     """Images that compress like photos, enough for every step: a coarse noise, smoothed, under a fine one."""
     random = np.random.default_rng(0)
     width, height = setting.image
@@ -151,7 +151,7 @@ def _torch_environment() -> Path:
     return python
 
 
-def _processor() -> str:
+def processor() -> str:
     """Name of the CPU and cores that this process may use."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())

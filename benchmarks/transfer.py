@@ -30,7 +30,7 @@ def main() -> None:
 
 def _row(folder: Path, weights: str, unfreeze: str) -> str:
     resnet = str(Path(sys.executable).with_name("resnet"))
-    options = ["--weights", weights, "--unfreeze", unfreeze, "--no-cache", "--json"]
+    options = ["--weights", weights, "--unfreeze", unfreeze, "--set", "cache=false", "--json"]
     with tempfile.TemporaryDirectory() as place:
         began = time.perf_counter()
         command = [resnet, "finetune", str(folder), "--output", f"{place}/run", *options]

@@ -4,12 +4,17 @@ In: resnet_cli/networks/bundled/run.json and docs/bundled-metrics.jsonl, which s
 whose figures are all filled in from there, and docs/bundled-curves.png. It needs no TensorFlow.
 """
 
+import re
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
+from resnet_cli.cli.train import train
 from resnet_cli.errors import ResnetError
 from resnet_cli.networks.catalogue import find_network, parameter_count
 from resnet_cli.runs.folder import load_run, read_history
+from resnet_cli.training.config import TrainConfig
+from resnet_cli.training.recipes import keys_of
 
 ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "resnet_cli" / "networks" / "bundled"
@@ -100,7 +105,18 @@ def _data(record: dict[str, Any]) -> str:
 
 def _commands(record: dict[str, Any]) -> str:
     last = f"python scripts/make_bundled.py RUN ... --image-size {record['image_size']}"
-    return "\n".join(["```", *record["commands"], last, "```"])
+    return "\n".join(["```", *map(_as_typed_today, record["commands"]), last, "```"])
+
+
+def _as_typed_today(command: str) -> str:
+    """A recorded `resnet train`, whose options of then are keys of the recipe now."""
+    options, keys = signature(train).parameters, keys_of(TrainConfig)
+
+    def setting(match: re.Match[str]) -> str:
+        name = match[1].replace("-", "_")
+        return f"--set {name}={match[2]}" if name in keys and name not in options else match[0]
+
+    return re.sub(r"--([a-z-]+) (\S+)", setting, command)
 
 
 def _classes(record: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
-"""Write docs/cli.md from the program itself: every command, argument and option, with its default and its help.
+"""Write docs/cli.md and docs/recipes.md from the program itself: commands, options and keys, with defaults and help.
 
-In: the commands and scripts/cli.template.md, which holds what no signature says (exit codes, JSON). Out: docs/cli.md.
+In: the commands, the keys of recipes, and two templates in scripts/, which hold what no signature says. Out: the two pages.
 It reads the commands' signatures and not Typer's help text, so that the page does not change with Typer's version.
 """
 
@@ -8,7 +8,7 @@ import inspect
 import re
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -16,13 +16,16 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from typer.models import ArgumentInfo, OptionInfo
 
-from resnet_cli.cli.app import SUMMARIES, command_function
-from resnet_cli.cli.recipe_options import PANEL
+from resnet_cli.cli.app import EXAMPLES, SUMMARIES, command_function
+from resnet_cli.training.config import FINETUNE_RECIPES, RECIPES
+from resnet_cli.training.recipes import keys_of, value_text
 
 ROOT = Path(__file__).parents[1]
 TEMPLATE = ROOT / "scripts" / "cli.template.md"
 PAGE = ROOT / "docs" / "cli.md"
 PLACE = "<!-- commands -->"
+RECIPES_TEMPLATE = ROOT / "scripts" / "recipes.template.md"
+RECIPES_PAGE = ROOT / "docs" / "recipes.md"
 # Help texts name a default that no constant holds as "[default: ...]".
 _SPOKEN_DEFAULT = re.compile(r"\s*\\?\[default: (.*)\\?\]$")
 
@@ -35,6 +38,7 @@ class Parameter:
     values: str
     default: str
     help: str
+    panel: str
     is_argument: bool
     required: bool
     many: bool
@@ -44,6 +48,24 @@ def page() -> str:
     """The whole of docs/cli.md."""
     commands = "\n\n".join(map(_section, SUMMARIES))
     return TEMPLATE.read_text(encoding="utf-8").replace(PLACE, commands)
+
+
+def recipes_page() -> str:
+    """The whole of docs/recipes.md."""
+    text = RECIPES_TEMPLATE.read_text(encoding="utf-8")
+    for command, recipes in {"train": RECIPES, "finetune": FINETUNE_RECIPES}.items():
+        text = text.replace(f"<!-- {command} keys -->", _keys(recipes))
+    return text
+
+
+def _keys(recipes: Mapping[str, Any]) -> str:
+    """A table of all keys and their values in some recipes of one kind."""
+    first, *_ = recipes.values()
+    rows = [f"| key | values | {' | '.join(recipes)} | meaning |", "|---|---|" + "---|" * len(recipes) + "---|"]
+    for name, key in keys_of(type(first)).items():
+        values = " | ".join(f"`{value_text(getattr(recipe, name))}`" for recipe in recipes.values())
+        rows.append(f"| `{name}` | {key.values} | {values} | {key.text} |")
+    return "\n".join(rows)
 
 
 def parameters(function: Callable[..., Any]) -> Iterator[Parameter]:
@@ -71,7 +93,10 @@ def _section(command: str) -> str:
     lines = [f"### resnet {command}", "", inspect.cleandoc(function.__doc__ or ""), ""]
     lines += ["```", " ".join(usage), "```", ""]
     lines += _table("argument", [each for each in found if each.is_argument])
-    lines += _table("option", [each for each in found if not each.is_argument])
+    options = [each for each in found if not each.is_argument]
+    for panel in dict.fromkeys(each.panel for each in options):
+        lines += _table(panel or "option", [each for each in options if each.panel == panel])
+    lines += ["```", *EXAMPLES[command], "```"]
     return "\n".join(lines).rstrip()
 
 
@@ -92,15 +117,13 @@ def _parameter(name: str, annotation: Any, info: ArgumentInfo | OptionInfo, defa
         shown = f"`{spoken.group(1)}`" if "<" in spoken.group(1) else spoken.group(1)
     elif required:
         shown = "required"
-    elif info.rich_help_panel == PANEL:
-        shown = "the recipe's"
     else:
         shown = "" if is_argument and default is None else _value(default)
     inner, many = _unwrap(annotation)
     values = _values(inner, info) + (", may be repeated" if many and not is_argument else "")
     spelling = (info.metavar or name).upper() if is_argument else _spelling(name, inner, info)
     meaning = " ".join(_SPOKEN_DEFAULT.sub("", text).split()).replace("|", "\\|").replace("<", "&lt;")
-    return Parameter(spelling, values, shown, meaning, is_argument, required, many)
+    return Parameter(spelling, values, shown, meaning, info.rich_help_panel or "", is_argument, required, many)
 
 
 def _spelling(name: str, annotation: Any, info: ArgumentInfo | OptionInfo) -> str:
@@ -154,5 +177,6 @@ def _plain(text: str) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
-    sys.stdout.write(f"wrote {PAGE.relative_to(ROOT)}\n")
+    for path, text in ((PAGE, page()), (RECIPES_PAGE, recipes_page())):
+        path.write_text(text, encoding="utf-8")
+        sys.stdout.write(f"wrote {path.relative_to(ROOT)}\n")

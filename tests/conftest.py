@@ -1,9 +1,11 @@
 """What several test files share: generated images, a small data set, and the program run in this process."""
 
 import contextlib
+import hashlib
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -14,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 # Read by rich when its consoles are made: tables of one width, and no colours, wherever the tests run.
@@ -22,6 +25,10 @@ os.environ["NO_COLOR"] = "1"
 os.environ.pop("FORCE_COLOR", None)
 # As the program starts TensorFlow; tests that import it themselves do so before the program could.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+# Workers of pytest-xdist share the cores: one thread each, in TensorFlow and in every process that a test starts.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    for variable in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
 
 # Ignored where the tests run in the background of a shell, and then in every process that they start.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -119,6 +126,23 @@ def sample_data() -> Path:
     return SAMPLE_DATA
 
 
+def run_once(*args: object) -> Result:
+    """`resnet ARGS` in this process, for fixtures that several tests share; tests take `run_cli`."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    stdout, stderr, exit_code = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+        from resnet_cli.cli.app import main
+
+        patch.setattr(sys, "argv", ["resnet", *map(str, args)])
+        try:
+            main()
+        except SystemExit as stop:
+            exit_code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    return Result(exit_code, stdout.getvalue(), stderr.getvalue())
+
+
 @pytest.fixture
 def run_cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[RunCli]:
     """`run_cli("check", folder, stdin="") -> Result`: the real entry point, in this process, output captured."""
@@ -201,62 +225,69 @@ def finetuned_run(tmp_path_factory: pytest.TempPathFactory) -> Finetuned:
     root = tmp_path_factory.mktemp("finetuned")
     classes = ("apple", "berry", "cherry", "date", "elder", "fig", "grape")
     data = _make_dataset(root / "fruit", classes, count=12)
-    options = f"--weights bundled --views 2 --epochs 2 --image-size 32 --val-split 0.5 --seed {HALF} --json"
+    options = f"--weights bundled --set views=2 --epochs 2 --image-size 32 --val-split 0.5 --seed {HALF} --json"
     arguments = ("finetune", str(data), *options.split())
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    stdout, stderr = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
-        from resnet_cli.cli.app import main
-
-        patch.setattr(sys, "argv", ["resnet", *arguments, "--output", str(root / "run")])
-        with contextlib.suppress(SystemExit):
-            main()
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-    assert stdout.getvalue(), stderr.getvalue()
-    return Finetuned(root / "run", data, arguments, json.loads(stdout.getvalue()), stderr.getvalue())
+    result = run_once(*arguments, "--output", root / "run")
+    assert result.exit_code == 0, result.stderr
+    return Finetuned(root / "run", data, arguments, json.loads(result.stdout), result.stderr)
 
 
-def _make_run(folder: Path, dataset: Path, arch: str = "resnet20", size: int = 32) -> Path:
-    """A complete run as `train` leaves it, but untrained: every weight is random.
+def _write_network(folder: Path, spec: Any, shown: NDArray[np.uint8]) -> None:
+    """Weights and OpenVINO's files of an untrained network: every weight is random.
 
-    A quarter of the images is held out, or the data set's own test folder beside a tenth. The head is scaled on held-out
-    images, so that probabilities differ from image to image and every class is likely somewhere.
+    The head is scaled on the images that it is shown, so that probabilities differ from image to image and every class is
+    likely somewhere.
     """
     import keras
 
-    from resnet_cli.data.dataset import scan_dataset
-    from resnet_cli.data.decode import Geometry, decode_square
-    from resnet_cli.data.split import hold_out
     from resnet_cli.engines.frozen import write_classifier
-    from resnet_cli.jobs.record import run_record, split_rows
-    from resnet_cli.networks.catalogue import ClassifierSpec, find_network
     from resnet_cli.networks.classifier import build_logits
-    from resnet_cli.networks.pretrained import WeightsSource
-    from resnet_cli.runs.folder import finish_run, write_splits
 
-    scanned = scan_dataset(dataset)
-    held_out = hold_out(scanned, 0.1 if "test" in scanned.splits else 0.25, A_QUARTER)
-    network = find_network(arch)
-    geometry = Geometry(size, "crop", network.crop_fraction)
-    spec = ClassifierSpec(network, len(held_out.classes), size)
     keras.utils.set_random_seed(0)
     model = build_logits(spec, fused=False)
     head = model.get_layer("logits")
     head.kernel.assign(np.random.default_rng(0).normal(size=head.kernel.shape))
-    logits = np.asarray(model(np.stack([decode_square(sample.path, geometry) for sample in held_out.splits["val"][:24]])))
+    logits = np.asarray(model(shown))
     scale = logits.std(0) + 1e-6
     head.kernel.assign(np.asarray(head.kernel) / scale)
     head.bias.assign(-logits.mean(0) / scale)
-    folder.mkdir(parents=True)
     write_classifier(folder, model, spec)
-    write_splits(folder, split_rows(held_out))
-    source = WeightsSource("none", None, "")
-    finish_run(folder, run_record(f"resnet train {dataset}", {"seed": 0}, held_out, spec, geometry, source, "float32"))
-    return folder
 
 
 @pytest.fixture(scope="session")
-def make_run() -> MakeRun:
-    """`make_run(folder, dataset, arch="resnet20", size=32) -> folder`: a complete, untrained run in a moment."""
-    return _make_run
+def make_run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
+    """`make_run(folder, dataset, arch="resnet20", size=32) -> folder`: a complete, untrained run in a moment.
+
+    A quarter of the images is held out, or the data set's own test folder beside a tenth. What was once written for a network
+    and the same images is copied.
+    """
+    networks = tmp_path_factory.mktemp("networks")
+
+    def make(folder: Path, dataset: Path, arch: str = "resnet20", size: int = 32) -> Path:
+        from resnet_cli.data.dataset import scan_dataset
+        from resnet_cli.data.decode import Geometry, decode_square
+        from resnet_cli.data.split import hold_out
+        from resnet_cli.jobs.record import run_record, split_rows
+        from resnet_cli.networks.catalogue import ClassifierSpec, find_network
+        from resnet_cli.networks.pretrained import WeightsSource
+        from resnet_cli.runs.folder import finish_run, write_splits
+
+        scanned = scan_dataset(dataset)
+        held_out = hold_out(scanned, 0.1 if "test" in scanned.splits else 0.25, A_QUARTER)
+        network = find_network(arch)
+        geometry = Geometry(size, "crop", network.crop_fraction)
+        spec = ClassifierSpec(network, len(held_out.classes), size)
+        shown = np.stack([decode_square(sample.path, geometry) for sample in held_out.splits["val"][:24]])
+        written = networks / f"{arch}-{len(held_out.classes)}-{hashlib.sha256(shown.tobytes()).hexdigest()}"
+        if not (written / "model.xml").exists():
+            written.mkdir(exist_ok=True)
+            _write_network(written, spec, shown)
+        folder.mkdir(parents=True)
+        for path in written.iterdir():
+            shutil.copy(path, folder)
+        write_splits(folder, split_rows(held_out))
+        source = WeightsSource("none", None, "")
+        finish_run(folder, run_record(f"resnet train {dataset}", {"seed": 0}, held_out, spec, geometry, source, "float32"))
+        return folder
+
+    return make

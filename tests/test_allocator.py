@@ -4,6 +4,8 @@ import platform
 import subprocess
 import sys
 
+import pytest
+
 _FAULTS = """
 import ctypes, resource, sys
 
@@ -30,6 +32,7 @@ print(given_back, [faults() for _ in range(3)][-1])
 """
 
 
+@pytest.mark.slow
 def test_memory_that_was_freed_is_not_cleared_again() -> None:
     done = subprocess.run([sys.executable, "-c", _FAULTS], capture_output=True, text=True, check=True)
     given_back, kept = map(int, done.stdout.split())

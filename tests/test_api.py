@@ -219,12 +219,11 @@ WRONG: dict[str, tuple[Callable[[resnet.Run, Path], Any], str]] = {
         "seed is an argument and in settings as well",
     ),
     "epochs and a limit": (lambda run, data: resnet.train(data, epochs=2, time_limit="5m"), "time_limit chooses the epochs"),
-    "unfreeze": (lambda run, data: resnet.finetune(data, unfreeze="some", progress=False), "unfreeze='some' is no choice"),
+    "unfreeze": (lambda run, data: resnet.finetune(data, unfreeze="some", progress=False), "unfreeze"),
     "a network": (lambda run, data: resnet.train(data, arch="resnet21"), "resnet21"),
-    "a teacher's key": (
-        lambda run, data: resnet.train(data, settings={"temperature": 3.0}),
-        "temperature matters with a teacher alone",
-    ),
+    "a teacher's key": (lambda run, data: resnet.train(data, settings={"temperature": 3.0}), "temperature"),
+    "a recipe": (lambda run, data: resnet.finetune(data, recipe="quick"), "quick"),
+    "a key out of range": (lambda run, data: resnet.finetune(data, settings={"dropout": 2.0}), "dropout"),
 }
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import Finetuned, MakeDataset, Result, RunCli
 
-QUICK = ("--arch", "resnet8", "--weights", "none", "--image-size", "32", "--views", "2", "--epochs", "1")
+QUICK = ("--arch", "resnet8", "--weights", "none", "--image-size", "32", "--set", "views=2", "--epochs", "1")
 Spoil = Callable[[Path], object]
 
 
@@ -125,7 +125,7 @@ def test_an_unknown_network_is_answered_with_the_nearest_names(tiny_dataset: Pat
     [
         ["train", "--image-size", "4"],
         ["train", "--shortcut", "none"],
-        ["train", "--crop", "sideways"],
+        ["train", "--set", "crop=sideways"],
         ["train", "--epochs", "0"],
         ["train", "--optimizer", "lion"],
         ["train", "--batch-size", "many"],
@@ -263,14 +263,15 @@ def room_for(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("room", "unfreeze", "words"),
     [
         (100, "none", "checkpoint/config.json"),
-        (2_000, "none", "checkpoint/activations"),
+        (2_000, "none", "checkpoint/frozen"),
         (8_000, "none", "metrics.jsonl"),
         (40_000, "none", "model.weights.h5"),
-        (300_000, "last", "checkpoint/activations"),
+        (300_000, "last", "checkpoint/frozen"),
         (600_000, "last", "checkpoint/tail/step-"),
     ],
 )
@@ -284,7 +285,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_run(
 ) -> None:
     data = make_dataset(tmp_path / "pets", ("cat", "dog"), count=10)
     # Enough epochs for metrics.jsonl to fill the disk; fine-tuning, behind a perfect head.
-    options = ["--epochs", "40"] if unfreeze == "none" else ["--patience", "0"]
+    options = ["--epochs", "40"] if unfreeze == "none" else ["--set", "patience=0"]
     with room_for(room):
         result = run_cli("finetune", data, *QUICK, *options, "--unfreeze", unfreeze, "--output", tmp_path / "run")
     assert_one_sentence(result, f"{tmp_path}/run/{words}")
@@ -318,6 +319,7 @@ def test_a_backend_that_cannot_train_is_one_sentence(backend: str, words: str, t
     assert "Traceback" not in done.stderr and not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_what_other_projects_made_of_keras_json_does_not_matter(tiny_dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "keras.json").write_text(
         '{"image_data_format": "channels_first", "floatx": "float16", "backend": "tensorflow"}'

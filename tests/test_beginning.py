@@ -3,13 +3,15 @@
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from resnet_cli.errors import ResnetError
-from resnet_cli.jobs.start import begin_run, begun_with, place_of_run, tell_other_precision
+from resnet_cli.jobs.start import begin_run, begun_with, place_of_run, require_same, tell_other_precision
 from resnet_cli.progress import Silent
+from resnet_cli.training.config import FinetuneConfig
 
 
 def test_two_runs_that_begin_together_do_not_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,3 +156,16 @@ def test_a_run_that_goes_on_in_another_precision_says_so(began: dict[str, str], 
     folder = begin_run(place_of_run("fruit", tmp_path / "run", False), began, "resnet train")
     tell_other_precision(folder, "float32", Listener())
     assert ["began in bfloat16 and goes on in float32" in text for text in notices] == [True] * told
+
+
+def test_a_run_that_an_older_program_began_goes_on_as_keys_that_it_lacks_had_their_defaults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = {**asdict(FinetuneConfig(unfreeze="none", seed=3)), "arch": "resnet8"}
+    older = {name: config[name] for name in ("unfreeze", "hidden", "dropout", "epochs", "seed", "arch")}
+    folder = begin_run(place_of_run("fruit", None, False), older, "resnet finetune")
+    require_same(folder, config)
+    assert place_of_run("fruit", None, False, config).folder == folder
+    with pytest.raises(ResnetError, match=r"began with label_smoothing 0\.1, not 0\.2"):
+        require_same(folder, config | {"label_smoothing": 0.2})

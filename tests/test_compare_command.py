@@ -23,7 +23,7 @@ from resnet_cli.jobs.record import run_record, split_rows
 from resnet_cli.networks.catalogue import ClassifierSpec, Shortcut, find_network, parameter_count
 from resnet_cli.networks.classifier import build_logits
 from resnet_cli.networks.pretrained import WeightsSource
-from resnet_cli.reports.curves import Curve, _limits
+from resnet_cli.reports.curves import Curve, error_limits
 from resnet_cli.runs.folder import EpochRecord, finish_run, write_splits
 from resnet_cli.training.config import TrainConfig
 
@@ -124,7 +124,7 @@ def test_what_rows_differ_in_is_told(write_run: WriteRun, tiny_dataset: Path, ru
     record = json.loads(path.read_text())
     record["config"] |= {"optimizer": "muon", "learning_rate": 0.03, "cutout": 0.5}
     path.write_text(json.dumps(record))
-    note = "the rows differ in --optimizer sgd / muon, --learning-rate 0.1 / 0.03, --cutout 0.0 / 0.5"
+    note = "the rows differ in optimizer sgd / muon, learning_rate 0.1 / 0.03, cutout 0.0 / 0.5"
     assert compared(run_cli, *runs)["notes"] == [note]
 
 
@@ -283,6 +283,7 @@ def test_incomplete_and_damaged_runs_are_one_sentence(write_run: WriteRun, tiny_
     assert not Path("compare.png").exists()
 
 
+@pytest.mark.slow
 def test_real_trainings_of_every_kind(
     finetuned_run: Finetuned, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -327,4 +328,4 @@ def test_real_trainings_of_every_kind(
     ],
 )
 def test_the_axis_shows_where_the_last_epochs_are(errors: list[float], limits: tuple[float, float]) -> None:
-    assert _limits([Curve("resnet20", [errors], [errors])]) == pytest.approx(limits)
+    assert error_limits([Curve("resnet20", [errors], [errors])]) == pytest.approx(limits)

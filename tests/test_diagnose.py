@@ -39,20 +39,26 @@ def test_classes_of_very_unequal_sizes_are_named() -> None:
     assert unequal_classes(["a", "b", "c"], [20, 100, 30], plain) == []
     assert unequal_classes(["a", "b", "c"], [19, 100, 30], weighed) == []
     assert unequal_classes(["a", "b", "c"], [19, 100, 30], plain) == [
-        "b has 100 training images and a 19: --class-weights gives all classes the same weight"
+        "b has 100 training images and a 19: --set class_weights=true gives all classes the same weight"
     ]
 
 
 @pytest.mark.parametrize(
     ("config", "advice"),
     [
-        (FinetuneConfig(), "more images, a higher --dropout, --augment strong, --unfreeze none"),
+        (FinetuneConfig(), "more images, a higher dropout (--set dropout=0.5), --augment strong, --unfreeze none"),
         (FinetuneConfig(unfreeze="none"), "more images, --augment strong"),
-        (FinetuneConfig(unfreeze="none", hidden=64), "more images, a higher --dropout, --augment strong"),
-        (FinetuneConfig(unfreeze="none", epochs=9), "more images, a higher --dropout, --augment strong"),
-        (FinetuneConfig(unfreeze="all", augment="strong"), "more images, a higher --dropout, --unfreeze none"),
+        (FinetuneConfig(unfreeze="none", hidden=64), "more images, a higher dropout (--set dropout=0.5), --augment strong"),
+        (FinetuneConfig(unfreeze="none", epochs=9), "more images, a higher dropout (--set dropout=0.5), --augment strong"),
+        (
+            FinetuneConfig(unfreeze="all", augment="strong"),
+            "more images, a higher dropout (--set dropout=0.5), --unfreeze none",
+        ),
         (FinetuneConfig(unfreeze="none", augment="strong", dropout=0.5), "more images"),
-        (TrainConfig(), "more images, a higher --dropout, `resnet finetune`, which begins with pretrained weights"),
+        (
+            TrainConfig(),
+            "more images, a higher dropout (--set dropout=0.5), `resnet finetune`, which begins with pretrained weights",
+        ),
         (TrainConfig(dropout=0.6), "more images, `resnet finetune`, which begins with pretrained weights"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import json
 import os
 import re
 import shlex
@@ -13,7 +14,7 @@ from types import ModuleType
 import pytest
 from conftest import RunCli
 
-from resnet_cli.cli.app import SUMMARIES, command_function
+from resnet_cli.cli.app import EXAMPLES, SUMMARIES, command_function
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -36,7 +37,7 @@ def options_by_command() -> dict[str, set[str]]:
     found = {}
     for name in SUMMARIES:
         spellings = " ".join(each.spelling for each in generator.parameters(command_function(name)) if not each.is_argument)
-        found[name] = {*re.findall(r"-[-\w]+", spellings), "--help"}
+        found[name] = {*re.findall(r"-[-\w]+", spellings), "--help", "-h"}
     return found
 
 
@@ -52,9 +53,10 @@ def examples() -> list[tuple[str, list[str]]]:
     return found
 
 
-def test_the_page_of_the_command_line_is_what_the_program_says() -> None:
-    written = generator.PAGE.read_text(encoding="utf-8")
-    assert written == generator.page(), "docs/cli.md is out of date: run `python scripts/make_cli_docs.py`"
+def test_the_pages_of_the_command_line_and_of_the_recipes_are_what_the_program_says() -> None:
+    for path, text in ((generator.PAGE, generator.page()), (generator.RECIPES_PAGE, generator.recipes_page())):
+        written = path.read_text(encoding="utf-8")
+        assert written == text, f"docs/{path.name} is out of date: run `python scripts/make_cli_docs.py`"
 
 
 @pytest.mark.parametrize("name", SUMMARIES)
@@ -71,7 +73,7 @@ def test_the_page_says_what_decides_where_an_option_of_train_is_left_out() -> No
 
 @pytest.mark.parametrize(
     ("command", "default"),
-    [("finetune", "half of what is free"), ("evaluate", "what the run held out"), ("export", "the newest")],
+    [("finetune", "0.2, or 0.1 beside a test folder"), ("evaluate", "what the run held out"), ("export", "the newest")],
 )
 def test_the_help_names_defaults_that_no_constant_holds(command: str, default: str, run_cli: RunCli) -> None:
     assert f"[default: {default}]" in " ".join(run_cli(command, "--help").stdout.replace("│", " ").split())
@@ -128,16 +130,57 @@ def test_the_readme_marks_the_two_commands_that_set_everything_up() -> None:
     for name, ending in endings.items():
         block = re.search(rf"^<!-- {name} command -->\n+```\w*\n([^\n]+)\n```$", readme, re.MULTILINE)
         assert block is not None, f"the {name} command stands alone in its code block"
-        assert block.group(1).startswith("python3 -m venv .venv && ")
+        assert block.group(1).startswith("python3 -m venv .venv && .venv/bin/pip install -c constraints.txt ")
         assert block.group(1).endswith(ending)
 
 
-@pytest.mark.parametrize("columns", [60, 80, 99, 100])
-def test_help_cuts_no_option_off_however_narrow_the_terminal(columns: int) -> None:
-    for command in ("train", "finetune"):
-        environment = {**os.environ, "COLUMNS": str(columns)}
-        program = [sys.executable, "-c", "from resnet_cli.cli.app import main; main()", command, "--help"]
-        page = subprocess.run(program, env=environment, capture_output=True, text=True, check=True).stdout
-        assert "--class-weights" in page and "--no-class-weights" in page
-        assert "…" not in page and "\\" not in page
-        assert max(map(len, page.splitlines())) <= columns
+PAGES_OF_HELP = """
+import contextlib, io, json, sys
+from resnet_cli.cli.app import SUMMARIES, main
+pages = {}
+for name in SUMMARIES:
+    sys.argv = ["resnet", name, sys.argv[-1]]
+    with contextlib.redirect_stdout(io.StringIO()) as page, contextlib.suppress(SystemExit):
+        main()
+    pages[name] = page.getvalue()
+print(json.dumps(pages))
+"""
+
+
+def help_pages(columns: int, option: str) -> dict[str, str]:
+    """The help page of every command in a terminal of that width, by a process of its own: rich measures it once."""
+    environment = {**os.environ, "COLUMNS": str(columns), "PYTHONIOENCODING": "utf-8"}
+    command = [sys.executable, "-c", PAGES_OF_HELP, option]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8", check=True)
+    pages: dict[str, str] = json.loads(done.stdout)
+    return pages
+
+
+@pytest.mark.parametrize(("columns", "option"), [(60, "-h"), (80, "--help"), (99, "-h"), (100, "--help")])
+def test_help_is_whole_however_narrow_the_terminal(columns: int, option: str) -> None:
+    for name, page in help_pages(columns, option).items():
+        assert "…" not in page and "\\" not in page and max(map(len, page.splitlines())) <= columns
+        words = {word.strip("[];,") for word in page.replace("│", " ").split()}
+        for each in generator.parameters(command_function(name)):
+            spoken = " ".join([each.spelling.replace("/", " "), each.help]) if not each.is_argument else each.help
+            missing = {word.strip("[];,") for word in spoken.replace("&lt;", "<").split()} - words
+            assert not missing, f"{name} {each.spelling} at {columns} columns: {missing}"
+        examples = EXAMPLES[name]
+        assert page.split("Examples:")[1].split() == " ".join(examples).split()
+
+
+@pytest.mark.parametrize("columns", [60, 100])
+def test_the_options_of_train_and_finetune_are_few_and_in_panels(columns: int) -> None:
+    pages = help_pages(columns, "--help")
+    for name in ("train", "finetune"):
+        places = [pages[name].index(panel) for panel in ("Data", "Network", "Training", "Augmentation", "Output")]
+        assert places == sorted(places)
+        assert 20 <= len([each for each in generator.parameters(command_function(name)) if not each.is_argument]) <= 25
+
+
+def test_the_program_is_a_module_too_and_answers_to_both_words_for_help() -> None:
+    pages = [
+        subprocess.run([sys.executable, "-m", "resnet_cli", word], capture_output=True, text=True, check=True).stdout
+        for word in ("-h", "--help")
+    ]
+    assert pages[0] == pages[1] and all(name in pages[0] for name in SUMMARIES) and "--install-completion" in pages[0]

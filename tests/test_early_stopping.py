@@ -1,20 +1,20 @@
 """Training ends when validation gains nothing more, and fine-tuning is not begun where nothing is left to gain."""
 
 import json
-import shutil
 import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import RunCli
+from conftest import MakeDataset, RunCli, run_once
 
 from resnet_cli.runs.folder import EpochRecord, read_history
 from resnet_cli.training.callbacks import epochs_without_gain, is_perfect
-from resnet_cli.training.config import FinetuneConfig
 
 # A network without pretrained weights that is quick to build.
-QUICK = ["--arch", "resnet8", "--weights", "none", "--views", "2", "--image-size", "32", "--batch-size", "4", "--json"]
+QUICK = ["--arch", "resnet8", "--weights", "none", "--set", "views=2", "--image-size", "32", "--batch-size", "4", "--json"]
 
 
 def record(epoch: int, val_accuracy: float, val_loss: float, learning_rate: float = 0.1) -> EpochRecord:
@@ -72,10 +72,11 @@ def same_figures(result: dict[str, Any]) -> dict[str, Any]:
     return {**result, "run": "", "seconds": 0}
 
 
+@pytest.mark.slow
 def test_fine_tuning_is_skipped_behind_a_perfect_head_and_on_request_is_not(
     run_cli: RunCli, tiny_dataset: Path, tmp_path: Path
 ) -> None:
-    options = ["--weights", "bundled", "--views", 2, "--image-size", 32, "--epochs", 1]
+    options = ["--weights", "bundled", "--set", "views=2", "--image-size", 32, "--epochs", 1]
     skipped = run_cli("finetune", tiny_dataset, *options, "--output", tmp_path / "skipped")
     assert skipped.exit_code == 0, skipped.stderr
     result = json.loads((tmp_path / "skipped" / "run.json").read_text())["results"]
@@ -87,7 +88,7 @@ def test_fine_tuning_is_skipped_behind_a_perfect_head_and_on_request_is_not(
     assert told in " ".join(skipped.stderr.split())
     assert "fine-tuning: skipped, the head left nothing to gain in validation" in skipped.stdout
     assert result["val"]["top1"] == 1.0
-    asked = run_cli("finetune", tiny_dataset, *options, "--patience", 0, "--output", tmp_path / "asked", "--json")
+    asked = run_cli("finetune", tiny_dataset, *options, "--set", "patience=0", "--output", tmp_path / "asked", "--json")
     result = json.loads(asked.stdout)
     assert (result["fine_tuning"], result["fine_tuning_epochs"]) == ("finished", 1)
     assert stages_of(tmp_path / "asked")["tail"] == 1
@@ -99,40 +100,46 @@ def test_the_head_alone_has_no_fine_tuning(run_cli: RunCli, tiny_dataset: Path, 
     assert (figures["fine_tuning"], figures["fine_tuning_epochs"]) == ("none", 0)
 
 
-@pytest.fixture
-def stopped(
-    run_cli: RunCli, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> tuple[list[object], dict[str, Any]]:
-    """A command whose rate spoils a network behind a perfect head, so that its fine-tuning stops early, and its result."""
-    monkeypatch.setattr("resnet_cli.transfer.phases.is_perfect", lambda record: False)  # it would be skipped
-    options = ["--weights", "bundled", "--views", 2, "--image-size", 32, "--batch-size", 4, "--json"]
-    command = ["finetune", tiny_dataset, *options, "--epochs", 20, "--learning-rate", 0.5, "--patience", 2]
-    result = run_cli(*command, "--output", tmp_path / "whole")
-    assert result.exit_code == 0, result.stderr
-    return command, json.loads(result.stdout)
+@dataclass(frozen=True)
+class Stopped:
+    """A command whose rate spoils a network behind a perfect head, so that its fine-tuning stops early, and what it gave."""
+
+    command: tuple[object, ...]
+    folder: Path
+    result: dict[str, Any]
 
 
-def test_fine_tuning_that_gains_nothing_stops_and_says_so(stopped: tuple[list[object], dict[str, Any]], tmp_path: Path) -> None:
-    _, result = stopped
+@pytest.fixture(scope="module")
+def stopped(make_dataset: MakeDataset, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stopped]:
+    root = tmp_path_factory.mktemp("stopped")
+    options = ["--weights", "bundled", "--set", "views=2", "--image-size", 32, "--batch-size", 4, "--json"]
+    options += ["--epochs", 20, "--learning-rate", 0.5, "--set", "patience=2"]
+    command = ("finetune", make_dataset(root / "fruit"), *options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("resnet_cli.transfer.phases.is_perfect", lambda record: False)  # it would be skipped
+        result = run_once(*command, "--output", root / "whole")
+        assert result.exit_code == 0, result.stderr
+        yield Stopped(command, root / "whole", json.loads(result.stdout))
+
+
+def test_fine_tuning_that_gains_nothing_stops_and_says_so(stopped: Stopped) -> None:
+    result = stopped.result
     epochs = result["fine_tuning_epochs"]
     assert (result["fine_tuning"], result["kept"]) == ("stopped early", "head")
-    assert epochs == stages_of(tmp_path / "whole")["tail"] < 20
-    tail = [each for each in read_history(tmp_path / "whole" / "metrics.jsonl") if each.stage == "tail"]
+    assert epochs == stages_of(stopped.folder)["tail"] < 20
+    tail = [each for each in read_history(stopped.folder / "metrics.jsonl") if each.stage == "tail"]
     assert len(tail) == 1 + max(range(epochs), key=lambda index: tail[index].learning_rate) + 2
     (told,) = [each for each in result["warnings"] if "fine-tuning" in each]
     assert told.startswith(f"{epochs} epochs of fine-tuning gained nothing in validation (accuracy ")
     assert told.endswith("the head alone was kept")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", ["in its last epoch", "after it"])
 def test_fine_tuning_interrupted_where_it_stops_early_arrives_at_the_same(
-    at: str,
-    stopped: tuple[list[object], dict[str, Any]],
-    run_cli: RunCli,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    at: str, stopped: Stopped, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command, whole = stopped
+    command, whole = stopped.command, stopped.result
     last = whole["fine_tuning_epochs"] - (at == "in its last epoch")
     run = tmp_path / "parts"
 
@@ -146,11 +153,12 @@ def test_fine_tuning_interrupted_where_it_stops_early_arrives_at_the_same(
     resumed = run_cli(*command, "--output", run, "--resume")
     assert resumed.exit_code == 0, resumed.stderr
     assert same_figures(json.loads(resumed.stdout)) == same_figures(whole)
-    assert stages_of(run) == stages_of(tmp_path / "whole")
-    shutil.rmtree(run)
+    assert stages_of(run) == stages_of(stopped.folder)
 
 
 def test_how_long_fine_tuning_waits_is_about_the_second_stage_alone(run_cli: RunCli, tiny_dataset: Path) -> None:
-    result = run_cli("finetune", tiny_dataset, "--unfreeze", "none", "--patience", FinetuneConfig().patience + 1)
-    assert result.exit_code == 2
-    assert "--patience is about the fine-tuning phase" in " ".join(result.stderr.replace("│", " ").split())
+    result = run_cli("finetune", tiny_dataset, "--unfreeze", "none", "--set", "patience=6")
+    assert result.exit_code == 1
+    assert "patience contradicts the rest: it is about the fine-tuning phase" in " ".join(
+        result.stderr.replace("│", " ").split()
+    )

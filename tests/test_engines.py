@@ -20,7 +20,7 @@ from resnet_cli.engines.openvino import OLDEST, OpenVinoEngine, convert, import_
 from resnet_cli.networks.catalogue import ClassifierSpec, spec_from_record
 from resnet_cli.runs.folder import load_run
 
-QUICK = ("--arch", "resnet8", "--weights", "none", "--image-size", "32", "--views", "2", "--epochs", "1")
+QUICK = ("--arch", "resnet8", "--weights", "none", "--image-size", "32", "--set", "views=2", "--epochs", "1")
 MEND = f"pip install -U 'openvino>={OLDEST}'"
 
 
@@ -70,6 +70,7 @@ def test_the_engines_agree_to_a_thousandth_in_float32(run: Path, fruit: Path) ->
         np.testing.assert_allclose(np.concatenate([answer for (answer,) in engine.run_many(batches)]), expected, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hidden", [0, 16])
 def test_a_backbone_that_was_not_trained_is_not_converted_again_with_its_new_head(
     hidden: int, fruit: Path, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -77,10 +78,10 @@ def test_a_backbone_that_was_not_trained_is_not_converted_again_with_its_new_hea
     def anew(spec: ClassifierSpec) -> keras.Model:
         raise AssertionError("the whole network is built once more")
 
-    head = ["--weights", "bundled", "--image-size", "32", "--views", "2", "--unfreeze", "none", "--hidden", hidden]
+    head = ["--weights", "bundled", "--image-size", "32", "--set", "views=2", "--unfreeze", "none", "--set", f"hidden={hidden}"]
     with monkeypatch.context() as patch:
         patch.setattr("resnet_cli.engines.frozen.build_classifier", anew)
-        result = run_cli("finetune", fruit, *head, "--no-cache", "--output", tmp_path / "run")
+        result = run_cli("finetune", fruit, *head, "--set", "cache=false", "--output", tmp_path / "run")
         assert result.exit_code == 0, result.stderr
     loaded = load_run(tmp_path / "run")
     images = pixels_of(loaded.folder, fruit)
@@ -95,6 +96,7 @@ def test_half_precision_is_taken_where_the_cpu_has_it_and_the_precision_says_so(
     assert engine.precision == ("bf16" if "BF16" in able else "f16" if "FP16" in able else "f32")
 
 
+@pytest.mark.slow
 def test_predict_and_evaluate_answer_alike_with_either_engine(
     finetuned_run: Finetuned, run_cli: RunCli, tmp_path: Path
 ) -> None:
@@ -135,6 +137,7 @@ def test_finetune_runs_frozen_layers_and_measures_with_the_engine_that_was_asked
     assert json.loads(again.stdout)["loss"] == pytest.approx(record["results"]["val"]["loss"], abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_openvino")
 def test_without_openvino_keras_takes_its_place_and_says_so(
     run: Path, fruit: Path, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -159,6 +162,7 @@ def test_without_openvino_keras_takes_its_place_and_says_so(
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_was_trained_without_openvino_is_answered_by_keras(
     run: Path, fruit: Path, run_cli: RunCli, tmp_path: Path
 ) -> None:
@@ -269,3 +273,55 @@ def test_loading_a_model_leaves_the_stack_of_signal_handlers_alone() -> None:
 
     command = [sys.executable, "-c", SIGNALS, str(bundled_run().openvino)]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "True\n"
+
+
+# --- a converter of another version -------------------------------------------------------------------------------------------
+
+TINY = ("--arch", "resnet8", "--weights", "none", "--image-size", "32", "--epochs", "1")
+
+
+def test_a_converter_that_fails_costs_speed_and_no_finished_training(
+    tiny_dataset: Path, tmp_path: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("no rule for this operation\nand a trace")
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("openvino.convert_model", fails)
+        result = run_cli("train", tiny_dataset, "--arch", "resnet8", "--epochs", 1, "--output", run, "--json")
+    assert result.exit_code == 0, result.stderr
+    told = "OpenVINO cannot convert the network: no rule for this operation; Keras answers from the weights, which is slower"
+    assert told in json.loads(result.stdout)["warnings"]
+    assert not (run / "model.xml").exists()
+    image = next(tiny_dataset.rglob("*.png"))
+    answered = run_cli("predict", image, "--run", run)
+    assert answered.exit_code == 0 and str(image) in answered.stdout
+    # The frozen layers of a fine-tuning cannot run at all: that is said before anything is trained.
+    with monkeypatch.context() as patch:
+        patch.setattr("openvino.convert_model", fails)
+        refused = run_cli("finetune", tiny_dataset, *TINY, "--unfreeze", "none", "--no-cache", "--output", tmp_path / "other")
+    assert refused.exit_code == 1
+    assert refused.stderr.endswith(
+        "error: OpenVINO cannot convert the network: no rule for this operation\nhint: --engine keras does without it\n"
+    )
+
+
+def test_where_parts_cannot_be_joined_the_whole_network_is_converted(
+    tiny_dataset: Path, tmp_path: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise IndexError("list index out of range")
+
+    answers = []
+    for name in ("as usual", "changed"):
+        run = tmp_path / name
+        options = [*TINY[:-2], "--unfreeze", "none", "--views", "1", "--seed", "1", "--output", run, "--json"]
+        result = run_cli("finetune", tiny_dataset, *options)
+        assert result.exit_code == 0, result.stderr
+        assert (run / "model.xml").exists() and "cannot convert" not in result.stdout
+        answers.append((run / "predictions.csv").read_text())
+        monkeypatch.setattr("resnet_cli.engines.frozen.joined", fails)
+        monkeypatch.setattr("resnet_cli.inference.scoring.behind_pooling", fails)
+    for ours, theirs in zip(*(text.splitlines() for text in answers), strict=True):
+        assert ours.split(",")[:3] == theirs.split(",")[:3]

@@ -243,12 +243,12 @@ def test_held_out_images_that_are_others_by_now_are_told(
     assert f"1 of {count} held-out images are copies of training images" in " ".join(document["notes"])
 
 
+@pytest.mark.slow
 def test_images_that_an_earlier_run_was_trained_on_are_told_and_never_scored_elsewhere(
-    run_cli: RunCli, tiny_dataset: Path, tmp_path: Path
+    run_cli: RunCli, tiny_dataset: Path, make_run: MakeRun, tmp_path: Path
 ) -> None:
     options = ["--arch", "resnet8", "--epochs", "1", "--json", "--output"]
-    first, second = tmp_path / "first", tmp_path / "second"
-    assert run_cli("train", tiny_dataset, *options, first).exit_code == 0
+    first, second = make_run(tmp_path / "first", tiny_dataset, arch="resnet8"), tmp_path / "second"
     result = run_cli("train", tiny_dataset, "--weights", first, "--val-split", "0.5", "--seed", "1", *options, second)
     assert result.exit_code == 0, result.stderr
     held = {row["path"] for row in rows_of(second / "splits.csv") if row["split"] == "val"}
@@ -272,6 +272,7 @@ def test_images_that_an_earlier_run_was_trained_on_are_told_and_never_scored_els
     assert evaluated(run_cli, "--run", second)["notes"] == warned
 
 
+@pytest.mark.slow
 def test_test_images_that_are_copies_of_training_images_are_told(
     make_dataset: MakeDataset, run_cli: RunCli, tmp_path: Path
 ) -> None:

@@ -110,6 +110,7 @@ ANSWER: dict[str, Callable[[Path, NDArray[np.uint8]], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 def test_an_export_answers_like_the_run_in_its_own_runtime(
     name: str, run_folder: Path, images: NDArray[np.uint8], expected: Probabilities, run_cli: RunCli, tmp_path: Path
@@ -271,6 +272,20 @@ def odd_images(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> l
     return sorted(folder.iterdir())
 
 
+# classify.py once for every image, in one process, which imports the runtime once; this package cannot be imported there.
+BETWEEN = "-- image --\n"
+CLASSIFY_EACH = f"""
+import runpy, sys
+sys.modules["resnet_cli"] = None
+program, *images = sys.argv[1:]
+for image in images:
+    sys.argv = [program, image]
+    sys.stdout.write({BETWEEN!r})
+    runpy.run_path(program, run_name="__main__")
+"""
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "resize"), [*((name, "crop") for name in FORMATS), ("onnx", "pad"), ("onnx", "squash")])
 def test_the_program_beside_an_export_answers_as_predict_does(
     name: str, resize: str, run_folder: Path, odd_images: list[Path], run_cli: RunCli, tmp_path: Path
@@ -286,12 +301,16 @@ def test_the_program_beside_an_export_answers_as_predict_does(
     engine = "openvino" if name == "openvino" else "keras"
     said = run_cli("predict", *odd_images, "--run", run, "--engine", engine, "--csv").stdout
     rows = [line.split(",") for line in said.splitlines()[1:]]
-    script = "import runpy, sys; sys.modules['resnet_cli'] = None; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
-    for path in odd_images:
-        command = [sys.executable, "-c", script, output / "classify.py", path]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        answers = {label: float(share) for share, label in (line.split(" ", 1) for line in done.stdout.splitlines())}
+    done = subprocess.run(
+        [sys.executable, "-c", CLASSIFY_EACH, output / "classify.py", *odd_images],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for path, printed in zip(odd_images, done.stdout.split(BETWEEN)[1:], strict=True):
+        answers = {label: float(share) for share, label in (line.split(" ", 1) for line in printed.split("\n") if line)}
         expected = {label: float(share) for where, _, label, share, *_ in rows if where == str(path)}
         assert answers == pytest.approx(expected, abs=1e-3) and len(answers) == 2
 

@@ -18,7 +18,7 @@ from PIL import Image
 from resnet_cli.networks.pretrained import bundled_run
 
 # A network without pretrained weights that is quick to build: what is tried here does not depend on how good it is.
-QUICK = ["--arch", "resnet20", "--weights", "none", "--views", "2", "--epochs", "1", "--image-size", "32", "--json"]
+QUICK = ["--arch", "resnet20", "--weights", "none", "--set", "views=2", "--epochs", "1", "--image-size", "32", "--json"]
 
 
 def weights_of(run: Path) -> dict[str, np.ndarray]:
@@ -104,6 +104,7 @@ def test_fine_tuning_is_kept_if_it_raises_validation_accuracy_or_at_the_same_low
     assert finetuned_run.result["head_top1"] == best["head"][0]
 
 
+@pytest.mark.slow
 def test_the_same_command_and_seed_give_the_same_figures_and_the_same_weights(
     finetuned_run: Finetuned, run_cli: RunCli, tmp_path: Path
 ) -> None:
@@ -113,6 +114,7 @@ def test_the_same_command_and_seed_give_the_same_figures_and_the_same_weights(
     assert same_weights(tmp_path / "again", finetuned_run.folder)
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_run_and_force_replaces_the_old_one(
     finetuned_run: Finetuned, run_cli: RunCli, tmp_path: Path
 ) -> None:
@@ -163,7 +165,7 @@ def test_without_network_and_weights_the_bundled_backbone_stands_in_and_says_so(
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "fruit-resnet18-slim").mkdir(parents=True)
-    result = run_cli("finetune", tiny_dataset, "--views", 2, "--epochs", 1, "--image-size", 32, "--quiet")
+    result = run_cli("finetune", tiny_dataset, "--set", "views=2", "--epochs", 1, "--image-size", 32, "--quiet")
     assert result.exit_code == 0, result.stderr
     assert "notice" in result.stderr and "resnet18-slim stands in for resnet50" in result.stderr
     # The folder of that name was taken, so the run has the next number.
@@ -177,11 +179,12 @@ def test_without_network_and_weights_the_bundled_backbone_stands_in_and_says_so(
     assert "resnet evaluate --run runs/fruit-resnet18-slim-2" in result.stdout
 
 
+@pytest.mark.slow
 def test_two_classes_of_ten_images_with_a_hidden_layer_and_everything_unfrozen(
     run_cli: RunCli, make_dataset: MakeDataset, tmp_path: Path
 ) -> None:
     data = make_dataset(tmp_path / "pets", ("cat", "dog"), count=10)
-    options = ("--hidden", 2048, "--unfreeze", "all", "--patience", 0)
+    options = ("--set", "hidden=2048", "--unfreeze", "all", "--set", "patience=0")
     result = run_cli("finetune", data, *QUICK, *options, "--output", tmp_path / "run")
     assert result.exit_code == 0, result.stderr
     figures = json.loads(result.stdout)
@@ -213,13 +216,13 @@ def test_a_rare_class_is_found_when_every_class_counts_alike(
     make_dataset(tmp_path / "pets", ("cat", "dog"), count=5)
     run, note = (
         tmp_path / "run",
-        "cat has 32 training images and dog 4: --class-weights gives all classes the same weight",
+        "cat has 32 training images and dog 4: --set class_weights=true gives all classes the same weight",
     )
     result = run_cli("finetune", tmp_path / "pets", *QUICK, "--unfreeze", "none", "--output", tmp_path / "unequal")
     assert note in json.loads(result.stdout)["warnings"]
     # With features that tell the classes apart: those of random weights do with some seeds alone.
-    trained = ["--weights", "bundled", "--unfreeze", "none", "--views", "2", "--image-size", "32", "--json"]
-    result = run_cli("finetune", tmp_path / "pets", *trained, "--class-weights", "--output", run)
+    trained = ["--weights", "bundled", "--unfreeze", "none", "--set", "views=2", "--image-size", "32", "--json"]
+    result = run_cli("finetune", tmp_path / "pets", *trained, "--set", "class_weights=true", "--output", run)
     assert result.exit_code == 0, result.stderr
     assert note not in json.loads(result.stdout)["warnings"]
     recalls = {each["class"]: (each["count"], each["recall"]) for each in json.loads(result.stdout)["val"]["classes"]}
@@ -265,7 +268,7 @@ def test_a_second_stage_that_spoils_the_network_is_thrown_away(
 
 def test_a_run_is_a_starting_point_for_the_next(finetuned_run: Finetuned, run_cli: RunCli, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    options = ["--views", "2", "--image-size", "32", "--unfreeze", "none", "--json"]
+    options = ["--set", "views=2", "--image-size", "32", "--unfreeze", "none", "--json"]
     result = run_cli("finetune", finetuned_run.data, "--weights", finetuned_run.folder, *options, "--output", run)
     assert result.exit_code == 0, result.stderr
     record = record_of(run)
@@ -278,19 +281,39 @@ def test_a_run_is_a_starting_point_for_the_next(finetuned_run: Finetuned, run_cl
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("--unfreeze none --batch-size 64", "--batch-size is about the fine-tuning phase"),
-        ("--unfreeze none --learning-rate 0.1", "--learning-rate is about the fine-tuning phase"),
-        ("--unfreeze none --lr-find plot", "--lr-find is about the fine-tuning phase"),
-        ("--unfreeze none --dropout 0.5", "--dropout has no effect on a head alone without --hidden or --epochs"),
-        ("--lr-find use --learning-rate 0.1", "looks for the rate"),
-        ("--lr-find plot --tensorboard", "trains nothing"),
-        ("--unfreeze all --cache-limit 1", "--cache-limit is about the activations"),
-        ("--unfreeze none --cache-limit 1", "--cache-limit is about the activations"),
-        ("--cache-limit inf", "is no number to go by"),
-        ("--learning-rate inf", "is no number to go by"),
+        ("--unfreeze none --batch-size 64", "batch_size contradicts the rest: it is about the fine-tuning phase"),
+        ("--unfreeze none --learning-rate 0.1", "learning_rate contradicts the rest: it is about the fine-tuning phase"),
+        (
+            "--unfreeze none --set dropout=0.5",
+            "dropout contradicts the rest: it has no effect on a head alone without hidden or epochs",
+        ),
+        ("--unfreeze all --set cache_limit=1", "cache_limit contradicts the rest: it is about the activations"),
+        ("--unfreeze none --set cache_limit=1", "cache_limit contradicts the rest: it is about the activations"),
+        ("--unfreeze none --set optimizer=sgd", "optimizer contradicts the rest: it is about the fine-tuning phase"),
+        ("--unfreeze none --set weight_decay=0.01", "weight_decay contradicts the rest"),
+        ("--unfreeze none --set label_smoothing=0", "label_smoothing contradicts the rest"),
+        ("--unfreeze none --set warmup=0.1", "warmup contradicts the rest"),
+        ("--augment none --set rotate=10", "rotate contradicts the rest: it changes augmented views, and there are none"),
+        ("--set views=1 --set scale=0.5", "scale contradicts the rest: it changes augmented views, and there are none"),
+        ("--set time_limit=300 --epochs 3", "epochs contradicts the rest: time_limit chooses the epochs"),
     ],
 )
-def test_options_without_effect_are_refused(options: str, said: str, run_cli: RunCli, tiny_dataset: Path) -> None:
+def test_keys_without_effect_are_refused(options: str, said: str, run_cli: RunCli, tiny_dataset: Path) -> None:
+    result = run_cli("finetune", tiny_dataset, *options.split())
+    assert result.exit_code == 1 and result.stderr.startswith("error: ") and said in result.stderr and "hint: " in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--unfreeze none --lr-find plot", "--lr-find is about the fine-tuning phase"),
+        ("--lr-find use --learning-rate 0.1", "looks for the rate"),
+        ("--lr-find plot --tensorboard", "trains nothing"),
+        ("--set cache_limit=inf", "cache_limit = inf is not a finite number"),
+        ("--learning-rate inf", "learning_rate = inf is not a finite number"),
+    ],
+)
+def test_what_cannot_be_typed_is_a_usage_error(options: str, said: str, run_cli: RunCli, tiny_dataset: Path) -> None:
     result = run_cli("finetune", tiny_dataset, *options.split())
     assert result.exit_code == 2 and said in " ".join(result.stderr.replace("│", " ").split())
 
@@ -298,6 +321,6 @@ def test_options_without_effect_are_refused(options: str, said: str, run_cli: Ru
 def test_a_limit_on_stored_activations_is_refused_for_a_network_that_is_trained_as_a_whole(
     run_cli: RunCli, tiny_dataset: Path, tmp_path: Path
 ) -> None:
-    result = run_cli("finetune", tiny_dataset, "--weights", "bundled", "--cache-limit", 1, "--output", tmp_path / "run")
-    assert result.exit_code == 1 and "--cache-limit is about the activations that --unfreeze last stores" in result.stderr
+    result = run_cli("finetune", tiny_dataset, "--weights", "bundled", "--set", "cache_limit=1", "--output", tmp_path / "run")
+    assert result.exit_code == 1 and "cache_limit is about the activations that --unfreeze last stores" in result.stderr
     assert not (tmp_path / "run").exists()

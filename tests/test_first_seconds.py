@@ -70,6 +70,7 @@ def test_what_is_wrong_with_paths_and_options_is_told_before_tensorflow(
     assert told[-1] == "[]"
 
 
+@pytest.mark.slow
 def test_every_warning_is_in_the_json_in_the_run_and_on_stderr(tiny_dataset: Path, tmp_path: Path) -> None:
     (tiny_dataset / "apple" / "page.jpg").write_text("<html>")
     (tiny_dataset / "berry" / "notes.txt").write_text("no image")

@@ -1,15 +1,10 @@
 """What is frozen is computed once: features are kept from run to run, activations for one run; parts agree with the whole."""
 
 import json
-import os
-import shutil
 import signal
-import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -17,39 +12,27 @@ import numpy as np
 import pytest
 from conftest import A_QUARTER, MakeDataset, MakeImage, RunCli
 from numpy.typing import NDArray
-from training_material import StopAfter
 
 from resnet_cli.data import decode as decoding
 from resnet_cli.data.augment import Augmentation
 from resnet_cli.data.batches import TrainStream
-from resnet_cli.data.dataset import Sample, scan_dataset
+from resnet_cli.data.dataset import Sample
 from resnet_cli.data.decode import Geometry, decode_square
-from resnet_cli.data.images import ImageSet, reader_for_training
+from resnet_cli.data.images import ImageSet
 from resnet_cli.engines.frozen import KerasEngine
-from resnet_cli.errors import Interrupted
 from resnet_cli.networks.catalogue import ClassifierSpec, find_network
 from resnet_cli.networks.classifier import boundary_model, build_logits, feature_model, load_backbone, prefix_model, tail_model
 from resnet_cli.networks.pretrained import BUNDLED, choose_backbone
-from resnet_cli.progress import Progress, Silent
+from resnet_cli.progress import Silent
 from resnet_cli.training.config import FinetuneConfig
-from resnet_cli.transfer.features import (
-    AS_IT_IS,
-    LIGHT,
-    STRONG,
-    Material,
-    as_it_began,
-    augmentation_of,
-    features_folder,
-    frozen_rows,
-    room_on_disk,
-    rows_of,
-)
-from resnet_cli.transfer.store import KEY, FeatureCache, room_for_features
-from resnet_cli.transfer.tail import EngineStream, tail_on_engine, tail_on_pixels
+from resnet_cli.transfer.batches import EngineStream
+from resnet_cli.transfer.features import AS_IT_IS, LIGHT, STRONG, Material, augmentation_of
+from resnet_cli.transfer.phases import network_hash
+from resnet_cli.transfer.store import KEY
+from resnet_cli.transfer.tail import tail_on_engine, tail_on_pixels
 
-HEAD = ["--weights", "bundled", "--image-size", "32", "--views", "2", "--unfreeze", "none", "--json"]
+HEAD = ["--weights", "bundled", "--image-size", "32", "--set", "views=2", "--unfreeze", "none", "--json"]
 HEAD += ["--val-split", "0.25", "--seed", str(A_QUARTER)]
-LIMIT = 10**9
 WIDTH = find_network(BUNDLED).outputs[-1]  # features
 
 
@@ -61,8 +44,8 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def rows_in(folder: Path) -> int:
-    """Rows of all files together, by their size: 32 bytes before the keys and the hash of 32 after the rows."""
-    return sum((path.stat().st_size - 64) // (KEY + 2 * WIDTH) for path in folder.glob("*/*.rows"))
+    """Rows of all files together, by their size: rows, their keys, and 36 bytes."""
+    return sum((path.stat().st_size - 36) // (KEY + 2 * WIDTH) for path in folder.glob("*/*.rows"))
 
 
 def result_of(run_cli: RunCli, *words: object) -> dict[str, Any]:
@@ -78,9 +61,9 @@ def test_a_second_run_with_another_head_computes_no_features(
     first = result_of(run_cli, tiny_dataset, *HEAD, "--output", tmp_path / "first")
     assert rows_in(kept) == 27 * 2 + 9
     files = {path: path.read_bytes() for path in kept.rglob("*.rows")}
-    result_of(run_cli, tiny_dataset, *HEAD, "--hidden", "16", "--output", tmp_path / "hidden")
+    result_of(run_cli, tiny_dataset, *HEAD, "--set", "hidden=16", "--output", tmp_path / "hidden")
     assert {path: path.read_bytes() for path in kept.rglob("*.rows")} == files
-    for option in ([], ["--no-cache"]):
+    for option in ([], ["--set", "cache=false"]):
         again = result_of(run_cli, tiny_dataset, *HEAD, *option, "--output", tmp_path / f"again{len(option)}")
         assert again == first
 
@@ -104,7 +87,7 @@ def test_an_image_is_opened_once_for_all_its_views_and_not_at_all_where_its_feat
     # One of every class, to know that there is one.
     assert sum(opened[path] for path in training) == len(training) + 3
     opened.clear()
-    result_of(run_cli, data, *HEAD, "--hidden", "16", "--output", tmp_path / "hidden")
+    result_of(run_cli, data, *HEAD, "--set", "hidden=16", "--output", tmp_path / "hidden")
     # 32 held-out images vouch for the network that was written.
     assert opened.total() == 3 + 1 + 32
 
@@ -121,13 +104,13 @@ def test_a_new_image_alone_is_computed(
     (split,) = [split for split in new_rows if f"new.png,apple,{split}" in (tmp_path / "second" / "splits.csv").read_text()]
     assert rows_in(kept) - before == new_rows[split]
     merged = result_of(run_cli, tiny_dataset, *HEAD, "--output", tmp_path / "merged")
-    assert merged == result_of(run_cli, tiny_dataset, *HEAD, "--no-cache", "--output", tmp_path / "anew")
+    assert merged == result_of(run_cli, tiny_dataset, *HEAD, "--set", "cache=false", "--output", tmp_path / "anew")
 
 
 def test_other_weights_and_sizes_do_not_share_features_and_no_cache_keeps_none(
     tiny_dataset: Path, run_cli: RunCli, kept: Path, tmp_path: Path
 ) -> None:
-    result_of(run_cli, tiny_dataset, *HEAD, "--no-cache", "--output", tmp_path / "none")
+    result_of(run_cli, tiny_dataset, *HEAD, "--set", "cache=false", "--output", tmp_path / "none")
     assert not kept.exists()
     result_of(run_cli, tiny_dataset, *HEAD, "--output", tmp_path / "first")
     result_of(run_cli, tiny_dataset, *HEAD, "--image-size", "40", "--output", tmp_path / "size")
@@ -169,9 +152,9 @@ def test_a_run_that_is_interrupted_keeps_no_half_of_its_features(
 def test_without_room_the_last_stage_is_trained_on_activations_computed_as_needed(
     tiny_dataset: Path, run_cli: RunCli, kept: Path, tmp_path: Path
 ) -> None:
-    last = [*HEAD, "--unfreeze", "last", "--epochs", "2", "--patience", "0"]
+    last = [*HEAD, "--unfreeze", "last", "--epochs", "2", "--set", "patience=0"]
     stored = result_of(run_cli, tiny_dataset, *last, "--output", tmp_path / "stored")
-    result = run_cli("finetune", tiny_dataset, *last, "--cache-limit", "0", "--output", tmp_path / "live")
+    result = run_cli("finetune", tiny_dataset, *last, "--set", "cache_limit=0", "--output", tmp_path / "live")
     live = json.loads(result.stdout)
     assert result.exit_code == 0
     assert live["head_top1"] == stored["head_top1"]
@@ -179,105 +162,6 @@ def test_without_room_the_last_stage_is_trained_on_activations_computed_as_neede
     losses = [record["loss"] for record in records if record["stage"] == "tail"]
     assert len(losses) == 2 and np.isfinite(losses).all()
     assert not (tmp_path / "live" / "checkpoint").exists()
-
-
-@pytest.mark.parametrize("shapes", [[(3,)], [(3,), (32, 32, 3)]], ids=["features", "features and boundary"])
-def test_what_an_interrupted_run_stored_is_taken_though_an_image_is_damaged(
-    shapes: list[tuple[int, ...]], tiny_dataset: Path, tmp_path: Path
-) -> None:
-    (tiny_dataset / "berry" / "004.png").write_bytes(b"")
-    images = ImageSet(scan_dataset(tiny_dataset).splits["all"], reader_for_training(Geometry(32), LIGHT), None, ())
-    rows = rows_of("training", images, Geometry(32), LIGHT, 2, 0, Silent())
-    cache = FeatureCache(None, 3, LIMIT)
-    engine = Colours(len(shapes) > 1)
-    first = frozen_rows(engine, rows, tmp_path, shapes, cache, Silent())
-    assert engine.seen == 35 * 2 and list(first[1]) == [12 + 4]
-    assert [(each.count, each.is_whole()) for each in first[0]] == [(70, True)] * len(shapes)
-    assert frozen_rows(engine, rows, tmp_path, shapes, cache, Silent()) == first
-    assert engine.seen == 35 * 2
-    # Rows of other views are others, though they are as many.
-    frozen_rows(engine, replace(rows, seed=1), tmp_path, shapes, cache, Silent())
-    assert engine.seen == 2 * 35 * 2
-
-
-@pytest.mark.parametrize("with_boundary", [True, False])
-@pytest.mark.parametrize("how", ["asked to stop", "killed", "another order", "cut"])
-def test_a_pass_that_stops_half_way_goes_on_there_where_its_rows_are_the_same(
-    with_boundary: bool, how: str, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tiny_dataset / "apple" / "000.png").write_bytes(b"")  # is found before the stop,
-    (tiny_dataset / "cherry" / "011.png").write_bytes(b"")  # and after it
-    images = ImageSet(scan_dataset(tiny_dataset).splits["all"], reader_for_training(Geometry(32), LIGHT), None, ())
-    monkeypatch.setattr("resnet_cli.transfer.store._NOTED", 0)
-
-    def compute(folder: Path, engine: Colours, progress: Progress, seed: int = 0) -> tuple[list[bytes], dict[int, str]]:
-        rows, cache = rows_of("training", images, Geometry(32), LIGHT, 2, seed, Silent()), FeatureCache(None, 3, LIMIT)
-        shapes = [(3,), (32, 32, 3)] if with_boundary else [(3,)]
-        stored, damaged = frozen_rows(engine, rows, folder, shapes, cache, progress)
-        return [each.path.read_bytes() for each in stored], damaged
-
-    def once(folder: Path) -> Path:
-        folder.mkdir()
-        return folder
-
-    whole = compute(once(tmp_path / "whole"), Colours(with_boundary), Silent())
-    assert list(whole[1]) == [0, 35] and len(whole[0][0]) == 34 * 2 * 3 * 2
-    stopped, engine = once(tmp_path / "stopped"), Colours(with_boundary)
-    progress = StopAfter(4, title="features")
-    with pytest.raises(Interrupted):
-        compute(stopped, engine, progress)
-    assert 0 < engine.seen < 68
-    seed, seen = 0, engine.seen
-    if how == "killed":
-        shutil.copytree(stopped, tmp_path / "killed")
-        stopped = tmp_path / "killed"
-        for path in stopped.glob("*.partial"):
-            path.write_bytes(path.read_bytes() + b"what came after the note")
-    elif how == "another order":
-        seed, seen = 1, 0
-        whole = compute(once(tmp_path / "other"), Colours(with_boundary), Silent(), seed)
-    elif how == "cut":
-        seen = 0
-        for path in stopped.glob("*.partial"):
-            path.write_bytes(path.read_bytes()[:-1])
-    engine = Colours(with_boundary)
-    assert compute(stopped, engine, Silent(), seed) == whole
-    assert engine.seen == 68 - seen
-    assert not list(stopped.glob("*.partial"))
-
-
-class Colours:
-    """An engine whose features are mean colours, and its activations the images."""
-
-    name, precision, pixels = "colours", "f32", 8 * 32 * 32
-
-    def __init__(self, with_boundary: bool = True) -> None:
-        self.seen, self.outputs = 0, 1 + with_boundary
-
-    def run(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
-        self.seen += len(images)
-        values = images.astype(np.float32)
-        return (values.mean((1, 2)), values)[: self.outputs]
-
-    def run_many(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[tuple[NDArray[np.float32], ...]]:
-        return map(self.run, batches)
-
-
-def test_what_an_interrupted_run_stored_counts_as_room_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    free = 1_000_000
-
-    def usage(folder: Path) -> SimpleNamespace:
-        return SimpleNamespace(free=free - sum(path.stat().st_size for path in folder.iterdir()))
-
-    monkeypatch.setattr("resnet_cli.transfer.features.shutil.disk_usage", usage)
-    before = [room_on_disk(tmp_path, limit) for limit in (None, 2 * free)]
-    (tmp_path / "training-boundary.f16").write_bytes(bytes(450_000))
-    assert [room_on_disk(tmp_path, limit) for limit in (None, 2 * free)] == before == [500_000, 900_000]
-
-
-def test_a_resumed_run_has_the_views_that_it_began_with(tmp_path: Path) -> None:
-    assert as_it_began(tmp_path / "views.json", 7) == 7
-    assert as_it_began(tmp_path / "views.json", 2) == 7
 
 
 def squares(paths: list[Path], size: int) -> NDArray[np.uint8]:
@@ -313,43 +197,6 @@ def test_a_last_stage_that_strides_at_once_needs_a_quarter_of_the_boundary() -> 
         assert prefix_model(model, network).outputs[1].shape[1:] == (side, side, 1024)
 
 
-def two_rows(folder: Path) -> tuple[Path, int]:
-    """A file of two rows of four numbers, and the bytes that they take in the cache."""
-    rows = folder / "rows.f16"
-    rows.write_bytes(np.arange(8, dtype=np.float16).tobytes())
-    return rows, 64 + 2 * KEY + 16
-
-
-def two_keys(number: int) -> list[bytes]:
-    return [bytes([number]) * KEY, bytes([number, 9] * (KEY // 2))]
-
-
-def files_in(folder: Path) -> list[str]:
-    return sorted(path.parent.name for path in folder.rglob("*.rows"))
-
-
-def grow_old(folder: Path, days: float) -> None:
-    for path in folder.rglob("*.rows"):
-        os.utime(path, (0, time.time() - days * 24 * 60 * 60))
-
-
-def test_the_oldest_features_make_room_but_not_those_that_were_used_within_a_day(tmp_path: Path) -> None:
-    rows, size = two_rows(tmp_path)
-    kept = tmp_path / "kept"
-    for number in range(3):
-        FeatureCache(kept / str(number), 4, 2 * size).add(two_keys(number), rows)
-        grow_old(kept / str(number), 3 - number)
-    assert files_in(kept) == ["1", "2"]
-    last = FeatureCache(kept / "2", 4, LIMIT)  # which is a use
-    found, values = last.read([bytes([2]) * KEY, bytes(KEY)])
-    assert found == [0] and last.missing([bytes([2]) * KEY, bytes(KEY)]) == [1]
-    np.testing.assert_array_equal(values, [[0, 1, 2, 3]])
-    FeatureCache(kept / "3", 4, 2 * size).add(two_keys(3), rows)
-    assert files_in(kept) == ["2", "3"]
-    FeatureCache(kept / "4", 4, 2 * size).add(two_keys(4), rows)
-    assert files_in(kept) == ["2", "3"], "what another run may still read stays, and the limit holds"
-
-
 def resnet8_on_one_image(folder: Path, how: Augmentation = LIGHT) -> tuple[keras.Model, Material]:
     spec = ClassifierSpec(find_network("resnet8"), 2, 32)
     one = ImageSet((Sample(folder / "cat.png", 0),), lambda path: np.zeros((32, 32, 3), np.uint8), None, ())
@@ -363,6 +210,9 @@ AUGMENTATIONS = [
     (FinetuneConfig(augment="strong", flip=False), replace(STRONG, flip=False)),
     (FinetuneConfig(augment="none"), AS_IT_IS),
     (FinetuneConfig(views=1), AS_IT_IS),
+    (FinetuneConfig(rotate=30.0, cutout=0.2), replace(LIGHT, rotate=30.0, cutout=0.2)),
+    (FinetuneConfig(augment="strong", scale=0.8, sharpness=0.0), replace(STRONG, scale=0.8, sharpness=0.0)),
+    (FinetuneConfig(shift=0.1, color=0.3), replace(LIGHT, shift=0.1, color=0.3)),
 ]
 
 
@@ -378,67 +228,28 @@ def test_what_was_asked_for_happens_to_the_images_of_the_fine_tuning_phase_as_we
     assert isinstance(pixels, TrainStream) and pixels.augmentation == how
 
 
+def test_a_random_part_that_was_asked_for_is_as_large_whatever_the_geometry() -> None:
+    for resize in ("crop", "pad", "squash"):
+        assert augmentation_of(FinetuneConfig(scale=0.6), resize).scale == 0.6  # type: ignore[arg-type]
+
+
+def test_the_fine_tuning_phase_is_trained_by_the_keys_of_the_recipe(tmp_path: Path) -> None:
+    model, material = resnet8_on_one_image(tmp_path)
+    usual = tail_on_pixels(model, material, FinetuneConfig()).recipe
+    assert (usual.optimizer, usual.learning_rate, usual.warmup, usual.weight_decay) == ("adamw", 5e-4, 0.2, 0.05)
+    assert (usual.label_smoothing, usual.patience, usual.class_weights) == (0.1, 5, False)
+    wanted: dict[str, Any] = {"optimizer": "sgd", "warmup": 0.4, "weight_decay": 1e-3, "label_smoothing": 0.0, "epochs": 3}
+    config = FinetuneConfig(**wanted, patience=2, class_weights=True, unfreeze="all")
+    recipe = tail_on_pixels(model, material, config).recipe
+    assert {name: getattr(recipe, name) for name in wanted} == wanted
+    assert (recipe.learning_rate, recipe.patience, recipe.class_weights) == (0.01, 2, True)
+    assert replace(config, optimizer="adamw").rate == 7e-4 and replace(config, learning_rate=0.2).rate == 0.2
+
+
 def test_features_of_another_version_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, material = resnet8_on_one_image(tmp_path)
     engine = KerasEngine(feature_model(model))
-    folder = features_folder(material, model, engine)
-    assert folder == features_folder(material, model, engine)
+    before = network_hash(material, model, engine)
+    assert before == network_hash(material, model, engine)
     monkeypatch.setattr("resnet_cli.runs.folder.version", lambda name: "99")
-    assert folder != features_folder(material, model, engine)
-
-
-def test_a_file_larger_than_the_limit_with_its_keys_drives_nothing_out(tmp_path: Path) -> None:
-    rows, size = two_rows(tmp_path)
-    FeatureCache(tmp_path / "kept" / "old", 4, size).add(two_keys(0), rows)
-    grow_old(tmp_path / "kept", 3)
-    FeatureCache(tmp_path / "kept" / "new", 4, size - 1).add(two_keys(1), rows)
-    assert files_in(tmp_path / "kept") == ["old"]
-
-
-def test_the_room_for_features_is_that_of_their_own_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    def usage(folder: Path) -> SimpleNamespace:
-        asked.append(folder)
-        return SimpleNamespace(free=1000)
-
-    monkeypatch.setattr("resnet_cli.transfer.store.shutil.disk_usage", usage)
-    assert (room_for_features(tmp_path / "cache" / "features"), room_for_features(None)) == (500, 0)
-    rows, size = two_rows(tmp_path)
-    FeatureCache(tmp_path / "cache" / "network", 4, LIMIT).add(two_keys(0), rows)
-    assert room_for_features(tmp_path / "cache") == (1000 + size) // 2
-    assert asked == [tmp_path, tmp_path / "cache"]
-
-
-@pytest.mark.parametrize("when", ["before they are read", "while others are computed"])
-def test_features_that_another_process_deleted_are_computed(when: str, tiny_dataset: Path, tmp_path: Path) -> None:
-    images = ImageSet(scan_dataset(tiny_dataset).splits["all"], reader_for_training(Geometry(32), AS_IT_IS), None, ())
-    few = replace(images, samples=images.samples[::2])
-    rows, some = (rows_of("training", each, Geometry(32), AS_IT_IS, 1, 0, Silent()) for each in (images, few))
-    engine = Deleting(tmp_path / "nothing")
-    folder, kept = tmp_path / "run", tmp_path / "kept" / "network"
-    folder.mkdir()
-    frozen_rows(engine, some, folder, [(3,)], FeatureCache(kept, 3, LIMIT), Silent())
-    (expected,), _ = frozen_rows(engine, rows, folder, [(3,)], FeatureCache(None, 3, LIMIT), Silent())
-    values = expected.read(range(36))
-    cache = FeatureCache(kept, 3, LIMIT)
-    deleting = Deleting(kept)
-    if when == "before they are read":
-        shutil.rmtree(kept)
-    (folder / "training-rows.json").unlink()  # as of another run
-    (stored,), damaged = frozen_rows(deleting, rows, folder, [(3,)], cache, Silent())
-    assert (deleting.seen, damaged) == (36 if when == "before they are read" else 18, {})
-    np.testing.assert_array_equal(stored.read(range(36)), values)
-    assert sorted(path.name for path in folder.iterdir()) == ["training-features.f16", "training-rows.json"]
-
-
-class Deleting(Colours):
-    """An engine beside which another process empties the cache."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self._folder = folder
-
-    def run(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
-        shutil.rmtree(self._folder, ignore_errors=True)
-        return (super().run(images)[0],)
+    assert before != network_hash(material, model, engine)

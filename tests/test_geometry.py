@@ -2,6 +2,7 @@
 
 import csv
 import json
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from resnet_cli.data.decode import Geometry, Pixels, Resize, decode_square, part
 from resnet_cli.data.images import ImageSet, Squares, WholeImages, read_images, reader_for_training, reader_that_fits
 from resnet_cli.progress import Silent
 from resnet_cli.training.config import FinetuneConfig
-from resnet_cli.transfer.features import LIGHT, STRONG, augmentation_of, rows_of
+from resnet_cli.transfer.features import LIGHT, STRONG, augmentation_of, views_of
 
 RESIZES: tuple[Resize, ...] = ("crop", "pad", "squash")
 SHAPES = [(64, 64), (60, 30), (30, 60), (300, 75), (75, 300), (200, 200)]  # width, height
@@ -177,9 +178,9 @@ def test_the_frozen_network_is_shown_all_stripes_of_a_wide_image(resize: Resize,
     Image.fromarray(wide).save(tmp_path / "0.png")
     geometry = Geometry(96, resize)
     images = ImageSet((Sample(tmp_path / "0.png", 0),), reader_for_training(geometry, LIGHT), None, ())
-    rows = rows_of("training", images, geometry, LIGHT, 40, 0, Silent())
+    seen = views_of("training", images, geometry, LIGHT, 40, 0, Silent())
     counts = []
-    for square in rows.squares(range(40), {}):
+    for square in seen.squares(range(40), {}):
         dark = square[square.std(1)[:, 0].argmax(), :, 0] < 70
         counts.append(int(np.count_nonzero(dark[1:] & ~dark[:-1])) + int(dark[0]))
     assert min(counts) >= 5 and max(counts) <= 9
@@ -277,6 +278,7 @@ def test_images_without_random_parts_are_kept_as_squares(crop: Literal["none", "
 QUICK = ["--weights", "bundled", "--image-size", "32", "--unfreeze", "none", "--val-split", "0.25", "--json"]
 
 
+@pytest.mark.slow
 def test_what_happens_to_images_is_recorded_in_the_run(tiny_dataset: Path, run_cli: RunCli, tmp_path: Path) -> None:
     def config(*options: str) -> tuple[object, ...]:
         done = run_cli("finetune", tiny_dataset, *QUICK, *options, "--output", tmp_path / "run", "--force")
@@ -284,54 +286,68 @@ def test_what_happens_to_images_is_recorded_in_the_run(tiny_dataset: Path, run_c
         recorded = json.loads((tmp_path / "run" / "run.json").read_text())["config"]
         return recorded["augment"], recorded["flip"], json.loads(done.stdout)["views"]
 
-    assert config("--views", "2") == ("light", True, 2)
-    assert config("--views", "2", "--augment", "strong", "--no-flip") == ("strong", False, 2)
+    assert config("--set", "views=2") == ("light", True, 2)
+    assert config("--set", "views=2", "--augment", "strong", "--no-flip") == ("strong", False, 2)
     assert config("--augment", "none") == ("none", False, 1)
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "words", "code"),
     [
-        (["--augment", "none", "--views", "4"], "--augment none augments nothing"),
-        (["--augment", "strong", "--views", "1"], "--augment strong has no effect"),
-        (["--augment", "some"], "none"),
+        (["--augment", "none", "--set", "views=4"], "augment none augments nothing", 1),
+        (["--augment", "strong", "--set", "views=1"], "augment contradicts the rest: views 1 shows images as they are", 1),
+        (["--augment", "some"], "none", 2),
     ],
 )
 def test_augmentation_and_views_that_contradict_each_other_are_refused(
-    options: list[str], words: str, tiny_dataset: Path, run_cli: RunCli
+    options: list[str], words: str, code: int, tiny_dataset: Path, run_cli: RunCli
 ) -> None:
     done = run_cli("finetune", tiny_dataset, *options)
-    assert done.exit_code == 2 and words in done.stderr
+    assert done.exit_code == code and words in done.stderr
 
 
+@pytest.mark.slow
 def test_features_are_not_shared_between_augmentations_but_squares_are(
     tiny_dataset: Path, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     counts = []
     for number, options in enumerate(([], ["--no-flip"], ["--augment", "strong"], ["--no-flip"])):
-        done = run_cli("finetune", tiny_dataset, *QUICK, "--views", "2", *options, "--output", tmp_path / str(number))
+        done = run_cli("finetune", tiny_dataset, *QUICK, "--set", "views=2", *options, "--output", tmp_path / str(number))
         assert done.exit_code == 0, done.stderr
         files = (tmp_path / "cache" / "resnet-cli" / "features").glob("*/*.rows")
-        counts.append(sum((path.stat().st_size - 64) // (16 + 2 * 256) for path in files))
+        counts.append(sum((path.stat().st_size - 36) // (16 + 2 * 256) for path in files))
     with (tmp_path / "0" / "splits.csv").open() as file:
         splits = [row["split"] for row in csv.DictReader(file)]
     training, held_out = splits.count("train"), splits.count("val")
     assert counts == [held_out + 2 * training * times for times in (1, 2, 3, 3)]
 
 
-def test_finetune_train_and_check_warn_of_mirrored_classes(make_dataset: MakeDataset, run_cli: RunCli, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_finetune_train_and_check_warn_of_mirrored_classes(
+    make_dataset: MakeDataset, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = make_dataset(tmp_path / "signs", ("arrow left", "arrow right"), count=12)
     warning = (
         "mirrored images of the classes arrow left and arrow right may belong to another class or to none: --no-flip keeps"
         " training images as they are"
     )
-    for options, warned in ((["--views", "2"], True), (["--views", "2", "--no-flip"], False), (["--augment", "none"], False)):
-        done = run_cli("finetune", data, *QUICK, *options, "--output", tmp_path / "run", "--force")
-        assert (warning in json.loads(done.stdout)["warnings"], warning in done.stderr) == (warned, warned)
-    plot = ["--arch", "resnet8", "--lr-find", "plot", "--force", "--output", tmp_path / "search", "--batch-size", "8"]
-    assert warning in run_cli("train", data, *plot).stderr
-    assert warning not in run_cli("train", data, *plot, "--no-flip").stderr
+    done = run_cli("finetune", data, *QUICK, "--set", "views=2", "--output", tmp_path / "run")
+    assert warning in json.loads(done.stdout)["warnings"] and warning in done.stderr
+    # It comes before any work, so the others are stopped there.
+    train, finetune = ["train", data, "--arch", "resnet8"], ["finetune", data, *QUICK]
+    commands = {
+        "train": (train, True),
+        "train, not mirrored": ([*train, "--no-flip"], False),
+        "views": ([*finetune, "--set", "views=2"], True),
+        "views, not mirrored": ([*finetune, "--set", "views=2", "--no-flip"], False),
+        "no views": ([*finetune, "--augment", "none"], False),
+    }
+    with monkeypatch.context() as patch:
+        patch.setattr("resnet_cli.cli.reporter.Reporter.stop_signal", lambda reporter: signal.SIGINT)
+        for name, (command, warned) in commands.items():
+            done = run_cli(*command, "--output", tmp_path / name)
+            assert (done.exit_code, warning in done.stderr) == (130, warned), name
     problems = json.loads(run_cli("check", data, "--json").stdout)["problems"]
     assert [(each["kind"], each["path"]) for each in problems] == [
         ("mirror-sensitive", str(data / "arrow left")),

@@ -8,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.special import softmax
 from sklearn.metrics import log_loss
+from training_material import stored
 
 from resnet_cli.data.dataset import Sample
 from resnet_cli.data.decode import Geometry
@@ -22,7 +23,6 @@ from resnet_cli.training.config import FinetuneConfig
 from resnet_cli.training.loop import TrainResult
 from resnet_cli.transfer.features import LIGHT, Material
 from resnet_cli.transfer.head import feature_scale, train_head
-from resnet_cli.transfer.store import Stored
 
 CLASSES, FEATURES = 3, 64  # of resnet8
 HARDLY, NEVER = 5, 9  # features that vary by a thousandth of the others, and not at all
@@ -48,18 +48,16 @@ def head_on(
     """Train a head on features of images whose classes follow each other; its weights in the whole network."""
     keras.utils.set_random_seed(0)
     spec = ClassifierSpec(find_network("resnet8"), CLASSES, 32, hidden)
-    stored, images = [], []
+    features, images = [], []
     for name, rows in (("training", training), ("held-out", held_out)):
-        path = folder / f"{name}.f16"
-        path.write_bytes(rows.tobytes())
-        stored.append(Stored(path, len(rows), (FEATURES,)))
+        features.append(stored(folder / name, rows))
         samples = tuple(Sample(Path(str(index)), index % CLASSES) for index in range(len(rows)))
         images.append(ImageSet(samples, lambda path: np.zeros((32, 32, 3), np.uint8), None, ()))
     material = Material(spec, Geometry(32), LIGHT, *images, folder)
     model = build_logits(spec)
     stage = Stage("head", folder, announce=False)
     config = config or FinetuneConfig(hidden=hidden)
-    result = train_head(model, stored[0], stored[1], material, config, stage, Silent())
+    result = train_head(model, features[0], features[1], material, config, stage, Silent())
     layers = ("hidden", "logits") if hidden else ("logits",)
     return {layer: [np.asarray(value) for value in model.get_layer(layer).get_weights()] for layer in layers}, result
 

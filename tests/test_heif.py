@@ -27,16 +27,16 @@ def photo(make_dataset: MakeDataset, tmp_path: Path) -> Image.Image:
 
 @pytest.fixture
 def without_the_extra(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    decoding._register.cache_clear()
+    decoding.register_heif.cache_clear()
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     monkeypatch.setattr("resnet_cli.data.folders.heif_is_installed", lambda: False)
     yield
-    decoding._register.cache_clear()
+    decoding.register_heif.cache_clear()
 
 
 def write_heic(path: Path, photo: Image.Image, **options: object) -> Path:
     """Lossless, by pillow-heif itself."""
-    decoding._register()
+    decoding.register_heif()
     path.parent.mkdir(parents=True, exist_ok=True)
     photo.save(path, "HEIF", quality=-1, chroma=444, **options)
     return path

@@ -12,10 +12,20 @@ import pytest
 PACKAGE = Path(str(resources.files("resnet_cli")))
 SOURCES = {str(path.relative_to(PACKAGE)): path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py"))}
 TREES = {name: ast.parse(source) for name, source in SOURCES.items()}
+ROOT = Path(__file__).parents[1]
 
 
 def places(found: Sequence[tuple[str, ast.stmt | ast.expr]]) -> list[str]:
     return [f"{name}:{node.lineno}" for name, node in found]
+
+
+def test_sample_data_holds_images_alone() -> None:
+    files = [path for path in (ROOT / "sample_data").rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".jpg"} and len(files) == 80
+
+
+def test_there_are_at_most_85_modules() -> None:
+    assert len([name for name in SOURCES if Path(name).name != "__init__.py"]) <= 85
 
 
 def test_no_file_is_longer_than_400_lines() -> None:

@@ -1,6 +1,5 @@
 """`finetune --image-size auto`: the side that suits a network and the images."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,9 +35,7 @@ def data_of(root: Path, make_image: MakeImage, *sides: int) -> Path:
 
 
 def asked(data: Path, arch: str, weights: str, image_size: str = "auto") -> FinetuneRequest:
-    return FinetuneRequest(
-        data, arch, weights, image_size, "crop", None, False, False, False, None, False, True, None, "resnet finetune"
-    )
+    return FinetuneRequest(data, arch, weights, image_size, "crop", None, False, False, False, None, False, "resnet finetune")
 
 
 def chosen(data: Path, arch: str, weights: str, image_size: str = "auto") -> int:
@@ -71,8 +68,8 @@ def test_the_bundled_network_sees_photos_at_one_side_and_small_images_at_96(
 def test_a_cheap_network_is_fine_tuned_as_a_whole_unless_told_otherwise(
     arch: str, weights: str, auto: bool, trained: str, make_image: MakeImage, tmp_path: Path
 ) -> None:
-    request = replace(asked(data_of(tmp_path / "pets", make_image, 32), arch, weights), auto_unfreeze=auto)
-    plan = plan_finetune(request, FinetuneConfig(unfreeze="none"), Silent())
+    request = asked(data_of(tmp_path / "pets", make_image, 32), arch, weights)
+    plan = plan_finetune(request, FinetuneConfig(unfreeze="auto" if auto else "none"), Silent())
     assert plan.config.unfreeze == trained == plan.chosen["unfreeze"]
     assert plan.config.learning_rate == FinetuneConfig(unfreeze=plan.config.unfreeze).rate
 

@@ -17,11 +17,16 @@ from conftest import MakeImage
 
 from resnet_cli.runs.folder import read_history
 
+pytestmark = pytest.mark.slow  # a dozen commands on either backend
+
 SCRIPT = Path(__file__).with_name("backend_commands.py")
 BACKENDS = ("jax", "tensorflow")
 RESIZES = ("crop", "pad", "squash")
 TRAIN = "--arch resnet8 --epochs 3 --batch-size 8 --learning-rate 0.02 --seed 4 --json"
-FINETUNE = "--arch resnet8 --weights none --image-size 32 --views 2 --epochs 2 --val-split 0.5 --no-cache --engine keras --json"
+FINETUNE = (
+    "--arch resnet8 --weights none --image-size 32 --set views=2 --epochs 2 --val-split 0.5 --set cache=false --engine keras"
+    " --json"
+)
 # The last stage is trained too with one of them.
 UNFREEZE = {"crop": "last", "pad": "none", "squash": "none"}
 INTERRUPTED_AT = 6  # steps: in the middle of the second epoch of four steps

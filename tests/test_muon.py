@@ -79,6 +79,7 @@ def test_an_optimizer_that_is_asked_for_brings_its_usual_rate() -> None:
     )
 
 
+@pytest.mark.slow
 def test_twenty_steps_of_muon_learn_more_than_those_of_momentum() -> None:
     # Images of noise about three means: both learn them, at the rates that recipes give.
     random = np.random.default_rng(3)

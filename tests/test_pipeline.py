@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from training_material import stored
 
 from resnet_cli.data.augment import Augmentation, augment, generator, mix
 from resnet_cli.data.batches import EvaluationBatches, TrainStream
@@ -21,8 +22,7 @@ from resnet_cli.data.split import hold_out
 from resnet_cli.data.threads import map_in_order, workers
 from resnet_cli.errors import ResnetError
 from resnet_cli.progress import Silent
-from resnet_cli.transfer.store import Stored, StoredStream
-from resnet_cli.transfer.tail import EngineStream
+from resnet_cli.transfer.batches import EngineStream, StoredStream
 
 GEOMETRY = Geometry(24)
 EVERYTHING = Augmentation("resized", 0.3, True, rotate=20, shift=0.1, sharpness=1.0, cutout=0.3, mixup=0.2)
@@ -126,9 +126,8 @@ def test_stored_rows_and_activations_computed_as_needed_have_the_same_epochs(
     count: int, batch_size: int, steps: int, images: int, tmp_path: Path
 ) -> None:
     views = 3
-    (tmp_path / "rows").write_bytes(np.arange(count * views, dtype=np.float16).tobytes())
-    stored = Stored(tmp_path / "rows", count * views, (1,))
-    stream = StoredStream(stored, np.zeros(count, np.int64), 3, batch_size, seed=0)
+    rows = stored(tmp_path, np.arange(count * views, dtype=np.float16)[:, None])
+    stream = StoredStream(rows, np.zeros(count, np.int64), 3, batch_size, seed=0)
     pixels = TrainStream(numbered(count), 3, batch_size, GEOMETRY, NOTHING, seed=0)
     live = EngineStream(pixels, Means())
     for each in (stream, live):
@@ -335,6 +334,6 @@ def test_a_container_s_quota_of_cores_is_kept(
 ) -> None:
     if words is not None:
         (tmp_path / "cpu.max").write_text(f"{words}\n")
-    monkeypatch.setattr("resnet_cli.data.threads._QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr("resnet_cli.data.threads.QUOTA", tmp_path / "cpu.max")
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(64)))
     assert workers() == threads

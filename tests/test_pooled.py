@@ -28,10 +28,11 @@ def probabilities(run: Path) -> dict[str, float]:
         return {row["path"]: float(row["probability"]) for row in csv.DictReader(file)}
 
 
+@pytest.mark.slow
 def test_a_head_alone_is_measured_from_features_and_evaluate_finds_the_same(
     sample_data: Path, run_cli: RunCli, tmp_path: Path
 ) -> None:
-    options = ["--weights", "bundled", "--views", "2", "--image-size", "64", "--val-split", "0.5", "--unfreeze", "none"]
+    options = ["--weights", "bundled", "--set", "views=2", "--image-size", "64", "--val-split", "0.5", "--unfreeze", "none"]
     run = tmp_path / "run"
     result = run_cli("finetune", sample_data, *options, "--output", run)
     assert result.exit_code == 0, result.stderr
@@ -48,6 +49,7 @@ def test_a_head_alone_is_measured_from_features_and_evaluate_finds_the_same(
     assert probabilities(run) == pytest.approx(from_features, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_features_of_other_images_are_not_trusted(make_dataset: MakeDataset, make_run: MakeRun, tmp_path: Path) -> None:
     data = make_dataset(tmp_path / "fruit")
     run = make_run(tmp_path / "run", data)
@@ -74,7 +76,7 @@ def test_images_near_a_tie_are_answered_by_the_whole_network(
     (whole,) = member.engine.run(np.stack([decode_square(path, member.geometry) for path in paths]))
     best = np.sort(whole, axis=1)
     margin = best[:, -1] - best[:, -2]
-    monkeypatch.setattr("resnet_cli.inference.scoring._NEAR", float(np.median(margin)) / 2)
+    monkeypatch.setattr("resnet_cli.inference.scoring.NEAR", float(np.median(margin)) / 2)
     nearly = pooled_features(run, paths) * np.float32(1.001)  # no longer the features of these images, to the last digit
     results = classify_pooled(run / "model.xml", iter([nearly]), paths, member)
     assert results is not None

@@ -13,6 +13,7 @@ from training_material import FEATURES, STEPS, Points, StopAfter, network, run, 
 
 from resnet_cli.engines.frozen import read_classifier, write_classifier
 from resnet_cli.errors import Interrupted
+from resnet_cli.networks.accelerations import ACCELERATIONS
 from resnet_cli.networks.catalogue import ClassifierSpec, find_network
 from resnet_cli.networks.classifier import build_logits
 from resnet_cli.networks.precision import CPU, Device, computed_on, current_device, least_capable, prepare, training_precision
@@ -102,13 +103,15 @@ def test_tensorflow_is_asked_what_its_gpu_supports(
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda device: details)
     assert prepare(0) == precision
     assert keras.mixed_precision.dtype_policy().name == precision
-    assert computed_on() == {"backend": "tensorflow", "device": name, "deterministic": True}
+    expected = {"backend": "tensorflow", "device": name, "deterministic": True, "accelerations": list(ACCELERATIONS)}
+    assert computed_on() == expected
 
 
 def test_without_a_gpu_the_cpu_is_the_device() -> None:
     assert current_device() == CPU
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [
@@ -172,6 +175,7 @@ def test_a_step_whose_gradients_overflow_is_left_out_and_the_schedule_waits_for_
     assert result.history[-1].val_loss < result.history[0].val_loss
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_dropout")
 @pytest.mark.parametrize(("before", "after"), [("mixed_float16", "float32"), ("float32", "mixed_float16")])
 def test_a_run_goes_on_in_another_precision(before: str, after: str, tmp_path: Path) -> None:
@@ -206,6 +210,7 @@ def test_weights_and_answers_are_float32_whatever_trained_them(tmp_path: Path) -
     assert keras.mixed_precision.dtype_policy().name == "mixed_float16"
 
 
+@pytest.mark.slow
 def test_batches_that_are_copied_to_a_device_train_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(CONFIG, class_weights=True)
     expected = values(run(tmp_path / "plain", config)[0])

@@ -92,7 +92,7 @@ def slim_file(tmp_path_factory: pytest.TempPathFactory) -> tuple[keras.Model, Pa
 
 @pytest.fixture
 def bundled(slim_file: tuple[keras.Model, Path], monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(pretrained, "_BUNDLED_FILE", slim_file[1])
+    monkeypatch.setattr(pretrained, "BUNDLED_FILE", slim_file[1])
     return slim_file[1]
 
 
@@ -115,8 +115,8 @@ def cached(published: tuple[keras.Model, Path], keras_home: Path, monkeypatch: p
     for path in folder.iterdir():
         (keras_home / "models" / path.name).symlink_to(path)
     hashes = (md5(folder / NOTOP.replace("_notop", "")), md5(folder / NOTOP))
-    monkeypatch.setitem(imagenet_files._MD5, "resnet50", hashes)
-    index = imagenet_files.PublishedFile(imagenet_files._CLASS_INDEX, md5(folder / "imagenet_class_index.json"))
+    monkeypatch.setitem(imagenet_files.IMAGENET_MD5, "resnet50", hashes)
+    index = imagenet_files.PublishedFile(imagenet_files.CLASS_INDEX, md5(folder / "imagenet_class_index.json"))
     monkeypatch.setattr(pretrained, "class_index_file", lambda: index)
     return whole
 
@@ -127,7 +127,7 @@ def cached(published: tuple[keras.Model, Path], keras_home: Path, monkeypatch: p
 def test_the_file_table_is_that_of_keras_applications() -> None:
     from keras.src.applications import resnet
 
-    for name, hashes in imagenet_files._MD5.items():
+    for name, hashes in imagenet_files.IMAGENET_MD5.items():
         assert hashes == resnet.WEIGHTS_HASHES[name]
         assert weights_file(name).url == f"{resnet.BASE_WEIGHTS_PATH}{name}_weights_tf_dim_ordering_tf_kernels_notop.h5"
 
@@ -139,6 +139,7 @@ def test_auto_takes_resnet50_from_keras_cache_without_a_connection(cached: keras
     assert source.path is not None and source.sha256 == hashlib.sha256(source.path.read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("top", [False, True])
 def test_published_weights_give_the_outputs_of_keras_applications(cached: keras.Model, keras_home: Path, top: bool) -> None:
     if top:  # the file with the 1000 classes serves as well, when it is named
@@ -146,20 +147,19 @@ def test_published_weights_give_the_outputs_of_keras_applications(cached: keras.
         assert source.kind == "file"
     else:
         network, source = choose_backbone("resnet50", "auto", Silent())
-    model = build_logits(ClassifierSpec(network, 3, 64))
+    model = build_logits(ClassifierSpec(network, 3, 224))
     head = np.asarray(model.get_layer("logits").kernel)
     load_backbone(model, network, source)
-    raw = np.random.default_rng(1).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    raw = np.random.default_rng(1).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
     features = keras.Model(model.input, model.get_layer("avg_pool").output)
-    backbone = keras.Model(cached.input, cached.layers[-3].output)
-    theirs = keras.applications.ResNet50(include_top=False, weights=None, pooling="avg")
-    theirs.set_weights(backbone.get_weights())
+    theirs = keras.Model(cached.input, cached.get_layer("avg_pool").output)
     expected = np.asarray(theirs(keras.applications.resnet.preprocess_input(raw.astype("float32"))))
     assert expected.std() > 0.1
     np.testing.assert_allclose(np.asarray(features(raw)), expected, atol=1e-4 * expected.max())
     np.testing.assert_array_equal(np.asarray(model.get_layer("logits").kernel), head)
 
 
+@pytest.mark.slow
 def test_the_published_classifier_answers_with_its_own_thousand_classes(cached: keras.Model) -> None:
     files = cached_imagenet_classifier()
     assert files is not None
@@ -271,7 +271,7 @@ def test_a_damaged_file_in_the_cache_is_named_and_auto_falls_back(keras_home: Pa
 def test_without_its_bundled_weights_the_installation_is_incomplete(
     keras_home: Path, offline: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(pretrained, "_BUNDLED_FILE", tmp_path / "gone.h5")
+    monkeypatch.setattr(pretrained, "BUNDLED_FILE", tmp_path / "gone.h5")
     for weights in ("auto", "bundled"):
         with pytest.raises(ResnetError, match="installation is incomplete"):
             choose_backbone("auto", weights, Silent())
@@ -296,11 +296,11 @@ def serve(tmp_path: Path, keras_home: Path, monkeypatch: pytest.MonkeyPatch) -> 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     without_proxy(monkeypatch)
-    monkeypatch.setattr(imagenet_files, "_BASE", f"http://127.0.0.1:{server.server_port}/")
+    monkeypatch.setattr(imagenet_files, "IMAGENET_BASE", f"http://127.0.0.1:{server.server_port}/")
 
     def publish(content: bytes, expected: str) -> None:
         (folder / NOTOP).write_bytes(content)
-        monkeypatch.setitem(imagenet_files._MD5, "resnet50", ("", expected))
+        monkeypatch.setitem(imagenet_files.IMAGENET_MD5, "resnet50", ("", expected))
 
     yield publish
     server.shutdown()

@@ -86,13 +86,15 @@ def test_the_guard_sees_what_it_is_to_see(tmp_path: Path) -> None:
     assert events == ["socket.getaddrinfo", "socket.getaddrinfo", "socket.sendto", "urllib.Request"]
 
 
+@pytest.mark.slow
 def test_fine_tuning_is_private(make_dataset: MakeDataset, tmp_path: Path) -> None:
     data = make_dataset(tmp_path / "pets", ("cat", "dog"), count=6)
-    options = ["--weights", "bundled", "--views", "2", "--epochs", "1", "--image-size", "32", "--output", "run"]
+    options = ["--weights", "bundled", "--set", "views=2", "--epochs", "1", "--image-size", "32", "--output", "run"]
     assert_silent(guarded(tmp_path, "finetune", data, *options))
     assert (tmp_path / "run" / "run.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -106,6 +108,7 @@ def test_using_a_run_is_private(arguments: list[str], finetuned_run: Finetuned, 
     assert_silent(guarded(tmp_path, *words, "--run", finetuned_run.folder))
 
 
+@pytest.mark.slow
 def test_the_program_beside_an_export_is_private(finetuned_run: Finetuned, tmp_path: Path) -> None:
     guarded(tmp_path, "export", "--format", "openvino", "--output", "exported", "--run", finetuned_run.folder)
     assert_silent(guarded(tmp_path, next(finetuned_run.data.rglob("*.png")), body=CLASSIFY))
@@ -137,6 +140,7 @@ def contents_of(folder: Path) -> Iterator[tuple[str, bytes]]:
                 yield from ((f"{path.name}/{name}", packed.read(name)) for name in packed.namelist())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "quantize"), [*((name, ()) for name in FORMATS), *((name, ("--quantize", "int8")) for name in QUANTIZERS)]
 )

@@ -54,6 +54,7 @@ def held_out(run: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return np.stack(pixels), np.array([loaded.classes.index(row.label) for row in rows])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 def test_an_int8_export_is_smaller_takes_and_returns_the_same_and_is_measured(
     name: str, finetuned_run: Finetuned, run_cli: RunCli, tmp_path: Path
@@ -98,6 +99,7 @@ def test_an_int8_export_is_smaller_takes_and_returns_the_same_and_is_measured(
     assert sum(kind in ("i8", "int8") for kind in TYPES[name](Path(document["model"]))) >= 20  # convolutions of 18 layers
 
 
+@pytest.mark.slow
 def test_predict_and_evaluate_take_an_openvino_export_wherever_it_is(
     finetuned_run: Finetuned, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,6 +261,7 @@ def test_held_out_images_that_changed_or_are_damaged_are_in_no_figure_of_int8(
     ]
 
 
+@pytest.mark.slow
 def test_what_loses_more_than_it_may_is_refused_unless_forced(
     finetuned_run: Finetuned, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

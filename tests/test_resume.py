@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -19,11 +20,12 @@ from training_material import STEPS, HeldOut, Points, StopAfter, run, values
 from resnet_cli.errors import Interrupted, ResnetError
 from resnet_cli.jobs.finetune import run_finetune
 from resnet_cli.jobs.finetune_plan import plan_finetune
-from resnet_cli.jobs.start import FinetuneRequest
+from resnet_cli.jobs.start import FinetuneRequest, begin_run
 from resnet_cli.progress import Silent, Task
 from resnet_cli.runs.folder import read_history
+from resnet_cli.training.checkpoints import Stage
 from resnet_cli.training.config import FinetuneConfig, TrainConfig
-from resnet_cli.training.pace import fit_to_limit
+from resnet_cli.training.pace import Pace
 
 CONFIG = TrainConfig(epochs=4, optimizer="adamw", learning_rate=0.03, weight_decay=0.01)
 HINT = "type the same command with --resume to go on where it stopped"
@@ -257,6 +259,7 @@ def test_a_training_that_stopped_early_stays_stopped(tmp_path: Path) -> None:
         np.testing.assert_array_equal(value, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arch", "unfreeze", "lr_find"), [("resnet8", "last", None), ("resnet8", "last", "use"), ("resnet18-slim", "all", None)]
 )
@@ -274,9 +277,7 @@ def test_fine_tuning_stopped_in_its_second_stage_goes_on_from_there(
 
     def finetune(name: str, progress: Silent, resume: bool = False) -> dict[str, Any]:
         folder = tmp_path / name
-        request = FinetuneRequest(
-            data, arch, "none", "64", "crop", folder, False, resume, False, lr_find, False, True, None, "resnet"
-        )
+        request = FinetuneRequest(data, arch, "none", "64", "crop", folder, False, resume, False, lr_find, False, "resnet")
         return run_finetune(plan_finetune(request, config, progress), progress)
 
     whole = finetune("whole", Silent())
@@ -298,7 +299,7 @@ def test_fine_tuning_stopped_in_its_second_stage_goes_on_from_there(
 def test_fine_tuning_stops_wherever_it_is_asked_to(title: str, make_dataset: MakeDataset, tmp_path: Path) -> None:
     data = make_dataset(tmp_path / "pets", ("cat", "dog"), count=10)
     request = FinetuneRequest(
-        data, "resnet8", "none", "32", "crop", tmp_path / "run", False, False, True, "use", False, True, None, "resnet"
+        data, "resnet8", "none", "32", "crop", tmp_path / "run", False, False, True, "use", False, "resnet"
     )
     with pytest.raises(Interrupted) as stopped:
         run_finetune(
@@ -313,7 +314,7 @@ def test_fine_tuning_stopped_while_features_are_computed_can_be_resumed_as_the_h
 ) -> None:
     data = make_dataset(tmp_path / "pets", ("cat", "dog"), count=10)
     request = FinetuneRequest(
-        data, "resnet8", "none", "32", "crop", tmp_path / "run", False, False, False, None, False, True, None, "resnet"
+        data, "resnet8", "none", "32", "crop", tmp_path / "run", False, False, False, None, False, "resnet"
     )
     config = FinetuneConfig(views=4, epochs=1, unfreeze="none", seed=20)  # a fifth of each class, to the image
     with pytest.raises(Interrupted) as stopped:
@@ -330,9 +331,9 @@ def test_what_went_through_the_frozen_layers_does_not_go_through_them_again_with
     data = make_dataset(tmp_path / "pets", ("cat", "dog"), count=10)
     limit = 0.0 if unfreeze == "last" else None  # GB: too little for the boundary
     request = FinetuneRequest(
-        data, "resnet8", "none", "32", "crop", tmp_path / "run", False, False, False, None, False, False, limit, "resnet"
+        data, "resnet8", "none", "32", "crop", tmp_path / "run", False, False, False, None, False, "resnet"
     )
-    config = FinetuneConfig(views=2, epochs=1, unfreeze=unfreeze)
+    config = FinetuneConfig(views=2, epochs=1, unfreeze=unfreeze, cache=False, cache_limit=limit)
     with pytest.raises(Interrupted):
         run_finetune(plan_finetune(request, config, Silent()), StopAfter(1, title="head"))
     plan = plan_finetune(replace(request, resume=True), config, Silent())
@@ -340,6 +341,41 @@ def test_what_went_through_the_frozen_layers_does_not_go_through_them_again_with
     assert resumed["val"]["count"] == len(plan.dataset.splits["val"])
 
 
+def test_a_run_goes_on_with_the_activations_that_it_began_with_whatever_the_disk_has_by_now(
+    make_dataset: MakeDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_dataset(tmp_path / "pets", ("cat", "dog"), count=10)
+    request = FinetuneRequest(
+        data, "resnet8", "none", "32", "crop", tmp_path / "run", False, False, False, None, False, False, None, "resnet"
+    )
+    config = FinetuneConfig(views=3, epochs=1, unfreeze="last", patience=0)
+    with pytest.raises(Interrupted):
+        run_finetune(plan_finetune(request, config, Silent()), StopAfter(1, title="tail"))
+    monkeypatch.setattr("resnet_cli.transfer.features.shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
+    plan = plan_finetune(replace(request, resume=True), config, Silent())
+    assert run_finetune(plan, Forbids("features of"))["views"] == 3
+
+
+def test_a_run_that_an_older_version_left_unfinished_is_refused_in_one_sentence(
+    make_dataset: MakeDataset, tmp_path: Path
+) -> None:
+    data, folder = make_dataset(tmp_path / "pets", ("cat", "dog"), count=10), tmp_path / "run"
+    request = FinetuneRequest(
+        data, "resnet8", "none", "32", "crop", folder, False, False, False, None, False, False, None, "resnet"
+    )
+    plan = plan_finetune(request, FinetuneConfig(), Silent())
+    begin_run(plan.place, plan.chosen, "resnet")
+    former = folder / "checkpoint" / "activations" / "views.json"
+    former.parent.mkdir()
+    former.write_text("7")
+    with pytest.raises(ResnetError) as told:
+        plan_finetune(replace(request, resume=True), FinetuneConfig(), Silent())
+    assert told.value.message == f"the run {folder} was interrupted in an older version, whose features this one cannot read"
+    assert told.value.hint == "resume it with that version, or begin a new run"
+    assert former.read_text() == "7"
+
+
+@pytest.mark.slow
 def test_the_program_saves_and_says_how_to_go_on_when_it_is_terminated(
     make_dataset: MakeDataset, tmp_path: Path, run_cli: RunCli
 ) -> None:
@@ -395,8 +431,8 @@ def test_other_options_or_other_images_do_not_resume(
     result = run_cli("train", interrupted, *QUICK, "--epochs", 3, "--resume")
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-2:] == [
-        "error: the run runs/pets-resnet8 began with --epochs 2, not 3",
-        "hint: resume with the options it began with",
+        "error: the run runs/pets-resnet8 began with epochs 2, not 3",
+        "hint: resume with the options and keys it began with",
     ]
     make_dataset(interrupted, ("cat",), count=1, first=10)
     result = run_cli("train", interrupted, *QUICK, "--epochs", 2, "--resume")
@@ -411,20 +447,22 @@ def test_the_run_goes_on_that_began_with_what_is_typed(
     data = make_dataset(tmp_path / "pets", ("cat", "dog"), count=10)
     monkeypatch.chdir(tmp_path)
     runs = [["--time-limit", "1h"], ["--epochs", "2", "--shortcut", "B"], ["--epochs", "2"], []]
-    # The pace is measured, and an hour is time for many epochs on any machine: two are enough here.
-    monkeypatch.setattr("resnet_cli.jobs.train.fit_to_limit", lambda *given: replace(fit_to_limit(*given), epochs=2))
-    for number, options in enumerate(runs, 1):
-        begun = tmp_path / "runs" / f"pets-resnet8{f'-{number}' if number > 1 else ''}"
-        with monkeypatch.context() as patch:
-            patch.setattr("resnet_cli.cli.reporter.Reporter.stop_signal", lambda self, at=begun: signal.SIGINT * at.exists())
-            assert run_cli("train", data, *QUICK, *options).exit_code == 130
-    for number, options in enumerate(runs[:3], 1):
-        result = run_cli("train", data, *QUICK, *options, "--resume", "--json")
-        assert result.exit_code == 0, result.stderr
-        assert json.loads(result.stdout)["run"] == f"runs/pets-resnet8{f'-{number}' if number > 1 else ''}"
-    # None is left that began with a limit.
-    result = run_cli("train", data, *QUICK, *runs[0], "--resume")
-    assert result.exit_code == 1 and "began with --time-limit None, not 3600s" in result.stderr
+    # Which run goes on is decided before its first step, so none of these trainings takes one.
+    trained: list[str] = []
+
+    def interrupted(model: Any, stream: Any, held_out: Any, config: TrainConfig, stage: Stage, *others: Any) -> None:
+        trained.append(str(stage.folder))
+        raise Interrupted(signal.SIGINT, HINT)
+
+    monkeypatch.setattr("resnet_cli.jobs.train.train", interrupted)
+    monkeypatch.setattr("resnet_cli.jobs.train.measure_pace", lambda *given: Pace(1, 1, 1))
+    for resume in ([], ["--resume"]):
+        for options in runs:
+            assert run_cli("train", data, *QUICK, *options, *resume).exit_code == 130
+    assert trained == ["runs/pets-resnet8", "runs/pets-resnet8-2", "runs/pets-resnet8-3", "runs/pets-resnet8-4"] * 2
+    # None began with another limit.
+    result = run_cli("train", data, *QUICK, "--time-limit", "2h", "--resume")
+    assert result.exit_code == 1 and "began with time_limit None, not 7200s" in result.stderr
 
 
 @pytest.mark.parametrize("options", [[], ["--output", "somewhere"]])

@@ -5,6 +5,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 BLOCKED = """
 import hashlib, sys
 from resnet_cli.cli.reporter import Reporter
@@ -33,6 +35,7 @@ def test_a_process_with_nothing_to_save_ends_out_of_a_blocking_call_and_says_how
     assert stderr == f"{TOLD}error: stopped before the end\nhint: {hint}\n"
 
 
+@pytest.mark.slow
 def test_a_process_with_something_to_save_waits_for_its_step_and_a_second_signal_ends_it() -> None:
     with blocked("reporter.unsaved()") as process:
         process.send_signal(signal.SIGTERM)
@@ -45,6 +48,7 @@ def test_a_process_with_something_to_save_waits_for_its_step_and_a_second_signal
     assert stderr == f"{told}error: stopped before the end\n"
 
 
+@pytest.mark.slow
 def test_a_signal_that_the_main_thread_hears_is_left_to_it() -> None:
     before = """
 import signal, time

@@ -106,6 +106,7 @@ def test_a_resumed_training_draws_what_it_would_have_drawn(policy: str, tmp_path
     assert len(set(losses[0])) == 3 and np.isfinite(losses[0]).all()
 
 
+@pytest.mark.slow
 def test_1202_layers_take_a_step() -> None:
     # The depth that Huang et al. trained; eagerly, for tracing its graph takes longer than a step.
     model = build_logits(ClassifierSpec(find_network("resnet1202"), 3, 8), stochastic_depth=0.5)
@@ -118,5 +119,5 @@ def test_1202_layers_take_a_step() -> None:
 
 @pytest.mark.parametrize(("name", "shortcut"), [("plain8", None), ("resnet8", "none")])
 def test_a_plain_network_has_nothing_to_skip(name: str, shortcut: str | None) -> None:
-    with pytest.raises(ResnetError, match=f"--stochastic-depth contradicts {name}"):
+    with pytest.raises(ResnetError, match=f"stochastic_depth contradicts {name}"):
         build_logits(ClassifierSpec(find_network(name, shortcut), 3, 16), stochastic_depth=0.5)

@@ -80,10 +80,13 @@ def test_a_run_that_began_without_events_has_all_of_them_if_it_goes_on_with(tmp_
     assert_same_as_metrics(tmp_path, "train", reader(tmp_path / "tensorboard" / "train"))
 
 
+@pytest.mark.slow
 def test_finetune_writes_both_stages(make_dataset: MakeDataset, run_cli: RunCli, tmp_path: Path) -> None:
     data = make_dataset(tmp_path / "pets", ("cat", "dog"), count=6)
-    options = ["--weights", "bundled", "--views", "2", "--epochs", "2", "--image-size", "32"]
-    result = run_cli("finetune", data, *options, "--patience", 0, "--quiet", "--tensorboard", "--output", tmp_path / "run")
+    options = ["--weights", "bundled", "--set", "views=2", "--epochs", "2", "--image-size", "32"]
+    result = run_cli(
+        "finetune", data, *options, "--set", "patience=0", "--quiet", "--tensorboard", "--output", tmp_path / "run"
+    )
     assert result.exit_code == 0, result.stderr
     for stage in ("head", "tail"):
         assert_same_as_metrics(tmp_path / "run", stage, reader(tmp_path / "run" / "tensorboard" / stage))

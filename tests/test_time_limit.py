@@ -67,11 +67,12 @@ def test_the_clock_begins_with_the_training_and_the_plan_is_told_beside_what_cam
     assert limit.outcome().endswith("ended after 1 h 10 min")
 
 
+@pytest.mark.slow
 def test_fine_tuning_within_a_limit_ends_in_time_with_what_is_usual_where_there_is_time(
     run_cli: RunCli, tiny_dataset: Path, tmp_path: Path
 ) -> None:
     result = run_cli(
-        "finetune", tiny_dataset, *QUICK[:-1], "--patience", "0", "--time-limit", "10m", "--output", tmp_path / "run"
+        "finetune", tiny_dataset, *QUICK[:-1], "--set", "patience=0", "--time-limit", "10m", "--output", tmp_path / "run"
     )
     assert result.exit_code == 0, result.stderr
     record = json.loads((tmp_path / "run" / "run.json").read_text())
@@ -138,5 +139,5 @@ def test_what_the_limit_decides_or_cannot_is_refused(
 
 
 def _request(data: Path, folder: Path) -> FinetuneRequest:
-    how = ("resnet8", "none", "32", "crop", folder, False, False, False, None, False, True, None, "resnet")
+    how = ("resnet8", "none", "32", "crop", folder, False, False, False, None, False, "resnet")
     return FinetuneRequest(data, *how)

@@ -223,18 +223,20 @@ def test_progressive_training_sees_small_images_first_and_knows_the_size_of_each
     assert sides == [4, 8, 8]
 
 
+@pytest.mark.slow
 def test_train_writes_a_run_with_the_whole_recipe(run_cli: RunCli, make_dataset: MakeDataset, tmp_path: Path) -> None:
     data = make_dataset(tmp_path / "fruit", tuple("abcdef"), count=10)
     recipe = (
-        "--arch resnet20 --epochs 2 --batch-size 16 --optimizer sgd --schedule one-cycle --warmup 0.3 --label-smoothing 0.1"
-        " --ema 0.1 --mixup 0.2 --cutout 0.3 --rotate 10 --shift 0.1 --crop pad --progressive --class-weights --dropout 0.1"
+        "--arch resnet8 --epochs 2 --batch-size 16 --optimizer sgd --set schedule=one-cycle --set warmup=0.3"
+        " --set label_smoothing=0.1 --set ema=0.1 --set mixup=0.2 --set cutout=0.3 --set rotate=10 --set shift=0.1"
+        " --set crop=pad --set progressive=true --set class_weights=true --set dropout=0.1"
     )
     output = tmp_path / "run"
     result = run_cli("train", data, *recipe.split(), "--shortcut", "B", "--json", "--output", output)
     assert result.exit_code == 0, result.stderr
     figures = json.loads(result.stdout)
     assert {"run", "arch", "weights", "epochs", "seconds", "val", "best_epoch"} <= figures.keys()
-    assert (figures["arch"], figures["weights"], figures["epochs"]) == ("resnet20", "none", 2)
+    assert (figures["arch"], figures["weights"], figures["epochs"]) == ("resnet8", "none", 2)
     low, high = figures["val"]["top1_interval"]
     count = figures["val"]["count"]
     assert 6 <= count <= 12 and 0 <= low <= figures["val"]["top1"] <= high <= 1
@@ -275,13 +277,27 @@ def test_a_run_says_that_its_test_images_chose_the_epoch(run_cli: RunCli, make_d
 
 def test_a_network_learns_what_colours_tell(run_cli: RunCli, make_dataset: MakeDataset, tmp_path: Path) -> None:
     data = make_dataset(tmp_path / "pets", ("cat", "dog"), count=24)
-    recipe = ["--arch", "resnet8", "--epochs", 12, "--batch-size", 16, "--learning-rate", 0.05, "--ema", 0, "--val-split", 0.25]
+    recipe = [
+        "--arch",
+        "resnet8",
+        "--epochs",
+        12,
+        "--batch-size",
+        16,
+        "--learning-rate",
+        0.05,
+        "--set",
+        "ema=0",
+        "--val-split",
+        0.25,
+    ]
     recipe += ["--seed", 5]  # a quarter of each class, to the image
     result = run_cli("train", data, *recipe, "--output", tmp_path / "run", "--quiet")
     assert result.exit_code == 0 and all(line.startswith("warning: ") for line in result.stderr.splitlines())
     assert "held-out accuracy 100.0%" in result.stdout and "12 images)" in result.stdout
 
 
+@pytest.mark.slow
 def test_a_training_from_a_run_of_the_same_classes_keeps_its_head(
     run_cli: RunCli, tiny_dataset: Path, make_dataset: MakeDataset, tmp_path: Path
 ) -> None:

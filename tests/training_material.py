@@ -13,6 +13,7 @@ from resnet_cli.progress import Progress, Silent, Task
 from resnet_cli.training.checkpoints import Stage
 from resnet_cli.training.config import TrainConfig
 from resnet_cli.training.loop import TrainResult, train
+from resnet_cli.transfer.store import KEY, Store, Stored, write_rows
 
 CLASSES, FEATURES = 3, 8
 STEPS = 5  # an epoch
@@ -105,3 +106,10 @@ def run(
 
 def values(model: keras.Model) -> list[NDArray[np.float32]]:
     return [np.asarray(keras.ops.convert_to_numpy(variable)) for variable in model.weights]
+
+
+def stored(folder: Path, rows: NDArray[np.float16]) -> Stored:
+    """Rows as the frozen layers would have left them in a folder, in their order."""
+    store, keys = Store(folder, rows.shape[1:]), [number.to_bytes(KEY) for number in range(len(rows))]
+    write_rows([store], [(keys, (rows,))])
+    return store.rows(keys)

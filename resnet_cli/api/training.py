@@ -7,7 +7,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from resnet_cli.api.run import PathLike, Run, call, data_path, load, optional_path, require_one_of
@@ -16,9 +16,16 @@ from resnet_cli.jobs.environment import dataset_folder, tensorflow_import
 from resnet_cli.jobs.finetune_plan import plan_finetune
 from resnet_cli.jobs.start import FinetuneRequest, TrainRequest, let_go
 from resnet_cli.jobs.train_plan import plan_training
-from resnet_cli.networks.catalogue import Shortcut, Unfreeze, find_network
+from resnet_cli.networks.catalogue import Shortcut, find_network
 from resnet_cli.progress import Interruptible, Progress
-from resnet_cli.training.config import FinetuneConfig, TrainConfig, make_config, parse_duration
+from resnet_cli.training.config import (
+    FinetuneConfig,
+    TrainConfig,
+    make_config,
+    make_finetune_config,
+    parse_duration,
+    require_teacher,
+)
 
 if TYPE_CHECKING:
     from resnet_cli.data.check import Inspection
@@ -32,10 +39,10 @@ def finetune(
     *,
     arch: str = "auto",
     weights: str = "auto",
-    unfreeze: Literal["auto"] | Unfreeze = "auto",
+    unfreeze: Literal["auto", "none", "last", "all"] | None = None,
     image_size: int | None = None,
     resize: Resize = "crop",
-    recipe: PathLike | None = None,
+    recipe: str | Path = "default",
     epochs: int | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
@@ -53,10 +60,10 @@ def finetune(
 
     Args:
         data: a folder with one folder of images per class, or the name of a known data set.
-        arch, weights, unfreeze, resize, output, force, resume, strict: as the options of the command.
+        arch, weights, resize, output, force, resume, strict: as the options of the command.
         image_size: input side in pixels; None follows network and images.
-        recipe: name or TOML file of a recipe.
-        epochs, batch_size, learning_rate, val_split, seed: keys of the recipe; None keeps the recipe's value.
+        recipe: name or TOML file of a recipe; see docs/recipes.md.
+        unfreeze, epochs, batch_size, learning_rate, val_split, seed: keys of the recipe; None keeps the recipe's value.
         time_limit: of both phases, such as "10m"; views and epochs are chosen to fit.
         settings: any other keys of the recipe by name, such as {"dropout": 0.3}.
         progress: True shows it, False does not, an object of the `Progress` protocol is told.
@@ -84,7 +91,7 @@ def train(
     weights: str = "none",
     teacher: PathLike | None = None,
     image_size: int | None = None,
-    recipe: PathLike = "fast",
+    recipe: str | Path = "fast",
     epochs: int | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
@@ -104,7 +111,7 @@ def train(
         data: a folder with one folder of images per class, or the name of a known data set.
         arch, shortcut, weights, teacher, output, force, resume, strict: as the options of the command.
         image_size: input side in pixels; None for the network's.
-        recipe: name or TOML file of a recipe.
+        recipe: name or TOML file of a recipe; see docs/recipes.md.
         epochs, batch_size, learning_rate, val_split, seed: keys of the recipe; None keeps the recipe's value.
         time_limit: of the training itself, such as "30m"; epochs are chosen to fit.
         settings: any other keys of the recipe by name, such as {"mixup": 0.2}.
@@ -161,33 +168,23 @@ def _given(asked: Mapping[str, Any]) -> dict[str, Any]:
     return named | settings
 
 
-def _require_keys(given: Mapping[str, Any], config: type) -> None:
-    known = [field.name for field in fields(config)]
-    if unknown := sorted(given.keys() - set(known)):
-        raise ResnetError(f"a recipe has no key {unknown[0]}", f"it has {', '.join(known)}")
-
-
 def _finetune_config(asked: Mapping[str, Any]) -> FinetuneConfig:
     given = _given(asked)
-    if asked["unfreeze"] != "auto":
+    if asked["unfreeze"] is not None:
         given["unfreeze"] = asked["unfreeze"]
     if asked["time_limit"] is not None:
         given["time_limit"] = parse_duration(asked["time_limit"])
-    _require_keys(given, FinetuneConfig)
-    return FinetuneConfig(**given)
+    return make_finetune_config(asked["recipe"], given)
 
 
 def _train_config(asked: Mapping[str, Any]) -> TrainConfig:
     given = _given(asked)
-    _require_keys(given, TrainConfig)
-    vain = [name for name in ("teacher_weight", "temperature", "teacher_views") if name in given]
-    if vain and asked["teacher"] is None:
-        raise ResnetError(f"{vain[0]} matters with a teacher alone", "name one, or leave it out")
+    if asked["teacher"] is None:
+        require_teacher(given)
     return make_config(asked["recipe"], find_network(asked["arch"], asked["shortcut"]), given)
 
 
 def _finetune_request(asked: Mapping[str, Any], progress: Progress) -> FinetuneRequest:
-    require_one_of("unfreeze", asked["unfreeze"], ("auto", *get_args(Unfreeze)))
     require_one_of("resize", asked["resize"], get_args(Resize))
     if asked["arch"] != "auto":
         find_network(asked["arch"])  # a misspelt name is told before a data set is fetched
@@ -203,10 +200,7 @@ def _finetune_request(asked: Mapping[str, Any], progress: Progress) -> FinetuneR
         strict=asked["strict"],
         lr_find=None,
         tensorboard=False,
-        cache=True,
-        cache_limit=None,
         command=_spelled(finetune, asked),
-        auto_unfreeze=asked["unfreeze"] == "auto",
     )
 
 

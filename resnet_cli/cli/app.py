@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 from rich.padding import Padding
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from resnet_cli import __version__
 from resnet_cli.cli import console
@@ -32,11 +32,77 @@ SUMMARIES = {
     "models": "List every network: family, depth, parameters, input size, and where its weights come from.",
 }
 
+# The end of each command's help page.
+EXAMPLES = {
+    "finetune": (
+        "resnet finetune photos",
+        "resnet finetune photos --unfreeze all --epochs 10 --set dropout=0.3",
+    ),
+    "train": (
+        "resnet train cifar10 --arch resnet56 --recipe paper",
+        "resnet train photos --time-limit 1h --set cutout=0.5",
+    ),
+    "evaluate": ("resnet evaluate", "resnet evaluate other-photos --run runs/photos-resnet50"),
+    "predict": ("resnet predict image.jpg", "resnet predict folder --run runs/photos-resnet50 --csv"),
+    "export": ("resnet export --format onnx", "resnet export --format openvino --quantize"),
+    "compare": ("resnet compare runs/plain56 runs/resnet56",),
+    "check": ("resnet check photos",),
+    "models": ("resnet models", "resnet models --json"),
+}
+_HELP = {"help_option_names": ["-h", "--help"]}
+
 
 def command_function(name: str) -> Callable[..., Any]:
     """The function behind a command: `resnet NAME` is `NAME` of the module `resnet_cli.cli.NAME`."""
     function: Callable[..., Any] = getattr(import_module(f"resnet_cli.cli.{name}"), name)
     return function
+
+
+class Command(TyperCommand):
+    """A command whose plain help page has its panels, and that knows which of its former options are keys of a recipe."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Typer's own, but an option that became a key is answered by what to type."""
+        words = list(args)
+        try:
+            return list(super().parse_args(ctx, args))
+        except Exception as error:
+            # Typer's newer versions have a click of their own, whose errors no public name tells.
+            if type(error).__name__ == "NoSuchOption":
+                _tell_key(self.name or "", words, error)
+            raise
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """--help, in the panel of the last option."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.rich_help_panel = getattr(self.params[-1], "rich_help_panel", None)
+        return option
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write a section for each panel, in the order of the options."""
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            usual = "Arguments" if parameter.param_type_name == "argument" else "Options"
+            if record := parameter.get_help_record(ctx):
+                panels.setdefault(getattr(parameter, "rich_help_panel", None) or usual, []).append(record)
+        for panel, records in panels.items():
+            with formatter.section(panel):
+                formatter.write_dl(records)
+
+
+def _tell_key(command: str, words: list[str], error: Any) -> None:
+    """Say instead of "no such option" which key of the recipe does what the option did."""
+    from resnet_cli.cli.recipe_options import instead_of_option
+
+    for place, word in enumerate(words):
+        option, _, value = word.partition("=")
+        if option == error.option_name:
+            following = "".join(words[place + 1 : place + 2])
+            value = value or ("" if following.startswith("--") else following)
+            if instead := instead_of_option(command, option, value):
+                error.message, error.possibilities = instead, None
+            return
 
 
 class LateCommands(TyperGroup):
@@ -50,6 +116,7 @@ class LateCommands(TyperGroup):
             table.add_row(f"[bold cyan]{name}[/]", summary)
         out.print(Padding(table, (0, 2)), soft_wrap=False)
         out.print("\nOptions of a command: resnet COMMAND --help. The version: resnet --version.")
+        out.print("Completion in your shell: resnet --install-completion, or --show-completion to look at it first.")
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """The called command, built from its function; unknown names are reported by Typer."""
@@ -61,7 +128,9 @@ def _build(name: str) -> Any:
     # Typer's tables cut the names of options off where they are too narrow; its plain page breaks lines instead.
     wide = out.width >= _WIDE
     alone = typer.Typer(add_completion=False, rich_markup_mode="rich" if wide else None)
-    alone.command(name)(command_function(name))
+    # An empty line between examples: Typer joins the lines of a paragraph.
+    examples = "\n\n".join(("Examples:", *EXAMPLES[name]))
+    alone.command(name, cls=Command, context_settings=_HELP, epilog=examples)(command_function(name))
     command: Any = typer.main.get_command(alone)
     if not wide:
         for option in command.params:
@@ -75,7 +144,7 @@ app = typer.Typer(
     help="A folder of photos in, a trained, measured, portable residual-network classifier out.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    context_settings=_HELP,
     rich_markup_mode="rich",
 )
 for _name, _summary in SUMMARIES.items():

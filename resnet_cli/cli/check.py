@@ -35,7 +35,7 @@ _ADVICE = {
     "duplicate": "remove the copies",
     "near-duplicate": "look at them, and keep one of each where they are the same photo",
     "small-class": "add images; ten a class is little, a hundred is good",
-    "imbalance": "add images to the small classes, or train with --class-weights",
+    "imbalance": "add images to the small classes, or train with --set class_weights=true",
     "mirror-sensitive": "train with --no-flip where a mirrored image is wrong",
     "dark-16-bit": "multiply the values by 16",
     "hidden-folder": "rename the folder without the dot if it is a class",

@@ -1,78 +1,247 @@
-"""The options of `train`, one name each, so that the command's signature is a list (light)."""
+"""The options of `train` and `finetune`, one name each, so that a command's signature is a list; keys of recipes (light).
 
-from collections.abc import Mapping
-from dataclasses import fields
+What people type often is an option; everything else is a key of the configuration, set by `--set` or a recipe file.
+"""
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from glob import escape, glob
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from resnet_cli.cli.options import DATASET, LARGEST_SEED
-from resnet_cli.training.config import Optimizer, Recipe, Schedule, TrainConfig, parse_drops
+from resnet_cli.cli import console
+from resnet_cli.cli.options import DATASET
+from resnet_cli.engines import EngineName
+from resnet_cli.errors import ResnetError
+from resnet_cli.networks.catalogue import CATALOGUE
+from resnet_cli.training.config import (
+    FINETUNE_RECIPES,
+    RECIPES,
+    Augment,
+    FinetuneConfig,
+    Optimizer,
+    TrainConfig,
+    based_on,
+    source_of,
+    without_effect,
+)
+from resnet_cli.training.recipes import Key, as_toml, checked, keys_of, parse_setting
 
-PANEL = "Recipe (what is not given, the recipe says)"
+DATA, NETWORK, TRAINING, AUGMENTATION, OUTPUT = "Data", "Network", "Training", "Augmentation", "Output"
+NO_DATASET = "name a folder of images (or --show the recipe)"
+_CONFIGS: dict[str, type[TrainConfig] | type[FinetuneConfig]] = {"train": TrainConfig, "finetune": FinetuneConfig}
+_KEYS: dict[type, dict[str, Key]] = {config: keys_of(config) for config in _CONFIGS.values()}
 
 
-def _option(text: str, least: float | None = None, most: float | None = None) -> Any:
-    return typer.Option(help=text, min=least, max=most, rich_help_panel=PANEL, show_default=False)
+def _of_key(config: type[TrainConfig] | type[FinetuneConfig], name: str, panel: str) -> Any:
+    """The option of a key: its help and range are the key's."""
+    key = _KEYS[config][name]
+    default = "the recipe's" if config is TrainConfig else key.auto or _word(getattr(FINETUNE_RECIPES["default"], name))
+    text = f"{key.text}  \\[default: {default}]"
+    return typer.Option(help=text, min=key.least, max=key.most, rich_help_panel=panel, show_default=False)
+
+
+def _word(value: object) -> str:
+    return ("on" if value else "off") if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _option(panel: str, text: str, *spellings: str, **how: Any) -> Any:
+    return typer.Option(*spellings, help=text, rich_help_panel=panel, **how)
+
+
+def _networks(incomplete: str) -> list[str]:
+    return [name for name in CATALOGUE if name.startswith(incomplete)]
+
+
+def _recipes(names: Sequence[str]) -> Any:
+    def found(incomplete: str) -> list[str]:
+        return [name for name in names if name.startswith(incomplete)] + sorted(glob(f"{escape(incomplete)}*.toml"))  # noqa: PTH207 -- Path drops a ./ that was typed
+
+    return found
+
+
+def _settings(config: type) -> Any:
+    def found(incomplete: str) -> list[tuple[str, str]]:
+        return [(f"{name}=", key.text) for name, key in _KEYS[config].items() if name.startswith(incomplete)]
+
+    return found
 
 
 Dataset = Annotated[Path | None, DATASET]
-Arch = Annotated[str, typer.Option(help="Network; `resnet models` lists them.")]
+Strict = Annotated[bool, _option(DATA, "Stop at a damaged image; without it those are named and left out.", "--strict")]
+Resize = Annotated[
+    Literal["crop", "pad", "squash"],
+    _option(DATA, "How an image becomes a square: crop its middle, pad it with grey bars, or squash it."),
+]
+TrainValSplit = Annotated[float | None, _of_key(TrainConfig, "val_split", DATA)]
+FinetuneValSplit = Annotated[float | None, _of_key(FinetuneConfig, "val_split", DATA)]
+
+_ARCH = "Network; `resnet models` lists them."
+TrainArch = Annotated[str, _option(NETWORK, _ARCH, autocompletion=_networks)]
+FinetuneArch = Annotated[
+    str, _option(NETWORK, f"{_ARCH} auto: resnet50, or the bundled network offline.", autocompletion=_networks)
+]
 ShortcutOption = Annotated[
-    Literal["A", "B", "C"] | None, typer.Option(help="Shortcut option of the 2015 paper.  \\[default: the network's]")
+    Literal["A", "B", "C"] | None, _option(NETWORK, "Shortcut option of the 2015 paper.  \\[default: the network's]")
 ]
-ImageSize = Annotated[int | None, typer.Option(min=8, help="Input side in pixels.  \\[default: the network's]")]
-Weights = Annotated[str, typer.Option(help="none, imagenet, bundled, a run or a weights file to start from.")]
+TrainSize = Annotated[int | None, _option(NETWORK, "Input side, pixels.  \\[default: the network's]", min=8)]
+FinetuneSize = Annotated[str, _option(NETWORK, "Input side, pixels; auto: as suits the network and the images.")]
+TrainWeights = Annotated[str, _option(NETWORK, "What to start from: none, imagenet, bundled, a run or a weights file.")]
+FinetuneWeights = Annotated[
+    str,
+    _option(NETWORK, "What to start from: imagenet, bundled, none, a run or a weights file; auto: imagenet, else bundled."),
+]
 TeacherOption = Annotated[
-    Path | None, typer.Option(help="A run, or an ONNX or OpenVINO file, whose answers the network learns.", show_default=False)
+    Path | None, _option(NETWORK, "A run, or an ONNX or OpenVINO file, whose answers the network learns.", show_default=False)
 ]
-RecipeName = Annotated[Recipe, typer.Option(help="fast (ours), paper (He et al. 2015), keras (its CIFAR example).")]
-Show = Annotated[bool, typer.Option("--show", help="Print the recipe with all changes, and stop.")]
-TimeLimit = Annotated[str | None, typer.Option(help="Such as 30m, for the training itself: as many epochs as fit.")]
-Epochs = Annotated[int | None, _option("Passes over the images; the schedule follows.", 1)]
-BatchSize = Annotated[int | None, _option("Images a step, at most.", 1)]
-OptimizerName = Annotated[Optimizer | None, _option("Optimiser.")]
-LearningRate = Annotated[float | None, _option("Peak learning rate, if not the optimiser's usual one.", 0)]
-ScheduleName = Annotated[Schedule | None, _option("How the rate falls.")]
-Warmup = Annotated[float | None, _option("Share of the steps in which the rate climbs.", 0, 1)]
-Drops = Annotated[str | None, _option("Step decay as FRACTION:FACTOR,..., e.g. 0.5:0.1.")]
-Plateau = Annotated[float | None, _option("Factor on the rate when the validation loss stays, 0 for none.", 0, 1)]
-Momentum = Annotated[float | None, _option("Momentum of sgd and muon.", 0, 0.9999)]
-Nesterov = Annotated[bool | None, _option("Nesterov's momentum.")]
-WeightDecay = Annotated[float | None, _option("L2 penalty, not on batch-norm and biases; with muon on the head alone.", 0)]
-LabelSmoothing = Annotated[float | None, _option("Share of the target spread over all classes.", 0, 0.9)]
-Dropout = Annotated[float | None, _option("Share of pooled features dropped.", 0, 0.9)]
-StochasticDepth = Annotated[float | None, _option("Share of images that skip the last block.", 0, 0.9)]
-Ema = Annotated[float | None, _option("Share of the steps over which weights are averaged.", 0, 0.5)]
-Progressive = Annotated[bool | None, _option("Half the image's side in the first two thirds.")]
-Patience = Annotated[int | None, _option("Stop after so many epochs without gain in validation accuracy or loss, 0 never.", 0)]
-ClassWeights = Annotated[bool | None, _option("Make every class count alike.")]
-PixelMean = Annotated[bool | None, _option("Subtract the training images' mean, pixel by pixel.")]
-Crop = Annotated[Literal["resized", "pad", "none"] | None, _option("Random crop of a part, or of the padded image.")]
-Scale = Annotated[float | None, _option("Smallest area of a resized crop.", 0.01, 1)]
-Flip = Annotated[bool | None, _option("Mirror every second image.")]
-Rotate = Annotated[float | None, _option("Largest rotation, degrees.", 0, 180)]
-Shift = Annotated[float | None, _option("Largest shift, share of the side.", 0, 0.5)]
-Color = Annotated[float | None, _option("Change brightness, contrast and saturation by up to 1 + this.", 0)]
-Sharpness = Annotated[float | None, _option("Blur or sharpen by up to 1 + this.", 0)]
-Cutout = Annotated[float | None, _option("Side of a grey square, share of the side.", 0, 1)]
-Mixup = Annotated[float | None, _option("Beta parameter of mixup, 0 for none.", 0)]
-TeacherWeight = Annotated[float | None, _option("Share of the loss that is the teacher's; 1 uses no labels.", 0.01, 1)]
-Temperature = Annotated[float | None, _option("Evens out the teacher's probabilities.", 0.1, 100)]
-TeacherViews = Annotated[int | None, _option("Crops of an image that the teacher is shown; 0 for new ones every epoch.", 0)]
-ValSplit = Annotated[float | None, _option("Share held out where there is no val folder.", 0, 0.9)]
-Seed = Annotated[int | None, _option("Random seed.", 0, LARGEST_SEED)]
+Unfreeze = Annotated[Literal["auto", "none", "last", "all"] | None, _of_key(FinetuneConfig, "unfreeze", NETWORK)]
+
+TrainRecipe = Annotated[
+    str,
+    _option(
+        TRAINING,
+        "fast (ours), paper (He et al. 2015), keras (its CIFAR example), or a TOML file of keys.",
+        metavar="NAME|FILE",
+        autocompletion=_recipes(list(RECIPES)),
+    ),
+]
+FinetuneRecipe = Annotated[
+    str,
+    _option(TRAINING, "default, or a TOML file of keys.", metavar="NAME|FILE", autocompletion=_recipes(list(FINETUNE_RECIPES))),
+]
+_SET = "Set a key of the recipe; may be repeated. --show lists all keys."
+TrainSettings = Annotated[
+    list[str] | None, _option(TRAINING, _SET, "--set", metavar="KEY=VALUE", autocompletion=_settings(TrainConfig))
+]
+FinetuneSettings = Annotated[
+    list[str] | None, _option(TRAINING, _SET, "--set", metavar="KEY=VALUE", autocompletion=_settings(FinetuneConfig))
+]
+Show = Annotated[bool, _option(TRAINING, "Print the recipe with all changes, as a file for --recipe, and stop.", "--show")]
+TrainEpochs = Annotated[int | None, _of_key(TrainConfig, "epochs", TRAINING)]
+FinetuneEpochs = Annotated[int | None, _of_key(FinetuneConfig, "epochs", TRAINING)]
+TrainBatchSize = Annotated[int | None, _of_key(TrainConfig, "batch_size", TRAINING)]
+FinetuneBatchSize = Annotated[int | None, _of_key(FinetuneConfig, "batch_size", TRAINING)]
+OptimizerName = Annotated[Optimizer | None, _of_key(TrainConfig, "optimizer", TRAINING)]
+TrainRate = Annotated[float | None, _of_key(TrainConfig, "learning_rate", TRAINING)]
+FinetuneRate = Annotated[float | None, _of_key(FinetuneConfig, "learning_rate", TRAINING)]
+TrainLimit = Annotated[
+    str | None,
+    _option(TRAINING, "Time for the training itself, such as 30m: as many epochs as fit.", metavar="DURATION"),
+]
+FinetuneLimit = Annotated[
+    str | None,
+    _option(TRAINING, "Time for the training itself, such as 10m: views and epochs are chosen to fit.", metavar="DURATION"),
+]
+LrFind = Annotated[
+    Literal["plot", "use"] | None,
+    _option(TRAINING, "Range test of the learning rate: plot it and stop, or use its result."),
+]
+TrainSeed = Annotated[int | None, _of_key(TrainConfig, "seed", TRAINING)]
+FinetuneSeed = Annotated[int | None, _of_key(FinetuneConfig, "seed", TRAINING)]
+Engine = Annotated[EngineName | None, _of_key(FinetuneConfig, "engine", TRAINING)]
+
+AugmentName = Annotated[Augment | None, _of_key(FinetuneConfig, "augment", AUGMENTATION)]
+TrainFlip = Annotated[bool | None, _of_key(TrainConfig, "flip", AUGMENTATION)]
+FinetuneFlip = Annotated[bool | None, _of_key(FinetuneConfig, "flip", AUGMENTATION)]
+
+RunOutput = Annotated[Path | None, _option(OUTPUT, "Run folder.  \\[default: runs/<dataset>-<arch>]", "--output")]
+ForceRun = Annotated[bool, _option(OUTPUT, "Replace the run in --output.", "--force")]
+Resume = Annotated[bool, _option(OUTPUT, "Go on with an interrupted run.", "--resume")]
+Tensorboard = Annotated[bool, _option(OUTPUT, "Write TensorBoard's event files too.", "--tensorboard")]
+RunJson = Annotated[bool, _option(OUTPUT, "Print the result as JSON.", "--json")]
+RunQuiet = Annotated[bool, _option(OUTPUT, "No progress.", "--quiet", "-q")]
 
 
-def recipe_changes(typed: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a `TrainConfig` that were typed.
+def given_keys(config: type, typed: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """The keys of a configuration that were given on the command line, by options and by `--set`.
 
     Args:
-        typed: arguments of the command by name; None where the recipe decides.
+        config: whose keys they are.
+        typed: arguments of the command by name; None where an option was left out.
+        settings: "key=value" each.
 
     Raises:
-        ResnetError: --drops cannot be read.
+        typer.BadParameter: a key is unknown, has a wrong value or is given twice.
     """
-    given = {field.name: typed[field.name] for field in fields(TrainConfig) if typed.get(field.name) is not None}
-    return given | ({"drops": parse_drops(given["drops"])} if "drops" in given else {})
+    options = {name: typed[name] for name in _KEYS[config] if typed.get(name) is not None}
+    try:
+        given = checked(config, options)
+        for setting in settings:
+            name, value = parse_setting(config, setting)
+            if name in options:
+                raise typer.BadParameter(f"--set {setting} and {_spelling(name)} are the same: leave one out")
+            if name in given:
+                raise typer.BadParameter(f"--set {name} is given twice: leave one out")
+            given[name] = value
+    except ResnetError as error:
+        raise typer.BadParameter(f"{error.message}. {error.hint}") from error
+    return given
+
+
+def require_effect_of_search(lr_find: str | None, given: Mapping[str, Any], untrained: Mapping[str, object]) -> None:
+    """Refuse what a range test passes over.
+
+    Args:
+        lr_find: as typed.
+        given: keys by name.
+        untrained: options that mean nothing where nothing is trained, and what was typed for them.
+
+    Raises:
+        typer.BadParameter: one of them has no effect.
+    """
+    if lr_find and "learning_rate" in given:
+        raise typer.BadParameter(f"--lr-find {lr_find} looks for the rate: leave learning_rate out")
+    if lr_find == "plot" and (vain := [option for option, value in untrained.items() if value]):
+        raise typer.BadParameter(f"--lr-find plot trains nothing: leave {vain[0]} out")
+
+
+def _spelling(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def instead_of_option(command: str, option: str, value: str) -> str:
+    """What to type for an option that is a key of the command's recipe; "" where it is none.
+
+    Args:
+        command: its name.
+        option: as it was typed, such as "--weight-decay" or "--no-nesterov".
+        value: the word behind it; "" where there is none.
+    """
+    keys = _KEYS[_CONFIGS[command]] if command in _CONFIGS else {}
+    name = option.removeprefix("--").replace("-", "_")
+    turned_off = name.removeprefix("no_")
+    key = keys.get(name) or keys.get(turned_off)
+    if key is None:
+        return ""
+    if key.kind is bool:
+        value = "true" if name in keys else "false"
+    return f"{option} is a recipe key now: --set {key.name}={value or 'VALUE'}"
+
+
+def show_recipe(recipe: str, config: TrainConfig | FinetuneConfig, usual: TrainConfig | FinetuneConfig, json: bool) -> None:
+    """Print all keys of a configuration as a recipe file, or as JSON; what differs from the named recipe is marked.
+
+    Args:
+        recipe: as it was typed.
+        config: what it came to, with all changes.
+        usual: the named recipe below it, unchanged.
+        json: whether to print JSON.
+    """
+    base, _ = based_on(recipe, type(config))
+    if json:
+        values = asdict(config)
+        keys = {
+            name: {"changed": values[name] != getattr(usual, name), "values": key.values, "meaning": key.text}
+            for name, key in _KEYS[type(config)].items()
+        }
+        console.print_json({"recipe": recipe, "source": source_of(base), **values, "keys": keys})
+        return
+    name = recipe if recipe == base else f"{recipe}, which changes {base}"
+    command = shlex.join(["resnet", *sys.argv[1:]])
+    titles = [f"# Recipe {name}: {source_of(base)}.", f"# To a file, for --recipe my.toml: {command} > my.toml", ""]
+    for line in [*titles, *as_toml(config, usual, without_effect(config))]:
+        console.out.print(line, markup=False, style="dim" if line.startswith("#") else None)

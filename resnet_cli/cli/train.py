@@ -3,7 +3,7 @@
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from typing import Any
 
 import typer
@@ -11,110 +11,71 @@ import typer
 from resnet_cli.cli import console
 from resnet_cli.cli import recipe_options as o
 from resnet_cli.cli.console import print_result, print_search
-from resnet_cli.cli.options import (
-    ForceRun,
-    Json,
-    LrFind,
-    Quiet,
-    Resume,
-    RunOutput,
-    Strict,
-    Tensorboard,
-    require_effect_of_search,
-)
 from resnet_cli.cli.reporter import Reporter
 from resnet_cli.jobs.environment import dataset_folder, tensorflow_import
 from resnet_cli.jobs.start import TrainRequest
 from resnet_cli.jobs.train_plan import plan_training
 from resnet_cli.networks.catalogue import find_network
-from resnet_cli.training.config import Recipe, TrainConfig, make_config, parse_duration, source_of
+from resnet_cli.training.config import TrainConfig, based_on, make_config, parse_duration, require_teacher
 from resnet_cli.training.tensorboard import require_tensorboard
 
 
 def train(
     dataset: o.Dataset = None,
-    arch: o.Arch = "resnet20",
+    val_split: o.TrainValSplit = None,
+    strict: o.Strict = False,
+    arch: o.TrainArch = "resnet20",
     shortcut: o.ShortcutOption = None,
-    image_size: o.ImageSize = None,
-    weights: o.Weights = "none",
+    image_size: o.TrainSize = None,
+    weights: o.TrainWeights = "none",
     teacher: o.TeacherOption = None,
-    recipe: o.RecipeName = "fast",
+    recipe: o.TrainRecipe = "fast",
+    settings: o.TrainSettings = None,
     show: o.Show = False,
-    time_limit: o.TimeLimit = None,
-    lr_find: LrFind = None,
-    epochs: o.Epochs = None,
-    batch_size: o.BatchSize = None,
+    epochs: o.TrainEpochs = None,
+    batch_size: o.TrainBatchSize = None,
     optimizer: o.OptimizerName = None,
-    learning_rate: o.LearningRate = None,
-    schedule: o.ScheduleName = None,
-    warmup: o.Warmup = None,
-    drops: o.Drops = None,
-    plateau: o.Plateau = None,
-    momentum: o.Momentum = None,
-    nesterov: o.Nesterov = None,
-    weight_decay: o.WeightDecay = None,
-    label_smoothing: o.LabelSmoothing = None,
-    dropout: o.Dropout = None,
-    stochastic_depth: o.StochasticDepth = None,
-    ema: o.Ema = None,
-    progressive: o.Progressive = None,
-    patience: o.Patience = None,
-    class_weights: o.ClassWeights = None,
-    pixel_mean: o.PixelMean = None,
-    crop: o.Crop = None,
-    scale: o.Scale = None,
-    flip: o.Flip = None,
-    rotate: o.Rotate = None,
-    shift: o.Shift = None,
-    color: o.Color = None,
-    sharpness: o.Sharpness = None,
-    cutout: o.Cutout = None,
-    mixup: o.Mixup = None,
-    teacher_weight: o.TeacherWeight = None,
-    temperature: o.Temperature = None,
-    teacher_views: o.TeacherViews = None,
-    val_split: o.ValSplit = None,
-    seed: o.Seed = None,
-    output: RunOutput = None,
-    force: ForceRun = False,
-    resume: Resume = False,
-    strict: Strict = False,
-    tensorboard: Tensorboard = False,
-    json: Json = False,
-    quiet: Quiet = False,
+    learning_rate: o.TrainRate = None,
+    time_limit: o.TrainLimit = None,
+    lr_find: o.LrFind = None,
+    seed: o.TrainSeed = None,
+    flip: o.TrainFlip = None,
+    output: o.RunOutput = None,
+    force: o.ForceRun = False,
+    resume: o.Resume = False,
+    tensorboard: o.Tensorboard = False,
+    json: o.RunJson = False,
+    quiet: o.RunQuiet = False,
 ) -> None:
     """Train a network of the residual papers on a folder of images, from scratch or from weights."""
     typed = dict(locals())
-    given, network = o.recipe_changes(typed), find_network(arch, shortcut)
-    config, limit = make_config(recipe, network, given), _limit(time_limit, epochs, show)
-    require_effect_of_search(lr_find, learning_rate is not None, _vain_for_search(limit, resume, tensorboard))
+    given, network = o.given_keys(TrainConfig, typed, settings or ()), find_network(arch, shortcut)
+    limit = _limit(time_limit, given, show)
+    o.require_effect_of_search(lr_find, given, {"--time-limit": limit, "--resume": resume, "--tensorboard": tensorboard})
+    config = make_config(recipe, network, given)
     if show:
-        return _show(recipe, config, make_config(recipe, network, {}), json)
+        base, _ = based_on(recipe, TrainConfig)
+        return o.show_recipe(recipe, config, make_config(base, network, {}), json)
     return _run(_request(typed, given, limit), config, quiet, json)
 
 
-def _vain_for_search(limit: float | None, resume: bool, tensorboard: bool) -> dict[str, Any]:
-    return {"--time-limit": limit, "--resume": resume, "--tensorboard": tensorboard}
-
-
 def _request(typed: Mapping[str, Any], given: Mapping[str, Any], limit: float | None) -> TrainRequest:
-    """What was typed beside the recipe; refused where no data set is named, or options that only matter with a teacher."""
+    """What was typed beside the recipe; refused where no data set is named, or keys that only matter with a teacher."""
     if typed["dataset"] is None:
-        raise typer.BadParameter("name a folder of images (or --show the recipe)", param_hint="DATASET")
-    vain = [name for name in ("teacher_weight", "temperature", "teacher_views") if name in given]
-    if vain and typed["teacher"] is None:
-        raise typer.BadParameter(f"--{vain[0].replace('_', '-')} matters with a --teacher alone")
+        raise typer.BadParameter(o.NO_DATASET, param_hint="DATASET")
+    if typed["teacher"] is None:
+        require_teacher(given)
     beside = {field.name: typed[field.name] for field in fields(TrainRequest) if field.name in typed}
     return TrainRequest(**beside, limit=limit, command=shlex.join(["resnet", *sys.argv[1:]]))
 
 
-def _limit(time_limit: str | None, epochs: int | None, show: bool) -> float | None:
+def _limit(time_limit: str | None, given: Mapping[str, Any], show: bool) -> float | None:
     if time_limit is None:
         return None
     if show:
         raise typer.BadParameter("--show trains nothing, so no clock can choose the epochs: leave --time-limit out")
-    if epochs is not None:
-        raise typer.BadParameter("--time-limit chooses the epochs: leave --epochs out")
+    if "epochs" in given:
+        raise typer.BadParameter("--time-limit chooses the epochs: leave epochs out")
     return parse_duration(time_limit)
 
 
@@ -135,17 +96,3 @@ def _run(request: TrainRequest, config: TrainConfig, quiet: bool, json: bool) ->
         print_search(result)
     else:
         print_result(result)
-
-
-def _show(recipe: Recipe, config: TrainConfig, usual: TrainConfig, json: bool) -> None:
-    """The recipe as options that can be typed; changed ones are marked."""
-    values = asdict(config)
-    if json:
-        console.print_json({"recipe": recipe, "source": source_of(recipe), **values})
-        return
-    changed = {name for name, value in values.items() if value != getattr(usual, name)}
-    table = console.Table("option", "value", *([""] if changed else []), title=f"{recipe}: {source_of(recipe)}")
-    for name, value in values.items():
-        spelled = ",".join(f"{share:g}:{factor:g}" for share, factor in value) if name == "drops" else str(value)
-        table.add_row(f"--{name.replace('_', '-')}", spelled, *(["changed"] if name in changed else []))
-    console.out.print(table)

@@ -340,12 +340,17 @@ def open_heif(file: IO[bytes]) -> Image.Image:
         ImportError: the extra is not installed.
         UnidentifiedImageError: the file is damaged.
     """
-    _register()
+    register_heif()
     return Image.open(file, formats=("HEIF",))
 
 
 @cache
-def _register() -> None:
+def register_heif() -> None:
+    """Let Pillow open HEIC files.
+
+    Raises:
+        ImportError: the extra is not installed.
+    """
     import pillow_heif
 
     # An embedded thumbnail may be older than the image, and would make other pixels of the same photo by the size asked for.

@@ -23,7 +23,7 @@ class Pause(Enum):
 
 
 PAUSE = Pause.PAUSE
-_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _MEMORY = 1_000_000_000  # bytes of batches that are made ahead
 
 
@@ -36,7 +36,7 @@ def workers() -> int:
 def _quota() -> int | None:
     """Cores that the quota of a container comes to, rounded up; None without one (Linux, control groups 2)."""
     try:
-        quota, period = _QUOTA.read_text().split()
+        quota, period = QUOTA.read_text().split()
         return math.ceil(int(quota) / int(period))
     except (OSError, ValueError):  # "max" where there is none
         return None

@@ -38,7 +38,7 @@ save(convert(read_classifier(folder / "model.weights.h5", spec_from_record(json.
 """
 
 
-def write_classifier(folder: Path, trained: keras.Model, spec: ClassifierSpec, backbone: Any = None) -> None:
+def write_classifier(folder: Path, trained: keras.Model, spec: ClassifierSpec, backbone: Any = None) -> str:
     """Write both files. Where OpenVINO cannot be used there is no model.xml: Keras answers from the weights.
 
     Args:
@@ -47,6 +47,10 @@ def write_classifier(folder: Path, trained: keras.Model, spec: ClassifierSpec, b
         spec: what it is.
         backbone: where it was not trained and is an OpenVINO model already: that, uint8 images to pooled features.
 
+    Returns:
+        Why there is no model.xml although OpenVINO is there; empty where there is one. A converter that fails costs speed, and
+        no finished training.
+
     Raises:
         ResnetError: the folder cannot be written.
     """
@@ -54,14 +58,27 @@ def write_classifier(folder: Path, trained: keras.Model, spec: ClassifierSpec, b
     try:
         import_openvino()
     except ResnetError:
-        # Whoever trained was told when the training began, and a finished training is not thrown away for it.
-        return
-    if backbone is not None:
-        save(joined(backbone, convert(_filled(build_head, spec, trained))), folder / "model.xml")
-    elif keras.backend.backend() == "tensorflow":
-        save(convert(_filled(build_classifier, spec, trained)), folder / "model.xml")
-    else:
-        _convert_elsewhere(folder, spec)
+        return ""  # whoever trained was told when the training began
+    try:
+        if keras.backend.backend() == "tensorflow":
+            model = _joined(backbone, spec, trained) or convert(_filled(build_classifier, spec, trained))
+        else:
+            _convert_elsewhere(folder, spec)
+            return ""
+    except ResnetError as error:
+        return error.message
+    save(model, folder / "model.xml")
+    return ""
+
+
+def _joined(backbone: Any, spec: ClassifierSpec, trained: keras.Model) -> Any | None:
+    """The whole classifier of a backbone that is converted already; None where there is none, or it cannot be put together."""
+    if backbone is None:
+        return None
+    try:
+        return joined(backbone, convert(_filled(build_head, spec, trained)))
+    except Exception:  # it relies on how the converter builds graphs; converting all of it again costs seconds
+        return None
 
 
 def read_classifier(weights: Path, spec: ClassifierSpec) -> keras.Model:

@@ -93,12 +93,20 @@ def _numbers(version: str) -> list[int]:
 
 
 def convert(keras_model: Any) -> Any:
-    """A Keras model as an OpenVINO model with the same outputs; the batch dimension stays free."""
+    """A Keras model as an OpenVINO model with the same outputs; the batch dimension stays free.
+
+    Raises:
+        ResnetError: the installed converter does not know how.
+    """
     openvino = import_openvino()
     with warnings.catch_warnings():
         # The converter hands Keras its one input in a list, and Keras remarks on it.
         warnings.filterwarnings("ignore", message="The structure of `inputs` doesn't match")
-        model = openvino.convert_model(keras_model)
+        try:
+            model = openvino.convert_model(keras_model)
+        except Exception as error:  # of many kinds, by what a version of it does not know
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ResnetError(f"OpenVINO cannot convert the network: {reason}", "--engine keras does without it") from error
     if len(model.outputs) == 1:
         return model
     # The converter sorts outputs by name; put them back in the order of the Keras model.

@@ -6,7 +6,7 @@ In: run folders. Out: `Trained`, in groups of runs that differ by their seed alo
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from resnet_cli.data.contents import is_validated_by_test
 from resnet_cli.errors import ResnetError
 from resnet_cli.networks.catalogue import ClassifierSpec, parameter_count, spec_from_record
 from resnet_cli.runs.folder import EpochRecord, Run, is_evaluation, is_rate_search, load_run, read_history, read_splits
+from resnet_cli.training.config import FinetuneConfig
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,10 @@ def options_of(trained: Trained) -> dict[str, Any]:
 def _recipe(record: dict[str, Any], stage: str) -> str:
     network = [record[name] for name in ("classes", "network", "image_size", "head")]
     weights = [record["weights"][name] for name in ("source", "sha256")]
-    options = {name: value for name, value in record["config"].items() if name != "seed"}
+    config = record["config"]
+    if "unfreeze" in config:  # keys that an older run does not name had their defaults
+        config = {**asdict(FinetuneConfig()), **config}
+    options = {name: value for name, value in config.items() if name not in ("seed", "cache", "cache_limit")}
     return json.dumps([network, weights, options, stage], sort_keys=True)
 
 
@@ -216,7 +220,7 @@ def _different(options: Sequence[dict[str, Any]]) -> list[str]:
     known = set[str].intersection(*(set(each) for each in options)) - {"epochs"}
     names = [*(name for name in _WEIGHTIEST if name in known), *sorted(known - set(_WEIGHTIEST))]
     values = {name: [json.dumps(each.get(name)).strip('"') for each in options] for name in names}
-    differing = [f"--{name.replace('_', '-')} {' / '.join(of)}" for name, of in values.items() if len(set(of)) > 1]
+    differing = [f"{name} {' / '.join(of)}" for name, of in values.items() if len(set(of)) > 1]
     more = f" and {len(differing) - _NAMED} more" if len(differing) > _NAMED else ""
     return [f"the rows differ in {', '.join(differing[:_NAMED])}{more}"] if differing else []
 

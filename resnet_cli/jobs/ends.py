@@ -207,7 +207,9 @@ def write_trained(
     Returns:
         Figures of "val", and of "test" where there is one.
     """
-    write_classifier(folder, model, spec, untrained.backbone)
+    if reason := write_classifier(folder, model, spec, untrained.backbone):
+        progress.warn(f"{reason}; Keras answers from the weights, which is slower")
+        engine = "keras"
     write_metrics_csv(folder)
     draw_curves(folder / "metrics.jsonl", folder / "curves.png", f"{dataset.name}-{spec.network.name}", label_smoothing)
     write_splits(folder, split_rows(dataset))

@@ -30,7 +30,6 @@ from resnet_cli.runs.folder import Run, drop_checkpoint, finish_run
 from resnet_cli.training.config import FinetuneConfig
 from resnet_cli.transfer.features import Material, augmentation_of
 from resnet_cli.transfer.phases import run_frozen, transfer
-from resnet_cli.transfer.tail import LABEL_SMOOTHING
 
 
 def run_finetune(plan: FinetunePlan, progress: Progress) -> dict[str, Any]:
@@ -47,8 +46,8 @@ def run_finetune(plan: FinetunePlan, progress: Progress) -> dict[str, Any]:
     else:
         folder = begin_run(plan.place, {**plan.chosen, PRECISION: precision}, request.command)
     command, earlier = begun_by(folder)
-    kept = kept_in_cache("features") if request.cache else None
-    room = None if request.cache_limit is None else int(request.cache_limit * 1e9)
+    kept = kept_in_cache("features") if config.cache else None
+    room = None if config.cache_limit is None else int(config.cache_limit * 1e9)
     how = augmentation_of(config, plan.geometry.resize)
     material = Material(spec, plan.geometry, how, training, held_out, folder, kept, room, request.tensorboard)
     frozen = run_frozen(model, material, config, progress)
@@ -69,7 +68,7 @@ def run_finetune(plan: FinetunePlan, progress: Progress) -> dict[str, Any]:
     pooled = frozen.features[1].pieces() if result.kept == "head" and frozen.engine == "openvino" else None
     untrained = Untrained(pooled, frozen.backbone)
     where = (folder, model, spec, readable, plan.geometry, progress, config.engine, untrained)
-    measured = write_trained(*where, label_smoothing=LABEL_SMOOTHING)
+    measured = write_trained(*where, label_smoothing=config.label_smoothing)
     seconds = earlier + time.perf_counter() - plan.began
     record = run_record(command, asdict(config), dataset, spec, plan.geometry, source, precision)
     odd = warn_of_figures(Run(folder, record), readable, result.best.best, measured, progress)

@@ -7,6 +7,7 @@ the data set's summary is told here, within the first second.
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnet_cli.data.dataset import Dataset, scan_dataset
@@ -23,6 +24,9 @@ from resnet_cli.training.config import FinetuneConfig
 
 if TYPE_CHECKING:
     from resnet_cli.data.decode import Geometry
+
+
+_ANYTIME = ("cache", "cache_limit")  # may differ when a run goes on
 
 
 @dataclass(frozen=True)
@@ -67,11 +71,11 @@ def plan_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pr
     tell_dataset(dataset, config.mirrors, progress)
     config = replace(config, engine=settled(config.engine, progress))
     network, source = choose_backbone(request.arch, _weights(request, dataset), progress)
-    if request.auto_unfreeze:
+    if config.unfreeze == "auto":
         config = replace(config, unfreeze=network.unfreeze)
-        if request.cache_limit is not None and config.unfreeze != "last":
+        if config.cache_limit is not None and config.unfreeze != "last":
             raise ResnetError(
-                f"--cache-limit is about the activations that --unfreeze last stores, and all of {network.name} is trained",
+                f"cache_limit is about the activations that --unfreeze last stores, and all of {network.name} is trained",
                 "leave it out, or add --unfreeze last",
             )
     config = replace(config, learning_rate=config.rate)
@@ -80,17 +84,28 @@ def plan_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pr
     spec = ClassifierSpec(network, len(dataset.classes), size, config.hidden, config.dropout)
     name = f"{dataset.name}-{network.name}{'-lr-find' if request.lr_find == 'plot' else ''}"
     options = {"arch": network.name, "image_size": size, "weights": source.sha256, "resize": request.resize}
-    chosen = {**asdict(config), **options, "lr_find": request.lr_find, "data": fingerprint(dataset)}
+    recipe = {name: value for name, value in asdict(config).items() if name not in _ANYTIME}
+    chosen = {**recipe, **options, "lr_find": request.lr_find, "data": fingerprint(dataset)}
     place = place_of_run(name, request.output, request.force, chosen if request.resume else None, (request.weights,))
     tell_interrupted(place, progress)
     if request.resume:
         require_same(place.folder, chosen)
+        _refuse_former_layout(place.folder)
     weights = {"none": "untrained", "file": str(source.path)}.get(source.kind, f"{source.kind} weights")
     progress.line(f"backbone: {network.name}, {weights}, {size} pixels")
     from resnet_cli.data.decode import Geometry
 
     geometry = Geometry(size, request.resize, network.crop_fraction)
     return FinetunePlan(request, replace(config, val_split=share), dataset, source, geometry, spec, place, chosen, began)
+
+
+def _refuse_former_layout(folder: Path) -> None:
+    """Refuse to go on with what an older version kept otherwise: this one would not find the views and epochs it chose."""
+    if (folder / "checkpoint" / "activations").exists():
+        raise ResnetError(
+            f"the run {folder} was interrupted in an older version, whose features this one cannot read",
+            "resume it with that version, or begin a new run",
+        )
 
 
 def _weights(request: FinetuneRequest, dataset: Dataset) -> str:

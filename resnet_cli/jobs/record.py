@@ -54,8 +54,8 @@ def unequal_classes(classes: Sequence[str], counts: Sequence[int], config: Mappi
     if config["class_weights"] or counts[many] <= IMBALANCE * counts[few]:
         return []
     return [
-        f"{classes[many]} has {counts[many]} training images and {classes[few]} {counts[few]}: --class-weights gives all"
-        " classes the same weight"
+        f"{classes[many]} has {counts[many]} training images and {classes[few]} {counts[few]}: --set class_weights=true gives"
+        " all classes the same weight"
     ]
 
 
@@ -115,7 +115,7 @@ def _against_overfitting(config: Mapping[str, Any]) -> list[str]:
     advice = ["more images"]
     solved = config.get("unfreeze") == "none" and not (config["hidden"] or config["epochs"])
     if config["dropout"] < _MUCH_DROPOUT and not solved:
-        advice.append("a higher --dropout")
+        advice.append("a higher dropout (--set dropout=0.5)")
     if config.get("augment", "strong") != "strong":
         advice.append("--augment strong")
     if "unfreeze" not in config:

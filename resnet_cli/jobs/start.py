@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from resnet_cli.files import at_home, write_text
 from resnet_cli.networks.catalogue import Shortcut
 from resnet_cli.progress import Progress
 from resnet_cli.runs.folder import RUNS, is_run_like, read_history, unfinished_runs
+from resnet_cli.training.config import FinetuneConfig
 
 if TYPE_CHECKING:
     from resnet_cli.data.decode import Resize
@@ -45,10 +46,7 @@ class TrainRequest:
 
 @dataclass(frozen=True)
 class FinetuneRequest:
-    """What the command line asks for beside how to train; `cache_limit` in GB.
-
-    With `auto_unfreeze` the network's own `unfreeze` replaces the configuration's.
-    """
+    """What the command line asks for beside how to train."""
 
     dataset: Path
     arch: str
@@ -61,10 +59,7 @@ class FinetuneRequest:
     strict: bool
     lr_find: str | None
     tensorboard: bool
-    cache: bool
-    cache_limit: float | None
     command: str
-    auto_unfreeze: bool = False
 
 
 try:
@@ -260,7 +255,7 @@ def make_run_folder(place: Place) -> Path:
 
 
 def begun_with(folder: Path) -> dict[str, Any]:
-    """The configuration that an unfinished run began with.
+    """The configuration that an unfinished run began with; keys that fine-tuning did not have then have their defaults.
 
     Raises:
         ResnetError: it cannot be read.
@@ -268,7 +263,7 @@ def begun_with(folder: Path) -> dict[str, Any]:
     path = folder / _CONFIG
     try:
         before: dict[str, Any] = json.loads(path.read_text())
-        return before
+        return {**asdict(FinetuneConfig()), **before} if "unfreeze" in before else before
     except (OSError, ValueError) as error:
         raise ResnetError(f"{path} cannot be read, so the run cannot be resumed", "begin a new run") from error
 
@@ -302,8 +297,8 @@ def require_same(folder: Path, config: dict[str, Any]) -> None:
     if key in _UNNAMED:
         raise ResnetError(f"the run {folder} began with other {_UNNAMED[key]}", "resume with those, or begin a new run")
     raise ResnetError(
-        f"the run {folder} began with --{key.replace('_', '-')} {before.get(key)}, not {plain[key]}",
-        "resume with the options it began with",
+        f"the run {folder} began with {key} {before.get(key)}, not {plain[key]}",
+        "resume with the options and keys it began with",
     )
 
 

@@ -74,7 +74,7 @@ def dataset_to_teach(root: Path, teacher: "Teacher", config: TrainConfig) -> Dat
             what = f"{root} has a folder {name}, and without labels nothing is measured on it"
             raise ResnetError(what, "move it out of the folder, or name the folder of training images alone")
     if config.class_weights:
-        raise ResnetError(f"--class-weights needs labels, and {root} has none", "leave it out")
+        raise ResnetError(f"class_weights needs labels, and {root} has none", "leave it out")
     return hold_out_photos(scan_photos(root, teacher.classes), config.val_split, config.seed)
 
 
@@ -101,7 +101,7 @@ def _other_classes(dataset: Dataset, teacher: "Teacher") -> ResnetError:
     parts += [f"{dataset.root} has no folder for its {some_names(lacking)}"] if lacking else []
     return ResnetError(
         f"the teacher {teacher.name} has other classes than {dataset.root}: {', and '.join(parts)}",
-        "name the folders as its classes; for photos without labels add --teacher-weight 1"
+        "name the folders as its classes; for photos without labels add --set teacher_weight=1"
         if not own & theirs
         else "give both the same classes",
     )
@@ -186,11 +186,11 @@ def _require_scaling(request: TrainRequest, config: TrainConfig, network: Networ
         raise ResnetError(
             f"--weights {request.weights} scale pixels in their own way, which recipe {request.recipe} would replace by a mean"
             " image",
-            "add --no-pixel-mean",
+            "add --set pixel_mean=false",
         )
     require_size(network, source, size)
     if has_mean and config.progressive:
-        raise ResnetError(f"--weights {request.weights} subtract a mean image of one size", "leave --progressive out")
+        raise ResnetError(f"--weights {request.weights} subtract a mean image of one size", "leave progressive out")
 
 
 def _chosen(

@@ -1,26 +1,66 @@
-"""What makes TensorFlow train faster: fused batch-norm, filter gradients of small maps, and rewriting to bf16.
+"""What makes TensorFlow train faster on a CPU, each part with a switch, a check that it works, and a fallback.
 
-Nothing here changes a network's variables or their names: weights go back and forth, and exports are built with Keras' own
-layers.
+In: layers to build. Out: the same mathematics and the same variables as Keras' own, computed faster. Weights go
+back and forth, and exports are built with Keras' own layers.
 
-- Batch-norm: Keras 3 writes it as a chain of element-wise operations; TensorFlow has one fused kernel for it. On two cores
-  that is the difference between 208 and 240 images/s for resnet18-compact, and 304 and 390 with bf16.
-- Filter gradients: in bf16 on a CPU, oneDNN under TensorFlow takes up to twice as long as it needs for the gradient of the
+- fused-batch-norm: Keras 3 writes batch-norm as a chain of element-wise operations; TensorFlow has one fused kernel for it.
+- filter-gradients: in bf16 on a CPU, oneDNN under TensorFlow takes up to twice as long as it needs for the gradient of the
   filters where maps are small, as in the last stages (batches of 128 on two cores: 12.5 ms for 4x4x256, 10.5 ms for 8x8x128).
-  That gradient is itself a convolution: of the input with the gradient of the output as its filters, batch and channels in
-  each other's place. Asked for as such it takes the fast forward kernel (6.1 and 8.4 ms), and with a stride one whose filters
-  are spread by it (5.1 in place of 14.3 ms from 8x8x128 to 4x4x256). Maps of 14 pixels gain nothing; in float32 those of 4
-  would gain a fifth, but those of 8 lose: there Keras' way stays.
-- Rewriting of graphs to bf16 by oneDNN, a switch of the whole process: training on CPUs with AVX-512 BF16 or AMX becomes 1.3
-  to 1.6 times faster; variables, and so the weights, stay float32.
+  That gradient is itself a convolution: of the input with the gradient of the output as its filters, batch and channels
+  exchanged. Asked for as such it takes the fast forward kernel (6.1 and 8.4 ms), and with a stride one whose filters are spread
+  by it (5.1 in place of 14.3 ms from 8x8x128 to 4x4x256). Maps of 14 pixels gain nothing; in float32 those of 4 would gain a
+  fifth, but those of 8 lose: there Keras' way stays.
+- bf16: oneDNN rewrites graphs for CPUs with AVX-512 BF16 or AMX; variables, and so the weights, stay float32.
+- kept-memory: glibc's malloc keeps what is freed, so that no step waits for the system to clear pages.
+
+benchmarks/accelerations.py measures each of them end to end; docs/performance.md has the figures. `RESNET_WITHOUT`, names
+separated by commas, leaves some out. One that an installed TensorFlow no longer carries is left out by itself: `engages` tries
+each of them once.
 """
 
+import ctypes
+import os
+import platform
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import keras
+import numpy as np
+
+from resnet_cli.errors import ResnetError
 
 MOMENTUM = 0.9
 EPSILON = 1.001e-5  # keras.applications' value, and the smallest that the fused kernel takes
+SWITCH = "RESNET_WITHOUT"
+
+
+def engages(name: str) -> bool:
+    """Whether an acceleration is used: nobody switched it off, and it works with the installed TensorFlow.
+
+    Args:
+        name: one of `ACCELERATIONS`.
+
+    Raises:
+        ResnetError: `RESNET_WITHOUT` names one that does not exist.
+    """
+    return keras.backend.backend() == "tensorflow" and name not in _switched_off() and _works(name)
+
+
+def _switched_off() -> set[str]:
+    names = {word.strip() for word in os.environ.get(SWITCH, "").split(",")} - {""}
+    if unknown := sorted(names - set(ACCELERATIONS)):
+        raise ResnetError(f"{SWITCH} names {unknown[0]}, which is no acceleration", f"there are {', '.join(ACCELERATIONS)}")
+    return names
+
+
+@cache
+def _works(name: str) -> bool:
+    """Try it on a few numbers: it may rely on what a newer TensorFlow or Keras has changed."""
+    try:
+        return ACCELERATIONS[name]()
+    except Exception:  # whatever it is, training goes on without
+        return False
 
 
 def batch_norm(name: str, fused: bool) -> keras.layers.Layer:
@@ -28,9 +68,9 @@ def batch_norm(name: str, fused: bool) -> keras.layers.Layer:
 
     Args:
         name: layer name, as in keras.applications ("conv2_block1_1_bn").
-        fused: use TensorFlow's fused kernel where TensorFlow is the backend; same mathematics.
+        fused: train by TensorFlow's fused kernel, where that engages; same mathematics.
     """
-    layer = _fused_class() if fused and keras.backend.backend() == "tensorflow" else keras.layers.BatchNormalization
+    layer = _fused_class() if fused and engages("fused-batch-norm") else keras.layers.BatchNormalization
     return layer(momentum=MOMENTUM, epsilon=EPSILON, name=name)
 
 
@@ -64,6 +104,15 @@ def _fused_class() -> type[keras.layers.BatchNormalization]:
     return FusedBatchNormalization
 
 
+def _fused_batch_norm_works() -> bool:
+    results = []
+    for kind in (_fused_class(), keras.layers.BatchNormalization):
+        layer = kind(epsilon=EPSILON, dtype="float32", name="tried")
+        outputs = layer(_numbers(2, 3, 3, 2), training=True)
+        results.append([outputs, *layer.non_trainable_variables])
+    return _all_near(*results)
+
+
 _SMALL = 8  # largest side in pixels of a map, after the stride, that gains
 
 
@@ -78,8 +127,7 @@ def convolution(filters: int, size: int, stride: int, bias: bool, name: str, fus
         name: layer name, as in keras.applications ("conv2_block1_1_conv").
         fused: whether it is to train as fast as it can; otherwise it is Keras' own layer.
     """
-    gains = fused and keras.backend.backend() == "tensorflow" and size == 3
-    layer = _small_map_class() if gains else keras.layers.Conv2D
+    layer = _small_map_class() if fused and size == 3 and engages("filter-gradients") else keras.layers.Conv2D
     padding = "valid" if size > 1 and stride > 1 else "same"
     return layer(filters, size, strides=stride, padding=padding, use_bias=bias, kernel_initializer="he_normal", name=name)
 
@@ -87,50 +135,107 @@ def convolution(filters: int, size: int, stride: int, bias: bool, name: str, fus
 def _small_map_class() -> type[keras.layers.Conv2D]:
     import tensorflow as tf
 
-    def convolve(x: Any, kernel: Any, stride: int, padding: str) -> Any:
-        @tf.custom_gradient  # type: ignore[untyped-decorator]
-        def convolved(x: Any, kernel: Any) -> Any:
-            def gradients(upstream: Any) -> tuple[Any, Any]:
-                of_input = tf.raw_ops.Conv2DBackpropInput(
-                    input_sizes=tf.shape(x),
-                    filter=kernel,
-                    out_backprop=upstream,
-                    strides=[1, stride, stride, 1],
-                    padding=padding,
-                )
-                beside = [1, 1] if padding == "SAME" else [0, 0]
-                padded = tf.pad(tf.transpose(x, (3, 1, 2, 0)), [[0, 0], beside, beside, [0, 0]])
-                of_kernel = tf.nn.conv2d(padded, tf.transpose(upstream, (1, 2, 0, 3)), 1, "VALID", dilations=stride)
-                # A row and a column more come where the last ones of the input are read by nothing.
-                return of_input, tf.transpose(of_kernel[:, :3, :3], (1, 2, 0, 3))
-
-            return tf.nn.conv2d(x, kernel, stride, padding), gradients
-
-        return convolved(x, kernel)
-
     class SmallMapConv2D(keras.layers.Conv2D):  # type: ignore[misc]
         def convolution_op(self, inputs: Any, kernel: Any) -> Any:
             # Known when a graph is traced, also of networks for any size: the batches tell.
             side = self.compute_output_shape(inputs.shape)[1]
             if not rewrites() or side is None or side > _SMALL:
                 return super().convolution_op(inputs, kernel)
-            return convolve(inputs, tf.convert_to_tensor(kernel), self.strides[0], self.padding.upper())
+            return _convolve(inputs, tf.convert_to_tensor(kernel), self.strides[0], self.padding.upper())
 
     return SmallMapConv2D
+
+
+def _convolve(x: Any, kernel: Any, stride: int, padding: str) -> Any:
+    """A convolution of 3x3 whose filter gradient is a forward convolution."""
+    import tensorflow as tf
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def convolved(x: Any, kernel: Any) -> Any:
+        def gradients(upstream: Any) -> tuple[Any, Any]:
+            of_input = tf.raw_ops.Conv2DBackpropInput(
+                input_sizes=tf.shape(x),
+                filter=kernel,
+                out_backprop=upstream,
+                strides=[1, stride, stride, 1],
+                padding=padding,
+            )
+            beside = [1, 1] if padding == "SAME" else [0, 0]
+            padded = tf.pad(tf.transpose(x, (3, 1, 2, 0)), [[0, 0], beside, beside, [0, 0]])
+            of_kernel = tf.nn.conv2d(padded, tf.transpose(upstream, (1, 2, 0, 3)), 1, "VALID", dilations=stride)
+            # A row and a column more come where the last ones of the input are read by nothing.
+            return of_input, tf.transpose(of_kernel[:, :3, :3], (1, 2, 0, 3))
+
+        return tf.nn.conv2d(x, kernel, stride, padding), gradients
+
+    return convolved(x, kernel)
+
+
+def _filter_gradients_work() -> bool:
+    import tensorflow as tf
+
+    results = []
+    for compute in (_convolve, tf.nn.conv2d):
+        maps, kernel = tf.Variable(_numbers(2, 6, 6, 2)), tf.Variable(_numbers(3, 3, 2, 3))
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(compute(maps, kernel, 2, "VALID") ** 2)
+        results.append(tape.gradient(loss, [maps, kernel]))
+    return _all_near(*results)
 
 
 _OPTION = "auto_mixed_precision_onednn_bfloat16"
 
 
 def rewrites() -> bool:
-    """Whether graphs are rewritten."""
+    """Whether graphs are rewritten to bf16."""
     import tensorflow as tf
 
     return bool(tf.config.optimizer.get_experimental_options().get(_OPTION, False))
 
 
 def set_rewriting(on: bool) -> None:
-    """Turn it on or off, for graphs that are traced from now on."""
+    """Turn rewriting to bf16 on or off, for graphs that are traced from now on."""
     import tensorflow as tf
 
     tf.config.optimizer.set_experimental_options({_OPTION: on})
+
+
+def _rewriting_works() -> bool:
+    before = rewrites()
+    set_rewriting(True)
+    known = rewrites()
+    set_rewriting(before)
+    return known
+
+
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # as mallopt(3) numbers them
+_ALL = 2**31 - 1  # bytes
+
+
+def keep_memory() -> None:
+    """Have glibc's malloc keep what is freed, for the rest of the process."""
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_MMAP_MAX, 0)
+    libc.mallopt(_TRIM_THRESHOLD, _ALL)
+
+
+def _has_glibc() -> bool:
+    return platform.libc_ver()[0] == "glibc"
+
+
+def _numbers(*shape: int) -> Any:
+    return np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+
+
+def _all_near(ours: list[Any], theirs: list[Any]) -> bool:
+    pairs = zip(ours, theirs, strict=True)
+    return all(np.allclose(np.asarray(mine), np.asarray(keras_own), rtol=1e-3, atol=1e-4) for mine, keras_own in pairs)
+
+
+# Each with the check that it works on the installed TensorFlow.
+ACCELERATIONS: dict[str, Callable[[], bool]] = {
+    "fused-batch-norm": _fused_batch_norm_works,
+    "filter-gradients": _filter_gradients_work,
+    "bf16": _rewriting_works,
+    "kept-memory": _has_glibc,
+}

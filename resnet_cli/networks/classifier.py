@@ -11,7 +11,7 @@ from typing import Any
 
 import h5py
 import keras
-from keras import layers, ops
+from keras import layers
 
 from resnet_cli.errors import ResnetError
 from resnet_cli.networks.catalogue import ClassifierSpec, Network, Preprocessing
@@ -25,18 +25,15 @@ _IMAGENET_STD = (58.395, 57.12, 57.375)
 _CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
 
 
-def preprocess(kind: Preprocessing, pixels: Any, fused: bool = False) -> Any:
+def preprocess(kind: Preprocessing, pixels: Any) -> Any:
     """Scale uint8 or float RGB pixels (N, H, W, 3), 0..255, as the backbone's weights expect.
 
     caffe: BGR minus the channel means; tf: -1..1; torch: zero mean and unit variance by channel; unit: 0..1; pixel-mean:
-    0..1 minus the training images' mean (H, W, 3), which `set_pixel_mean` or a weights file fills in. `fused`: as TensorFlow
-    does it fastest, not as exports have it.
+    0..1 minus the training images' mean (H, W, 3), which `set_pixel_mean` or a weights file fills in.
     """
     if kind == "caffe":
         pixels = _rescale(pixels, 1.0, 0.0, "to_float")
-        # TensorFlow reverses an axis in a quarter of the time it takes for a slice with strides; not all formats have that.
-        pixels = ops.flip(pixels, -1) if fused else pixels[..., ::-1]
-        return _rescale(pixels, 1.0, [-mean for mean in _CAFFE_MEAN_BGR])
+        return _rescale(pixels[..., ::-1], 1.0, [-mean for mean in _CAFFE_MEAN_BGR])
     if kind == "tf":
         return _rescale(pixels, 1 / 127.5, -1.0)
     if kind == "unit":
@@ -90,7 +87,7 @@ def build_logits(spec: ClassifierSpec, fused: bool = True, stochastic_depth: flo
     size = spec.image_size
     pixels = keras.Input((size, size, 3), dtype="uint8", name="image")
     backbone = build_backbone(spec.network, size, fused, stochastic_depth)
-    features = layers.GlobalAveragePooling2D(name="avg_pool")(backbone(preprocess(spec.network.preprocessing, pixels, fused)))
+    features = layers.GlobalAveragePooling2D(name="avg_pool")(backbone(preprocess(spec.network.preprocessing, pixels)))
     return keras.Model(pixels, add_head(spec, features), name=f"{spec.network.name}_logits")
 
 

@@ -4,9 +4,7 @@ In: a seed. Out: a process that trains in that precision, and what run.json says
 tested with stand-ins: docs/devices.md says what was seen on hardware.
 """
 
-import ctypes
 import os
-import platform
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +14,8 @@ from typing import Any
 
 import keras
 import numpy as np
+
+from resnet_cli.networks.accelerations import ACCELERATIONS, engages, keep_memory, set_rewriting
 
 
 @dataclass(frozen=True)
@@ -123,13 +123,12 @@ def prepare(seed: int) -> str:
 
         # Keras then leaves XLA out on this backend, whose compiled operations are not all repeatable (see docs/devices.md).
         tf.config.experimental.enable_op_determinism()
-        keep_memory()
-    precision = training_precision(current_device(), keras.backend.backend(), _cpu_has_bf16())
+        if engages("kept-memory"):
+            keep_memory()
+    precision = training_precision(current_device(), keras.backend.backend(), _cpu_has_bf16() and engages("bf16"))
     if precision.startswith("mixed_"):
         keras.mixed_precision.set_dtype_policy(precision)
     elif precision == "bfloat16":
-        from resnet_cli.networks.accelerations import set_rewriting
-
         set_rewriting(True)
     return precision
 
@@ -170,9 +169,16 @@ def training_precision(device: Device, backend: str, cpu_has_bf16: bool) -> str:
 
 
 def computed_on() -> dict[str, Any]:
-    """What run.json says of the machine beside the precision: backend, device, and whether its operations are repeatable."""
+    """What run.json says of the machine beside the precision: backend, device, whether its operations are repeatable, and which
+    accelerations engaged.
+    """
     device = current_device()
-    return {"backend": keras.backend.backend(), "device": device.name, "deterministic": _is_deterministic(device)}
+    return {
+        "backend": keras.backend.backend(),
+        "device": device.name,
+        "deterministic": _is_deterministic(device),
+        "accelerations": [name for name in ACCELERATIONS if engages(name)],
+    }
 
 
 def _is_deterministic(device: Device) -> bool:
@@ -199,15 +205,3 @@ def _cpu_has_bf16() -> bool:
     except OSError:
         return False
     return "avx512_bf16" in flags or "amx_bf16" in flags
-
-
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # as mallopt(3) numbers them
-_ALL = 2**31 - 1  # bytes
-
-
-def keep_memory() -> None:
-    """Have glibc's malloc keep what is freed, for the rest of the process; without glibc nothing is changed."""
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_MMAP_MAX, 0)
-        libc.mallopt(_TRIM_THRESHOLD, _ALL)

@@ -19,10 +19,10 @@ from resnet_cli.networks.catalogue import CATALOGUE, Network, Shortcut, find_net
 from resnet_cli.progress import Progress
 from resnet_cli.runs.folder import Run, load_run
 
-_BASE = "https://storage.googleapis.com/tensorflow/keras-applications/resnet/"
-_CLASS_INDEX = "https://storage.googleapis.com/download.tensorflow.org/data/imagenet_class_index.json"
+IMAGENET_BASE = "https://storage.googleapis.com/tensorflow/keras-applications/resnet/"
+CLASS_INDEX = "https://storage.googleapis.com/download.tensorflow.org/data/imagenet_class_index.json"
 # MD5 of the whole network and of the one without its top: WEIGHTS_HASHES in keras/src/applications/resnet.py.
-_MD5 = {
+IMAGENET_MD5 = {
     "resnet50": ("2cb95161c43110f7111970584f804107", "4d473c1dd8becc155b73f8504c6f6626"),
     "resnet101": ("f1aeb4b969a6efcfb50fad2f0c20cfc5", "88cf7a10940856eca736dc7b7e228a21"),
     "resnet152": ("100835be76be38e30d865e96f2aaae62", "ee4c566cf9a93f14d82f913c2dc6dd0c"),
@@ -53,17 +53,17 @@ class PublishedFile:
 def weights_file(network: str, top: bool = False) -> PublishedFile:
     """The weights of one of the six networks, with or without the layer that tells the 1000 classes apart."""
     name = f"{network}_weights_tf_dim_ordering_tf_kernels{'' if top else '_notop'}.h5"
-    return PublishedFile(_BASE + name, _MD5[network][0 if top else 1])
+    return PublishedFile(IMAGENET_BASE + name, IMAGENET_MD5[network][0 if top else 1])
 
 
 def class_index_file() -> PublishedFile:
     """The names of the 1000 classes: keras/src/applications/imagenet_utils.py."""
-    return PublishedFile(_CLASS_INDEX, "c2c37ea517e94d9795004a39431a14cb")
+    return PublishedFile(CLASS_INDEX, "c2c37ea517e94d9795004a39431a14cb")
 
 
 def network_of_file(name: str) -> str:
     """The network that a published file name belongs to, or ""."""
-    return next((network for network in _MD5 if name.startswith(f"{network}_weights_tf_dim_ordering_tf_kernels")), "")
+    return next((network for network in IMAGENET_MD5 if name.startswith(f"{network}_weights_tf_dim_ordering_tf_kernels")), "")
 
 
 def keras_cache() -> Path:
@@ -135,7 +135,7 @@ def _fetch(file: PublishedFile, folder: Path, progress: Progress) -> str:
 
 PREFERRED = "resnet50"
 BUNDLED = "resnet18-slim"
-_BUNDLED_FILE = Path(__file__).parent / "bundled" / "model.weights.h5"
+BUNDLED_FILE = Path(__file__).parent / "bundled" / "model.weights.h5"
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ def bundled_run() -> Run:
         ResnetError: the installation is incomplete.
     """
     _bundled()
-    return load_run(_BUNDLED_FILE.parent)
+    return load_run(BUNDLED_FILE.parent)
 
 
 def _best_at_hand(progress: Progress, shortcut: Shortcut | None) -> tuple[Network, WeightsSource]:
@@ -276,12 +276,12 @@ def _imagenet(network: Network, progress: Progress) -> WeightsSource:
 
 
 def _bundled(fallback: str = "") -> WeightsSource:
-    if not _BUNDLED_FILE.is_file():
+    if not BUNDLED_FILE.is_file():
         raise ResnetError(
-            f"the installation is incomplete: the bundled weights {_BUNDLED_FILE} are missing",
+            f"the installation is incomplete: the bundled weights {BUNDLED_FILE} are missing",
             "install the package again: pip install --force-reinstall resnet-cli",
         )
-    return WeightsSource("bundled", _BUNDLED_FILE, digest(_BUNDLED_FILE), fallback)
+    return WeightsSource("bundled", BUNDLED_FILE, digest(BUNDLED_FILE), fallback)
 
 
 def _from_path(arch: str, weights: str, shortcut: Shortcut | None) -> tuple[Network, WeightsSource]:

@@ -129,7 +129,7 @@ def draw_comparison(curves: Sequence[Curve], title: str, held_out: str, image: P
         colour = palette(place if len(curves) <= 10 else place / len(curves))
         _line(axes, curve.train, "--", colour, None)
         _line(axes, curve.held_out, "-", colour, literal(curve.label))
-    axes.set(xlabel="epoch", ylabel="error, %", ylim=_limits(curves), title=literal(title))
+    axes.set(xlabel="epoch", ylabel="error, %", ylim=error_limits(curves), title=literal(title))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend(title=f"solid: {held_out}, dashed: training")
@@ -147,7 +147,7 @@ def _line(axes: Axes, runs: Sequence[Sequence[float]], style: str, colour: tuple
         axes.fill_between(epochs, mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0)
 
 
-def _limits(curves: Sequence[Curve]) -> tuple[float, float]:
+def error_limits(curves: Sequence[Curve]) -> tuple[float, float]:
     """Both ends of the axis, in %, so that the last epochs can be told apart.
 
     The first epochs are cut off, as in the paper; the axis begins at 0 unless that left more than half of the figure empty.

@@ -1,21 +1,25 @@
-"""What can be set about training: defaults, and recipes by name (light: the command line reads them from here).
+"""What can be set about training: keys with their defaults, recipes by name, and recipe files (light).
 
-In: a recipe's name, the network, and the options that were typed. Out: a `TrainConfig` without contradictions; a
-`FinetuneConfig`.
+In: a recipe's name or a TOML file, and the keys that were given. Out: a `TrainConfig` or a `FinetuneConfig` without
+contradictions. Types and ranges of keys are checked in `training.recipes`.
 """
 
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
 
 from resnet_cli.engines import EngineName
 from resnet_cli.errors import ResnetError
-from resnet_cli.networks.catalogue import Network, Unfreeze
+from resnet_cli.networks.catalogue import Network
+from resnet_cli.training.recipes import Drops, Key, checked, read_recipe
 
 Optimizer = Literal["sgd", "muon", "adam", "adamw"]
 Schedule = Literal["cosine", "one-cycle", "steps", "constant"]
 Augment = Literal["none", "light", "strong"]
+Unfreezing = Literal["auto", "none", "last", "all"]
+LARGEST_SEED = 2**32 - 1  # that numpy takes
 
 # Seconds between checkpoints, which are written in a tenth of a second to some seconds: at the ends of epochs, and inside one.
 CHECKPOINT_SECONDS, MID_EPOCH_SECONDS = 20, 600
@@ -25,71 +29,56 @@ CHECKPOINT_SECONDS, MID_EPOCH_SECONDS = 20, 600
 class TrainConfig:
     """Training from scratch, or from weights, of every layer; `make_config` gives whole recipes.
 
-    Attributes:
-        epochs: passes over the training images.
-        batch_size: images a step at most: all batches of an epoch have one size, so that together they are all images.
-        optimizer: sgd (with momentum), muon (Jordan et al. 2024), adam or adamw.
-        learning_rate: peak rate; of muon the share of its norm by which a kernel moves in a step.
-        schedule: cosine = warm-up, then a half cosine to zero; one-cycle = up and down in straight lines; steps = warm-up,
-            then times the factors of `drops`; constant.
-        warmup: share of all steps in which the rate climbs, 0..1.
-        drops: (share of all steps, factor on the peak rate from there on), for "steps".
-        plateau: factor on the highest rate whenever the validation loss has not fallen for five epochs, 0..1; 0 for none.
-        momentum: of sgd and muon.
-        nesterov: whether they look ahead (Sutskever et al. 2013).
-        weight_decay: lambda of the L2 penalty, whose gradient is lambda * w (He et al. 2015: 1e-4); with adamw decoupled from
-            the gradient (Loshchilov and Hutter 2019); with muon on the head alone. Never on batch-norm and biases.
-        label_smoothing: share of the target spread over all classes.
-        dropout: share of pooled features dropped.
-        stochastic_depth: share of images for which the last residual block is skipped, falling to 0 at the input.
-        ema: share of all steps over which weights are averaged; the averages are validated and kept; 0 for none.
-        progressive: the first two thirds of the epochs see images of half the side: half of all work, which buys twice as
-            many epochs (Howard 2018, progressive resizing).
-        patience: epochs in which neither validation accuracy nor validation loss gets better before training stops, counted
-            from the peak of the learning rate on; 0 never stops early.
-        class_weights: weigh classes by 1 / their count.
-        pixel_mean: scale pixels to 0..1 and subtract the training images' mean, pixel by pixel.
-        crop, scale, flip, rotate, shift, color, sharpness, cutout, mixup: see `data.augment.Augmentation`.
-        teacher_weight: share of the loss that is the teacher's, 0..1; the rest is that of the labels. 0 without a teacher.
-        temperature: that evens out the probabilities of teacher and student (Hinton et al. 2015).
-        teacher_views: crops of each image that the teacher is shown; 0 shows it new ones every epoch, which takes longer.
-        val_split: share held out where the folder has no validation images, 0..1.
-        seed: random seed.
+    Each field is a key of a recipe; what it means stands beside it. Sources: Muon by Jordan et al. 2024, Nesterov's momentum by
+    Sutskever et al. 2013, decoupled weight decay (adamw) by Loshchilov and Hutter 2019, progressive resizing by Howard 2018,
+    temperature by Hinton et al. 2015. `data.augment.Augmentation` has those of `crop` to `mixup`.
     """
 
-    epochs: int = 30
-    batch_size: int = 128
-    optimizer: Optimizer = "sgd"
-    learning_rate: float = 0.1
-    schedule: Schedule = "cosine"
-    warmup: float = 0.05
-    drops: tuple[tuple[float, float], ...] = ()
-    plateau: float = 0.0
-    momentum: float = 0.9
-    nesterov: bool = True
-    weight_decay: float = 5e-4
-    label_smoothing: float = 0.0
-    dropout: float = 0.0
-    stochastic_depth: float = 0.0
-    ema: float = 0.0
-    progressive: bool = False
-    patience: int = 0
-    class_weights: bool = False
-    pixel_mean: bool = False
-    crop: Literal["resized", "pad", "none"] = "pad"
-    scale: float = 0.35
-    flip: bool = True
-    rotate: float = 0.0
-    shift: float = 0.0
-    color: float = 0.0
-    sharpness: float = 0.0
-    cutout: float = 0.0
-    mixup: float = 0.0
-    teacher_weight: float = 0.0
-    temperature: float = 2.0
-    teacher_views: int = 4
-    val_split: float = 0.1
-    seed: int = 0
+    epochs: Annotated[int, Key("Passes over the training images; the schedule follows.", 1)] = 30
+    batch_size: Annotated[int, Key("Most images in a step: all steps of an epoch have one size.", 1)] = 128
+    optimizer: Annotated[Optimizer, Key("Optimizer; sgd has momentum.")] = "sgd"
+    learning_rate: Annotated[float, Key("Peak learning rate; of muon the share of its norm by which a kernel moves.", 0)] = 0.1
+    schedule: Annotated[Schedule, Key("How the learning rate falls after warm-up.")] = "cosine"
+    warmup: Annotated[float, Key("Share of all steps in which the learning rate climbs.", 0, 1)] = 0.05
+    drops: Annotated[Drops, Key("With schedule steps: from a share of the steps on, the rate is the peak times a factor.")] = ()
+    plateau: Annotated[
+        float, Key("Factor on the rate when the validation loss has not fallen for 5 epochs; 0 for none.", 0, 1)
+    ] = 0.0
+    momentum: Annotated[float, Key("Momentum of sgd and muon.", 0, 0.9999)] = 0.9
+    nesterov: Annotated[bool, Key("Nesterov's momentum, for sgd and muon.")] = True
+    weight_decay: Annotated[
+        float, Key("L2 penalty, adamw: decoupled; not on batch-norm and biases, with muon on the head alone.", 0)
+    ] = 5e-4
+    label_smoothing: Annotated[float, Key("Share of the target spread over all classes.", 0, 0.9)] = 0.0
+    dropout: Annotated[float, Key("Share of pooled features dropped.", 0, 0.9)] = 0.0
+    stochastic_depth: Annotated[
+        float, Key("Share of images that skip the last residual block; falls to 0 at the input.", 0, 0.9)
+    ] = 0.0
+    ema: Annotated[float, Key("Share of all steps over which weights are averaged; 0 for none.", 0, 0.5)] = 0.0
+    progressive: Annotated[bool, Key("Images of half the side in the first two thirds of the epochs.")] = False
+    patience: Annotated[
+        int, Key("Epochs without gain in validation accuracy or loss before training stops; 0 never stops early.", 0)
+    ] = 0
+    class_weights: Annotated[bool, Key("Give all classes the same weight: images count by 1 / size of their class.")] = False
+    pixel_mean: Annotated[bool, Key("Scale pixels to 0..1 and subtract the mean training image.")] = False
+    crop: Annotated[Literal["resized", "pad", "none"], Key("Random part of an image: scaled up, or of the padded image.")] = (
+        "pad"
+    )
+    scale: Annotated[float, Key("Smallest area of a resized crop, share of the image.", 0.01, 1)] = 0.35
+    flip: Annotated[bool, Key("Mirror every second image; not for digits, text and arrows.")] = True
+    rotate: Annotated[float, Key("Largest rotation, degrees.", 0, 180)] = 0.0
+    shift: Annotated[float, Key("Largest shift, share of the side.", 0, 0.5)] = 0.0
+    color: Annotated[float, Key("Change brightness, contrast and saturation by a factor of up to 1 + this.", 0)] = 0.0
+    sharpness: Annotated[float, Key("Blur or sharpen by a factor of up to 1 + this.", 0)] = 0.0
+    cutout: Annotated[float, Key("Side of a grey square, share of the side; 0 for none.", 0, 1)] = 0.0
+    mixup: Annotated[float, Key("Parameter of mixup's Beta distribution; 0 for none.", 0)] = 0.0
+    teacher_weight: Annotated[
+        float, Key("Share of the loss that is the teacher's; 1 uses no labels. Not set: 0.9, or 1 without labels.", 0.01, 1)
+    ] = 0.0
+    temperature: Annotated[float, Key("Divides the logits of teacher and student: evens out probabilities.", 0.1, 100)] = 2.0
+    teacher_views: Annotated[int, Key("Crops of an image that the teacher is shown; 0 draws new ones every epoch.", 0)] = 4
+    val_split: Annotated[float, Key("Share held out for validation where there is no val folder.", 0, 0.9)] = 0.1
+    seed: Annotated[int, Key("Random seed.", 0, LARGEST_SEED)] = 0
 
 
 def small_epochs(epochs: int) -> int:
@@ -97,48 +86,68 @@ def small_epochs(epochs: int) -> int:
     return epochs * 2 // 3
 
 
+_BY_AUGMENT = "as augment says"
+
+
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """Transfer: a new head on pretrained features, then the last layers with it.
+    """Transfer: a new head on pretrained features, then the last layers with it; `make_finetune_config` checks it.
 
-    Attributes:
-        unfreeze: none = the head alone; last = the last stage as well; all = every layer.
-        hidden: units of a ReLU layer in the head, 0 for none; the tutorials' head has 2048.
-        dropout: share of pooled features dropped in training, 0..1; not where the head is solved (`solves_head`).
-        epochs: passes of the fine-tuning phase over the images, 0 chooses by their number. With unfreeze none, passes of AdamW
-            over all views for the head.
-        batch_size: images a step at most: all batches of an epoch have one size, so that together they are all images.
-        learning_rate: peak rate of AdamW in the fine-tuning phase, 0 for the usual one.
-        augment: what happens to training images. none = they are as prediction sees them; light = random parts of half the area
-            or more (0.7 with pad and squash); strong = of a quarter or more (0.5), also rotated and blurred or sharpened. See
-            `transfer.features`.
-        flip: mirror every second view of light and strong. Digits, text and arrows then get wrong labels.
-        views: augmented views of each training image that go through the frozen layers; 1 = the image as prediction sees it,
-            0 chooses by the number of images.
-        patience: epochs of the fine-tuning phase without a gain in validation on the head and all earlier epochs before it
-            stops, counted from the peak of its learning rate on; 0 never stops early, and never skips it for a perfect head.
-        time_limit: seconds that both phases may take together; views and epochs are chosen to fit; 0 for no limit.
-        class_weights: weigh classes by 1 / their count.
-        val_split: share held out where the folder has no validation images; None = 0.2, or 0.1 beside a test folder.
-        seed: random seed.
-        engine: what runs frozen layers and measures: auto, openvino or keras.
+    Each field is a key of a recipe; what it means stands beside it. The fine-tuning phase is the training of what
+    `unfreeze` names; a phase's learning rate rises and falls once (one-cycle).
     """
 
-    unfreeze: Unfreeze = "last"
-    hidden: int = 0
-    dropout: float = 0.2
-    epochs: int = 0
-    batch_size: int = 32
-    learning_rate: float = 0.0
-    augment: Augment = "light"
-    flip: bool = True
-    views: int = 0
-    patience: int = 5
-    time_limit: float = 0.0
-    class_weights: bool = False
-    val_split: float | None = None
-    seed: int = 0
-    engine: EngineName = "auto"
+    unfreeze: Annotated[
+        Unfreezing,
+        Key("Layers to fine-tune in addition to the head: the last stage, or all; auto: as suits the network."),
+    ] = "last"
+    hidden: Annotated[int, Key("Units of a hidden layer in the head; 0 for none, the tutorials use 2048.", 0)] = 0
+    dropout: Annotated[float, Key("Share of pooled features dropped; has no effect on a head that is solved.", 0, 0.9)] = 0.2
+    epochs: Annotated[
+        int,
+        Key("Passes of the fine-tuning phase, or of AdamW on a head alone; 0 chooses 6 to 20 by the number of images.", 0),
+    ] = 0
+    batch_size: Annotated[int, Key("Most images in a step of the fine-tuning phase.", 1)] = 32
+    optimizer: Annotated[Optimizer, Key("Optimizer of the fine-tuning phase.")] = "adamw"
+    learning_rate: Annotated[
+        float, Key("Peak learning rate of the fine-tuning phase; 0 chooses: for adamw 0.0005, or 0.0007 of all layers.", 0)
+    ] = 0.0
+    warmup: Annotated[float, Key("Share of the fine-tuning phase in which the learning rate climbs.", 0, 1)] = 0.2
+    weight_decay: Annotated[
+        float, Key("L2 penalty of the fine-tuning phase, adamw: decoupled; not on batch-norm and biases.", 0)
+    ] = 0.05
+    label_smoothing: Annotated[float, Key("Share of the target spread over all classes, fine-tuning phase.", 0, 0.9)] = 0.1
+    augment: Annotated[
+        Augment, Key("Augmentation: light shows random parts; strong smaller ones, rotated and sharpened or blurred; none.")
+    ] = "light"
+    flip: Annotated[bool, Key("Mirror every second view; not for digits, text and arrows.")] = True
+    views: Annotated[
+        int, Key("Augmented views of an image; 1 is the image as it is, 0 chooses 2 to 12 by the number of images.", 0)
+    ] = 0
+    scale: Annotated[float | None, Key("Smallest area of a random part, share of the image.", 0.01, 1, _BY_AUGMENT)] = None
+    rotate: Annotated[float | None, Key("Largest rotation, degrees.", 0, 180, _BY_AUGMENT)] = None
+    shift: Annotated[float | None, Key("Largest shift, share of the side.", 0, 0.5, _BY_AUGMENT)] = None
+    color: Annotated[
+        float | None, Key("Change brightness, contrast and saturation by a factor of up to 1 + this.", 0, None, _BY_AUGMENT)
+    ] = None
+    sharpness: Annotated[float | None, Key("Blur or sharpen by a factor of up to 1 + this.", 0, None, _BY_AUGMENT)] = None
+    cutout: Annotated[float | None, Key("Side of a grey square, share of the side.", 0, 1, _BY_AUGMENT)] = None
+    patience: Annotated[
+        int,
+        Key("Epochs of fine-tuning without gain before it stops; 0 never stops early and never skips the phase.", 0),
+    ] = 5
+    time_limit: Annotated[float, Key("Seconds for both phases: views and epochs are chosen to fit; 0 for no limit.", 0)] = 0.0
+    class_weights: Annotated[bool, Key("Give all classes the same weight: images count by 1 / size of their class.")] = False
+    val_split: Annotated[
+        float | None,
+        Key("Share held out for validation where there is no val folder.", 0, 0.9, "0.2, or 0.1 beside a test folder"),
+    ] = None
+    seed: Annotated[int, Key("Random seed.", 0, LARGEST_SEED)] = 0
+    engine: Annotated[EngineName, Key("What runs frozen layers; auto: OpenVINO, or Keras on a GPU.")] = "auto"
+    cache: Annotated[bool, Key("Keep features for later runs, and use kept ones.")] = True
+    cache_limit: Annotated[
+        float | None, Key("Disk space for the activations of this run, GB.", 0, None, "half of what is free")
+    ] = None
 
     @property
     def solves_head(self) -> bool:
@@ -148,15 +157,27 @@ class FinetuneConfig:
     @property
     def mirrors(self) -> bool:
         """Whether training images are mirrored."""
-        return self.flip and self.augment != "none" and self.views != 1
+        return self.flip and self.augments
+
+    @property
+    def augments(self) -> bool:
+        """Whether training images are shown otherwise than prediction sees them."""
+        return self.augment != "none" and self.views != 1
 
     @property
     def rate(self) -> float:
         """Peak rate of the fine-tuning phase: the one that was chosen, or the usual one."""
-        return self.learning_rate or (7e-4 if self.unfreeze == "all" else 5e-4)
+        last, every = _USUAL_RATES[self.optimizer]
+        return self.learning_rate or (every if self.unfreeze == "all" else last)
 
 
-Recipe = Literal["fast", "paper", "keras"]
+# Peak rates of the fine-tuning phase: of the last stage, and of all layers.
+_USUAL_RATES: dict[Optimizer, tuple[float, float]] = {
+    "sgd": (0.01, 0.01),
+    "muon": (0.003, 0.003),
+    "adam": (5e-4, 7e-4),
+    "adamw": (5e-4, 7e-4),
+}
 
 # What goes with an optimizer that was asked for by name.
 _USUAL: dict[Optimizer, dict[str, Any]] = {
@@ -206,78 +227,152 @@ KERAS = TrainConfig(
     shift=0.1,
 )
 
-_RECIPES = {"fast": FAST, "paper": PAPER, "keras": KERAS}
+RECIPES = {"fast": FAST, "paper": PAPER, "keras": KERAS}
+FINETUNE_RECIPES = {"default": FinetuneConfig(unfreeze="auto")}
 _SOURCES = {
     "fast": "ours: best accuracy a minute; Muon (Jordan et al. 2024), one cycle (Smith 2018), label smoothing, "
     "averaged weights, crop, flip and cutout",
     "paper": "He et al. 2015, section 4.2",
-    "keras": "the CIFAR-10 ResNet example of Keras; cuts on a plateau last here, there the schedule undoes them (--plateau 0)",
+    "keras": "the CIFAR-10 ResNet example of Keras; cuts on a plateau last here, there the schedule undoes them (plateau = 0)",
+    "default": "ours: a head solved on frozen features, then AdamW on the last layers, kept if validation gains",
 }
 
-# An option, when it has any effect, and why it has none otherwise.
-_NEEDS: tuple[tuple[str, Callable[[TrainConfig], bool], str], ...] = (
-    ("momentum", lambda config: config.optimizer in ("sgd", "muon"), "only --optimizer sgd and muon have a momentum"),
-    ("nesterov", lambda config: config.optimizer in ("sgd", "muon"), "only --optimizer sgd and muon have a momentum"),
-    ("drops", lambda config: config.schedule == "steps", "only --schedule steps drops the rate"),
-    ("scale", lambda config: config.crop == "resized", "only --crop resized scales its crops"),
+_Configuration = TypeVar("_Configuration", TrainConfig, FinetuneConfig)
+# Keys, when they have an effect, and why they have none otherwise.
+_Needs = tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...]
+_TRAIN_NEEDS: _Needs = (
+    (("momentum", "nesterov"), lambda c: c.optimizer in ("sgd", "muon"), "only the optimizers sgd and muon have a momentum"),
+    (("drops",), lambda c: c.schedule == "steps", "only schedule steps drops the rate"),
+    (("scale",), lambda c: c.crop == "resized", "only crop resized scales its crops"),
     (
-        "plateau",
-        lambda config: not config.plateau or config.schedule in ("steps", "constant"),
-        "--schedule cosine and one-cycle fall to zero by themselves",
+        ("plateau",),
+        lambda c: not c.plateau or c.schedule in ("steps", "constant"),
+        "the schedules cosine and one-cycle fall to zero by themselves",
     ),
-    ("progressive", lambda config: not config.progressive or not config.pixel_mean, "a mean per pixel needs one size"),
-    ("pixel_mean", lambda config: not config.progressive or not config.pixel_mean, "a mean per pixel needs one size"),
+    (("progressive", "pixel_mean"), lambda c: not (c.progressive and c.pixel_mean), "a mean per pixel needs one size"),
+    (("teacher_weight",), lambda c: c.teacher_weight > 0, "it is not set, so the data set decides"),
 )
+_TEACHER = ("teacher_weight", "temperature", "teacher_views")
+_PHASE = ("batch_size", "optimizer", "learning_rate", "warmup", "weight_decay", "label_smoothing", "patience")
+_VIEWS = ("scale", "rotate", "shift", "color", "sharpness", "cutout")
+_FINETUNE_NEEDS: _Needs = (
+    (_PHASE, lambda c: c.unfreeze != "none", "it is about the fine-tuning phase, and unfreeze none has none"),
+    (
+        ("dropout",),
+        lambda c: c.unfreeze != "none" or not c.solves_head,
+        "it has no effect on a head alone without hidden or epochs",
+    ),
+    (
+        ("cache_limit",),
+        lambda c: c.cache_limit is None or c.unfreeze in ("auto", "last"),
+        "it is about the activations that unfreeze last stores",
+    ),
+    (("views",), lambda c: c.augment != "none" or c.views < 2, "views are augmented, and augment none augments nothing"),
+    (
+        ("augment",),
+        lambda c: c.augment != "strong" or c.views != 1,
+        "views 1 shows images as they are",
+    ),
+    *(
+        ((name,), lambda c, name=name: c.augments or getattr(c, name) is None, "it changes augmented views, and there are none")
+        for name in _VIEWS
+    ),
+    (("epochs",), lambda c: not (c.epochs and c.time_limit), "time_limit chooses the epochs"),
+)
+_NEEDS: dict[type, _Needs] = {TrainConfig: _TRAIN_NEEDS, FinetuneConfig: _FINETUNE_NEEDS}
 
 
-def make_config(recipe: Recipe, network: Network, given: Mapping[str, Any]) -> TrainConfig:
-    """The configuration of a recipe with some of it replaced.
+def make_config(recipe: str | Path | None, network: Network, given: Mapping[str, Any]) -> TrainConfig:
+    """The configuration of a recipe with some of it replaced: recipe, then its file, then what was given.
 
     Args:
-        recipe: its name.
+        recipe: "fast", "paper", "keras" or a TOML file, which may name one of them as `recipe`; None for "fast".
         network: what is trained: for small images the paper's recipe begins gently from 110 layers on.
-        given: fields of `TrainConfig` that were asked for by name.
+        given: fields of `TrainConfig` by name.
 
     Raises:
-        ResnetError: an option that was given contradicts the rest.
+        ResnetError: there is no such recipe; a key is unknown, has a wrong type, is out of its range or contradicts the rest.
     """
-    config = _RECIPES[recipe]
-    if recipe == "paper" and network.family == "cifar" and network.depth >= _DEEP:
+    base, changes = based_on(recipe, TrainConfig)
+    config = RECIPES[base]
+    if base == "paper" and network.family == "cifar" and network.depth >= _DEEP:
         config = replace(config, drops=(*_DEEP_START, *config.drops))
-    if given.get("optimizer", config.optimizer) != config.optimizer:
-        config = replace(config, **_USUAL[given["optimizer"]])
-    if given.get("schedule", config.schedule) != config.schedule:
+    config = _trained_with(config, changes, f"{recipe}: ")
+    return _trained_with(config, checked(TrainConfig, given), "")
+
+
+def _trained_with(config: TrainConfig, changes: Mapping[str, Any], where: str) -> TrainConfig:
+    if changes.get("optimizer", config.optimizer) != config.optimizer:
+        config = replace(config, **_USUAL[changes["optimizer"]])
+    if changes.get("schedule", config.schedule) != config.schedule:
         config = replace(config, drops=(), plateau=0.0)  # they were the other schedule's
-    config = replace(config, **given)
+    config = replace(config, **changes)
     if config.schedule == "steps" and not config.drops:
-        raise ResnetError("--schedule steps needs --drops", "such as --drops 0.5:0.1,0.75:0.01")
-    for name, has_effect, why in _NEEDS:
-        if name in given and not has_effect(config):
-            raise ResnetError(f"--{name.replace('_', '-')} contradicts the rest: {why}", "leave it out, or change the other")
+        raise ResnetError(f"{where}schedule steps needs drops", "such as --set drops=0.5:0.1,0.75:0.01")
+    return _require_effect(config, changes, where)
+
+
+def make_finetune_config(recipe: str | Path | None, given: Mapping[str, Any]) -> FinetuneConfig:
+    """The configuration of `finetune` with some of it replaced: defaults, then a recipe file, then what was given.
+
+    Args:
+        recipe: "default" or a TOML file; None for "default".
+        given: fields of `FinetuneConfig` by name.
+
+    Returns:
+        With `unfreeze` "auto" where nothing else was given: the network decides.
+
+    Raises:
+        ResnetError: there is no such recipe; a key is unknown, has a wrong type, is out of its range or has no effect.
+    """
+    base, changes = based_on(recipe, FinetuneConfig)
+    config = _finetuned_with(FINETUNE_RECIPES[base], changes, f"{recipe}: ")
+    return _finetuned_with(config, checked(FinetuneConfig, given), "")
+
+
+def _finetuned_with(config: FinetuneConfig, changes: Mapping[str, Any], where: str) -> FinetuneConfig:
+    if changes.get("optimizer", config.optimizer) != config.optimizer:
+        decay = _USUAL[changes["optimizer"]].get("weight_decay", TrainConfig().weight_decay)
+        config = replace(config, weight_decay=decay)
+    return _require_effect(replace(config, **changes), changes, where)
+
+
+def _require_effect(config: _Configuration, changes: Mapping[str, Any], where: str) -> _Configuration:
+    for name, why in without_effect(config).items():
+        if name in changes:
+            raise ResnetError(f"{where}{name} contradicts the rest: {why}", "leave it out, or change the other")
     return config
 
 
-def source_of(recipe: Recipe) -> str:
-    """Where a recipe comes from."""
-    return _SOURCES[recipe]
+def without_effect(config: TrainConfig | FinetuneConfig) -> dict[str, str]:
+    """The keys that have no effect beside the rest, and why."""
+    return {name: why for names, effective, why in _NEEDS[type(config)] if not effective(config) for name in names}
 
 
-def parse_drops(text: str) -> tuple[tuple[float, float], ...]:
-    """Read "0.5:0.1,0.75:0.01": after half of all steps a tenth of the rate, after three quarters a hundredth.
+def require_teacher(given: Mapping[str, Any]) -> None:
+    """Refuse keys that matter with a teacher alone, where there is none.
 
     Raises:
-        ResnetError: it is written otherwise, or out of order.
+        ResnetError: one of them was given.
     """
-    try:
-        drops = tuple((float(share), float(factor)) for share, factor in (part.split(":") for part in text.split(",")))
-    except ValueError:
-        raise ResnetError(f"--drops {text} is not written as share:factor,...", "such as --drops 0.5:0.1,0.75:0.01") from None
-    shares = [share for share, _ in drops]
-    if shares != sorted(set(shares)) or any(not 0 <= share < 1 or factor <= 0 for share, factor in drops):
-        raise ResnetError(
-            f"--drops {text}: shares rise from 0 to 1, and factors are above 0", "such as --drops 0.5:0.1,0.75:0.01"
-        )
-    return drops
+    if vain := [name for name in _TEACHER if name in given]:
+        raise ResnetError(f"{vain[0]} matters with a --teacher alone", "leave it out, or name a teacher")
+
+
+def based_on(recipe: str | Path | None, config: type) -> tuple[str, dict[str, Any]]:
+    """The named recipe that another one builds on, and what that changes; of `TrainConfig` or `FinetuneConfig`.
+
+    Raises:
+        ResnetError: there is no such recipe, or see `read_recipe`.
+    """
+    names = list(RECIPES if config is TrainConfig else FINETUNE_RECIPES)
+    base, changes = read_recipe(recipe, names, config) if recipe is not None else (None, {})
+    return base or names[0], changes
+
+
+def source_of(recipe: str) -> str:
+    """Where a named recipe comes from."""
+    return _SOURCES[recipe]
 
 
 def parse_duration(text: str) -> float:

@@ -177,7 +177,6 @@ def _by_variable(kind: type[keras.optimizers.Optimizer]) -> type[keras.optimizer
 
     `scale` times the peak is the highest rate that is taken, whatever the schedule says.
     """
-    fused = keras.backend.backend() == "tensorflow"
 
     class ByVariable(kind):  # type: ignore[misc]
         def __init__(self, *args: Any, peak: float, settings: list[_Setting], decoupled: bool, **options: Any) -> None:
@@ -205,45 +204,7 @@ def _by_variable(kind: type[keras.optimizers.Optimizer]) -> type[keras.optimizer
                 gradient = gradient + setting.decay * variable
             if setting.orthogonal:
                 muon_step(self, gradient, variable, place, rate)
-            elif fused and isinstance(self, keras.optimizers.Adam):
-                _adam_step(self, gradient, variable, place, rate)
-            elif fused and self.momentum:
-                _momentum_step(self, gradient, variable, place, rate)
             else:
                 super().update_step(gradient, variable, rate)
 
     return ByVariable
-
-
-# Keras' own steps, each as TensorFlow's one kernel for it in place of ten operations and more for every variable.
-
-
-def _momentum_step(optimizer: Any, gradient: Any, variable: Any, place: int, rate: Any) -> None:
-    import tensorflow as tf
-
-    tf.raw_ops.ResourceApplyKerasMomentum(
-        var=variable.handle,
-        accum=optimizer.momentums[place].value.handle,
-        lr=rate,
-        grad=gradient,
-        momentum=optimizer.momentum,
-        use_nesterov=optimizer.nesterov,
-    )
-
-
-def _adam_step(optimizer: Any, gradient: Any, variable: Any, place: int, rate: Any) -> None:
-    import tensorflow as tf
-
-    step = tf.cast(optimizer.iterations.value + 1, tf.float32)
-    tf.raw_ops.ResourceApplyAdam(
-        var=variable.handle,
-        m=optimizer._momentums[place].value.handle,
-        v=optimizer._velocities[place].value.handle,
-        beta1_power=tf.pow(optimizer.beta_1, step),
-        beta2_power=tf.pow(optimizer.beta_2, step),
-        lr=rate,
-        beta1=optimizer.beta_1,
-        beta2=optimizer.beta_2,
-        epsilon=optimizer.epsilon,
-        grad=gradient,
-    )

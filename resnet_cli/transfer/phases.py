@@ -1,8 +1,10 @@
-"""Transfer: the head phase on frozen features, then the fine-tuning phase, kept only if held-out images agree.
+"""The order of events in a fine-tuning: frozen layers (`run_frozen`), then head phase and fine-tuning phase (`transfer`).
 
-In: a pretrained network with an untrained head, and images. Out: the same network, trained, and what each phase came to.
+In: a pretrained network with an untrained head, and images. Out: the same network, trained, and what each phase came to. The
+fine-tuning phase is kept only where it is better on held-out images.
 """
 
+import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,10 +16,13 @@ import numpy as np
 from resnet_cli.data.augment import Augmentation
 from resnet_cli.data.dataset import LeftOut
 from resnet_cli.data.images import ImageSet
+from resnet_cli.engines.base import Engine
 from resnet_cli.engines.frozen import converted, engine_for
+from resnet_cli.files import UNFINISHED
 from resnet_cli.networks.classifier import boundary_model, feature_model, freeze_batch_norm, prefix_model
 from resnet_cli.networks.weights import named_variables
 from resnet_cli.progress import Progress
+from resnet_cli.runs.folder import versions
 from resnet_cli.training.callbacks import SURE, is_perfect
 from resnet_cli.training.checkpoints import Stage
 from resnet_cli.training.config import FinetuneConfig
@@ -27,15 +32,13 @@ from resnet_cli.transfer.features import (
     AS_IT_IS,
     NOT_YET,
     Material,
-    as_it_began,
-    features_folder,
     frozen_rows,
     room_on_disk,
-    rows_of,
+    views_of,
     views_that_fit,
 )
 from resnet_cli.transfer.head import train_head
-from resnet_cli.transfer.store import FeatureCache, Stored, room_for_features
+from resnet_cli.transfer.store import FROZEN_FOLDER, Cache, ResumeRecord, Store, Stored, room_for_features
 from resnet_cli.transfer.tail import Tail, tail_on_engine, tail_on_pixels, tail_on_stored
 from resnet_cli.transfer.time_limit import Limit, choose_epochs, choose_views
 
@@ -43,6 +46,112 @@ from resnet_cli.transfer.time_limit import Limit, choose_epochs, choose_views
 _PASSES, _PASSES_TO_BEGIN = 12_000, 4_000
 
 ChooseRate = Callable[[Callable[[], RateSearch]], float | None]  # gets what runs a range test
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What the frozen part of a network gave, once.
+
+    Attributes:
+        material: as it was given, less the images that turned out unreadable.
+        engine: what ran the frozen part: "openvino" or "keras". It is gone by now, and its memory free.
+        precision: what that multiplied in, such as "bf16".
+        views: augmented views of each training image.
+        features: pooled, of the training and of the held-out images.
+        boundary: activations at the freeze boundary, of the same; None where they are not stored.
+        left_out: the images that turned out unreadable, and why.
+        backbone: an OpenVINO model of images to pooled features, where the engine was made of one and all stays frozen.
+        limit: of both phases, whose clock began with the frozen part; None for none.
+    """
+
+    material: Material
+    engine: str
+    precision: str
+    views: int
+    features: tuple[Stored, Stored]
+    boundary: tuple[Stored, Stored] | None
+    left_out: tuple[LeftOut, ...]
+    backbone: Any
+    limit: Limit | None = None
+
+
+def run_frozen(model: keras.Model, material: Material, config: FinetuneConfig, progress: Progress) -> Frozen:
+    """Run every view through the frozen part once; the boundary's activations are kept where there is room for them.
+
+    Args:
+        model: made by `build_logits`, its backbone pretrained, its head new.
+        material: images, which nobody need have looked at, and where to put things.
+        config: what is frozen.
+        progress: where to report.
+    """
+    progress.saved(NOT_YET)
+    limit = Limit(config.time_limit) if config.time_limit else None
+    folder, record = material.folder / FROZEN_FOLDER, ResumeRecord(material.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.rglob(f"{UNFINISHED}*"):  # by a process that was killed; no other is at this run
+        left.unlink()
+    part, usual = _choose_part(model, material, config, record, progress)
+    engine = engine_for(part, config.engine)
+    progress.line(f"frozen layers, engine: {engine.name} {engine.precision}")
+    views = usual
+    if limit is not None:
+        views = record.once("views", lambda: choose_views(limit, engine, material, config, usual, progress))
+    shapes = [output.shape[1:] for output in part.outputs]
+    stores = [Store(folder / name, shape) for name, shape in zip(("features", "boundary"), shapes, strict=False)]
+    cache = _open_cache(material, model, engine, shapes[0])
+    left_out: list[LeftOut] = []
+
+    def through(title: str, images: ImageSet, how: Augmentation, per_image: int) -> tuple[ImageSet, Stored, Stored | None]:
+        every = views_of(title, images, material.geometry, how, per_image, config.seed, progress)
+        (features, *boundary), unreadable = frozen_rows(engine, every, stores, cache, record, progress)
+        left_out.extend(LeftOut(images.samples[index].path, reason) for index, reason in unreadable.items())
+        return images.without(unreadable), features, boundary[0] if boundary else None
+
+    training, training_features, training_boundary = through("training", material.training, material.augmentation, views)
+    held_out, held_out_features, held_out_boundary = through("held-out", material.held_out, AS_IT_IS, 1)
+    boundary = (training_boundary, held_out_boundary) if training_boundary and held_out_boundary else None
+    readable = replace(material, training=training, held_out=held_out)
+    features = (training_features, held_out_features)
+    backbone = converted(engine) if config.unfreeze == "none" else None
+    return Frozen(readable, engine.name, engine.precision, views, features, boundary, tuple(left_out), backbone, limit)
+
+
+def _choose_part(
+    model: keras.Model, material: Material, config: FinetuneConfig, record: ResumeRecord, progress: Progress
+) -> tuple[keras.Model, int]:
+    """The frozen part, with the boundary's activations as an output where they are stored; and how many views to run."""
+    passes = _PASSES_TO_BEGIN if config.unfreeze == "all" else _PASSES
+    views = 1 if material.augmentation == AS_IT_IS else config.views
+    views = views or int(np.clip(round(passes / len(material.training)), 2, 12))
+    if config.unfreeze != "last":
+        return feature_model(model), views
+    prefix = prefix_model(model, material.spec.network)
+    numbers = sum(math.prod(output.shape[1:]) for output in prefix.outputs)
+    room = room_on_disk(material.folder, material.cache_limit)
+    images = len(material.training), len(material.held_out)
+    fitting = record.once("views_that_fit", lambda: views_that_fit(room, numbers, *images))
+    if fitting >= min(2, views):
+        return prefix, min(views, fitting)
+    progress.line(f"{room / 1e9:.1f} GB may be used, too little for the activations: each epoch computes them again")
+    return feature_model(model), views
+
+
+def _open_cache(material: Material, model: keras.Model, engine: Engine, shape: tuple[int, ...]) -> Cache | None:
+    """The user's features of this network; None where none are to be kept."""
+    if material.features is None:
+        return None
+    limit = room_for_features(material.features)
+    return Cache(material.features / network_hash(material, model, engine), shape, limit)
+
+
+def network_hash(material: Material, model: keras.Model, engine: Engine) -> str:
+    """What the features of an image depend on beside its views: the backbone's weights, geometry, engine and versions."""
+    network = material.spec.network
+    what = hashlib.sha256(f"{material.geometry} {engine.name} {engine.precision} {versions()}".encode())
+    what.update(str(network).encode())
+    for name, variable in sorted(named_variables(model.get_layer(network.name)).items()):
+        what.update(name.encode() + keras.ops.convert_to_numpy(variable).tobytes())
+    return what.hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -77,33 +186,6 @@ class TransferResult:
         }
 
 
-@dataclass(frozen=True)
-class Frozen:
-    """What the frozen part of a network gave, once.
-
-    Attributes:
-        material: as it was given, less the images that turned out unreadable.
-        engine: what ran the frozen part: "openvino" or "keras". It is gone by now, and its memory free.
-        precision: what that multiplied in, such as "bf16".
-        views: augmented views of each training image.
-        features: pooled, of the training and of the held-out images.
-        boundary: activations at the freeze boundary, of the same; None where they are not stored.
-        left_out: the images that turned out unreadable, and why.
-        backbone: an OpenVINO model of images to pooled features, where the engine was made of one and all stays frozen.
-        limit: of both phases, whose clock began with the frozen part; None for none.
-    """
-
-    material: Material
-    engine: str
-    precision: str
-    views: int
-    features: tuple[Stored, Stored]
-    boundary: tuple[Stored, Stored] | None
-    left_out: tuple[LeftOut, ...]
-    backbone: Any
-    limit: Limit | None = None
-
-
 def transfer(
     model: keras.Model,
     frozen: Frozen,
@@ -135,7 +217,7 @@ def transfer(
     if config.patience and choose_rate is None and is_perfect(head.best):
         progress.line(
             f"fine-tuning skipped: the head is right on all {len(material.held_out)} validation images, at a validation loss"
-            f" of {head.best.val_loss:.3f}, below {SURE}; --patience 0 fine-tunes all the same"
+            f" of {head.best.val_loss:.3f}, below {SURE}; --set patience=0 fine-tunes all the same"
         )
         return TransferResult(head, None, "head", "skipped")
     before = {name: keras.ops.convert_to_numpy(value) for name, value in named_variables(model).items()}
@@ -148,7 +230,8 @@ def transfer(
             return TransferResult(head, None, "head", "none")
         recipe = replace(recipe, learning_rate=rate)
     if frozen.limit is not None:
-        epochs = choose_epochs(frozen.limit, second, frozen.views, material.folder / "checkpoint" / "epochs.json", progress)
+        limit, views, record = frozen.limit, frozen.views, ResumeRecord(material.folder)
+        epochs = record.once("epochs", lambda: choose_epochs(limit, second, views, progress))
         if not epochs:
             return TransferResult(head, None, "head", "no time")
         recipe = replace(recipe, epochs=epochs)
@@ -172,58 +255,6 @@ def _epoch(phase: TrainResult) -> str:
 
 def _figures(phase: TrainResult) -> str:
     return f"accuracy {phase.best.val_accuracy:.1%}, loss {phase.best.val_loss:.3f}"
-
-
-def run_frozen(model: keras.Model, material: Material, config: FinetuneConfig, progress: Progress) -> Frozen:
-    """Run every view through the frozen part once; the boundary's activations are kept where there is room for them.
-
-    Args:
-        model: made by `build_logits`, its backbone pretrained, its head new.
-        material: images, which nobody need have looked at, and where to put things.
-        config: what is frozen.
-        progress: where to report.
-    """
-    progress.saved(NOT_YET)
-    limit = Limit(config.time_limit) if config.time_limit else None
-    network, folder = material.spec.network, material.folder / "checkpoint" / "activations"
-    folder.mkdir(parents=True, exist_ok=True)
-    frozen, shapes = feature_model(model), [model.get_layer("avg_pool").output.shape[1:]]
-    room = room_on_disk(folder, material.cache_limit)
-    views = 1 if material.augmentation == AS_IT_IS else config.views
-    passes = _PASSES_TO_BEGIN if config.unfreeze == "all" else _PASSES
-    views = views or int(np.clip(round(passes / len(material.training)), 2, 12))
-    stored = False
-    if config.unfreeze == "last":
-        prefix = prefix_model(model, network)
-        both = [output.shape[1:] for output in prefix.outputs]
-        fitting = views_that_fit(room, sum(map(math.prod, both)), len(material.training), len(material.held_out))
-        fitting = as_it_began(folder / "views.json", fitting)
-        stored = fitting >= min(2, views)
-        if stored:
-            frozen, shapes, views = prefix, both, min(views, fitting)
-        else:
-            progress.line(f"{room / 1e9:.1f} GB may be used, too little for the activations: each epoch computes them again")
-    engine = engine_for(frozen, config.engine)
-    progress.line(f"frozen layers, engine: {engine.name} {engine.precision}")
-    if limit is not None:
-        views = choose_views(limit, engine, material, config, views, folder / "views-within-limit.json", progress)
-    lasting = room_for_features(material.features)
-    cache = FeatureCache(features_folder(material, model, engine), shapes[0][0], lasting)
-    left_out: list[LeftOut] = []
-
-    def through(title: str, images: ImageSet, how: Augmentation, seen: int) -> tuple[ImageSet, Stored, Stored | None]:
-        rows = rows_of(title, images, material.geometry, how, seen, config.seed, progress)
-        (features, *boundary), damaged = frozen_rows(engine, rows, folder, shapes, cache, progress)
-        left_out.extend(LeftOut(images.samples[index].path, reason) for index, reason in damaged.items())
-        return images.without(damaged), features, boundary[0] if boundary else None
-
-    training, training_features, training_boundary = through("training", material.training, material.augmentation, views)
-    held_out, held_out_features, held_out_boundary = through("held-out", material.held_out, AS_IT_IS, 1)
-    boundary = (training_boundary, held_out_boundary) if training_boundary and held_out_boundary else None
-    readable = replace(material, training=training, held_out=held_out)
-    features = (training_features, held_out_features)
-    backbone = converted(engine) if config.unfreeze == "none" else None
-    return Frozen(readable, engine.name, engine.precision, views, features, boundary, tuple(left_out), backbone, limit)
 
 
 def _second_stage(model: keras.Model, frozen: Frozen, config: FinetuneConfig) -> Tail:

@@ -1,62 +1,23 @@
 """The fine-tuning phase: the last stage and the head on activations at the boundary, or every layer on pixels.
 
 In: a network whose head is trained, its batch-norm frozen. Out: what is trained, on which batches, by which recipe.
-Activations that do not fit on the disk are computed when a batch needs them.
+Activations that do not fit on the disk are computed when a batch needs them (batches.py).
 """
 
-import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import keras
 import numpy as np
-from numpy.typing import NDArray
 
 from resnet_cli.data.batches import EvaluationBatches, TrainStream
 from resnet_cli.engines.base import Engine
 from resnet_cli.networks.classifier import tail_model
-from resnet_cli.training.checkpoints import Derived, Stream
+from resnet_cli.training.checkpoints import Stream
 from resnet_cli.training.config import FinetuneConfig, TrainConfig
+from resnet_cli.transfer.batches import EngineBatches, EngineStream, StoredBatches, StoredStream
 from resnet_cli.transfer.features import Material
-from resnet_cli.transfer.store import Stored, StoredBatches, StoredStream
+from resnet_cli.transfer.store import Stored
 
-Batch = tuple[NDArray[np.float32], NDArray[np.float32]]
-
-
-@dataclass(frozen=True)
-class EngineStream(Derived):
-    """Training batches of activations (N, ...); every epoch sees views of its own.
-
-    Attributes:
-        stream: the images.
-        engine: the frozen part, with one output.
-    """
-
-    engine: Engine
-
-    def batches(self, first_step: int = 0) -> Iterator[Batch]:
-        """Batches from a step on, computed ahead while the step before is trained, without end."""
-        shown, batches = itertools.tee(self.stream.batches(first_step))
-        activations = self.engine.run_many(images for images, _ in shown)
-        return ((outputs[0], targets) for outputs, (_, targets) in zip(activations, batches, strict=False))
-
-
-class EngineBatches(keras.utils.PyDataset):  # type: ignore[misc]
-    """Held-out activations, in order, each exactly once."""
-
-    def __init__(self, pixels: EvaluationBatches, engine: Engine) -> None:
-        super().__init__(workers=1)
-        self._pixels, self._engine = pixels, engine
-
-    def __len__(self) -> int:
-        return len(self._pixels)
-
-    def __getitem__(self, index: int) -> Batch:
-        images, targets = self._pixels[index]
-        return self._engine.run(images)[0], targets
-
-
-LABEL_SMOOTHING = 0.1
 # As many epochs as make about this many images; fewer of all layers, which cost more and settle sooner.
 _IMAGES, _OF_ALL_LAYERS = 30_000, 15_000
 
@@ -101,12 +62,12 @@ def _recipe(config: FinetuneConfig, material: Material) -> TrainConfig:
     shown = _OF_ALL_LAYERS if config.unfreeze == "all" else _IMAGES
     return TrainConfig(
         epochs=config.epochs or int(np.clip(round(shown / len(material.training)), 6, 20)),
-        optimizer="adamw",
+        optimizer=config.optimizer,
         learning_rate=config.rate,
         schedule="one-cycle",
-        warmup=0.2,
-        weight_decay=0.05,
-        label_smoothing=LABEL_SMOOTHING,
+        warmup=config.warmup,
+        weight_decay=config.weight_decay,
+        label_smoothing=config.label_smoothing,
         patience=config.patience,
         class_weights=config.class_weights,
         seed=config.seed,

@@ -7,8 +7,6 @@ import itertools
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Literal
 
 from resnet_cli.engines.base import Engine, good_batch
 from resnet_cli.errors import ResnetError
@@ -16,7 +14,7 @@ from resnet_cli.progress import Progress, how_long, stop_if_asked
 from resnet_cli.runs.folder import drop_checkpoint
 from resnet_cli.training.config import FinetuneConfig
 from resnet_cli.training.pace import MARGIN, measure_pace
-from resnet_cli.transfer.features import NOT_YET, Material, as_it_began, batched, rows_of
+from resnet_cli.transfer.features import NOT_YET, Material, batched, views_of
 from resnet_cli.transfer.tail import Tail
 
 # Of the limit, for the frozen layers where other layers are trained after them; the rest is for the epochs of these.
@@ -85,9 +83,7 @@ class FrozenPace:
         return max(0, int(left / (self.training * (self.row + _HEAD_ROW))))
 
 
-def views_within(
-    limit: float, spent: float, pace: FrozenPace, unfreeze: Literal["none", "last", "all"], usual: int, least: int
-) -> int:
+def views_within(limit: float, spent: float, pace: FrozenPace, unfreeze: str, usual: int, least: int) -> int:
     """Views of every training image: the usual number, or as many as fit into the part of the limit that is for them.
 
     Where other layers are trained afterwards and that part is too short for the least number of views, they may take it all.
@@ -131,9 +127,9 @@ def measure_frozen(engine: Engine, material: Material, views: int, limit: float,
     training, size = material.training, good_batch(engine, material.geometry.size)
     count = -(-(_MEASURED + 1) * size // views)
     first = replace(training, samples=training.samples[:count])
-    rows = rows_of("training", first, material.geometry, material.augmentation, views, 0, progress)
-    batches = batched(rows.squares(range(len(rows)), {}), size)
-    for batch in itertools.islice(batches, 1 if len(rows) > size else 0):
+    few = views_of("training", first, material.geometry, material.augmentation, views, 0, progress)
+    batches = batched(few.squares(range(len(few)), {}), size)
+    for batch in itertools.islice(batches, 1 if len(few) > size else 0):
         engine.run(batch)  # compiles, or fills caches
     began, seen = time.perf_counter(), 0
     for outputs in engine.run_many(batches):
@@ -145,11 +141,13 @@ def measure_frozen(engine: Engine, material: Material, views: int, limit: float,
 
 
 def choose_views(
-    limit: Limit, engine: Engine, material: Material, config: FinetuneConfig, usual: int, note: Path, progress: Progress
+    limit: Limit, engine: Engine, material: Material, config: FinetuneConfig, usual: int, progress: Progress
 ) -> int:
-    """The number of views that fit into the limit, or that did when the run began."""
-    if note.exists():
-        return as_it_began(note, usual)
+    """The number of views that fit into the limit.
+
+    Raises:
+        ResnetError: too few fit; the run that has begun is removed.
+    """
     pace = measure_frozen(engine, material, usual, limit.seconds, progress)
     least = usual if config.views else 1
     try:
@@ -160,13 +158,11 @@ def choose_views(
             material.folder.rmdir()
         raise
     limit.plan(f"{views} views", pace.seconds_of(views))
-    return as_it_began(note, views)
+    return views
 
 
-def choose_epochs(limit: Limit, second: Tail, views: int, note: Path, progress: Progress) -> int:
-    """Epochs of the fine-tuning phase that fit into what is left of the limit, or did when the run began; at most the usual."""
-    if note.exists():
-        return as_it_began(note, 0)
+def choose_epochs(limit: Limit, second: Tail, views: int, progress: Progress) -> int:
+    """Epochs of the fine-tuning phase that fit into what is left of the limit; at most the usual."""
     steps = second.stream.steps_per_epoch
     pace = measure_pace(second.model, second.stream, second.held_out, second.recipe, limit.seconds, progress, hint=NOT_YET)
     epochs = min(second.recipe.epochs, pace.epochs_within(limit.seconds * MARGIN - limit.spent(), steps))
@@ -177,4 +173,4 @@ def choose_epochs(limit: Limit, second: Tail, views: int, note: Path, progress: 
             f"--time-limit {how_long(limit.seconds)} leaves no time to fine-tune: one epoch takes"
             f" {how_long(pace.seconds_of(1, steps))} here, so the head alone was trained"
         )
-    return as_it_began(note, epochs)
+    return epochs

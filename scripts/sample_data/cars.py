@@ -178,9 +178,7 @@ def draw_details(sheet: Sheet, shape: CarShape, paint: Paint) -> None:
     sheet.line([(length - 0.35, sill + 0.28), (length - 0.02, sill + 0.28)], gap, 0.016)
     mirror: Point = (shape.glass[3] - 0.32, belt + 0.07)
     sheet.fill(
-        rectangle(mirror[0] - 0.1, mirror[1] - 0.06, mirror[0] + 0.1, mirror[1] + 0.07, 0.06),
-        shade(paint.body, 1.2),
-        gap,
+        rectangle(mirror[0] - 0.1, mirror[1] - 0.06, mirror[0] + 0.1, mirror[1] + 0.07, 0.06), shade(paint.body, 1.2), gap
     )
 
 
@@ -189,9 +187,7 @@ def draw_rack(sheet: Sheet, shape: CarShape, paint: Paint, loaded: bool) -> None
     rear, front = shape.glass[1] + 0.15, shape.glass[2] - 0.1
     top = shape.roof + 0.05
     sheet.line(
-        [(rear, shape.roof - 0.02), (rear + 0.08, top), (front - 0.08, top), (front, shape.roof - 0.02)],
-        (90, 92, 96),
-        0.03,
+        [(rear, shape.roof - 0.02), (rear + 0.08, top), (front - 0.08, top), (front, shape.roof - 0.02)], (90, 92, 96), 0.03
     )
     if loaded:
         box = rounded([(rear, top, 0.05), (rear + 0.05, top + 0.24, 0.1), (front - 0.3, top + 0.26, 0.2), (front, top, 0.08)])

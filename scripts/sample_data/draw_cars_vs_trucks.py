@@ -1,57 +1,50 @@
-"""Draw the sample data set: a folder of car images and a folder of truck images, made by code from a seed.
+"""Draw the sample data set: `python scripts/sample_data/draw_cars_vs_trucks.py` writes sample_data/cars_vs_trucks again.
 
-In: an output folder, a seed and a count. Out: DIR/cars/*.jpg and DIR/trucks/*.jpg, the same bytes on every run.
-Only the vehicle's shape tells the class; see nuisance.py for how the rest is kept equal.
+The same bytes on every run with the versions of constraints.txt. Only the vehicle's shape tells the class; see
+nuisance.py for how the rest is kept equal.
 """
 
-import argparse
 import math
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from backdrops import Stage
 from cars import STYLES as CAR_STYLES
 from cars import draw_car
-from nuisance import Frame, Light, Nuisance, draw_lists, shuffled
+from nuisance import Frame, Light, Nuisance, draw_nuisances
 from PIL import Image, ImageChops, ImageDraw, ImageEnhance, ImageFilter
-from scenes import OCCLUDERS, SCENES, draw_scene
+from scenes import OCCLUDERS, SCENES, Stage, draw_scene
 from sheet import Paint, Point, Vehicle
 from trucks import STYLES as TRUCK_STYLES
 from trucks import draw_truck
 
+OUTPUT = Path(__file__).parents[2] / "sample_data" / "cars_vs_trucks"
+SEED = 0
+COUNT = 40  # of each class
 SUPERSAMPLING = 2
 PAD = 0.07  # of each side: what a tilted image loses at its corners
 LONGEST = 0.92  # of the image's width
 
 
 def main() -> None:
-    """Read the arguments and write the images."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder that receives cars/ and trucks/")
-    parser.add_argument("--seed", type=int, default=0, help="another seed draws other images (default 0)")
-    parser.add_argument("--count", type=int, default=40, help="images of each class (default 40)")
-    arguments = parser.parse_args()
-    write_images(arguments.output, arguments.seed, arguments.count)
-
-
-def write_images(output: Path, seed: int, count: int) -> None:
-    """Write `count` images of each class under `output`."""
-    rng = np.random.default_rng(seed)
-    lists = draw_lists(rng, count)
+    """Write the images of both classes."""
+    rng = np.random.default_rng(SEED)
+    lists = draw_nuisances(rng, COUNT)
     classes: list[tuple[str, list[str], Callable[[str, Paint, np.random.Generator], Vehicle]]] = [
-        ("cars", list(CAR_STYLES), draw_car),
-        ("trucks", list(TRUCK_STYLES), draw_truck),
+        ("car", list(CAR_STYLES), draw_car),
+        ("truck", list(TRUCK_STYLES), draw_truck),
     ]
     for name, styles, draw_vehicle in classes:
-        folder = output / name
+        folder = OUTPUT / f"{name}s"
         folder.mkdir(parents=True, exist_ok=True)
-        order = rng.permutation(count)
-        for index, nuisance in enumerate(shuffled(lists, rng)):
+        order = rng.permutation(COUNT)
+        # Each list in a new order of its own: the two classes share values, never whole images.
+        shuffled = [[each[place] for place in rng.permutation(COUNT)] for each in lists]
+        for index, values in enumerate(zip(*shuffled, strict=True)):
+            nuisance = Nuisance(*values)
             vehicle = draw_vehicle(styles[order[index] % len(styles)], nuisance.paint, rng)
             image = compose(vehicle, nuisance, rng)
-            target = folder / f"{name.removesuffix('s')}_{index + 1:03d}.jpg"
-            image.save(target, quality=nuisance.light.quality, optimize=True)
+            image.save(folder / f"{name}_{index + 1:03d}.jpg", quality=nuisance.light.quality, optimize=True)
 
 
 def compose(vehicle: Vehicle, nuisance: Nuisance, rng: np.random.Generator) -> Image.Image:

@@ -1,7 +1,7 @@
 """Everything about a sample image that must not tell the class: size, place, paint, light, what stands in front.
 
-In: a random generator and a count. Out: one Nuisance an image. Each list is drawn once and handed to both classes,
-shuffled anew, so that size, place, colour and light have exactly the same distribution in both.
+In: a random generator and a count. Out: lists of them. Each list is drawn once and handed to both classes, shuffled
+anew, so that size, place, colour and light have exactly the same distribution in both.
 """
 
 import colorsys
@@ -62,42 +62,17 @@ class Nuisance:
     cover: Cover
 
 
-@dataclass(frozen=True)
-class Lists:
-    """The drawn lists that both classes share."""
-
-    frames: list[Frame]
-    scenes: list[str]
-    paints: list[Paint]
-    lights: list[Light]
-    covers: list[Cover]
-
-
-def draw_lists(rng: np.random.Generator, count: int) -> Lists:
-    """Draw every list once; scenes come in equal numbers."""
-    return Lists(
-        frames=[draw_frame(rng) for _ in range(count)],
-        scenes=[list(SCENES)[index % len(SCENES)] for index in range(count)],
-        paints=[draw_paint(rng) for _ in range(count)],
-        lights=[draw_light(rng) for _ in range(count)],
-        covers=[draw_cover(rng) for _ in range(count)],
+def draw_nuisances(
+    rng: np.random.Generator, count: int
+) -> tuple[list[Frame], list[str], list[Paint], list[Light], list[Cover]]:
+    """`count` of each, drawn once for both classes; scenes come in equal numbers."""
+    return (
+        [draw_frame(rng) for _ in range(count)],
+        [list(SCENES)[index % len(SCENES)] for index in range(count)],
+        [draw_paint(rng) for _ in range(count)],
+        [draw_light(rng) for _ in range(count)],
+        [draw_cover(rng) for _ in range(count)],
     )
-
-
-def shuffled(lists: Lists, rng: np.random.Generator) -> list[Nuisance]:
-    """Pair the lists in a new order, each list by itself: the two classes share values, never whole images."""
-    count = len(lists.frames)
-    frame, scene, paint, light, cover = (rng.permutation(count) for _ in range(5))
-    return [
-        Nuisance(
-            lists.frames[frame[index]],
-            lists.scenes[scene[index]],
-            lists.paints[paint[index]],
-            lists.lights[light[index]],
-            lists.covers[cover[index]],
-        )
-        for index in range(count)
-    ]
 
 
 def draw_frame(rng: np.random.Generator) -> Frame:

@@ -1,0 +1,61 @@
+"""Shell completion: commands, options, choices, networks, recipes and keys, as the shell asks for them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# One process for all questions: the name of the program decides which variable asks.
+ASK = """
+import contextlib, io, json, os, sys
+from resnet_cli.cli.app import main
+sys.argv = ["resnet"]
+answers = []
+for words in json.loads(sys.stdin.read()):
+    os.environ |= {"_RESNET_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
+    with contextlib.redirect_stdout(io.StringIO()) as answer, contextlib.suppress(SystemExit):
+        main()
+    answers.append(answer.getvalue().split("\\n"))
+heavy = [name for name in ("numpy", "PIL", "keras", "tensorflow", "openvino") if name in sys.modules]
+print(json.dumps([answers, heavy]))
+"""
+QUESTIONS = {
+    "resnet fine": ["finetune"],
+    "resnet train --opt": ["--optimizer"],
+    "resnet train --optimizer ": ["sgd", "muon", "adam", "adamw"],
+    "resnet train --shortcut ": ["A", "B", "C"],
+    "resnet finetune photos --augment s": ["strong"],
+    "resnet finetune --resize ": ["crop", "pad", "squash"],
+    "resnet finetune --set label": ["label_smoothing="],
+    "resnet train --set teacher": ["teacher_weight=", "teacher_views="],
+    "resnet train --arch plain": ["plain18", "plain34", "plain20", "plain32", "plain44", "plain56"],
+    "resnet train --recipe ": ["fast", "paper", "keras", "my.toml"],
+    "resnet finetune --recipe ./m": ["./my.toml"],
+    "resnet predict --engine o": ["openvino"],
+    "resnet export --format ke": ["keras"],
+    "resnet train --momentum": [],
+}
+
+
+def test_the_shell_completes_commands_options_and_values(tmp_path: Path) -> None:
+    (tmp_path / "my.toml").touch()
+    asked = json.dumps([question.split(" ") for question in QUESTIONS])
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("COMP_", "_RESNET"))}
+    done = subprocess.run(
+        [sys.executable, "-c", ASK], input=asked, capture_output=True, text=True, env=environment, cwd=tmp_path, check=True
+    )
+    answers, heavy = json.loads(done.stdout)
+    found = {question: [word for word in words if word] for question, words in zip(QUESTIONS, answers, strict=True)}
+    assert found == QUESTIONS
+    assert heavy == []
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_script_for_the_shell_asks_the_program(shell: str) -> None:
+    environment = {**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    program = "import sys; sys.argv = ['resnet', '--show-completion', sys.argv[1]]; from resnet_cli.cli.app import main; main()"
+    done = subprocess.run([sys.executable, "-c", program, shell], capture_output=True, text=True, env=environment, check=True)
+    assert "_RESNET_COMPLETE=complete_" in done.stdout and "resnet" in done.stdout
