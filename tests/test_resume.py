@@ -282,7 +282,7 @@ def test_fine_tuning_stopped_in_its_second_stage_goes_on_from_there(
 
     whole = finetune("whole", Silent())
     with pytest.raises(Interrupted, match="stopped before the end"):
-        finetune("parts", StopAfter(6, title="tail"))
+        finetune("parts", StopAfter(6, title="epoch"))
     assert not (tmp_path / "parts" / "run.json").exists()
     assert (tmp_path / "parts" / "checkpoint" / "tail").is_dir()
     # A range test is not repeated: by now it would start from other weights.
@@ -350,7 +350,7 @@ def test_a_run_goes_on_with_the_activations_that_it_began_with_whatever_the_disk
     )
     config = FinetuneConfig(views=3, epochs=1, unfreeze="last", patience=0)
     with pytest.raises(Interrupted):
-        run_finetune(plan_finetune(request, config, Silent()), StopAfter(1, title="tail"))
+        run_finetune(plan_finetune(request, config, Silent()), StopAfter(1, title="epoch"))
     monkeypatch.setattr("resnet_cli.transfer.features.shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
     plan = plan_finetune(replace(request, resume=True), config, Silent())
     assert run_finetune(plan, Forbids("features of"))["views"] == 3

@@ -115,7 +115,7 @@ def test_what_was_planned_holds_when_the_run_goes_on(
     config, folder = FinetuneConfig(time_limit=600, patience=0), tmp_path / "run"
     request = _request(tiny_dataset, folder)
     with pytest.raises(Interrupted):
-        run_finetune(plan_finetune(request, config, Silent()), StopAfter(1, title="tail"))
+        run_finetune(plan_finetune(request, config, Silent()), StopAfter(1, title="epoch"))
     monkeypatch.setattr("resnet_cli.transfer.time_limit.views_within", lambda *others: 1)
     monkeypatch.setattr("resnet_cli.training.pace.Pace.epochs_within", lambda *others: 1)
     resumed = run_finetune(plan_finetune(replace(request, resume=True), config, Silent()), Silent())

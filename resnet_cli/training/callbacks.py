@@ -99,7 +99,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self._began, self._first_step = time.perf_counter(), self._step
         self._trained_seconds = 0.0
         left = self._per_epoch - self._step % self._per_epoch if self._validated else 0
-        self._task = self._progress.start(f"{self._stage.name} {epoch + 1}/{self._config.epochs}", left)
+        self._task = self._progress.start(f"{self._stage.step} {epoch + 1}/{self._config.epochs}", left)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         """See `keras.callbacks.Callback`."""
@@ -168,10 +168,9 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
             self._save()
         if self._stage.announce:
             self._progress.line(
-                f"{self._stage.name} {record.epoch}/{self._config.epochs}"
-                f"  loss {record.loss:.3f}  accuracy {record.accuracy:.1%}"
-                f"  val loss {record.val_loss:.3f}  val accuracy {record.val_accuracy:.1%}"
-                f"  {record.images_per_second:.0f} images/s{self._to_go(record)}"
+                f"{self._stage.step} {record.epoch:{len(str(self._config.epochs))}}/{self._config.epochs}"
+                f"  loss {record.loss:.3f}  accuracy {record.accuracy:6.1%}"
+                f"  val loss {record.val_loss:.3f}  val accuracy {record.val_accuracy:6.1%}{self._to_go(record)}"
             )
         self._stop()
         self.model.stop_training = self.stopped_early

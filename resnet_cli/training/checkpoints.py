@@ -100,8 +100,13 @@ class Stage:
     tensorboard: bool = False
 
     @property
+    def step(self) -> str:
+        """What the terminal calls one pass of it."""
+        return "head" if self.name == "head" else "epoch"
+
+    @property
     def checkpoints(self) -> Path:
-        """Its folder of checkpoints."""
+        """Folder of its checkpoints."""
         return self.folder / "checkpoint" / self.name
 
 

@@ -104,7 +104,7 @@ def train(
                 verbose=0,
             )
     if (last := len(recorder.history)) < config.epochs:
-        progress.line(f"{stage.name} stopped after epoch {last} of {config.epochs}: no gain in {config.patience} epochs")
+        progress.line(f"stopped after epoch {last} of {config.epochs}: no gain in {config.patience} epochs")
     recorder.restore_best(model)
     return TrainResult(tuple(recorder.history), recorder.best_epoch)
 
