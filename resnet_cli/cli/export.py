@@ -20,8 +20,7 @@ from resnet_cli.jobs.export import ExportRequest, require_possible, run_export
 
 if TYPE_CHECKING:
     from resnet_cli.data.decode import Geometry
-    from resnet_cli.export.export import Exported
-    from resnet_cli.export.quantize import Quantized
+    from resnet_cli.export.export import Exported, Quantized
 
 MaxDrop = Annotated[
     float | None,
@@ -104,7 +103,7 @@ def _print_result(exported: "Exported", geometry: "Geometry", classes: int, othe
 
 
 def _print_sides(quantized: "Quantized") -> None:
-    from resnet_cli.export.quantize import in_images
+    from resnet_cli.export.export import in_images
 
     before, after, count = quantized.before, quantized.after, quantized.count
     table = console.Table(

@@ -17,9 +17,8 @@ from resnet_cli.runs.folder import Run, load_run
 
 if TYPE_CHECKING:
     from resnet_cli.data.decode import Geometry
-    from resnet_cli.export.export import Exported
+    from resnet_cli.export.export import Exported, Quantized
     from resnet_cli.export.parity import Side
-    from resnet_cli.export.quantize import Quantized
 
 
 @dataclass(frozen=True)
@@ -109,8 +108,7 @@ def run_export(request: ExportRequest, progress: Progress) -> FinishedExport:
         import keras
 
         from resnet_cli.data.decode import run_geometry
-        from resnet_cli.export.export import export
-        from resnet_cli.export.quantize import export_int8
+        from resnet_cli.export.export import export, export_int8
 
     if keras.backend.backend() != "tensorflow":
         what = f"the converters read TensorFlow's graphs, and Keras runs on {keras.backend.backend()} in this process"
@@ -145,7 +143,7 @@ def _int8_to_json(quantized: "Quantized") -> dict[str, Any]:
 
 
 def _int8_warnings(quantized: "Quantized") -> list[str]:
-    from resnet_cli.export.quantize import in_images
+    from resnet_cli.export.export import in_images
 
     warnings, count, bound = list(quantized.left_out), quantized.count, quantized.max_drop
     if 0 < bound < 100 / count:
