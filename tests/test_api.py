@@ -261,6 +261,7 @@ def test_evaluate_of_a_folder_and_a_split_are_those_of_the_command(
     assert run.evaluate(split="train", output=tmp_path / "train", progress=told).count == 27
 
 
+@pytest.mark.slow
 def test_an_export_is_written_where_the_command_writes_it_and_openvino_is_a_run_again(
     run: resnet.Run, paths: list[Path], tmp_path: Path
 ) -> None:
@@ -302,6 +303,7 @@ def figures_of(results: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in results.items() if name not in ("run", "seconds")}
 
 
+@pytest.mark.slow
 def test_finetune_gives_the_run_of_the_command_and_leaves_the_process_as_it_was(
     finetuned_run: Finetuned, tmp_path: Path
 ) -> None:
@@ -336,6 +338,7 @@ class _Asked:
         return {"data": data, **asked}
 
 
+@pytest.mark.slow
 def test_an_interrupted_call_saves_raises_keyboard_interrupt_and_goes_on_with_resume(
     finetuned_run: Finetuned, tmp_path: Path
 ) -> None:
@@ -383,6 +386,7 @@ def test_a_run_answers_in_a_thread_too(run: resnet.Run, paths: list[Path]) -> No
     assert [each.path for each in found] == paths
 
 
+@pytest.mark.slow
 def test_train_gives_a_run_with_the_recipe_and_the_changes_that_were_asked_for(fruit: Path, tmp_path: Path) -> None:
     run = resnet.train(
         fruit,
@@ -451,6 +455,7 @@ print(bars, "/36" in texts, threading.active_count())
 """
 
 
+@pytest.mark.slow
 def test_a_notebook_shows_bars(fruit: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", NOTEBOOK, str(fruit)], capture_output=True, text=True, check=False, env=dict(os.environ)
@@ -463,6 +468,7 @@ def blocks(page: Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_page_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sample_data").symlink_to(ROOT / "sample_data")
     monkeypatch.chdir(tmp_path)

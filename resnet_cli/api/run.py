@@ -43,7 +43,7 @@ _RESUME = "what was trained is saved: the same call with resume=True goes on whe
 def call(progress: bool | Progress) -> Iterator[Interruptible]:
     """One call of the API belongs inside: Ctrl-C is a KeyboardInterrupt, after saving what it would lose.
 
-    Handlers of signals are those of the caller again when it ends; handlers of his own are left alone.
+    Handlers of signals are those of the caller again when it ends; handlers of its own are left alone.
 
     Args:
         progress: True shows it in the terminal or notebook, False gives Python's warnings alone, an object is told.
