@@ -6,7 +6,7 @@ import math
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -25,7 +25,7 @@ from resnet_cli.networks.classifier import build_logits
 from resnet_cli.networks.pretrained import WeightsSource
 from resnet_cli.reports.curves import Curve, error_limits
 from resnet_cli.runs.folder import EpochRecord, finish_run, write_splits
-from resnet_cli.training.config import TrainConfig
+from resnet_cli.training.config import FinetuneConfig, TrainConfig
 
 # Errors by epoch, training and held out.
 SLOW = ([0.9, 0.5, 0.40, 0.30], [0.8, 0.6, 0.35, 0.45])
@@ -128,16 +128,31 @@ def test_what_rows_differ_in_is_told(write_run: WriteRun, tiny_dataset: Path, ru
     assert compared(run_cli, *runs)["notes"] == [note]
 
 
+def test_a_fine_tuning_of_an_older_program_shares_a_row_with_one_that_has_more_keys(
+    write_run: WriteRun, tiny_dataset: Path, run_cli: RunCli
+) -> None:
+    runs = [write_run(f"runs/{name}", tiny_dataset, FAST, Written("resnet32")) for name in ("older", "newer", "other")]
+    newer = asdict(FinetuneConfig(unfreeze="none", seed=1, cache=False))
+    configs = ({"unfreeze": "none", "seed": 0}, newer, {**newer, "cutout": 0.2, "seed": 2})
+    for run, config in zip(runs, configs, strict=True):
+        record = json.loads((Path(run) / "run.json").read_text())
+        (Path(run) / "run.json").write_text(json.dumps({**record, "config": config, "seed": config["seed"]}))
+    document = compared(run_cli, *runs)
+    assert [row["runs"] for row in document["rows"]] == [["runs/older", "runs/newer"], ["runs/other"]]
+    assert "the rows differ in cutout auto / 0.2" in document["notes"]
+
+
 def test_options_that_one_command_alone_has_are_no_difference_but_weights_are(
     write_run: WriteRun, tiny_dataset: Path, run_cli: RunCli
 ) -> None:
     runs = [write_run(f"runs/{name}", tiny_dataset, FAST, Written("resnet32")) for name in ("scratch", "bundled")]
     path = Path(runs[1]) / "run.json"
     record = json.loads(path.read_text())
-    record["config"] = {"seed": 0, "unfreeze": "last", "learning_rate": record["config"]["learning_rate"]}
+    both = {field.name for field in fields(FinetuneConfig)} & record["config"].keys()
+    record["config"] = {name: record["config"][name] for name in both} | {"unfreeze": "last", "hidden": 8}
     record["weights"]["source"] = "bundled"
     path.write_text(json.dumps(record))
-    assert compared(run_cli, *runs)["notes"] == ["the rows differ in --weights none / bundled"]
+    assert compared(run_cli, *runs)["notes"] == ["the rows differ in weights none / bundled"]
 
 
 def test_the_json_document_keeps_its_contract(write_run: WriteRun, tiny_dataset: Path, run_cli: RunCli) -> None:

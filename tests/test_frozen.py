@@ -25,11 +25,10 @@ from resnet_cli.networks.classifier import boundary_model, build_logits, feature
 from resnet_cli.networks.pretrained import BUNDLED, choose_backbone
 from resnet_cli.progress import Silent
 from resnet_cli.training.config import FinetuneConfig
-from resnet_cli.transfer.batches import EngineStream
 from resnet_cli.transfer.features import AS_IT_IS, LIGHT, STRONG, Material, augmentation_of
 from resnet_cli.transfer.phases import network_hash
 from resnet_cli.transfer.store import KEY
-from resnet_cli.transfer.tail import tail_on_engine, tail_on_pixels
+from resnet_cli.transfer.tail import EngineStream, tail_on_engine, tail_on_pixels
 
 HEAD = ["--weights", "bundled", "--image-size", "32", "--set", "views=2", "--unfreeze", "none", "--json"]
 HEAD += ["--val-split", "0.25", "--seed", str(A_QUARTER)]

@@ -22,7 +22,7 @@ from resnet_cli.data.split import hold_out
 from resnet_cli.data.threads import map_in_order, workers
 from resnet_cli.errors import ResnetError
 from resnet_cli.progress import Silent
-from resnet_cli.transfer.batches import EngineStream, StoredStream
+from resnet_cli.transfer.tail import EngineStream, StoredStream
 
 GEOMETRY = Geometry(24)
 EVERYTHING = Augmentation("resized", 0.3, True, rotate=20, shift=0.1, sharpness=1.0, cutout=0.3, mixup=0.2)

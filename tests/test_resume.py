@@ -20,7 +20,7 @@ from training_material import STEPS, HeldOut, Points, StopAfter, run, values
 from resnet_cli.errors import Interrupted, ResnetError
 from resnet_cli.jobs.finetune import run_finetune
 from resnet_cli.jobs.finetune_plan import plan_finetune
-from resnet_cli.jobs.start import FinetuneRequest, begin_run
+from resnet_cli.jobs.start import FinetuneRequest
 from resnet_cli.progress import Silent, Task
 from resnet_cli.runs.folder import read_history
 from resnet_cli.training.checkpoints import Stage
@@ -341,40 +341,6 @@ def test_what_went_through_the_frozen_layers_does_not_go_through_them_again_with
     assert resumed["val"]["count"] == len(plan.dataset.splits["val"])
 
 
-def test_a_run_goes_on_with_the_activations_that_it_began_with_whatever_the_disk_has_by_now(
-    make_dataset: MakeDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = make_dataset(tmp_path / "pets", ("cat", "dog"), count=10)
-    request = FinetuneRequest(
-        data, "resnet8", "none", "32", "crop", tmp_path / "run", False, False, False, None, False, False, None, "resnet"
-    )
-    config = FinetuneConfig(views=3, epochs=1, unfreeze="last", patience=0)
-    with pytest.raises(Interrupted):
-        run_finetune(plan_finetune(request, config, Silent()), StopAfter(1, title="epoch"))
-    monkeypatch.setattr("resnet_cli.transfer.features.shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
-    plan = plan_finetune(replace(request, resume=True), config, Silent())
-    assert run_finetune(plan, Forbids("features of"))["views"] == 3
-
-
-def test_a_run_that_an_older_version_left_unfinished_is_refused_in_one_sentence(
-    make_dataset: MakeDataset, tmp_path: Path
-) -> None:
-    data, folder = make_dataset(tmp_path / "pets", ("cat", "dog"), count=10), tmp_path / "run"
-    request = FinetuneRequest(
-        data, "resnet8", "none", "32", "crop", folder, False, False, False, None, False, False, None, "resnet"
-    )
-    plan = plan_finetune(request, FinetuneConfig(), Silent())
-    begin_run(plan.place, plan.chosen, "resnet")
-    former = folder / "checkpoint" / "activations" / "views.json"
-    former.parent.mkdir()
-    former.write_text("7")
-    with pytest.raises(ResnetError) as told:
-        plan_finetune(replace(request, resume=True), FinetuneConfig(), Silent())
-    assert told.value.message == f"the run {folder} was interrupted in an older version, whose features this one cannot read"
-    assert told.value.hint == "resume it with that version, or begin a new run"
-    assert former.read_text() == "7"
-
-
 @pytest.mark.slow
 def test_the_program_saves_and_says_how_to_go_on_when_it_is_terminated(
     make_dataset: MakeDataset, tmp_path: Path, run_cli: RunCli
@@ -476,3 +442,47 @@ def test_nothing_to_resume_is_one_sentence(
     assert result.stderr.endswith(
         f"\nerror: there is no interrupted run at {where}\nhint: leave --resume out to begin a new one\n"
     )
+
+
+@pytest.fixture
+def stopped_words(make_dataset: MakeDataset, tmp_path: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The command of a fine-tuning that was asked to stop when its head was trained, in the folder `run`."""
+    monkeypatch.setattr("resnet_cli.transfer.phases.is_perfect", lambda record: False)  # fine-tuning would be skipped
+    data, run = make_dataset(tmp_path / "pets", ("cat", "dog"), count=10), tmp_path / "run"
+    words = ["finetune", data, "--arch", "resnet8", "--weights", "none", "--image-size", 32, "--epochs", 1, "--json"]
+    words += ["--unfreeze", "last", "--output"]
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "resnet_cli.cli.reporter.Reporter.stop_signal", lambda self: signal.SIGINT * (run / "metrics.jsonl").exists()
+        )
+        assert run_cli(*words, run).exit_code == 130
+    return words
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_the_activations_that_it_began_with_whatever_the_disk_has_by_now(
+    stopped_words: list[object], tmp_path: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run_cli(*stopped_words, tmp_path / "whole")
+    monkeypatch.setattr("resnet_cli.transfer.features.shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
+    resumed = run_cli(*stopped_words, tmp_path / "run", "--resume")
+    assert resumed.exit_code == 0, resumed.stderr
+    first, second = ({**json.loads(each.stdout), "run": 0, "seconds": 0} for each in (whole, resumed))
+    assert second == first and second["views"] == 12
+    # Activations that are computed as needed are of other views, and have other losses.
+    assert histories(tmp_path / "run") == histories(tmp_path / "whole")
+
+
+def test_a_run_that_an_older_version_left_unfinished_is_refused_in_one_sentence(
+    stopped_words: list[object], tmp_path: Path, run_cli: RunCli
+) -> None:
+    run = tmp_path / "run"
+    (run / "checkpoint" / "frozen").rename(run / "checkpoint" / "activations")
+    before = sorted(run.rglob("*"))
+    result = run_cli(*stopped_words, run, "--resume")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-2:] == [
+        f"error: the run {run} was interrupted in an older version, whose features this one cannot read",
+        "hint: resume it with that version, or begin a new run",
+    ]
+    assert sorted(run.rglob("*")) == before

@@ -22,7 +22,7 @@ from resnet_cli.data.images import ImageSet, reader_for_training
 from resnet_cli.errors import Interrupted, ResnetError
 from resnet_cli.progress import Progress, Silent, Task
 from resnet_cli.transfer.features import AS_IT_IS, LIGHT, Views, frozen_rows, views_of
-from resnet_cli.transfer.store import FROZEN_FOLDER, KEY, Cache, ResumeRecord, Store, room_for_features, write_rows
+from resnet_cli.transfer.store import FROZEN_FOLDER, KEY, Cache, ResumeRecord, Store, room_for_features, stores_of, write_rows
 
 LIMIT = 10**9
 SIDE = 32
@@ -84,8 +84,7 @@ def compute(
     run: Path, views: Views, engine: Colours, progress: Progress | None = None, cache: Cache | None = None
 ) -> tuple[list[NDArray[np.float32]], dict[int, str]]:
     """What a process that begins or goes on with a run in that folder learns from, and what it leaves out."""
-    shapes = {"features": (3,), "boundary": (SIDE, SIDE, 3)}
-    stores = [Store(run / FROZEN_FOLDER / name, shapes[name]) for name in list(shapes)[: engine.outputs]]
+    stores = stores_of(run, [(3,), (SIDE, SIDE, 3)][: engine.outputs])
     stored, unreadable = frozen_rows(engine, views, stores, cache, ResumeRecord(run), progress or Silent())
     return [each.read(range(each.count)) for each in stored], unreadable
 
@@ -162,6 +161,7 @@ def test_a_pass_that_stops_half_way_goes_on_there_where_its_rows_are_the_same(
     engine = Colours(outputs)
     assert_same(compute(run, views_in(tiny_dataset, seed=seed), engine), whole)
     assert engine.seen == left
+    assert not [name for name in files(run) if "partial" in name]
 
 
 def test_a_second_stop_loses_nothing_of_the_first_and_a_third_process_finishes(tiny_dataset: Path, tmp_path: Path) -> None:

@@ -215,11 +215,14 @@ def notes_on(trained: Sequence[Trained], rows: Sequence[Row]) -> list[str]:
 def _different(options: Sequence[dict[str, Any]]) -> list[str]:
     """The options in which rows differ, in the order of the rows; the epochs stand in the table.
 
-    Those that only some of the commands have tell nothing of the others.
+    Those that only some of the commands have tell nothing of the others; nor does what one command alone leaves to the program
+    (None).
     """
     known = set[str].intersection(*(set(each) for each in options)) - {"epochs"}
+    if len({"unfreeze" in each for each in options}) > 1:
+        known = {name for name in known if all(each[name] is not None for each in options)}
     names = [*(name for name in _WEIGHTIEST if name in known), *sorted(known - set(_WEIGHTIEST))]
-    values = {name: [json.dumps(each.get(name)).strip('"') for each in options] for name in names}
+    values = {name: ["auto" if each[name] is None else json.dumps(each[name]).strip('"') for each in options] for name in names}
     differing = [f"{name} {' / '.join(of)}" for name, of in values.items() if len(set(of)) > 1]
     more = f" and {len(differing) - _NAMED} more" if len(differing) > _NAMED else ""
     return [f"the rows differ in {', '.join(differing[:_NAMED])}{more}"] if differing else []

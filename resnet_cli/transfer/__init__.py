@@ -4,8 +4,7 @@
     features.py    the views of every image, and what the frozen layers give for them: from a store, or computed
     store.py       where that is stored: files of rows by key, in the run and in the user's cache; resume.json
     head.py        the head phase: `train_head`, on stored features
-    tail.py        the fine-tuning phase: which layers are trained, on which batches, by which recipe; by training/loop.py
-    batches.py     the batches of both phases
+    tail.py        the fine-tuning phase: which layers training/loop.py trains, by which recipe, and the batches of both phases
     time_limit.py  views and epochs that fit into --time-limit
 
 When Ctrl-C comes, rows that went through the frozen layers are written (`Store.new_file`), and in a phase that AdamW trains a

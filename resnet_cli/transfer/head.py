@@ -25,9 +25,9 @@ from resnet_cli.training.checkpoints import Stage
 from resnet_cli.training.config import FinetuneConfig, TrainConfig
 from resnet_cli.training.loop import TrainResult, balanced_weights, train
 from resnet_cli.training.tensorboard import EventFile
-from resnet_cli.transfer.batches import StoredBatches, StoredStream
 from resnet_cli.transfer.features import NOT_YET, Material
 from resnet_cli.transfer.store import Stored
+from resnet_cli.transfer.tail import StoredBatches, StoredStream
 
 Matrix = NDArray[np.float32]
 

@@ -18,7 +18,6 @@ from resnet_cli.data.dataset import LeftOut
 from resnet_cli.data.images import ImageSet
 from resnet_cli.engines.base import Engine
 from resnet_cli.engines.frozen import converted, engine_for
-from resnet_cli.files import UNFINISHED
 from resnet_cli.networks.classifier import boundary_model, feature_model, freeze_batch_norm, prefix_model
 from resnet_cli.networks.weights import named_variables
 from resnet_cli.progress import Progress
@@ -38,7 +37,7 @@ from resnet_cli.transfer.features import (
     views_that_fit,
 )
 from resnet_cli.transfer.head import train_head
-from resnet_cli.transfer.store import FROZEN_FOLDER, Cache, ResumeRecord, Store, Stored, room_for_features
+from resnet_cli.transfer.store import Cache, ResumeRecord, Stored, room_for_features, stores_of
 from resnet_cli.transfer.tail import Tail, tail_on_engine, tail_on_pixels, tail_on_stored
 from resnet_cli.transfer.time_limit import Limit, choose_epochs, choose_views
 
@@ -86,10 +85,7 @@ def run_frozen(model: keras.Model, material: Material, config: FinetuneConfig, p
     """
     progress.saved(NOT_YET)
     limit = Limit(config.time_limit) if config.time_limit else None
-    folder, record = material.folder / FROZEN_FOLDER, ResumeRecord(material.folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.rglob(f"{UNFINISHED}*"):  # by a process that was killed; no other is at this run
-        left.unlink()
+    record = ResumeRecord(material.folder)
     part, usual = _choose_part(model, material, config, record, progress)
     engine = engine_for(part, config.engine)
     progress.line(f"frozen layers, engine: {engine.name} {engine.precision}")
@@ -97,7 +93,7 @@ def run_frozen(model: keras.Model, material: Material, config: FinetuneConfig, p
     if limit is not None:
         views = record.once("views", lambda: choose_views(limit, engine, material, config, usual, progress))
     shapes = [output.shape[1:] for output in part.outputs]
-    stores = [Store(folder / name, shape) for name, shape in zip(("features", "boundary"), shapes, strict=False)]
+    stores = stores_of(material.folder, shapes)
     cache = _open_cache(material, model, engine, shapes[0])
     left_out: list[LeftOut] = []
 
@@ -222,16 +218,15 @@ def transfer(
         return TransferResult(head, None, "head", "skipped")
     before = {name: keras.ops.convert_to_numpy(value) for name, value in named_variables(model).items()}
     freeze_batch_norm(model)
-    second = _second_stage(model, frozen, config)
+    second = _second_phase(model, frozen, config)
     recipe = second.recipe
     if choose_rate is not None:
         rate = choose_rate(lambda: find_rate(second.model, second.stream, recipe, progress, NOT_YET))
         if rate is None:
             return TransferResult(head, None, "head", "none")
         recipe = replace(recipe, learning_rate=rate)
-    if frozen.limit is not None:
-        limit, views, record = frozen.limit, frozen.views, ResumeRecord(material.folder)
-        epochs = record.once("epochs", lambda: choose_epochs(limit, second, views, progress))
+    if (limit := frozen.limit) is not None:
+        epochs = ResumeRecord(material.folder).once("epochs", lambda: choose_epochs(limit, second, frozen.views, progress))
         if not epochs:
             return TransferResult(head, None, "head", "no time")
         recipe = replace(recipe, epochs=epochs)
@@ -257,7 +252,7 @@ def _figures(phase: TrainResult) -> str:
     return f"accuracy {phase.best.val_accuracy:.1%}, loss {phase.best.val_loss:.3f}"
 
 
-def _second_stage(model: keras.Model, frozen: Frozen, config: FinetuneConfig) -> Tail:
+def _second_phase(model: keras.Model, frozen: Frozen, config: FinetuneConfig) -> Tail:
     material = frozen.material
     if config.unfreeze == "all":
         return tail_on_pixels(model, material, config)

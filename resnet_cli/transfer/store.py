@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from resnet_cli.engines.base import in_half
 from resnet_cli.errors import Interrupted, ResnetError
-from resnet_cli.files import unfinished, write_text
+from resnet_cli.files import UNFINISHED, unfinished, write_text
 
 FROZEN_FOLDER = Path("checkpoint", "frozen")  # in a run
 KEY = 16  # bytes
@@ -168,6 +168,19 @@ class Store:
         self._firsts.append(self._count)
         self._numbers.update(zip(keys, itertools.count(self._count)))
         self._count += len(keys)
+
+
+def stores_of(run: Path, shapes: Sequence[tuple[int, ...]]) -> list[Store]:
+    """The stores of a run, less what a process that was killed left unfinished there; one process at a time is at a run.
+
+    Args:
+        run: its folder.
+        shapes: of a row of pooled features and, where activations at the freeze boundary are stored, of one of those.
+    """
+    folder = run / FROZEN_FOLDER
+    for left in folder.rglob(f"{UNFINISHED}*"):
+        left.unlink()
+    return [Store(folder / name, shape) for name, shape in zip(("features", "boundary"), shapes, strict=False)]
 
 
 def write_rows(stores: Sequence[Store], blocks: Iterable[Block]) -> None:
