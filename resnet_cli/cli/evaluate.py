@@ -10,7 +10,6 @@ from resnet_cli.cli import console
 from resnet_cli.cli.options import Engine, Json, Quiet, RunFolders, Views, dataset_path
 from resnet_cli.cli.reporter import Reporter
 from resnet_cli.data.scoring import SplitName
-from resnet_cli.statistics import most_frequent_confusions
 
 if TYPE_CHECKING:
     from resnet_cli.inference.metrics import Evaluation
@@ -113,6 +112,8 @@ def _print_confusion(evaluation: "Evaluation") -> None:
     names = [each.name for each in evaluation.classes]
     table = _matrix(evaluation, names) if len(names) <= _MANY else None
     if table is None or console.full_width(table) > console.out.width:
+        from resnet_cli.reports.page import most_frequent_confusions
+
         table = console.Table("true", "taken for", "images", title="most frequent confusions (all: confusion.csv)")
         for count, true, guess in most_frequent_confusions(names, evaluation.confusion.tolist(), 10):
             table.add_row(console.escape(true), console.escape(guess), str(count))
