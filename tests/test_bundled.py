@@ -17,7 +17,7 @@ from resnet_cli.engines.frozen import read_classifier
 from resnet_cli.engines.openvino import OpenVinoEngine
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import digest
-from resnet_cli.jobs import ready
+from resnet_cli.jobs import predict as ready
 from resnet_cli.networks.catalogue import find_network, spec_from_record
 from resnet_cli.networks.pretrained import BUNDLED, bundled_run
 from resnet_cli.progress import Silent

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -249,6 +250,29 @@ def test_a_compiled_model_answers_with_the_weights_of_today(run: Path, fruit: Pa
     after = OpenVinoEngine(folder / "model.xml", "many", cache=tmp_path / "cache").run(pixels)[0]
     np.testing.assert_array_equal(after, OpenVinoEngine(folder / "model.xml", "many").run(pixels)[0])
     assert np.abs(after - before).max() > 0.1
+
+
+SIGNALS = """
+import ctypes, sys
+from resnet_cli.engines.openvino import OpenVinoEngine
+
+def stack():
+    found = (ctypes.c_void_p * 3)()
+    ctypes.CDLL(None).sigaltstack(None, found)
+    return found[0]
+
+before = stack()
+engine = OpenVinoEngine(sys.argv[1], "one")
+print(stack() == before)
+"""
+
+
+def test_loading_a_model_leaves_the_stack_of_signal_handlers_alone() -> None:
+    # On a CPU with AMX, OpenVINO sets one in which a handler has no room: Ctrl-C during TensorFlow's AMX ended by SIGSEGV.
+    from resnet_cli.networks.pretrained import bundled_run
+
+    command = [sys.executable, "-c", SIGNALS, str(bundled_run().openvino)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "True\n"
 
 
 # --- a converter of another version -------------------------------------------------------------------------------------------

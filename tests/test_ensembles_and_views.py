@@ -233,6 +233,6 @@ def test_images_are_read_no_further_ahead_than_the_engines_need(
     runs = [load_run(folder) for folder in (residual, plain)]
     members = [Member(OpenVinoEngine(run.openvino, "many"), run_geometry(run)) for run in runs]
     results = list(itertools.islice(classify(endless(), members, views, batch=2), 60))
-    assert [result.path for result in results] == names * 20
+    assert [result.image for result in results] == names * 20
     assert [result.error is None for result in results] == [False, True, True] * 20
     assert next(taken) < 60 + 300, "a few requests of two images for every core, and no more"

@@ -12,9 +12,8 @@ import pytest
 import sklearn.metrics
 from conftest import Finetuned, MakeDataset, MakeImage, MakeRun, RunCli
 
-from resnet_cli.inference.metrics import measure
+from resnet_cli.inference.metrics import measure, wilson_interval
 from resnet_cli.runs.folder import is_run_like
-from resnet_cli.statistics import wilson_interval
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

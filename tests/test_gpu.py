@@ -17,7 +17,7 @@ from resnet_cli.engines import EngineName
 from resnet_cli.engines.frozen import measuring_engine
 from resnet_cli.jobs import environment as gpu
 from resnet_cli.jobs import environment as quiet
-from resnet_cli.jobs import ready
+from resnet_cli.jobs import predict as ready
 from resnet_cli.jobs.environment import MANY, Surroundings, gpu_is_likely, is_worth_a_gpu, keras_backend, surroundings
 from resnet_cli.training.reading import Reading
 
@@ -37,7 +37,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, make_run: MakeRun, fruit: Path
 @pytest.fixture
 def likely(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that looks as if it had a GPU, on which five images are many."""
-    monkeypatch.setattr("resnet_cli.jobs.ready.surroundings", lambda: HERE)
+    monkeypatch.setattr("resnet_cli.jobs.predict.surroundings", lambda: HERE)
     monkeypatch.setattr("resnet_cli.jobs.environment.MANY", 5)
 
 

@@ -1,7 +1,9 @@
 """The house rules that a machine can see, over every file of the package."""
 
 import ast
-from collections.abc import Sequence
+import doctest
+import importlib
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -46,8 +48,8 @@ def test_no_function_is_longer_than_60_lines() -> None:
     assert long == {}
 
 
-def test_every_module_begins_with_a_docstring() -> None:
-    assert [name for name, tree in TREES.items() if tree.body and not ast.get_docstring(tree)] == []
+def test_every_module_and_room_begins_with_a_docstring() -> None:
+    assert [name for name, tree in TREES.items() if not ast.get_docstring(tree)] == []
 
 
 @pytest.mark.parametrize("call", ["print", "input", "exit", "quit"])
@@ -97,3 +99,42 @@ def test_nothing_is_deserialised_that_could_name_code() -> None:
     words = ("import pickle", "allow_pickle=True", "safe_mode=False", "yaml.load(")
     found = [f"{name}: {word}" for name, source in SOURCES.items() for word in words if word in source]
     assert found == []
+
+
+def _public(node: ast.Module | ast.ClassDef, prefix: str) -> Iterator[tuple[str, ast.FunctionDef | ast.ClassDef]]:
+    for each in node.body:
+        if isinstance(each, ast.FunctionDef | ast.ClassDef) and not each.name.startswith("_"):
+            yield f"{prefix}{each.name}", each
+            if isinstance(each, ast.ClassDef):
+                yield from _public(each, f"{prefix}{each.name}.")
+
+
+PUBLIC = {name: node for file, tree in TREES.items() for name, node in _public(tree, f"{file}:")}
+
+
+def test_everything_public_has_a_docstring() -> None:
+    assert [name for name, node in PUBLIC.items() if not ast.get_docstring(node)] == []
+
+
+# What is called from notebooks and by those who build something of their own.
+SHOWN = (
+    *("api/training.py:finetune", "api/training.py:train", "api/training.py:check", "api/run.py:load", "api/run.py:Run"),
+    *(f"api/run.py:Run.{name}" for name in ("evaluate", "predict", "export")),
+    "networks/residual.py:build_backbone",
+    *(f"networks/classifier.py:build_{name}" for name in ("logits", "head", "classifier")),
+    *(f"data/decode.py:{name}" for name in ("decode", "decode_square", "in_memory")),
+    *(f"data/augment.py:{name}" for name in ("augment", "mix")),
+    *(f"inference/classify.py:{name}" for name in ("classify", "predict")),
+)
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_what_others_build_on_shows_an_example(name: str) -> None:
+    assert "Example:\n    >>> " in (ast.get_docstring(PUBLIC[name]) or "")
+
+
+@pytest.mark.parametrize("file", sorted({name.partition(":")[0] for name in SHOWN}))
+def test_the_examples_in_docstrings_give_what_they_say(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[1])  # where sample_data is
+    module = importlib.import_module(f"resnet_cli.{file.removesuffix('.py').replace('/', '.')}")
+    assert doctest.testmod(module).failed == 0

@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+import resnet_cli
+from resnet_cli import __version__
+
 PACKAGE = Path(str(resources.files("resnet_cli")))
 HEAVY = ("numpy", "PIL", "keras", "tensorflow", "openvino", "matplotlib", "sklearn", "scipy", "h5py", "jinja2", "jax", "onnx")
 # Other modules call themselves light in their first docstring; these have to be, whatever they say.
@@ -135,3 +138,20 @@ import resnet_cli.reports.curves
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
     assert (done.stdout, done.stderr) == ("", "")
     assert list(tmp_path.glob("fontlist*.json"))
+
+
+def test_the_package_is_imported_without_heavy_packages_and_without_what_shows_progress() -> None:
+    script = """
+import resnet_cli as resnet
+first = [resnet.__version__, sorted(name for name in sys.modules if name.startswith("resnet_cli")), *heavy()]
+used = [callable(getattr(resnet, name)) for name in resnet.__all__]
+shows = [name for name in ("typer", "rich") if name in sys.modules]
+unnamed = sorted(set(resnet.__all__) - set(dir(resnet)))
+print(json.dumps({"import": first, "use": [all(used), *heavy(), *shows], "unnamed": unnamed}))
+"""
+    assert in_fresh_process(script) == {"import": [__version__, ["resnet_cli"]], "use": [True], "unnamed": []}
+
+
+def test_a_name_that_the_package_does_not_have_is_no_attribute() -> None:
+    with pytest.raises(AttributeError, match="module 'resnet_cli' has no attribute 'fit'"):
+        resnet_cli.fit  # noqa: B018

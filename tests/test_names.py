@@ -180,7 +180,7 @@ def test_figures_of_two_data_sets_of_one_name_stay_apart(
 def test_two_ensembles_at_a_time_write_apart(
     tiny_dataset: Path, make_run: MakeRun, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from resnet_cli.jobs import measure as measuring
+    from resnet_cli.jobs import evaluate as measuring
 
     monkeypatch.chdir(tmp_path)
     runs = [make_run(tmp_path / name, tiny_dataset, arch="resnet8") for name in ("a", "b")]

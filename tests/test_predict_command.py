@@ -199,7 +199,7 @@ def test_one_image_or_many_at_a_time_is_the_same(finetuned_run: Finetuned, album
     geometry = Geometry(32, "crop", 1.0)
     one = list(classify(paths, [Member(OpenVinoEngine(run.openvino, "one", exact=True), geometry)], batch=1))
     many = list(classify(paths, [Member(OpenVinoEngine(run.openvino, "many", exact=True), geometry)], batch=8))
-    assert [row.path for row in one] == [row.path for row in many] == paths
+    assert [row.image for row in one] == [row.image for row in many] == paths
     for row, other in zip(one, many, strict=True):
         assert row.probabilities is not None and other.probabilities is not None
         np.testing.assert_allclose(row.probabilities, other.probabilities, atol=1e-4)

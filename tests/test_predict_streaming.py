@@ -92,11 +92,11 @@ def test_every_result_before_a_pause_goes_out_before_the_next_path_is_asked_for(
             asked += burst
             yield from burst
             yield PAUSE
-            assert [each.path for each in out] == asked
+            assert [each.image for each in out] == asked
 
     for result in classify(arriving(), members, views=2, batch=6):
         out.append(result)
-    assert [each.path for each in out if each.error is None] == images
+    assert [each.image for each in out if each.error is None] == images
     expected = list(classify(images, members, views=2, batch=6))
     for each, other in zip([each for each in out if each.error is None], expected, strict=True):
         assert each.probabilities is not None and other.probabilities is not None

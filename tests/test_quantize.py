@@ -17,7 +17,8 @@ from test_export import ANSWER
 from resnet_cli.data.contents import contents
 from resnet_cli.data.decode import decode_square, run_geometry
 from resnet_cli.engines.openvino import OpenVinoEngine, convert, save
-from resnet_cli.export import quantize, quantizers
+from resnet_cli.export import export as quantize
+from resnet_cli.export import quantizers
 from resnet_cli.export.parity import Both, answer_both
 from resnet_cli.runs.folder import load_run, read_splits, write_splits
 

@@ -1,0 +1,1 @@
+"""Parse, call one job, print: one file a command. Nothing else prints or exits."""

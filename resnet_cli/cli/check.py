@@ -71,19 +71,11 @@ def check(
     reporter = Reporter(quiet or json)
     found = inspect_dataset(dataset_folder(dataset, reporter), reporter)
     if json:
-        console.print_json(_document(found))
+        console.print_json(found.to_json())
     else:
         _print(found)
     if any(strict or problem.severity == "error" for problem in found.problems):
         raise typer.Exit(1)
-
-
-def _document(found: Inspection) -> dict[str, object]:
-    problems = [
-        {"kind": problem.kind, "path": str(problem.path), "detail": problem.detail, "severity": problem.severity}
-        for problem in found.problems
-    ]
-    return {"classes": list(found.classes), "images": found.images, "counts": found.counts, "problems": problems}
 
 
 def _print(found: Inspection) -> None:

@@ -5,7 +5,7 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,16 +13,14 @@ from resnet_cli.cli import console
 from resnet_cli.cli.options import Json, RunFolder
 from resnet_cli.cli.reporter import Reporter
 from resnet_cli.data.folders import EXAMPLE, LABELS
-from resnet_cli.export.formats import FormatName, find_format
-from resnet_cli.export.quantizers import MAX_DROP, QUANTIZERS, find_quantizer
-from resnet_cli.jobs.environment import tensorflow_import, without_chatter
-from resnet_cli.runs.folder import load_run
+from resnet_cli.errors import ResnetError
+from resnet_cli.export.formats import FormatName
+from resnet_cli.export.quantizers import MAX_DROP, QUANTIZERS
+from resnet_cli.jobs.export import ExportRequest, require_possible, run_export
 
 if TYPE_CHECKING:
     from resnet_cli.data.decode import Geometry
-    from resnet_cli.export.export import Exported
-    from resnet_cli.export.parity import Side
-    from resnet_cli.export.quantize import Quantized
+    from resnet_cli.export.export import Exported, Quantized
 
 MaxDrop = Annotated[
     float | None,
@@ -61,73 +59,23 @@ def export(
     Pixel values are scaled inside; classify.py beside the model shows how an image becomes its pixels.
     `predict` and `evaluate` take what `--format openvino` wrote as a --run.
     """
-    if quantize and format not in QUANTIZERS:
-        raise typer.BadParameter(f"--quantize {quantize} goes with --format {', '.join(QUANTIZERS)}, not with {format}")
-    if max_drop is not None and not quantize:
-        raise typer.BadParameter("--max-drop is the bound of int8: add --quantize int8, or leave it out")
-    loaded = load_run(run)
-    (find_quantizer if quantize else find_format)(format)
+    request = ExportRequest(format, run, bool(quantize), max_drop, output, force)
+    try:
+        require_possible(request)
+    except ResnetError as error:
+        raise typer.BadParameter(error.message) from None
     # The converters read TensorFlow's graphs, whichever backend trained the run, and a GPU would be taken for nothing.
     os.environ.update(KERAS_BACKEND="tensorflow", CUDA_VISIBLE_DEVICES="-1")
-    with tensorflow_import():
-        from resnet_cli.data.decode import run_geometry
-        from resnet_cli.export.export import export as export_run
-        from resnet_cli.export.quantize import export_int8
-
-    what = f"{format} in {quantize}" if quantize else format
-    reporter = Reporter(quiet or json)
-    reporter.line(f"exporting {loaded.folder} as {what}, then checking what was written")
     signal.signal(signal.SIGTERM, _stop)
-    with without_chatter():
-        most = 100 * MAX_DROP if max_drop is None else max_drop
-        quantized = export_int8(loaded, format, output, force, most) if quantize else None
-        exported = quantized.exported if quantized else export_run(loaded, format, output, force)
-    geometry = run_geometry(loaded)
-    if exported.parity.is_on_patterns:
-        reporter.warn(f"none of the held-out images is in {loaded.data} any more, so the export was checked on random patterns")
-    for warning in _warnings(quantized) if quantized else ():
-        reporter.warn(warning)
+    done = run_export(request, Reporter(quiet or json))
     if json:
-        console.print_json({**_document(format, exported, geometry, quantized), "warnings": reporter.warnings})
+        console.print_json(done.to_json())
         return
-    _print_result(exported, geometry, len(loaded.classes), "the float export" if quantized else "the run in float32")
+    quantized = done.quantized
+    other = "the float export" if quantized else "the run in float32"
+    _print_result(done.exported, done.geometry, len(done.run.classes), other)
     if quantized:
         _print_sides(quantized)
-
-
-def _document(format: str, exported: "Exported", geometry: "Geometry", quantized: "Quantized | None") -> dict[str, Any]:
-    parity = exported.parity
-    document = {
-        "format": format,
-        "path": str(exported.folder),
-        "model": str(exported.model),
-        "bytes": exported.bytes,
-        "input": {"size": geometry.size, "resize": geometry.resize, "fraction": geometry.fraction, "filter": "bilinear"},
-        "parity": {
-            "pictures": parity.images,
-            "top1_agreement": parity.top1_agreement,
-            "max_probability_difference": parity.max_probability_difference,
-            "source": parity.source,
-        },
-    }
-    if quantized is None:
-        return document
-
-    def side(each: "Side") -> dict[str, Any]:
-        top1 = each.correct / quantized.count
-        return {"top1": top1, "correct": each.correct, "bytes": each.bytes, "pictures_per_second": round(each.speed, 1)}
-
-    int8 = {
-        "calibration_pictures": quantized.calibration,
-        "split": quantized.split,
-        "count": quantized.count,
-        "before": side(quantized.before),
-        "after": side(quantized.after),
-        "drop": {"points": quantized.drop, "images": quantized.lost},
-        "max_drop": {"points": quantized.max_drop, "images": quantized.allowed},
-        "notes": _warnings(quantized),
-    }
-    return {**document, "int8": int8}
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -155,7 +103,7 @@ def _print_result(exported: "Exported", geometry: "Geometry", classes: int, othe
 
 
 def _print_sides(quantized: "Quantized") -> None:
-    from resnet_cli.export.quantize import in_images
+    from resnet_cli.export.export import in_images
 
     before, after, count = quantized.before, quantized.after, quantized.count
     table = console.Table(
@@ -169,19 +117,3 @@ def _print_sides(quantized: "Quantized") -> None:
     bound = f"--max-drop {quantized.max_drop:g} allows {in_images(quantized.allowed, count)}"
     console.out.print(f"int8 {loss}; {bound}")
     console.out.print(f"calibrated on {quantized.calibration} training images; speed in batches of 16, in turns")
-
-
-def _warnings(quantized: "Quantized") -> list[str]:
-    from resnet_cli.export.quantize import in_images
-
-    warnings, count, bound = list(quantized.left_out), quantized.count, quantized.max_drop
-    if 0 < bound < 100 / count:
-        points = f"{bound:g} point{'' if bound == 1 else 's'}"
-        warnings.append(
-            f"only {count} images are held out, so one is {100 / count:.1f} points: too few to see a loss of {points}, and int8"
-            " may lose one"
-        )
-    if quantized.is_worse:
-        allowed = in_images(quantized.allowed, count)
-        warnings.append(f"int8 loses {in_images(quantized.lost, count)}, more than {allowed}: kept because of --force")
-    return warnings

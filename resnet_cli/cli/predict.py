@@ -11,7 +11,7 @@ from resnet_cli.cli import console
 from resnet_cli.cli.console import bytes_of_stdin
 from resnet_cli.cli.options import Engine, Json, RunFolders, Views
 from resnet_cli.cli.reporter import Reporter
-from resnet_cli.data.inputs import count_named, image_paths, is_one_file, listed_paths
+from resnet_cli.data.inputs import listed_paths
 from resnet_cli.files import csv_line, path_text
 
 if TYPE_CHECKING:
@@ -37,19 +37,11 @@ def predict(
     stdin = bytes_of_stdin() if "-" in images else ()
     if stdin is None:
         raise typer.BadParameter("- stands for paths on stdin, which is closed")
-    from resnet_cli.inference.classify import predict as predict_images
-    from resnet_cli.jobs.environment import settled
-    from resnet_cli.jobs.ready import classifiers_for, engine_for_many, load_members
+    from resnet_cli.jobs.predict import PredictRequest, run_prediction
 
-    reporter = Reporter(quiet)
-    engine = settled(engine, reporter)
-    classifiers = classifiers_for(run or (), engine, reporter)
-    engine = engine_for_many(engine, classifiers, lambda: count_named(images), reporter)
-    single = is_one_file(images)
-    members = load_members(classifiers, "one" if single else "many", engine, reporter)
-    paths = image_paths(images, listed_paths(stdin, null), reporter)
-    results = predict_images(paths, members, classifiers[0].classes, top, int(views))
-    runs = [path_text(classifier.name) for classifier in classifiers]
+    request = PredictRequest(images, run or (), int(views), engine, top)
+    names, results = run_prediction(request, listed_paths(stdin, null), Reporter(quiet))
+    runs = list(map(path_text, names))
     show = partial(_show_json, runs) if json else partial(_show_csv, runs) if csv else _show_text
     if show(results):
         raise typer.Exit(1)
@@ -62,9 +54,9 @@ def _show_json(runs: Sequence[str], results: "Iterable[Prediction]") -> int:
     for result in results:
         failed += result.error is not None
         row: dict[str, Any] = {
-            "path": path_text(result.path),
+            "path": path_text(result.name),
             "error": result.error and path_text(result.error),
-            "predictions": [{"class": name, "probability": probability} for name, probability in result.classes],
+            "predictions": [{"class": name, "probability": probability} for name, probability in result.top],
             "runs": runs,
         }
         sys.stdout.write(("[\n" if first else ",\n") + console.json_text(row))
@@ -86,9 +78,9 @@ def _show_csv(runs: Sequence[str], results: "Iterable[Prediction]") -> int:
     for result in results:
         if result.error is not None:
             failed += 1
-            write(result.path, "", "", "", path_text(result.error), answered)
-        for rank, (name, probability) in enumerate(result.classes, 1):
-            write(result.path, rank, name, f"{probability:.6f}", "", answered)
+            write(path_text(result.name), "", "", "", path_text(result.error), answered)
+        for rank, (name, probability) in enumerate(result.top, 1):
+            write(path_text(result.name), rank, name, f"{probability:.6f}", "", answered)
         sys.stdout.flush()
     return failed
 
@@ -101,8 +93,8 @@ def _show_text(results: "Iterable[Prediction]") -> int:
             failed += 1
             console.print_error(result.error, "")
             continue
-        console.out.print(f"[bold]{console.escape(str(result.path))}[/]")
-        for name, probability in result.classes:
+        console.out.print(f"[bold]{console.escape(result.name)}[/]")
+        for name, probability in result.top:
             bar = "█" * round(probability * 20)
             console.out.print(f"  {probability:7.2%}  {console.escape(name)}  [dim]{bar}[/]")
     return failed

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from importlib.util import find_spec
 from types import FrameType
 
 from rich.panel import Panel
@@ -64,6 +65,11 @@ _TOLD, _AT_ONCE, _PATIENCE = 0.3, 1.0, 2.0  # seconds that the main thread has t
 _LOOK = 0.05
 
 
+def _shows_bars() -> bool:
+    """Terminals show bars, and so do notebooks with ipywidgets, which rich draws them by."""
+    return err.is_terminal or (err.is_jupyter and find_spec("ipywidgets") is not None)
+
+
 class _Bar:
     """A task of the progress display; where stderr is no terminal it stays silent and lines tell the epochs."""
 
@@ -100,34 +106,47 @@ class Reporter:
             TextColumn("{task.fields[figures]}"),
             console=err,
             transient=True,
-            disable=quiet or not err.is_terminal,
+            disable=quiet or not _shows_bars(),
         )
 
     def start(self, title: str, total: int | None) -> Task:
+        """See `Progress`; where stderr is no terminal and no notebook, the bar stays unseen."""
         self._display.start()
         return _Bar(self._display, self._display.add_task(title, total=total, figures=""))
 
     def line(self, text: str) -> None:
+        """See `Progress`."""
         if not self._quiet:
             err.print(escape(text))
 
     def notice(self, text: str) -> None:
+        """See `Progress`."""
         err.print(Panel(escape(text), border_style="yellow", title="notice", title_align="left"), soft_wrap=False)
 
     def warn(self, text: str) -> None:
+        """See `Progress`."""
         if text not in self.warnings:
             self.warnings.append(text)
             err.print(f"[yellow]warning:[/] {escape(text)}")
 
     def stop_signal(self) -> int:
+        """See `Progress`."""
         self._is_heard = self._is_heard or bool(self._signal)
         return self._signal
 
     def saved(self, hint: str) -> None:
+        """See `Progress`."""
         self._saved = hint
 
     def unsaved(self) -> None:
+        """See `Progress`."""
         self._saved = None
+
+    def close(self) -> None:
+        """Take away the bars that an error left behind: the process of a notebook goes on."""
+        for task in self._display.task_ids:
+            self._display.remove_task(task)
+        self._display.stop()
 
     def listen(self) -> None:
         """From now on Ctrl-C and SIGTERM ask long work to save and stop; a second Ctrl-C stops at once.

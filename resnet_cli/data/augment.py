@@ -73,6 +73,15 @@ def augment(image: Pixels, geometry: Geometry, how: Augmentation, random: np.ran
 
     Returns:
         uint8 (size, size, 3).
+
+    Example:
+        >>> import numpy as np
+        >>> from resnet_cli.data.augment import Augmentation, augment, generator
+        >>> from resnet_cli.data.decode import Geometry
+        >>> image = np.zeros((240, 320, 3), np.uint8)
+        >>> how = Augmentation(crop="resized", scale=0.35, flip=True)
+        >>> augment(image, Geometry(128), how, generator(seed=0, epoch=0, index=7)).shape
+        (128, 128, 3)
     """
     return change(crop_view(image, geometry, how, random), how, random)
 
@@ -124,6 +133,14 @@ def mix(images: NDArray[np.uint8], targets: NDArray[np.float32], alpha: float, r
         images: uint8 (N, H, W, 3).
         targets: float32 (N, classes), rows that sum to 1.
         alpha: parameter of the Beta distribution, above 0.
+
+    Example:
+        >>> import numpy as np
+        >>> from resnet_cli.data.augment import generator, mix
+        >>> images, targets = np.zeros((4, 8, 8, 3), np.uint8), np.eye(4, dtype=np.float32)
+        >>> mix(images, targets, alpha=0.2, random=generator(seed=0, epoch=0, index=0))
+        >>> targets.sum(axis=1)
+        array([1., 1., 1., 1.], dtype=float32)
     """
     share = np.float32(random.beta(alpha, alpha))
     images[:] = np.rint(share * images + (1 - share) * images[::-1]).astype(np.uint8)

@@ -42,6 +42,7 @@ class Order:
 
     @property
     def steps_per_epoch(self) -> int:
+        """Batches in which every image comes once."""
         return -(-self.count // self.batch_size)
 
     @property
@@ -87,14 +88,17 @@ class TrainStream:
 
     @property
     def order(self) -> Order:
+        """Which images are in which batch."""
         return Order(len(self.images), self.batch_size, self.seed)
 
     @property
     def steps_per_epoch(self) -> int:
+        """See `Order`."""
         return self.order.steps_per_epoch
 
     @property
     def images_per_step(self) -> int:
+        """See `Order`."""
         return self.order.images_per_step
 
     @property

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -167,7 +167,16 @@ class Inspection:
 
     @property
     def images(self) -> int:
+        """How many images there are, of all splits and classes."""
         return sum(sum(counts.values()) for counts in self.counts.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON contract of `check`."""
+        problems = [
+            {"kind": problem.kind, "path": str(problem.path), "detail": problem.detail, "severity": problem.severity}
+            for problem in self.problems
+        ]
+        return {"classes": list(self.classes), "images": self.images, "counts": self.counts, "problems": problems}
 
 
 @dataclass(frozen=True)

@@ -225,6 +225,7 @@ class Dataset:
 
     @property
     def name(self) -> str:
+        """The folder's name."""
         return self.root.resolve().name or "dataset"
 
     @property

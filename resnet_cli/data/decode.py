@@ -1,7 +1,7 @@
 """Decode an image: the one place where files become pixels, for training and prediction alike.
 
-In: a path. Out: uint8 RGB, height x width x 3, upright, transparency on white; and the `Geometry` by which it reaches the
-input.
+In: a path, or an image in memory. Out: uint8 RGB, height x width x 3, upright, transparency on white; and the `Geometry` by
+which it reaches the input.
 """
 
 import contextlib
@@ -65,11 +65,47 @@ class Header:
     height: int
 
 
-def decode(path: Path, short_side: int | None = None) -> Pixels:
-    """Decode an image file.
+@dataclass(frozen=True)
+class InMemory:
+    """An image that is decoded already: RGB, upright; and the name that errors give it."""
+
+    name: str
+    image: Image.Image
+
+
+def in_memory(image: Image.Image | Pixels, name: str) -> InMemory:
+    """An image that a caller holds, as a file with the same content would be decoded; a copy, so that it may change.
 
     Args:
-        path: a JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC file.
+        image: of Pillow, in any mode; or an array uint8 (H, W, 3), 0..255, RGB.
+        name: what errors call it.
+
+    Raises:
+        ResnetError: it is damaged, or no such array.
+
+    Example:
+        >>> import numpy as np
+        >>> from resnet_cli.data.decode import in_memory
+        >>> in_memory(np.zeros((40, 60, 3), np.uint8), "a black image").image.size
+        (60, 40)
+    """
+    if isinstance(image, Image.Image):
+        try:
+            return InMemory(name, _to_rgb(_upright(image.copy())))
+        except Exception as error:  # as for files, the errors of Pillow's parsers are of every kind
+            raise ResnetError(f"{name} is damaged: {str(error) or type(error).__name__}") from error
+    pixels = np.array(image)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        what = f"{name} is an array of {pixels.dtype} {pixels.shape}, not of uint8 (height, width, 3)"
+        raise ResnetError(what, "values are 0 to 255, channels RGB; images of other kinds can be given as PIL images")
+    return InMemory(name, Image.fromarray(pixels))
+
+
+def decode(path: Path | InMemory, short_side: int | None = None) -> Pixels:
+    """Decode an image.
+
+    Args:
+        path: a JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC file; an image in memory is decoded already.
         short_side: pixels that are enough; a JPEG may be decoded at a half, quarter or eighth of its size, never below this.
 
     Returns:
@@ -77,12 +113,26 @@ def decode(path: Path, short_side: int | None = None) -> Pixels:
 
     Raises:
         ResnetError: the file is missing, empty, damaged, truncated, no image of an allowed format, or too large.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from resnet_cli.data.decode import decode
+        >>> pixels = decode(Path("sample_data/cars_vs_trucks/cars/car_001.jpg"))
+        >>> pixels.shape, pixels.dtype
+        ((277, 395, 3), dtype('uint8'))
     """
     return np.asarray(_open(path, short_side))
 
 
-def decode_square(path: Path, geometry: Geometry) -> Pixels:
-    """Decode an image and bring it to the input size: uint8 (size, size, 3)."""
+def decode_square(path: Path | InMemory, geometry: Geometry) -> Pixels:
+    """Decode an image and bring it to the input size: uint8 (size, size, 3).
+
+    Example:
+        >>> from pathlib import Path
+        >>> from resnet_cli.data.decode import Geometry, decode_square
+        >>> decode_square(Path("sample_data/cars_vs_trucks/cars/car_001.jpg"), Geometry(128)).shape
+        (128, 128, 3)
+    """
     enough = round(geometry.size / geometry.fraction)
     return to_square(_open(path, enough), geometry)
 
@@ -169,8 +219,10 @@ def read_header(path: Path) -> Header | None:
         return None
 
 
-def _open(path: Path, short_side: int | None) -> Image.Image:
+def _open(path: Path | InMemory, short_side: int | None) -> Image.Image:
     """Read, decode fully and convert; every failure becomes one sentence that names the file."""
+    if isinstance(path, InMemory):
+        return path.image
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -212,10 +264,14 @@ def _decode(file: io.BufferedReader, short_side: int | None) -> Image.Image:
         if short_side is not None:
             image.draft("RGB", (short_side, short_side))
         image.load()
-        # A damaged orientation tag does not make the pixels unreadable: such an image stays as it is stored.
-        with contextlib.suppress(Exception):
-            ImageOps.exif_transpose(image, in_place=True)
-        return _to_rgb(image)
+        return _to_rgb(_upright(image))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn an image as its EXIF says, in place; one with a damaged orientation tag stays as it is stored."""
+    with contextlib.suppress(Exception):
+        ImageOps.exif_transpose(image, in_place=True)
+    return image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -290,6 +346,11 @@ def open_heif(file: IO[bytes]) -> Image.Image:
 
 @cache
 def register_heif() -> None:
+    """Let Pillow open HEIC files.
+
+    Raises:
+        ImportError: the extra is not installed.
+    """
     import pillow_heif
 
     # An embedded thumbnail may be older than the image, and would make other pixels of the same photo by the size asked for.

@@ -1,21 +1,28 @@
-"""What a person may name on the command line as images: files, folders, patterns, and `-` for paths on stdin (light).
+"""What a person may name as images: on the command line files, folders, patterns, and `-` for paths on stdin; in Python also
+images in memory (light).
 
-In: words, and what comes on stdin. Out: paths, in the order given; files of a folder sorted.
+In: words, and what comes on stdin; or what a Python caller gives. Out: paths and images in memory, in the order given; files of
+a folder sorted.
 """
 
 import codecs
 import glob
 import io
 import itertools
+import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from resnet_cli.data.folders import NO_IMAGE, list_folder
 from resnet_cli.data.threads import Pause
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import at_home
 from resnet_cli.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    from resnet_cli.data.decode import InMemory
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -109,6 +116,48 @@ def count_named(words: Sequence[str]) -> int:
         ResnetError: as `image_paths`.
     """
     return sum(1 for _ in image_paths([word for word in words if word != "-"], (), Silent()))
+
+
+def given_images(images: Any, progress: Progress) -> "tuple[Iterator[Path | InMemory], int | None]":
+    """What a Python caller gave as images, and how many these are, if that is known.
+
+    Args:
+        images: a file, folder or pattern; a PIL image; an array uint8 (H, W, 3) or (N, H, W, 3); or an iterable of files,
+            folders, PIL images and arrays (H, W, 3), of which folders count once.
+        progress: is told which files of folders are skipped.
+
+    Raises:
+        ResnetError: it is none of these, or a folder holds no images; of the members of an iterable while it is iterated.
+    """
+    if isinstance(images, str | os.PathLike):
+        paths = list(_named(os.fspath(images), progress))
+        return iter(paths), len(paths)
+    if _is_image(images) and not (_is_array(images) and len(images.shape) in (1, 4)):
+        return _members([images], ("the image",), progress), 1
+    if not isinstance(images, Iterable):
+        raise ResnetError(f"images are no {type(images).__name__}", "give paths, PIL images, or arrays of uint8")
+    names = (f"images[{number}]" for number in itertools.count())
+    return _members(images, names, progress), len(images) if isinstance(images, Sized) else None
+
+
+def _members(images: Iterable[Any], names: Iterable[str], progress: Progress) -> "Iterator[Path | InMemory]":
+    from resnet_cli.data.decode import in_memory
+
+    for image, name in zip(images, names, strict=False):
+        if isinstance(image, str | os.PathLike):
+            yield from _named(os.fspath(image), progress)
+        elif _is_image(image):
+            yield in_memory(image, name)
+        else:
+            raise ResnetError(f"{name} is a {type(image).__name__}", "give paths, PIL images, or arrays of uint8")
+
+
+def _is_image(image: Any) -> bool:
+    return hasattr(image, "getbands") or _is_array(image)  # known without importing Pillow or numpy
+
+
+def _is_array(image: Any) -> bool:
+    return hasattr(image, "dtype") and hasattr(image, "shape")
 
 
 def _named(word: str, progress: Progress) -> Iterable[Path]:

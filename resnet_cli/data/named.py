@@ -59,10 +59,12 @@ class NamedDataset:
 
     @property
     def archive(self) -> Path:
+        """Where Keras keeps its archive."""
         return _keras_datasets() / f"{self.target}_archive"
 
     @property
     def extracted(self) -> Path:
+        """Where Keras extracts it to."""
         return _keras_datasets() / self.target
 
 

@@ -30,6 +30,7 @@ class Alike:
 
     @property
     def labels(self) -> set[int]:
+        """Class indices of its samples; of two and more it is a conflict."""
         return {self.samples[0].label} if len(self.samples) == 1 else {sample.label for sample in self.samples}
 
 

@@ -1,0 +1,1 @@
+"""Classifiers for other programs: formats, int8, parity, the example program beside each."""

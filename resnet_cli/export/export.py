@@ -1,23 +1,46 @@
-"""Export a run: write its classifier in a format, load it again with that format's own runtime, compare, and only then keep it.
+"""Export a run, in float or as int8: write its classifier, load it again with that format's own runtime, compare, and only then
+keep it. An int8 model is made from the float export, and kept if it answers about as well on held-out images.
 
-In: a run. Out: a folder with the model and labels.txt, complete or absent.
+In: a run; for int8 its images too. Out: a folder with the model and labels.txt, complete or absent; how it compares.
 """
 
+import math
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import keras
+import numpy as np
 
-from resnet_cli.data.decode import run_geometry
+from resnet_cli.data import scoring
+from resnet_cli.data.contents import kind_of
+from resnet_cli.data.decode import Geometry, run_geometry
+from resnet_cli.data.layout import some_names
+from resnet_cli.engines.base import Images
 from resnet_cli.engines.frozen import read_classifier
 from resnet_cli.errors import ResnetError
-from resnet_cli.export.folder import check_free, describe, new_folder
+from resnet_cli.export.folder import check_free, describe, new_folder, size
 from resnet_cli.export.formats import OUTPUT, FormatName, find_format
-from resnet_cli.export.parity import Parity, Probe, compare, keras_answer, sample_images
+from resnet_cli.export.parity import (
+    BATCH,
+    Parity,
+    Probe,
+    Side,
+    answer_both,
+    compare,
+    keras_answer,
+    sample_images,
+    some_images,
+    some_samples,
+    speeds_of,
+)
+from resnet_cli.export.quantizers import MAX_DROP, find_quantizer
 from resnet_cli.networks.catalogue import spec_from_record
-from resnet_cli.runs.folder import Run
+from resnet_cli.runs.folder import Run, read_splits
+
+CALIBRATION = 300  # images: the tools' own advice is "a few hundred", and NNCF's default is 300
 
 
 @dataclass(frozen=True)
@@ -103,3 +126,144 @@ def converting(name: str) -> Iterator[None]:
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ResnetError(f"the export as {name} failed: {reason}", "is the disk full?") from error
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """An int8 export and what it cost.
+
+    Attributes:
+        exported: what was written; its parity compares the int8 model with the float one on the held-out images.
+        calibration: training images that the ranges of activations were taken from.
+        split: which images were held out, "val" or "test".
+        count: how many of them were measured.
+        before, after: the float export and the int8 one.
+        max_drop: points of top-1 that int8 may lose.
+        left_out: what the reader of the figures must know: held-out images that are not among those measured.
+    """
+
+    exported: Exported
+    calibration: int
+    split: str
+    count: int
+    before: Side
+    after: Side
+    max_drop: float
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def lost(self) -> int:
+        """Images that the float export has right, less those that int8 has right; negative where int8 does better."""
+        return self.before.correct - self.after.correct
+
+    @property
+    def drop(self) -> float:
+        """Points of held-out top-1 that int8 loses."""
+        return 100 * self.lost / self.count
+
+    @property
+    def allowed(self) -> int:
+        """How many images int8 may lose."""
+        return allowed_loss(self.max_drop, self.count)
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether int8 loses more than it may."""
+        return self.lost > self.allowed
+
+
+def allowed_loss(points: float, count: int) -> int:
+    """How many of `count` images a model may lose that may lose so many points of top-1.
+
+    Whole images, rounded down; but one, where a single image is more than the bound, as so few images cannot show a smaller
+    loss. None for a bound of 0.
+    """
+    return max(1, math.floor(points * count / 100 + 1e-9)) if points else 0
+
+
+def export_int8(
+    run: Run, name: FormatName, output: Path | None = None, force: bool = False, max_drop: float = 100 * MAX_DROP
+) -> Quantized:
+    """Export the classifier of a run with 8-bit weights and activations; the same input and output as the float export.
+
+    Args:
+        run: a complete run whose images are there.
+        name: a format that has a quantizer.
+        output: folder to write; None for export/<format>-int8 in the run.
+        force: replace an export that is there, and keep a model that loses more than `max_drop`.
+        max_drop: points of held-out top-1 that int8 may lose, see `allowed_loss`.
+
+    Raises:
+        ResnetError: the folder exists or cannot be written, a package or the images are missing, or held-out top-1 drops
+            by more than `max_drop`; nothing is left behind.
+    """
+    form, quantizer = find_format(name), find_quantizer(name)
+    folder = output or run.folder / "export" / f"{name}-int8"
+    check_free(folder, force)
+    geometry = run_geometry(run)
+    scored = _held_out(run)
+    measured = some_samples(scored.samples)
+    images = _calibration_images(run, geometry)
+    model = with_named_output(read_classifier(run.weights, spec_from_record(run.record)))
+    with new_folder(folder, force) as partial:
+        exact, small = partial / "float" / form.files[0], partial / form.files[0]
+        exact.parent.mkdir()
+        write_and_compare(name, model, exact.parent, sample_images(run, geometry))
+        with converting(name):
+            quantizer.write(model, exact, images, small)
+            answers = quantizer.load(exact), quantizer.load(small)
+            both = answer_both(answers, measured, geometry)
+            speeds = speeds_of(answers, images[:BATCH])
+        before = Side(both.correct[0], size(exact.parent), speeds[0])
+        shutil.rmtree(exact.parent)
+        after = Side(both.correct[1], size(partial), speeds[1])
+        exported = Exported(folder, folder / small.name, describe(partial, run, name, "int8"), both.parity)
+        count = both.parity.images
+        left_out = _left_out(scored, len(measured) - count)
+        quantized = Quantized(exported, len(images), scored.split, count, before, after, max_drop, left_out)
+        if quantized.is_worse and not force:
+            _refuse(quantized)
+    return quantized
+
+
+def _held_out(run: Run) -> scoring.Scored:
+    try:
+        return scoring.held_out([run])
+    except ResnetError as error:
+        raise ResnetError(error.message, "put the data set back: int8 is measured on held-out images") from error
+
+
+def _calibration_images(run: Run, geometry: Geometry) -> Images:
+    """Up to 300 of the images that the run was trained on, of all classes, the same ones every time."""
+    rows = [row for row in read_splits(run) if row.split == "train"]
+    found = some_images(run, rows, geometry, CALIBRATION)
+    if not found:
+        raise ResnetError(
+            f"none of the {len(rows)} training images of {run.data} can be read",
+            "put the data set back: int8 needs some of them",
+        )
+    return np.stack(found)
+
+
+def _left_out(scored: scoring.Scored, unreadable: int) -> tuple[str, ...]:
+    kind, notes = kind_of(scored.split), []
+    if changed := [str(path) for path in scored.changed]:
+        notes.append(f"{kind} images that have changed since training are left out ({len(changed)}): {some_names(changed, 6)}")
+    if unreadable:
+        notes.append(f"{kind} images that cannot be read are left out ({unreadable})")
+    return tuple(notes)
+
+
+def _refuse(quantized: Quantized) -> None:
+    count, kind = quantized.count, kind_of(quantized.split)
+    raise ResnetError(
+        f"int8 loses {in_images(quantized.lost, count)}, more than --max-drop {quantized.max_drop:g} allows, which is"
+        f" {in_images(quantized.allowed, count)}: it has {quantized.after.correct} of {count} {kind} images right, the float"
+        f" export {quantized.before.correct}",
+        "nothing was kept; export without --quantize, raise --max-drop, or keep it all the same with --force",
+    )
+
+
+def in_images(lost: int, count: int) -> str:
+    """A loss of top-1 in both measures: "2 of 40 images (5.0 points)"."""
+    return f"{lost} of {count} images ({100 * lost / count:.1f} points)"

@@ -1,0 +1,1 @@
+"""Classify images, and measure how well that went."""

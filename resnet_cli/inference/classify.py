@@ -1,8 +1,8 @@
 """Images in, probabilities out: what predict and evaluate are made of.
 
-In: paths, and one or more classifiers. Out: a probability vector, or an error, per image, in input order; the most probable
-classes. Memory does not grow with the number of images: a few batches are decoded ahead of the engines, no more. A batch is
-smaller where no further image is waiting.
+In: images, as paths or in memory, and one or more classifiers. Out: a probability vector, or an error, per image, in input
+order; the most probable classes. Memory does not grow with the number of images: a few batches are decoded ahead of the
+engines, no more. A batch is smaller where no further image is waiting.
 """
 
 import itertools
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnet_cli.data.decode import Geometry, Pixels, decode, decode_square, to_square
+from resnet_cli.data.decode import Geometry, InMemory, Pixels, decode, decode_square, to_square
 from resnet_cli.data.threads import Pause, items_ahead, map_arriving
 from resnet_cli.engines.base import Engine, Images, good_batch
 from resnet_cli.errors import ResnetError
@@ -39,7 +39,7 @@ class Member:
 class Classified:
     """What came of one image: probabilities (classes,), or None and the reason."""
 
-    path: Path
+    image: Path | InMemory
     probabilities: NDArray[np.float32] | None
     error: str | None = None
 
@@ -48,13 +48,13 @@ class Classified:
 class _Decoded:
     """An image's views, uint8 (views, size, size, 3), by geometry; or the reason why there are none."""
 
-    path: Path
+    image: Path | InMemory
     views: dict[Geometry, NDArray[np.uint8]] = field(default_factory=dict)
     error: str | None = None
 
 
 def classify(
-    paths: Iterable[Path | Pause], members: Sequence[Member], views: int = 1, batch: int | None = None
+    images: Iterable[Path | InMemory | Pause], members: Sequence[Member], views: int = 1, batch: int | None = None
 ) -> Iterator[Classified]:
     """Classify images; one that cannot be read is an error of its own and disturbs no other.
 
@@ -62,32 +62,46 @@ def classify(
     (Krizhevsky et al. 2012, section 4.1). An image is decoded once for every geometry that members differ in.
 
     Args:
-        paths: image files; before the path after a pause is asked for, the results of all before it have gone out.
+        images: files or images in memory; before the one after a pause is asked for, the results of all before it have gone
+            out.
         members: the classifiers, one or more, all of the same classes.
         views: of each image: 1, 2 or 10, see `decode_views`.
         batch: views a forward pass, None chooses by the input size; one image's views stay together.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from resnet_cli.data.decode import run_geometry
+        >>> from resnet_cli.engines.openvino import OpenVinoEngine
+        >>> from resnet_cli.inference.classify import Member, classify
+        >>> from resnet_cli.networks.pretrained import bundled_run
+        >>> run = bundled_run()
+        >>> member = Member(OpenVinoEngine(run.openvino, "one"), run_geometry(run))
+        >>> (found,) = classify([Path("sample_data/cars_vs_trucks/cars/car_001.jpg")], [member])
+        >>> found.probabilities.shape
+        (1000,)
     """
     if batch is None:
         batch = min(good_batch(member.engine, member.geometry.size) for member in members)
     geometries = tuple({member.geometry: None for member in members})
-    images = max(1, batch // views)
+    count = max(1, batch // views)
 
-    def attempt(path: Path) -> _Decoded:
+    def attempt(image: Path | InMemory) -> _Decoded:
         try:
-            return _Decoded(path, {geometry: decode_views(path, geometry, views) for geometry in geometries})
+            return _Decoded(image, {geometry: decode_views(image, geometry, views) for geometry in geometries})
         except ResnetError as error:
-            return _Decoded(path, error=error.message)
+            return _Decoded(image, error=error.message)
 
-    decoded = map_arriving(attempt, paths, items_ahead(4 * images))
+    # mypy joins the kinds of images to `object`.
+    decoded = map_arriving(attempt, images, items_ahead(4 * count))  # type: ignore[arg-type]
     # Every engine draws from the same groups and runs ahead of the results by its own few requests, no further.
-    groups, *streams = itertools.tee(_grouped(decoded, images), 1 + len(members))
+    groups, *streams = itertools.tee(_grouped(decoded, count), 1 + len(members))
     answers = zip(*(_answers(member, stream, views) for member, stream in zip(members, streams, strict=True)), strict=True)
     for group in groups:
         if isinstance(group, Pause):
             continue
         rows = iter(np.mean(next(answers), axis=0) if _readable(group) else ())
         for each in group:
-            yield Classified(each.path, None if each.error is not None else next(rows), each.error)
+            yield Classified(each.image, None if each.error is not None else next(rows), each.error)
 
 
 def _grouped(decoded: Iterable[_Decoded | Pause], size: int) -> Iterator[list[_Decoded] | Pause]:
@@ -126,31 +140,77 @@ def _readable(group: list[_Decoded]) -> list[_Decoded]:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable classes of one image, best first, or the reason why there are none."""
+    """What one image shows.
 
-    path: Path
+    Attributes:
+        name: its path, or of an image in memory what errors call it.
+        path: its file; None of an image in memory.
+        error: why it has no answer; None where it has one.
+        top: the most probable classes and their probabilities, 0..1, best first; empty where there is an error.
+    """
+
+    name: str
+    path: Path | None
     error: str | None
-    classes: tuple[tuple[str, float], ...]
+    top: tuple[tuple[str, float], ...]
+
+    @property
+    def label(self) -> str:
+        """The most probable class.
+
+        Raises:
+            ResnetError: the image could not be read.
+        """
+        return self._best[0]
+
+    @property
+    def probability(self) -> float:
+        """Its probability, 0..1.
+
+        Raises:
+            ResnetError: the image could not be read.
+        """
+        return self._best[1]
+
+    @property
+    def _best(self) -> tuple[str, float]:
+        if self.error is not None:
+            raise ResnetError(self.error)
+        return self.top[0]
 
 
 def predict(
-    paths: Iterable[Path | Pause], members: Sequence[Member], names: Sequence[str], top: int, views: int
+    images: Iterable[Path | InMemory | Pause], members: Sequence[Member], names: Sequence[str], top: int, views: int
 ) -> Iterator[Prediction]:
     """Predict images.
 
     Args:
-        paths: image files; at a pause among them every prediction goes out, see `classify`.
+        images: files or images in memory; at a pause among them every prediction goes out, see `classify`.
         members: the classifiers of an ensemble.
         names: class names in their common order.
         top: how many classes to name.
         views: of each image: 1, 2 or 10.
+
+    Example:
+        >>> from resnet_cli.data.decode import in_memory, run_geometry
+        >>> from resnet_cli.engines.openvino import OpenVinoEngine
+        >>> from resnet_cli.inference.classify import Member, predict
+        >>> from resnet_cli.networks.pretrained import bundled_run
+        >>> import numpy as np
+        >>> run = bundled_run()
+        >>> member = Member(OpenVinoEngine(run.openvino, "one"), run_geometry(run))
+        >>> image = in_memory(np.zeros((128, 128, 3), np.uint8), "black")
+        >>> [len(each.top) for each in predict([image], [member], run.classes, top=5, views=1)]
+        [5]
     """
-    for result in classify(paths, members, views):
+    for result in classify(images, members, views):
+        image = result.image
+        name, path = (image.name, None) if isinstance(image, InMemory) else (str(image), image)
         if result.probabilities is None:
-            yield Prediction(result.path, result.error, ())
+            yield Prediction(name, path, result.error, ())
             continue
         best = np.argsort(-result.probabilities, kind="stable")[:top]
-        yield Prediction(result.path, None, tuple((names[i], float(result.probabilities[i])) for i in best))
+        yield Prediction(name, path, None, tuple((names[i], float(result.probabilities[i])) for i in best))
 
 
 _KEPT = 0.875  # of the side, by a crop: 224 of 256 pixels
@@ -159,7 +219,7 @@ _KEPT = 0.875  # of the side, by a crop: 224 of 256 pixels
 _PLACES = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.5, 0.5))
 
 
-def decode_views(path: Path, geometry: Geometry, views: int) -> NDArray[np.uint8]:
+def decode_views(path: Path | InMemory, geometry: Geometry, views: int) -> NDArray[np.uint8]:
     """Decode an image as a classifier with this geometry is to see it.
 
     Ten views are the four corners, the centre and their mirror images (Krizhevsky et al. 2012, section 4.1; the "standard
@@ -169,7 +229,7 @@ def decode_views(path: Path, geometry: Geometry, views: int) -> NDArray[np.uint8
     A network that was trained on random parts gains by scaling and would lose by a border that it never saw.
 
     Args:
-        path: an image file.
+        path: an image file, or an image in memory.
         geometry: of the single view.
         views: 1 = as `predict` sees it; 2 = and its mirror image; 10 = ten crops.
 
@@ -185,7 +245,7 @@ def decode_views(path: Path, geometry: Geometry, views: int) -> NDArray[np.uint8
     return np.concatenate([squares, squares[:, :, ::-1]])
 
 
-def _five(path: Path, geometry: Geometry) -> NDArray[np.uint8]:
+def _five(path: Path | InMemory, geometry: Geometry) -> NDArray[np.uint8]:
     """Corners and centre: uint8 (5, size, size, 3)."""
     size, border = geometry.size, geometry.border
     if border:

@@ -3,14 +3,13 @@
 In: probabilities and true classes. Out: an `Evaluation`.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
-
-from resnet_cli.statistics import wilson_interval
 
 _BINS = 15  # of the calibration error, as Guo et al. 2017 use
 
@@ -75,6 +74,22 @@ class Evaluation:
             ],
             "confusion": self.confusion.tolist(),
         }
+
+
+def wilson_interval(share: float, count: int) -> tuple[float, float]:
+    """95 % interval of a share measured on `count` images (Wilson 1927).
+
+    Args:
+        share: 0..1.
+        count: at least 1.
+
+    Returns:
+        (low, high), 0..1.
+    """
+    z = 1.959963984540054
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def losses(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -68,20 +68,27 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 _LOCK = Path("checkpoint", "lock")
+_HELD: list[int] = []  # open files, each the lock of a run
 
 
 def hold(folder: Path) -> bool:
-    """Keep other processes from an unfinished run as long as this one lives; False where another one is at it."""
+    """Keep other processes from an unfinished run until this one ends, or lets go; False where another one is at it."""
     if fcntl is None:  # Windows
         return True
     try:
-        lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT)  # open, and locked, until the process ends
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _HELD.append(os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT))
+        fcntl.lockf(_HELD[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:  # no unfinished run, a file system without locks, or one that cannot be written, which will be told
         return True
     return True
+
+
+def let_go() -> None:
+    """Let other processes at the runs that this one held: a command ends instead, a call of the Python API does not."""
+    while _HELD:
+        os.close(_HELD.pop())
 
 
 def is_held(folder: Path) -> bool:

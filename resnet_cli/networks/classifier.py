@@ -76,6 +76,13 @@ def build_logits(spec: ClassifierSpec, fused: bool = True, stochastic_depth: flo
 
     Raises:
         ResnetError: stochastic depth in a plain network.
+
+    Example:
+        >>> from resnet_cli.networks.catalogue import ClassifierSpec, find_network
+        >>> from resnet_cli.networks.classifier import build_logits
+        >>> model = build_logits(ClassifierSpec(find_network("resnet20"), classes=10, image_size=32))
+        >>> model.count_params()  # 0.27 million: He et al. 2015, table 6
+        271098
     """
     size = spec.image_size
     pixels = keras.Input((size, size, 3), dtype="uint8", name="image")
@@ -85,13 +92,30 @@ def build_logits(spec: ClassifierSpec, fused: bool = True, stochastic_depth: flo
 
 
 def build_head(spec: ClassifierSpec) -> keras.Model:
-    """What follows pooling: features (N, D) to probabilities (N, classes)."""
+    """What follows pooling: features (N, D) to probabilities (N, classes).
+
+    Example:
+        >>> from resnet_cli.networks.catalogue import ClassifierSpec, find_network
+        >>> from resnet_cli.networks.classifier import build_head
+        >>> head = build_head(ClassifierSpec(find_network("resnet50"), classes=5, image_size=224))
+        >>> head.input.shape, head.output.shape
+        ((None, 2048), (None, 5))
+    """
     features = keras.Input((spec.network.outputs[-1],), name="features")
     return keras.Model(features, _probabilities(add_head(spec, features)), name="head")
 
 
 def build_classifier(spec: ClassifierSpec) -> keras.Model:
-    """The whole network from uint8 pixels to probabilities (N, classes), of Keras' own layers only: what is exported."""
+    """The whole network from uint8 pixels to probabilities (N, classes), of Keras' own layers only: what is exported.
+
+    Example:
+        >>> import numpy as np
+        >>> from resnet_cli.networks.catalogue import ClassifierSpec, find_network
+        >>> from resnet_cli.networks.classifier import build_classifier
+        >>> model = build_classifier(ClassifierSpec(find_network("resnet8"), classes=3, image_size=32))
+        >>> model.predict(np.zeros((2, 32, 32, 3), np.uint8), verbose=0).shape
+        (2, 3)
+    """
     logits = build_logits(spec, fused=False)
     return keras.Model(logits.input, _probabilities(logits.output), name=spec.network.name)
 

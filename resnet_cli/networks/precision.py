@@ -6,6 +6,8 @@ tested with stand-ins: docs/devices.md says what was seen on hardware.
 
 import os
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,6 +131,28 @@ def prepare(seed: int) -> str:
     elif precision == "bfloat16":
         set_rewriting(True)
     return precision
+
+
+@contextmanager
+def settings_put_back() -> Iterator[None]:
+    """What `prepare` sets for a whole process is put back at the end: random states, Keras' policy, TensorFlow's rewriting.
+
+    Operations stay repeatable, which TensorFlow cannot undo.
+    """
+    python, arrays, policy = random.getstate(), np.random.get_state(), keras.mixed_precision.dtype_policy()
+    rewriting = None
+    if keras.backend.backend() == "tensorflow":
+        from resnet_cli.networks.accelerations import rewrites, set_rewriting
+
+        rewriting = rewrites()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(arrays)
+        keras.mixed_precision.set_dtype_policy(policy)
+        if rewriting is not None:
+            set_rewriting(rewriting)
 
 
 def training_precision(device: Device, backend: str, cpu_has_bf16: bool) -> str:

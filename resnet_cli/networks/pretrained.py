@@ -41,6 +41,7 @@ class PublishedFile:
 
     @property
     def name(self) -> str:
+        """The file's name, the last part of its address."""
         return self.url.rsplit("/", 1)[-1]
 
     @property

@@ -80,6 +80,12 @@ def build_backbone(
 
     Raises:
         ResnetError: stochastic depth in a plain network.
+
+    Example:
+        >>> from resnet_cli.networks.catalogue import find_network
+        >>> from resnet_cli.networks.residual import build_backbone
+        >>> build_backbone(find_network("resnet20"), image_size=32).output.shape
+        (None, 8, 8, 64)
     """
     if stochastic_depth and network.shortcut == "none":
         raise ResnetError(

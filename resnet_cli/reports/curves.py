@@ -162,16 +162,24 @@ class RateCurve(Protocol):
     """A range test as `training.rate_finder` gives it."""
 
     @property
-    def rates(self) -> Sequence[float]: ...
+    def rates(self) -> Sequence[float]:
+        """Learning rates, rising."""
+        ...
 
     @property
-    def losses(self) -> Sequence[float]: ...
+    def losses(self) -> Sequence[float]:
+        """Training loss of one batch at each of them."""
+        ...
 
     @property
-    def smoothed(self) -> Sequence[float]: ...
+    def smoothed(self) -> Sequence[float]:
+        """Its moving average."""
+        ...
 
     @property
-    def suggested(self) -> float | None: ...
+    def suggested(self) -> float | None:
+        """The rate to train with; None where the loss fell nowhere clearly."""
+        ...
 
 
 def write_rate_curve(curve: RateCurve, image: Path, title: str) -> None:

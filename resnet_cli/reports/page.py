@@ -16,7 +16,6 @@ from PIL import Image
 from resnet_cli.data.decode import decode
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import write_text
-from resnet_cli.statistics import most_frequent_confusions
 
 _THUMBNAIL = 160  # pixels
 _WIDEST = 30  # classes that the confusion table shows; of more, the most frequent confusions are listed
@@ -101,3 +100,15 @@ def _thumbnail(path: Path) -> str:
 
 def _data_url(content: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def most_frequent_confusions(names: Sequence[str], confusion: Sequence[Sequence[int]], most: int) -> list[tuple[int, str, str]]:
+    """Pairs of classes that were confused: how many images, the true class, what they were taken for; the most first.
+
+    Args:
+        names: of the classes.
+        confusion: `confusion[i][j]` images of class i were taken for class j.
+        most: pairs that are wanted.
+    """
+    pairs = [(count, names[i], names[j]) for i, row in enumerate(confusion) for j, count in enumerate(row) if i != j and count]
+    return sorted(pairs, key=lambda pair: -pair[0])[:most]

@@ -68,10 +68,12 @@ class Run:
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """Class names, in the order of probabilities."""
         return tuple(self.record["classes"])
 
     @property
     def is_export(self) -> bool:
+        """Whether it is an OpenVINO export of a run."""
         return "export" in self.record
 
     @property
@@ -107,10 +109,12 @@ class Run:
 
     @property
     def weights(self) -> Path:
+        """Weights of its network, in Keras' format."""
         return self.folder / "model.weights.h5"
 
     @property
     def openvino(self) -> Path:
+        """Its classifier as an OpenVINO model, with model.bin beside it."""
         return self.folder / "model.xml"
 
 

@@ -1,0 +1,1 @@
+"""Recipes, optimizers, schedules, the one training loop, callbacks, checkpoints, distillation."""

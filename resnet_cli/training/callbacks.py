@@ -95,12 +95,14 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         return bool(patience) and epochs_without_gain(self.history, self._reference) >= patience
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """See `keras.callbacks.Callback`."""
         self._began, self._first_step = time.perf_counter(), self._step
         self._trained_seconds = 0.0
         left = self._per_epoch - self._step % self._per_epoch if self._validated else 0
         self._task = self._progress.start(f"{self._stage.step} {epoch + 1}/{self._config.epochs}", left)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        """See `keras.callbacks.Callback`."""
         if self._step == self._first_step and self._step % self._per_epoch:  # the first step after an interruption
             for variable, value in stored_metrics(self._stage.checkpoints, self.model, self._step):
                 variable.assign_add(value)
@@ -116,6 +118,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self._save_or_stop()
 
     def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
+        """See `keras.callbacks.Callback`."""
         if not self._has_validated and not self._saved:
             self._save()  # the graph is compiled now, for minutes it may be: nothing is lost then if a signal ends the process
         self._has_validated = True
@@ -123,9 +126,11 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
             self._swap_averages()
 
     def on_test_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        """See `keras.callbacks.Callback`."""
         self._save_or_stop()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """See `keras.callbacks.Callback`."""
         figures = logs or {}
         val_loss = figures[f"val_{CROSS_ENTROPY}"]
         self._require_number(val_loss)  # the last step shows here alone

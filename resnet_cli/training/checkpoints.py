@@ -26,18 +26,28 @@ class Stream(Protocol):
     """Training batches as a function of the step alone."""
 
     @property
-    def classes(self) -> int: ...
+    def classes(self) -> int:
+        """How many classes there are."""
+        ...
 
     @property
-    def images_per_step(self) -> int: ...
+    def images_per_step(self) -> int:
+        """Images of a batch."""
+        ...
 
     @property
-    def steps_per_epoch(self) -> int: ...
+    def steps_per_epoch(self) -> int:
+        """Batches of an epoch."""
+        ...
 
     @property
-    def labels(self) -> NDArray[np.int64]: ...
+    def labels(self) -> NDArray[np.int64]:
+        """Class indices of all images (N,)."""
+        ...
 
-    def batches(self, first_step: int = 0) -> Iterator[tuple[Any, NDArray[np.float32]]]: ...
+    def batches(self, first_step: int = 0) -> Iterator[tuple[Any, NDArray[np.float32]]]:
+        """(images, one-hot or soft labels) from a step on, without end."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -52,18 +62,22 @@ class Derived:
 
     @property
     def classes(self) -> int:
+        """See `Stream`."""
         return self.stream.classes
 
     @property
     def images_per_step(self) -> int:
+        """See `Stream`."""
         return self.stream.images_per_step
 
     @property
     def steps_per_epoch(self) -> int:
+        """See `Stream`."""
         return self.stream.steps_per_epoch
 
     @property
     def labels(self) -> NDArray[np.int64]:
+        """See `Stream`."""
         return self.stream.labels
 
 

@@ -32,6 +32,7 @@ class TrainResult:
 
     @property
     def best(self) -> EpochRecord:
+        """The record of the epoch that was kept."""
         return self.history[self.best_epoch - 1]
 
 

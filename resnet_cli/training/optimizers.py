@@ -74,6 +74,7 @@ class TableSchedule(keras.optimizers.schedules.LearningRateSchedule):  # type: i
         return keras.ops.take(keras.ops.convert_to_tensor(self._table), index)
 
     def get_config(self) -> dict[str, Any]:
+        """See `keras.optimizers.schedules.LearningRateSchedule`."""
         return {"table": self._table.tolist()}
 
 

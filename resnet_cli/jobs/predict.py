@@ -1,11 +1,11 @@
-"""Which classifiers answer: a run's, those of several runs together, or without any run a ready-made one.
+"""What `resnet predict` does, and which classifiers answer: those of runs, or without any run a ready-made one.
 
-In: `--run`s or nothing, and the engine that was asked for. Out: classifiers, loaded into their engines. The bundled network
-comes with its OpenVINO model; ImageNet weights are converted once, into the user's cache. Only that, and Keras as the engine,
-import TensorFlow.
+In: `--run`s or nothing, the engine that was asked for, and images. Out: classifiers, loaded into their engines; predictions.
+The bundled network comes with its OpenVINO model; ImageNet weights are converted once, into the user's cache. Only that, and
+Keras as the engine, import TensorFlow.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,19 +13,22 @@ from typing import Any
 
 from resnet_cli.data.decode import Geometry, run_geometry
 from resnet_cli.data.folders import LABELS
+from resnet_cli.data.inputs import count_named, image_paths, is_one_file
 from resnet_cli.data.layout import some_names
+from resnet_cli.data.threads import Pause
 from resnet_cli.engines import EngineName
 from resnet_cli.engines.base import Engine
 from resnet_cli.engines.openvino import OpenVinoEngine, Purpose
 from resnet_cli.errors import ResnetError
 from resnet_cli.export.formats import is_export
 from resnet_cli.files import write_text
-from resnet_cli.inference.classify import Member
+from resnet_cli.inference.classify import Member, Prediction, predict
 from resnet_cli.jobs.environment import (
     cache_folder,
     gpu_is_likely,
     is_worth_a_gpu,
     kept_in_cache,
+    settled,
     surroundings,
     tensorflow_import,
 )
@@ -33,6 +36,51 @@ from resnet_cli.networks.catalogue import ClassifierSpec, spec_from_record
 from resnet_cli.networks.pretrained import ImagenetClassifier, bundled_run, cached_imagenet_classifier
 from resnet_cli.progress import Progress
 from resnet_cli.runs.folder import EXPORT_RECORD, RUNS, Run, load_run, read_record
+
+
+@dataclass(frozen=True)
+class PredictRequest:
+    """Which images are to be classified, and by what.
+
+    Attributes:
+        words: files, folders and patterns; "-" stands for the paths that come on stdin.
+        runs: folders of runs, or of OpenVINO exports, that answer together; none for the newest run.
+        views: of each image that are averaged: 1, 2 or 10.
+        engine: what computes.
+        top: how many classes to name.
+    """
+
+    words: Sequence[str]
+    runs: Sequence[Path] = ()
+    views: int = 1
+    engine: EngineName = "auto"
+    top: int = 5
+
+
+def run_prediction(
+    request: PredictRequest, listed: Iterable[Path | Pause], progress: Progress
+) -> tuple[tuple[str, ...], Iterator[Prediction]]:
+    """Classify images; one that cannot be read has an error in place of classes, and disturbs no other.
+
+    Args:
+        request: what is asked for.
+        listed: what "-" stands for.
+        progress: is told what answers, and what is skipped.
+
+    Returns:
+        The names of what answers, and the predictions in the order of the images, each as soon as it is there.
+
+    Raises:
+        ResnetError: a run cannot be read, or a name stands for no image.
+    """
+    engine = settled(request.engine, progress)
+    classifiers = classifiers_for(request.runs, engine, progress)
+    engine = engine_for_many(engine, classifiers, lambda: count_named(request.words), progress)
+    purpose: Purpose = "one" if is_one_file(request.words) else "many"
+    members = load_members(classifiers, purpose, engine, progress)
+    paths = image_paths(request.words, listed, progress)
+    predictions = predict(paths, members, classifiers[0].classes, request.top, request.views)
+    return tuple(classifier.name for classifier in classifiers), predictions
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""Measure finished classifiers and write what they came to: shared by `finetune`, `train` and `evaluate` (heavy).
+"""What `resnet evaluate` does, and how `finetune` and `train` measure the run that they wrote (heavy).
 
-In: runs' OpenVINO files and the images to score. Out: figures; predictions.csv, confusion.csv and report.html.
+In: runs, and the images to score. Out: figures; predictions.csv, confusion.csv and report.html in a folder.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,21 +9,59 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from resnet_cli.data import scoring
 from resnet_cli.data.dataset import Dataset
 from resnet_cli.data.decode import Geometry
-from resnet_cli.data.scoring import Scored
+from resnet_cli.data.scoring import Scored, SplitName
 from resnet_cli.engines import EngineName
 from resnet_cli.engines.base import Outputs
+from resnet_cli.errors import ResnetError
 from resnet_cli.inference.classify import Classified, classify
 from resnet_cli.inference.metrics import Evaluation, losses, measure
-from resnet_cli.inference.scoring import Rows, classify_pooled, collect, write_confusion, write_predictions
-from resnet_cli.jobs.ready import Ready, load_members, read_weights
+from resnet_cli.inference.scoring import (
+    Rows,
+    classify_pooled,
+    collect,
+    first_image,
+    is_predictions,
+    write_confusion,
+    write_predictions,
+)
+from resnet_cli.jobs.environment import dataset_folder, settled
+from resnet_cli.jobs.predict import Ready, engine_for_many, load_members, load_runs, read_weights, run_classifier
+from resnet_cli.jobs.start import Place, choose_run_folder, make_run_folder, require_writable
 from resnet_cli.networks.catalogue import ClassifierSpec
 from resnet_cli.progress import Progress, stop_if_asked
 from resnet_cli.reports.page import Mistake, Report, write_report
-from resnet_cli.runs.folder import Run
+from resnet_cli.runs.folder import EVALUATIONS, FIGURES, Run
 
 _SHOWN = 24  # mistakes in the report
+_ENSEMBLE = "ensemble"  # folder of several runs' figures, under runs/
+
+
+@dataclass(frozen=True)
+class EvaluateRequest:
+    """What is to be measured, and where its files go.
+
+    Attributes:
+        runs: folders of runs, or of OpenVINO exports, that answer together; none for the newest run.
+        dataset: folder, or name of a known data set, whose images are scored; None for those that the first run held out.
+        split: train, val or test; None for test images where there are any, else validation images.
+        views: of each image that are averaged: 1, 2 or 10.
+        engine: what computes.
+        output: folder of the files; None for the run, or a folder in it or under runs/.
+        allow_changed: score held-out images whose content has changed since training.
+        strict: a damaged or changed image is an error.
+    """
+
+    runs: Sequence[Path] = ()
+    dataset: Path | None = None
+    split: SplitName | None = None
+    views: int = 1
+    engine: EngineName = "auto"
+    output: Path | None = None
+    allow_changed: bool = False
+    strict: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,6 +76,121 @@ class Measured:
     figures: Evaluation
     engine: str
     views: int = 1
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation came to.
+
+    Attributes:
+        runs: that answered, one or more.
+        measured: the images and their figures.
+        folder: it holds predictions.csv, confusion.csv and report.html.
+        warnings: what the reader of the figures must know.
+    """
+
+    runs: tuple[Run, ...]
+    measured: Measured
+    folder: Path
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON contract of `evaluate`."""
+        folders, measured = [str(run.folder) for run in self.runs], self.measured
+        which = {"dataset": measured.scored.name, "split": measured.scored.split}
+        names = {"run": folders[0], "runs": folders, "views": measured.views, **which}
+        warnings = list(self.warnings)
+        outcome = {"engine": measured.engine, "output": str(self.folder), "warnings": warnings, "notes": warnings}
+        return {**names, **measured.figures.to_json(), **outcome}
+
+
+def run_evaluation(request: EvaluateRequest, progress: Progress) -> Evaluated:
+    """Measure runs and write predictions.csv, confusion.csv and report.html.
+
+    Raises:
+        ResnetError: a run or an image cannot be read, there is nothing to score, or the files cannot be written.
+    """
+    views, strict = request.views, request.strict
+    engine = settled(request.engine, progress)
+    runs = load_runs(request.runs)
+    root = None if request.dataset is None else dataset_folder(request.dataset, progress)
+    if root is None:
+        scored = scoring.held_out(runs, request.split, request.allow_changed)
+    else:
+        scored = scoring.folder(runs, root, request.split)
+    if strict and scored.changed and not request.allow_changed:
+        raise ResnetError(f"{scored.changed[0]} has changed since training", "put it back, or add --allow-changed")
+    name = _new_name(runs, scored, views)
+    target = request.output or (choose_run_folder(name) if name else _place(runs[0], scored, views))
+    _require_own(target, runs)
+    # What a training warned of is about the images of its headline figure, and of that figure where they are the same still.
+    told = runs[0].warnings_of_data if scored.changed else runs[0].warnings
+    for warning in (*(told if scored.is_headline and len(runs) == 1 else ()), *scored.notes):
+        progress.warn(warning)
+    classifiers = list(map(run_classifier, runs))
+    engine = engine_for_many(engine, classifiers, lambda: len(scored.samples), progress)
+    measured = measure_together(classifiers, scored, views, progress, engine)
+    if left_out := measured.rows.left_out:
+        if strict:
+            raise ResnetError(left_out[0].reason, "without --strict it is left out")
+        progress.warn(scoring.unreadable_note(left_out))
+    if request.output is None and name:
+        target = make_run_folder(Place(target, name))  # another process may have taken it meanwhile
+    _write_figures(target, measured, runs, progress.warnings)
+    return Evaluated(runs, measured, target, tuple(progress.warnings))
+
+
+def _new_name(runs: Sequence[Run], scored: Scored, views: int) -> str:
+    """Of the folder under runs/ that figures get which no single run can keep; empty where one does."""
+    if len(runs) > 1:
+        return _ENSEMBLE
+    return f"{runs[0].folder.resolve().name}-{_measurement(scored, views)}" if runs[0].is_export else ""
+
+
+def _measurement(scored: Scored, views: int) -> str:
+    return f"{scored.name}-{scored.split}" + (f"-{views}-views" if views > 1 else "")
+
+
+def _place(run: Run, scored: Scored, views: int) -> Path:
+    """A run's own files are those of its headline figure; other images and views are measured beside them, each data set's in
+    a folder of its own.
+    """
+    if scored.is_headline and views == 1:
+        return run.folder
+    first = run.folder / EVALUATIONS / _measurement(scored, views)
+    place, number = first, 1
+    while (image := first_image(place / "predictions.csv")) and not _lies_in(image, scored.root):
+        number += 1
+        place = first.with_name(f"{first.name}-{number}")
+    return place
+
+
+def _lies_in(image: Path, root: Path) -> bool:
+    return image.absolute().is_relative_to(root.absolute())
+
+
+def _require_own(folder: Path, runs: Sequence[Run]) -> None:
+    """Figures are written over earlier figures, over nothing else that is called as they are, and into no export: that is
+    handed on as it is, and they name images.
+    """
+    for run in runs:
+        if run.is_export and folder.resolve().is_relative_to(run.folder.resolve()):
+            raise ResnetError(f"{folder} lies in the export {run.folder}, which stays as it is", "choose another --output")
+    present = [name for name in FIGURES if (folder / name).exists()]
+    if present and not is_predictions(folder / "predictions.csv"):
+        raise ResnetError(f"{folder / present[0]} exists already, and is not from `resnet evaluate`", "choose another --output")
+    require_writable(folder)
+
+
+def _write_figures(target: Path, measured: Measured, runs: Sequence[Run], warnings: list[str]) -> None:
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResnetError(f"cannot write to {target}: {error.strerror}", "choose another --output") from error
+    if len(runs) == 1:
+        write_measured(target, measured, runs[0].record, runs[0].folder / "curves.png", warnings)
+    else:
+        write_ensemble(target, measured, runs, warnings)
 
 
 def measure_together(

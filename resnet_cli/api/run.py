@@ -1,0 +1,282 @@
+"""A finished run in Python: evaluate, predict, export (light: what computes is imported when a call needs it).
+
+In: a run's folder; images as files or in memory. Out: figures, predictions, an export's folder. Also what all calls of the API
+share: they show progress in terminals and notebooks, lose no warning without it, and listen to Ctrl-C until they end.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from resnet_cli.data.inputs import given_images
+from resnet_cli.data.named import NAMED
+from resnet_cli.data.scoring import SplitName
+from resnet_cli.engines import EngineName
+from resnet_cli.errors import Interrupted, ResnetError
+from resnet_cli.export.formats import FormatName
+from resnet_cli.files import at_home
+from resnet_cli.jobs.environment import settled
+from resnet_cli.jobs.export import ExportRequest, run_export
+from resnet_cli.progress import Interruptible, Progress, WarningsAlone
+from resnet_cli.runs import folder as runs
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+    from resnet_cli.engines.openvino import Purpose
+    from resnet_cli.inference.classify import Member, Prediction
+    from resnet_cli.inference.metrics import Evaluation
+
+PathLike = str | os.PathLike[str]
+Views = Literal[1, 2, 10]
+
+_RESUME = "what was trained is saved: the same call with resume=True goes on where it stopped"
+
+
+@contextmanager
+def call(progress: bool | Progress) -> Iterator[Interruptible]:
+    """One call of the API belongs inside: Ctrl-C is a KeyboardInterrupt, after saving what it would lose.
+
+    Handlers of signals are those of the caller again when it ends; handlers of its own are left alone.
+
+    Args:
+        progress: True shows it in the terminal or notebook, False gives Python's warnings alone, an object is told.
+    """
+    shown, close = _shown(progress)
+    inside = Interruptible(shown)
+    is_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    listens = is_default and threading.current_thread() is threading.main_thread()
+    if listens:
+        signal.signal(signal.SIGINT, inside.interrupt)
+    try:
+        yield inside
+    except Interrupted as error:
+        if inside.was_interrupted:
+            raise KeyboardInterrupt(_RESUME) from error
+        raise
+    finally:
+        if listens and signal.getsignal(signal.SIGINT) == inside.interrupt:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        close()
+
+
+def _shown(progress: bool | Progress) -> tuple[Progress, Callable[[], None]]:
+    """What a call reports to, and how that is ended."""
+    if progress is True:
+        from resnet_cli.cli.reporter import Reporter
+
+        reporter = Reporter()
+        return reporter, reporter.close
+    return (WarningsAlone() if progress is False else progress), lambda: None
+
+
+def require_one_of(name: str, value: object, choices: Sequence[object]) -> None:
+    """Refuse an argument that is none of some values.
+
+    Raises:
+        ResnetError: it is none.
+    """
+    if value not in choices:
+        raise ResnetError(f"{name}={value!r} is no choice", f"choose {', '.join(map(repr, choices))}")
+
+
+def optional_path(given: PathLike | None) -> Path | None:
+    """A path, if one was given; `~` is the user's home."""
+    return None if given is None else at_home(os.fspath(given))
+
+
+def data_path(given: PathLike) -> Path:
+    """The path of a data set; the bare word `cifar10` is a name, and `./cifar10` a folder."""
+    text = os.fspath(given)
+    path = at_home(text)
+    return path.absolute() if str(path) in NAMED and str(path) != text else path
+
+
+def load(folder: PathLike | None = None) -> "Run":
+    """Open a finished run, or what `export("openvino")` wrote.
+
+    Args:
+        folder: the run's; None for the newest one under runs/.
+
+    Raises:
+        ResnetError: there is none, or it is not complete.
+
+    Example:
+        >>> run = resnet.load("runs/photos-resnet50")  # doctest: +SKIP
+    """
+    from resnet_cli.jobs.predict import load_classifier
+
+    found = runs.load_run() if folder is None else load_classifier(at_home(os.fspath(folder)))
+    return Run(runs.Run(found.folder.absolute(), found.record))
+
+
+class Run:
+    """A finished run, or an OpenVINO export of one; `finetune`, `train` and `load` give it.
+
+    Example:
+        >>> run = resnet.load()  # doctest: +SKIP
+        >>> run.predict("photos/cats/tom.jpg")[0].label  # doctest: +SKIP
+        'cats'
+    """
+
+    def __init__(self, opened: runs.Run) -> None:
+        self._run = opened
+        self._loaded: dict[tuple[EngineName, str], tuple[Member, ...]] = {}
+
+    def __repr__(self) -> str:
+        return f"<resnet_cli.Run {self.folder}: {self._run.record['network']['name']}, {len(self.classes)} classes>"
+
+    @property
+    def folder(self) -> Path:
+        """Its folder, an absolute path."""
+        return self._run.folder
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, in the order of probabilities."""
+        return self._run.classes
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """What `finetune --json` and `train --json` print (docs/cli.md); empty for an export."""
+        return dict(self._run.record.get("results", {}))
+
+    def evaluate(
+        self,
+        data: PathLike | None = None,
+        *,
+        split: SplitName | None = None,
+        views: Views = 1,
+        engine: EngineName = "auto",
+        output: PathLike | None = None,
+        allow_changed: bool = False,
+        strict: bool = False,
+        progress: bool | Progress = True,
+    ) -> "Evaluation":
+        """Measure the classifier as `resnet evaluate` does, which also writes predictions.csv, confusion.csv and report.html.
+
+        Args:
+            data: folder, or name of a known data set, whose images are scored; None for those that the run held out.
+            split: "val", "test" or "train"; None for test images where there are any, else validation images.
+            views: of each image that are averaged: 1, 2 or 10.
+            engine, output, allow_changed, strict: as the options of the command.
+            progress: as for `finetune`.
+
+        Returns:
+            `top1`, `top1_interval`, `top5`, `loss`, `ece`, `classes` with precision, recall and F1, and `confusion`.
+
+        Raises:
+            ResnetError: there is nothing to score, or the files cannot be written.
+
+        Example:
+            >>> resnet.load().evaluate(views=10).top1  # doctest: +SKIP
+            0.962
+        """
+        require_one_of("split", split, (None, *get_args(SplitName)))
+        require_one_of("views", views, get_args(Views))
+        require_one_of("engine", engine, get_args(EngineName))
+        from resnet_cli.jobs.evaluate import EvaluateRequest, run_evaluation
+
+        root = None if data is None else data_path(data)
+        where = ((self.folder,), root, split, views, engine, optional_path(output), allow_changed, strict)
+        with call(progress) as shown:
+            return run_evaluation(EvaluateRequest(*where), shown).measured.figures
+
+    def predict(
+        self,
+        images: "PathLike | Image | NDArray[np.uint8] | Iterable[PathLike | Image | NDArray[np.uint8]]",
+        *,
+        views: Views = 1,
+        top: int = 5,
+        engine: EngineName = "auto",
+        progress: bool | Progress = False,
+    ) -> "list[Prediction]":
+        """Say what images show, as `resnet predict` does; the engine stays loaded for the next call.
+
+        Args:
+            images: a file, folder or pattern; a PIL image; an array uint8 (H, W, 3) or (N, H, W, 3), RGB; or any number of
+                files, folders, PIL images and arrays (H, W, 3).
+            views: of each image that are averaged: 1, 2 or 10.
+            top: how many classes to name.
+            engine: as the option of the command.
+            progress: as for `finetune`.
+
+        Returns:
+            One prediction per image, in order, with `label`, `probability`, `top` and, of a file, `path`.
+
+        Raises:
+            ResnetError: an image cannot be read; the message names it.
+
+        Example:
+            >>> [each.label for each in resnet.load().predict("photos/new")]  # doctest: +SKIP
+            ['cats', 'dogs', 'cats']
+        """
+        require_one_of("views", views, get_args(Views))
+        require_one_of("engine", engine, get_args(EngineName))
+        if top < 1:
+            raise ResnetError(f"top={top} names no class", "give 1 or more")
+        from resnet_cli.inference.classify import predict
+
+        with call(progress) as shown:
+            sources, count = given_images(images, shown)
+            members = self._members(engine, "one" if count == 1 else "many", count or 0, shown)
+            task = shown.start("predicting", count)
+            found = []
+            for prediction in predict(sources, members, self.classes, top, views):
+                if prediction.error is not None:
+                    raise ResnetError(prediction.error, "leave it out; no other image was wrong before it")
+                found.append(prediction)
+                task.advance()
+            task.finish()
+            return found
+
+    def export(
+        self,
+        format: FormatName,
+        *,
+        output: PathLike | None = None,
+        quantize: bool = False,
+        max_drop: float | None = None,
+        force: bool = False,
+        progress: bool | Progress = True,
+    ) -> Path:
+        """Write the classifier for other programs as `resnet export` does, and check it on held-out images.
+
+        Args:
+            format: "savedmodel", "keras", "onnx", "tflite" or "openvino".
+            output: folder to write; None for export/<format>[-int8] in the run.
+            quantize: with 8-bit weights and activations.
+            max_drop: points of held-out top-1 that these may lose; None for the usual bound.
+            force: replace an export that is there.
+            progress: as for `finetune`.
+
+        Returns:
+            The folder with the model, labels.txt and classify.py, an absolute path; `load` opens that of "openvino".
+
+        Raises:
+            ResnetError: a package is missing, the folder exists, or the written model answers differently.
+
+        Example:
+            >>> resnet.load().export("onnx") / "model.onnx"  # doctest: +SKIP
+            PosixPath('runs/photos-resnet50/export/onnx/model.onnx')
+        """
+        require_one_of("format", format, get_args(FormatName))
+        request = ExportRequest(format, self.folder, quantize, max_drop, optional_path(output), force)
+        with call(progress) as shown:
+            return run_export(request, shown).exported.folder.absolute()
+
+    def _members(self, wish: EngineName, purpose: "Purpose", count: int, progress: Progress) -> "tuple[Member, ...]":
+        """The classifier in the engine that `resnet predict` would choose, loaded once."""
+        from resnet_cli.jobs.predict import engine_for_many, load_members, run_classifier
+
+        classifiers = (run_classifier(self._run),)
+        engine = engine_for_many(settled(wish, progress), classifiers, lambda: count, progress)
+        if (engine, purpose) not in self._loaded:
+            self._loaded[engine, purpose] = load_members(classifiers, purpose, engine, progress)
+        return self._loaded[engine, purpose]

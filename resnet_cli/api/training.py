@@ -1,0 +1,253 @@
+"""From a folder of images to a run: `check`, `finetune` and `train` (light: what computes is imported when a call needs it).
+
+In: a folder and arguments. Out: problems; a `Run`. Arguments become the requests and configurations of the commands.
+"""
+
+import inspect
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from resnet_cli.api.run import PathLike, Run, call, data_path, load, optional_path, require_one_of
+from resnet_cli.errors import ResnetError
+from resnet_cli.jobs.environment import dataset_folder, tensorflow_import
+from resnet_cli.jobs.finetune_plan import plan_finetune
+from resnet_cli.jobs.start import FinetuneRequest, TrainRequest, let_go
+from resnet_cli.jobs.train_plan import plan_training
+from resnet_cli.networks.catalogue import Shortcut, find_network
+from resnet_cli.progress import Interruptible, Progress
+from resnet_cli.training.config import (
+    FinetuneConfig,
+    TrainConfig,
+    make_config,
+    make_finetune_config,
+    parse_duration,
+    require_teacher,
+)
+
+if TYPE_CHECKING:
+    from resnet_cli.data.check import Inspection
+
+Resize = Literal["crop", "pad", "squash"]
+_KEYS = ("epochs", "batch_size", "learning_rate", "val_split", "seed")  # of a recipe, which have an argument of their own
+
+
+def finetune(
+    data: PathLike,
+    *,
+    arch: str = "auto",
+    weights: str = "auto",
+    unfreeze: Literal["auto", "none", "last", "all"] | None = None,
+    image_size: int | None = None,
+    resize: Resize = "crop",
+    recipe: str | Path = "default",
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    time_limit: str | None = None,
+    val_split: float | None = None,
+    seed: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    output: PathLike | None = None,
+    force: bool = False,
+    resume: bool = False,
+    strict: bool = False,
+    progress: bool | Progress = True,
+) -> Run:
+    """Turn a folder of photos into a classifier, from a pretrained network, as `resnet finetune` does.
+
+    Args:
+        data: a folder with one folder of images per class, or the name of a known data set.
+        arch, weights, resize, output, force, resume, strict: as the options of the command.
+        image_size: input side in pixels; None follows network and images.
+        recipe: name or TOML file of a recipe; see docs/recipes.md.
+        unfreeze, epochs, batch_size, learning_rate, val_split, seed: keys of the recipe; None keeps the recipe's value.
+        time_limit: of both phases, such as "10m"; views and epochs are chosen to fit.
+        settings: any other keys of the recipe by name, such as {"dropout": 0.3}.
+        progress: True shows it, False does not, an object of the `Progress` protocol is told.
+
+    Raises:
+        ResnetError: data, an argument or a file is wrong.
+
+    Example:
+        >>> run = resnet.finetune("photos", weights="bundled", seed=1)  # doctest: +SKIP
+    """
+    asked = dict(locals())
+    config = _finetune_config(asked)
+    with _training(progress) as shown:
+        plan = plan_finetune(_finetune_request(asked, shown), config, shown)
+        with tensorflow_import():
+            from resnet_cli.jobs.finetune import run_finetune
+        return _finished(lambda: run_finetune(plan, shown))
+
+
+def train(
+    data: PathLike,
+    *,
+    arch: str = "resnet20",
+    shortcut: Shortcut | None = None,
+    weights: str = "none",
+    teacher: PathLike | None = None,
+    image_size: int | None = None,
+    recipe: str | Path = "fast",
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    time_limit: str | None = None,
+    val_split: float | None = None,
+    seed: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    output: PathLike | None = None,
+    force: bool = False,
+    resume: bool = False,
+    strict: bool = False,
+    progress: bool | Progress = True,
+) -> Run:
+    """Train a network of the residual papers on a folder of images, as `resnet train` does.
+
+    Args:
+        data: a folder with one folder of images per class, or the name of a known data set.
+        arch, shortcut, weights, teacher, output, force, resume, strict: as the options of the command.
+        image_size: input side in pixels; None for the network's.
+        recipe: name or TOML file of a recipe; see docs/recipes.md.
+        epochs, batch_size, learning_rate, val_split, seed: keys of the recipe; None keeps the recipe's value.
+        time_limit: of the training itself, such as "30m"; epochs are chosen to fit.
+        settings: any other keys of the recipe by name, such as {"mixup": 0.2}.
+        progress: True shows it, False does not, an object of the `Progress` protocol is told.
+
+    Raises:
+        ResnetError: data, an argument or a file is wrong.
+
+    Example:
+        >>> run = resnet.train("cifar10", arch="resnet56", recipe="paper")  # doctest: +SKIP
+    """
+    asked = dict(locals())
+    config = _train_config(asked)
+    with _training(progress) as shown:
+        plan = plan_training(_train_request(asked, shown), config, shown)
+        with tensorflow_import():
+            from resnet_cli.jobs.train import run_training
+        return _finished(lambda: run_training(plan, shown))
+
+
+def check(data: PathLike, *, progress: bool | Progress = True) -> "Inspection":
+    """Look for what is wrong with a data set, as `resnet check` does: damaged files, copies, leaks, small classes.
+
+    Args:
+        data: a folder with one folder of images per class, or the name of a known data set.
+        progress: as for `finetune`.
+
+    Returns:
+        `classes`, `images`, `counts` by split and class, and `problems`, each with `kind`, `path`, `detail` and `severity`.
+
+    Raises:
+        ResnetError: there is no such folder.
+
+    Example:
+        >>> import resnet_cli as resnet
+        >>> found = resnet.check("sample_data/cars_vs_trucks", progress=False)
+        >>> found.classes, found.images, found.problems
+        (('cars', 'trucks'), 80, ())
+    """
+    from resnet_cli.data.check import inspect_dataset
+
+    with call(progress) as shown:
+        return inspect_dataset(dataset_folder(data_path(data), shown), shown)
+
+
+def _given(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a recipe that a call named, by an argument or in `settings`."""
+    named = {name: asked[name] for name in _KEYS if asked[name] is not None}
+    settings = dict(asked["settings"] or {})
+    if twice := sorted(named.keys() & settings.keys()):
+        raise ResnetError(f"{twice[0]} is an argument and in settings as well", "give it once")
+    if asked["time_limit"] is not None and "epochs" in (named | settings):
+        raise ResnetError("time_limit chooses the epochs", "leave epochs out")
+    return named | settings
+
+
+def _finetune_config(asked: Mapping[str, Any]) -> FinetuneConfig:
+    given = _given(asked)
+    if asked["unfreeze"] is not None:
+        given["unfreeze"] = asked["unfreeze"]
+    if asked["time_limit"] is not None:
+        given["time_limit"] = parse_duration(asked["time_limit"])
+    return make_finetune_config(asked["recipe"], given)
+
+
+def _train_config(asked: Mapping[str, Any]) -> TrainConfig:
+    given = _given(asked)
+    if asked["teacher"] is None:
+        require_teacher(given)
+    return make_config(asked["recipe"], find_network(asked["arch"], asked["shortcut"]), given)
+
+
+def _finetune_request(asked: Mapping[str, Any], progress: Progress) -> FinetuneRequest:
+    require_one_of("resize", asked["resize"], get_args(Resize))
+    if asked["arch"] != "auto":
+        find_network(asked["arch"])  # a misspelt name is told before a data set is fetched
+    return FinetuneRequest(
+        dataset=dataset_folder(data_path(asked["data"]), progress),
+        arch=asked["arch"],
+        weights=asked["weights"],
+        image_size="auto" if asked["image_size"] is None else str(asked["image_size"]),
+        resize=asked["resize"],
+        output=optional_path(asked["output"]),
+        force=asked["force"],
+        resume=asked["resume"],
+        strict=asked["strict"],
+        lr_find=None,
+        tensorboard=False,
+        command=_spelled(finetune, asked),
+    )
+
+
+def _train_request(asked: Mapping[str, Any], progress: Progress) -> TrainRequest:
+    require_one_of("shortcut", asked["shortcut"], (None, *get_args(Shortcut)))
+    limit = asked["time_limit"]
+    return TrainRequest(
+        dataset=dataset_folder(data_path(asked["data"]), progress),
+        arch=asked["arch"],
+        shortcut=asked["shortcut"],
+        image_size=asked["image_size"],
+        weights=asked["weights"],
+        teacher=optional_path(asked["teacher"]),
+        recipe=os.fspath(asked["recipe"]),
+        limit=None if limit is None else parse_duration(limit),
+        lr_find=None,
+        output=optional_path(asked["output"]),
+        force=asked["force"],
+        resume=asked["resume"],
+        strict=asked["strict"],
+        tensorboard=False,
+        command=_spelled(train, asked),
+    )
+
+
+def _spelled(function: Callable[..., Run], asked: Mapping[str, Any]) -> str:
+    """A call as run.json keeps it: with what is not the default."""
+    usual = inspect.signature(function).parameters
+    named = {name: value for name, value in asked.items() if name not in ("data", "progress", "resume")}
+    plain = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in named.items()}
+    changed = [f", {name}={value!r}" for name, value in plain.items() if value != usual[name].default]
+    return f"resnet.{function.__name__}({os.fspath(asked['data'])!r}{''.join(changed)})"
+
+
+@contextmanager
+def _training(progress: bool | Progress) -> Iterator[Interruptible]:
+    """A call that trains: whatever ends it, the run is not held any more."""
+    with call(progress) as shown:
+        try:
+            yield shown
+        finally:
+            let_go()
+
+
+def _finished(work: Callable[[], dict[str, Any]]) -> Run:
+    """Do the heavy part of a training, and leave Keras and the random states as they were found."""
+    from resnet_cli.networks.precision import settings_put_back
+
+    with settings_put_back():
+        return load(work()["run"])

@@ -1,0 +1,158 @@
+"""What `resnet export` does: write a run's classifier for other programs, in float or int8, and check what was written (light).
+
+In: a request. Out: a `FinishedExport`; the folder with the model is whole, or not there. TensorFlow and the converters are
+imported when all that can be wrong with the request is known.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resnet_cli.errors import ResnetError
+from resnet_cli.export.formats import FormatName, find_format
+from resnet_cli.export.quantizers import MAX_DROP, QUANTIZERS, find_quantizer
+from resnet_cli.jobs.environment import tensorflow_import, without_chatter
+from resnet_cli.progress import Progress
+from resnet_cli.runs.folder import Run, load_run
+
+if TYPE_CHECKING:
+    from resnet_cli.data.decode import Geometry
+    from resnet_cli.export.export import Exported, Quantized
+    from resnet_cli.export.parity import Side
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What is to be written.
+
+    Attributes:
+        format: such as "onnx".
+        run: folder of the run; None for the newest.
+        int8: with 8-bit weights and activations.
+        max_drop: points of held-out top-1 that int8 may lose, 0..100; None for the usual bound.
+        output: folder to write; None for export/<format>[-int8] in the run.
+        force: replace an export that is there, and keep an int8 model that loses more than it may.
+    """
+
+    format: FormatName
+    run: Path | None = None
+    int8: bool = False
+    max_drop: float | None = None
+    output: Path | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class FinishedExport:
+    """What was written and how it compares.
+
+    Attributes:
+        format: such as "onnx".
+        run: whose classifier it is.
+        geometry: how images reach its input.
+        exported: files, and how they compare with the run, or of int8 with the float export.
+        quantized: of int8, what it cost; None in float.
+        warnings: what a reader must know.
+    """
+
+    format: FormatName
+    run: Run
+    geometry: "Geometry"
+    exported: "Exported"
+    quantized: "Quantized | None"
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON contract of `export`."""
+        exported, parity, geometry = self.exported, self.exported.parity, self.geometry
+        document = {
+            "format": self.format,
+            "path": str(exported.folder),
+            "model": str(exported.model),
+            "bytes": exported.bytes,
+            "input": {"size": geometry.size, "resize": geometry.resize, "fraction": geometry.fraction, "filter": "bilinear"},
+            "parity": {
+                "pictures": parity.images,
+                "top1_agreement": parity.top1_agreement,
+                "max_probability_difference": parity.max_probability_difference,
+                "source": parity.source,
+            },
+        }
+        int8 = {} if self.quantized is None else {"int8": _int8_to_json(self.quantized)}
+        return {**document, **int8, "warnings": list(self.warnings)}
+
+
+def require_possible(request: ExportRequest) -> None:
+    """Refuse what contradicts itself, before anything is opened.
+
+    Raises:
+        ResnetError: the format has no int8, or the bound of int8 is given without it.
+    """
+    if request.int8 and request.format not in QUANTIZERS:
+        raise ResnetError(f"--quantize int8 goes with --format {', '.join(QUANTIZERS)}, not with {request.format}")
+    if request.max_drop is not None and not request.int8:
+        raise ResnetError("--max-drop is the bound of int8: add --quantize int8, or leave it out")
+
+
+def run_export(request: ExportRequest, progress: Progress) -> FinishedExport:
+    """Write a run's classifier in a format, load it again in that format's own runtime, and compare.
+
+    Raises:
+        ResnetError: the run cannot be read, a package is missing, the folder cannot be written, or the model answers
+            differently from the run; nothing is left behind.
+    """
+    require_possible(request)
+    run, name = load_run(request.run), request.format
+    (find_quantizer if request.int8 else find_format)(name)
+    with tensorflow_import():
+        import keras
+
+        from resnet_cli.data.decode import run_geometry
+        from resnet_cli.export.export import export, export_int8
+
+    if keras.backend.backend() != "tensorflow":
+        what = f"the converters read TensorFlow's graphs, and Keras runs on {keras.backend.backend()} in this process"
+        raise ResnetError(what, "export in a process with KERAS_BACKEND=tensorflow, as `resnet export` does")
+    progress.line(f"exporting {run.folder} as {name}{' in int8' if request.int8 else ''}, then checking what was written")
+    most = 100 * MAX_DROP if request.max_drop is None else request.max_drop
+    with without_chatter():
+        quantized = export_int8(run, name, request.output, request.force, most) if request.int8 else None
+        exported = quantized.exported if quantized else export(run, name, request.output, request.force)
+    if exported.parity.is_on_patterns:
+        progress.warn(f"none of the held-out images is in {run.data} any more, so the export was checked on random patterns")
+    for warning in _int8_warnings(quantized) if quantized else ():
+        progress.warn(warning)
+    return FinishedExport(name, run, run_geometry(run), exported, quantized, tuple(progress.warnings))
+
+
+def _int8_to_json(quantized: "Quantized") -> dict[str, Any]:
+    def side(each: "Side") -> dict[str, Any]:
+        top1 = each.correct / quantized.count
+        return {"top1": top1, "correct": each.correct, "bytes": each.bytes, "pictures_per_second": round(each.speed, 1)}
+
+    return {
+        "calibration_pictures": quantized.calibration,
+        "split": quantized.split,
+        "count": quantized.count,
+        "before": side(quantized.before),
+        "after": side(quantized.after),
+        "drop": {"points": quantized.drop, "images": quantized.lost},
+        "max_drop": {"points": quantized.max_drop, "images": quantized.allowed},
+        "notes": _int8_warnings(quantized),
+    }
+
+
+def _int8_warnings(quantized: "Quantized") -> list[str]:
+    from resnet_cli.export.export import in_images
+
+    warnings, count, bound = list(quantized.left_out), quantized.count, quantized.max_drop
+    if 0 < bound < 100 / count:
+        points = f"{bound:g} point{'' if bound == 1 else 's'}"
+        warnings.append(
+            f"only {count} images are held out, so one is {100 / count:.1f} points: too few to see a loss of {points}, and int8"
+            " may lose one"
+        )
+    if quantized.is_worse:
+        allowed = in_images(quantized.allowed, count)
+        warnings.append(f"int8 loses {in_images(quantized.lost, count)}, more than {allowed}: kept because of --force")
+    return warnings
