@@ -64,7 +64,7 @@ def finetune(
     if tensorboard:
         require_tensorboard()
     if arch != "auto":
-        find_network(arch)  # a misspelt name is told before a data set is fetched
+        find_network(arch)  # report a misspelt name before a data set is downloaded
     reporter = Reporter(quiet or json)
     folder = dataset_folder(dataset, reporter)
     command = shlex.join(["resnet", *sys.argv[1:]])
