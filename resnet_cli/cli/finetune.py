@@ -60,7 +60,7 @@ def finetune(
     if dataset is None:
         raise typer.BadParameter(o.NO_DATASET, param_hint="DATASET")
     if lr_find and config.unfreeze == "none":
-        raise typer.BadParameter("--lr-find is about the fine-tuning phase, and unfreeze none has none: leave it out")
+        raise typer.BadParameter("--lr-find is about the fine-tuning phase, which unfreeze none skips: leave it out")
     if tensorboard:
         require_tensorboard()
     if arch != "auto":
