@@ -192,12 +192,12 @@ def test_openvino_that_is_asked_for_and_cannot_be_had_is_one_sentence(
         assert refusals() == {f"error: OpenVINO is not installed\nhint: {MEND}\n"}
     with monkeypatch.context() as patch:
         patch.setattr(import_openvino(), "__version__", "2025.4.1-20426-82bbf0292c5-releases/2025/4")
-        assert refusals() == {f"error: OpenVINO 2025.4.1 is too old: {OLDEST} is the first that will do\nhint: {MEND}\n"}
+        assert refusals() == {f"error: OpenVINO 2025.4.1 is too old: at least {OLDEST} is needed\nhint: {MEND}\n"}
         assert predicted(run_cli, next(fruit.rglob("*.png")), "--run", run)
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     refused = run_cli("finetune", fruit, *QUICK, "--engine", "openvino")
     assert refused.stderr.endswith(
-        "error: --engine openvino cannot convert a network that Keras holds on jax\n"
+        "error: --engine openvino cannot convert networks of Keras' backend jax\n"
         "hint: --engine keras, or KERAS_BACKEND=tensorflow\n"
     )
     assert list(tmp_path.iterdir()) == []
@@ -303,7 +303,7 @@ def test_a_converter_that_fails_costs_speed_and_no_finished_training(
         refused = run_cli("finetune", tiny_dataset, *TINY, "--unfreeze", "none", "--no-cache", "--output", tmp_path / "other")
     assert refused.exit_code == 1
     assert refused.stderr.endswith(
-        "error: OpenVINO cannot convert the network: no rule for this operation\nhint: --engine keras does without it\n"
+        "error: OpenVINO cannot convert the network: no rule for this operation\nhint: use --engine keras\n"
     )
 
 
