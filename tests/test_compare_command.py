@@ -269,8 +269,8 @@ def test_other_files_are_never_replaced_and_earlier_comparisons_are(
     Path("mine.png").write_bytes((tiny_dataset / "apple" / "000.png").read_bytes())
     Path("folder.svg").mkdir()
     for name, words in {
-        "mine.png": "exists and is no figure of",
-        "folder.svg": "exists and is no figure of",
+        "mine.png": "exists and is not a figure of",
+        "folder.svg": "exists and is not a figure of",
         "figure.pdf": "neither .png nor .svg",
         "mine.png/figure.png": "cannot write to",
     }.items():

@@ -28,7 +28,7 @@ from resnet_cli.training.config import FinetuneConfig, TrainConfig
 from resnet_cli.training.pace import Pace
 
 CONFIG = TrainConfig(epochs=4, optimizer="adamw", learning_rate=0.03, weight_decay=0.01)
-HINT = "type the same command with --resume to go on where it stopped"
+HINT = "type the same command with --resume to continue where it stopped"
 QUICK = ["--arch", "resnet8", "--batch-size", "8", "--learning-rate", "0.02"]
 
 
