@@ -172,6 +172,7 @@ def test_without_the_images_random_patterns_stand_in_and_it_says_so(
     assert (json.loads(again.stdout)["warnings"], again.stderr) == ([warning], result.stderr)
 
 
+@pytest.mark.slow
 def test_litert_answers_alike_in_its_own_package_and_in_tensorflow(
     run_folder: Path, images: NDArray[np.uint8], run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,6 +205,7 @@ def test_an_export_that_answers_differently_is_not_kept(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_an_export_that_fails_leaves_the_earlier_one_alone(
     run_folder: Path, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

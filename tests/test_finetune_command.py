@@ -209,6 +209,7 @@ def test_sixty_classes_of_four_images(run_cli: RunCli, make_dataset: MakeDataset
     assert any("too few images" in warning and "and 55 more" in warning for warning in figures["warnings"])
 
 
+@pytest.mark.slow
 def test_a_rare_class_is_found_when_every_class_counts_alike(
     run_cli: RunCli, make_dataset: MakeDataset, tmp_path: Path
 ) -> None:
@@ -230,6 +231,7 @@ def test_a_rare_class_is_found_when_every_class_counts_alike(
     assert record_of(run)["config"]["class_weights"] is True
 
 
+@pytest.mark.slow
 def test_a_test_folder_gives_the_headline_and_chooses_nothing(
     run_cli: RunCli, make_dataset: MakeDataset, make_image: MakeImage, tmp_path: Path
 ) -> None:
@@ -250,6 +252,7 @@ def test_a_test_folder_gives_the_headline_and_chooses_nothing(
     assert Counter(splits_of(run).values()) == {"train": 16, "val": 6, "test": 10}
 
 
+@pytest.mark.slow
 def test_a_second_stage_that_spoils_the_network_is_thrown_away(
     finetuned_run: Finetuned, run_cli: RunCli, tmp_path: Path
 ) -> None:

@@ -54,6 +54,7 @@ def result_of(run_cli: RunCli, *words: object) -> dict[str, Any]:
     return {name: document[name] for name in ("val", "kept", "head_top1", "epochs")}
 
 
+@pytest.mark.slow
 def test_a_second_run_with_another_head_computes_no_features(
     tiny_dataset: Path, run_cli: RunCli, kept: Path, tmp_path: Path
 ) -> None:
@@ -67,6 +68,7 @@ def test_a_second_run_with_another_head_computes_no_features(
         assert again == first
 
 
+@pytest.mark.slow
 def test_an_image_is_opened_once_for_all_its_views_and_not_at_all_where_its_features_are_kept(
     make_dataset: MakeDataset, run_cli: RunCli, kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,6 +93,7 @@ def test_an_image_is_opened_once_for_all_its_views_and_not_at_all_where_its_feat
     assert opened.total() == 3 + 1 + 32
 
 
+@pytest.mark.slow
 def test_a_new_image_alone_is_computed(
     tiny_dataset: Path, run_cli: RunCli, make_image: MakeImage, kept: Path, tmp_path: Path
 ) -> None:
@@ -106,6 +109,7 @@ def test_a_new_image_alone_is_computed(
     assert merged == result_of(run_cli, tiny_dataset, *HEAD, "--set", "cache=false", "--output", tmp_path / "anew")
 
 
+@pytest.mark.slow
 def test_other_weights_and_sizes_do_not_share_features_and_no_cache_keeps_none(
     tiny_dataset: Path, run_cli: RunCli, kept: Path, tmp_path: Path
 ) -> None:
@@ -125,6 +129,7 @@ def test_a_cache_that_cannot_be_written_costs_time_and_nothing_else(
     assert result_of(run_cli, tiny_dataset, *HEAD, "--output", tmp_path / "run")["val"]["count"] == 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "changed", "empty"])
 def test_a_damaged_file_is_noticed_and_its_rows_are_computed_again(
     damage: str, tiny_dataset: Path, run_cli: RunCli, kept: Path, tmp_path: Path
@@ -148,6 +153,7 @@ def test_a_run_that_is_interrupted_keeps_no_half_of_its_features(
     assert rows_in(kept) == 0
 
 
+@pytest.mark.slow
 def test_without_room_the_last_stage_is_trained_on_activations_computed_as_needed(
     tiny_dataset: Path, run_cli: RunCli, kept: Path, tmp_path: Path
 ) -> None:
@@ -241,7 +247,7 @@ def test_the_fine_tuning_phase_is_trained_by_the_keys_of_the_recipe(tmp_path: Pa
     config = FinetuneConfig(**wanted, patience=2, class_weights=True, unfreeze="all")
     recipe = tail_on_pixels(model, material, config).recipe
     assert {name: getattr(recipe, name) for name in wanted} == wanted
-    assert (recipe.learning_rate, recipe.patience, recipe.class_weights) == (0.01, 2, True)
+    assert (recipe.learning_rate, recipe.patience, recipe.class_weights) == (0.002, 2, True)
     assert replace(config, optimizer="adamw").rate == 7e-4 and replace(config, learning_rate=0.2).rate == 0.2
 
 

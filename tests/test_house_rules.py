@@ -24,6 +24,10 @@ def test_sample_data_holds_images_alone() -> None:
     assert {path.suffix for path in files} == {".jpg"} and len(files) == 80
 
 
+def test_the_readme_has_at_most_130_lines() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 130
+
+
 def test_there_are_at_most_85_modules() -> None:
     assert len([name for name in SOURCES if Path(name).name != "__init__.py"]) <= 85
 

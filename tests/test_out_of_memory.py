@@ -26,7 +26,8 @@ def _system() -> None:
     raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
 
-@pytest.mark.parametrize("ask", [_numpy, _tensorflow, _jax, _system])
+# TensorFlow waits ten seconds for memory to come free.
+@pytest.mark.parametrize("ask", [_numpy, pytest.param(_tensorflow, marks=pytest.mark.slow), _jax, _system])
 def test_too_little_memory_is_told(ask: Callable[[], None], run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resnet_cli.cli.app.command_function", lambda _: ask)
     result = run_cli("models")

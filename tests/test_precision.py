@@ -148,6 +148,7 @@ def without_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training_material.network", plain)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_dropout")
 def test_fp16_comes_to_what_float32_comes_to(tmp_path: Path) -> None:
     _, exact = run(tmp_path / "exact", SGD)

@@ -395,6 +395,7 @@ def test_a_weights_file_with_a_mean_image_is_refused_as_it_does_not_say_so(tmp_p
     assert caught.value.hint == "name the run's folder instead"
 
 
+@pytest.mark.slow
 def test_a_file_of_keras_applications_does_not_fit_other_networks(published: tuple[keras.Model, Path]) -> None:
     path = str(published[1] / NOTOP)
     for arch, words in (("resnet18", "no resnet18"), ("resnet50v2", "do not fit resnet50v2")):

@@ -193,6 +193,7 @@ def test_the_bound_of_int8_is_whole_images_and_at_least_one(points: float, count
     assert quantize.allowed_loss(points, count) == images
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lost", "options", "allowed", "kept"),
     [

@@ -70,6 +70,7 @@ def assert_same(first: list[NDArray[np.float32]], second: list[NDArray[np.float3
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_the_suggested_rate_is_stable_and_better_than_far_lower_and_far_higher_ones(tmp_path: Path) -> None:
     stream = Points(images_per_step=32)
     config = TrainConfig(epochs=6, schedule="constant", warmup=0, weight_decay=0, label_smoothing=0.1)
@@ -137,6 +138,7 @@ def test_a_stop_signal_ends_the_search_and_restores_the_network() -> None:
     assert_same(everything(model), before)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_ends_the_search() -> None:
     model = network()
     before = everything(model)

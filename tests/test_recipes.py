@@ -233,6 +233,7 @@ def test_another_schedule_leaves_the_recipe_s_own_drops_and_plateau_behind() -> 
     )
 
 
+@pytest.mark.slow
 def test_weights_that_scale_pixels_in_another_way_are_refused_before_any_image_is_read(
     run_cli: RunCli, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,7 +75,7 @@ class Command(TyperCommand):
     def get_help_option(self, ctx: Any) -> Any:
         """--help, in the panel of the last option."""
         option = super().get_help_option(ctx)
-        if option is not None:
+        if option is not None and self.params:
             option.rich_help_panel = getattr(self.params[-1], "rich_help_panel", None)
         return option
 

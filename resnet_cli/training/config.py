@@ -171,9 +171,10 @@ class FinetuneConfig:
         return self.learning_rate or (every if self.unfreeze == "all" else last)
 
 
-# Peak rates of the fine-tuning phase: of the last stage, and of all layers.
+# Peak rates of the fine-tuning phase: of the last stage, and of all layers. All of resnet18-slim fell from 68 to 28 % in three
+# epochs of sgd at 0.01 on 189 flowers, and gained at 0.002.
 _USUAL_RATES: dict[Optimizer, tuple[float, float]] = {
-    "sgd": (0.01, 0.01),
+    "sgd": (0.01, 0.002),
     "muon": (0.003, 0.003),
     "adam": (5e-4, 7e-4),
     "adamw": (5e-4, 7e-4),
