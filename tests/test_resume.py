@@ -19,7 +19,7 @@ from training_material import STEPS, HeldOut, Points, StopAfter, run, values
 
 from resnet_cli.errors import Interrupted, ResnetError
 from resnet_cli.jobs.finetune import run_finetune
-from resnet_cli.jobs.finetune_plan import plan_finetune
+from resnet_cli.jobs.plan import plan_finetune
 from resnet_cli.jobs.start import FinetuneRequest
 from resnet_cli.progress import Silent, Task
 from resnet_cli.runs.folder import read_history

@@ -11,7 +11,7 @@ from resnet_cli.cli import recipe_options as o
 from resnet_cli.cli.console import print_result, print_search
 from resnet_cli.cli.reporter import Reporter
 from resnet_cli.jobs.environment import dataset_folder, tensorflow_import
-from resnet_cli.jobs.finetune_plan import plan_finetune
+from resnet_cli.jobs.plan import plan_finetune
 from resnet_cli.jobs.start import FinetuneRequest
 from resnet_cli.networks.catalogue import find_network
 from resnet_cli.training.config import FinetuneConfig, based_on, make_finetune_config, parse_duration
