@@ -67,9 +67,21 @@ def finetune(
         find_network(arch)  # a misspelt name is told before a data set is fetched
     reporter = Reporter(quiet or json)
     folder = dataset_folder(dataset, reporter)
-    command = shlex.join(["resnet", *sys.argv[1:]])
-    where = (folder, arch, weights, image_size, resize, output, force, resume, strict, lr_find, tensorboard, command)
-    return _run(FinetuneRequest(*where), config, reporter, json)
+    request = FinetuneRequest(
+        dataset=folder,
+        arch=arch,
+        weights=weights,
+        image_size=image_size,
+        resize=resize,
+        output=output,
+        force=force,
+        resume=resume,
+        strict=strict,
+        lr_find=lr_find,
+        tensorboard=tensorboard,
+        command=shlex.join(["resnet", *sys.argv[1:]]),
+    )
+    return _run(request, config, reporter, json)
 
 
 def _run(request: FinetuneRequest, config: FinetuneConfig, reporter: Reporter, json: bool) -> None:

@@ -249,7 +249,7 @@ def plan_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pr
     config = replace(config, flip=config.mirrors)  # what is done is recorded
     asked = _asked_size(request.image_size)
     scanned = scan_dataset(request.dataset)
-    share = config.val_split if config.val_split is not None else (0.1 if "test" in scanned.splits else 0.2)
+    share = config.share("test" in scanned.splits)
     dataset = hold_out(scanned, share, config.seed)
     tell_dataset(dataset, config.mirrors, progress)
     config = replace(config, engine=settled(config.engine, progress))

@@ -1,7 +1,7 @@
 """The heavy half of `resnet train`: composes network, training, measuring and the run directory."""
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import keras
@@ -181,14 +181,4 @@ def _examined(
 
 
 def _augmentation(config: TrainConfig) -> Augmentation:
-    return Augmentation(
-        config.crop,
-        config.scale,
-        config.flip,
-        config.rotate,
-        config.shift,
-        config.color,
-        config.sharpness,
-        config.cutout,
-        config.mixup,
-    )
+    return Augmentation(**{each.name: getattr(config, each.name) for each in fields(Augmentation)})

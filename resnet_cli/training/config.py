@@ -164,6 +164,10 @@ class FinetuneConfig:
         """Whether training images are shown otherwise than prediction sees them."""
         return self.augment != "none" and self.views != 1
 
+    def share(self, has_test: bool) -> float:
+        """Share held out for validation: the one that was chosen, or the usual one, by whether there is a test folder."""
+        return self.val_split if self.val_split is not None else (0.1 if has_test else 0.2)
+
     @property
     def rate(self) -> float:
         """Peak rate of the fine-tuning phase: the one that was chosen, or the usual one."""
@@ -255,7 +259,7 @@ _TRAIN_NEEDS: _Needs = (
 )
 _TEACHER = ("teacher_weight", "temperature", "teacher_views")
 _PHASE = ("batch_size", "optimizer", "learning_rate", "warmup", "weight_decay", "label_smoothing", "patience")
-_VIEWS = ("scale", "rotate", "shift", "color", "sharpness", "cutout")
+VIEW_KEYS = ("scale", "rotate", "shift", "color", "sharpness", "cutout")
 _FINETUNE_NEEDS: _Needs = (
     (_PHASE, lambda c: c.unfreeze != "none", "it is about the fine-tuning phase, and unfreeze none has none"),
     (
@@ -276,7 +280,7 @@ _FINETUNE_NEEDS: _Needs = (
     ),
     *(
         ((name,), lambda c, name=name: c.augments or getattr(c, name) is None, "it changes augmented views, and there are none")
-        for name in _VIEWS
+        for name in VIEW_KEYS
     ),
     (("epochs",), lambda c: not (c.epochs and c.time_limit), "time_limit chooses the epochs"),
 )

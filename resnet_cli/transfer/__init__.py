@@ -7,6 +7,8 @@
     tail.py        the fine-tuning phase: which layers training/loop.py trains, by which recipe, and the batches of both phases
     time_limit.py  views and epochs that fit into --time-limit
 
+In files (metrics.jsonl, checkpoint/, `kept`) the fine-tuning phase is called "tail".
+
 When Ctrl-C comes, rows that went through the frozen layers are written (`Store.new_file`), and in a phase that AdamW trains a
 checkpoint (training/checkpoints.py). A head that is solved writes nothing: solving it again takes seconds. With --resume all is
 called again in the same order, and whatever is found on the disk is not done again.
