@@ -29,12 +29,12 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """A name of the API, from the module that it lives in."""
+    """Import a name of the API on first use."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    """The names of the API, which completion shows."""
+    """The names of the API, for tab completion."""
     return sorted([*__all__, "__version__"])

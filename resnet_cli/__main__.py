@@ -1,10 +1,10 @@
-"""Where the program starts: while its commands are loaded, Ctrl-C ends it without a word (light)."""
+"""The entry point of the program: Ctrl-C while the commands are being imported exits without a traceback (light)."""
 
 import signal
 
 
 def main() -> None:
-    """Load the commands, and run one; see `app.main`."""
+    """Import the commands and run one; see `app.main`."""
     # Where SIGINT is ignored, as behind nohup, it stays so.
     interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if interruptible:

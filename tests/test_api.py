@@ -175,10 +175,10 @@ ODD: dict[str, tuple[Any, str]] = {
         lambda good: [good, np.zeros((8, 8, 4), np.uint8)],
         "images[1] is an array of uint8 (8, 8, 4), not of uint8 (height, width, 3)",
     ),
-    "a number": (7, "images are no int"),
+    "a number": (7, "images cannot be of type int"),
     "a number in a list": (lambda good: [good, 7], "images[1] is a int"),
-    "an empty name": ("", "an image without a name was given"),
-    "a pattern that fits nothing": ("none*.png", "no file fits the pattern none*.png"),
+    "an empty name": ("", "an image has an empty name"),
+    "a pattern that fits nothing": ("none*.png", "no file matches the pattern none*.png"),
 }
 
 
@@ -238,7 +238,7 @@ def test_a_wrong_argument_is_one_sentence(
 
 
 def test_evaluate_gives_the_figures_of_the_command_and_writes_its_files(run: resnet.Run, run_cli: RunCli, folder: Path) -> None:
-    with pytest.warns(UserWarning, match="the same images chose the best epoch"):
+    with pytest.warns(UserWarning, match="the same images selected the best epoch"):
         figures = run.evaluate(progress=False)
     written = {name: (folder / name).read_bytes() for name in ("predictions.csv", "confusion.csv", "report.html")}
     document = json.loads(run_cli("evaluate", "--run", folder, "--json").stdout)

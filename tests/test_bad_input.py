@@ -196,7 +196,7 @@ def test_damaged_test_images_are_named_too_and_not_only_after_the_training(
     [
         pytest.param(lambda run: (run / "run.json").unlink(), "is not complete: it has no run.json", id="no run.json"),
         pytest.param(
-            lambda run: (run / "run.json").rename(run / "rate.csv"), "holds a search for a learning rate", id="a search"
+            lambda run: (run / "run.json").rename(run / "rate.csv"), "contains a learning-rate range test", id="a search"
         ),
         pytest.param(
             lambda run: (run / "model.weights.h5").unlink(), "is not complete: it has no model.weights.h5", id="no weights"
@@ -229,10 +229,12 @@ def test_a_run_of_a_newer_version_says_how_to_upgrade(finetuned_run: Finetuned, 
 
 
 def test_nothing_to_predict_is_one_sentence(finetuned_run: Finetuned, run_cli: RunCli, tmp_path: Path) -> None:
-    assert_one_sentence(run_cli("predict", tmp_path, "--run", finetuned_run.folder), f"the folder {tmp_path} holds no images")
+    assert_one_sentence(
+        run_cli("predict", tmp_path, "--run", finetuned_run.folder), f"the folder {tmp_path} contains no images"
+    )
     pattern = f"{tmp_path}/*.jpg"
-    assert_one_sentence(run_cli("predict", "", "--run", finetuned_run.folder), "an image without a name was given")
-    assert_one_sentence(run_cli("predict", pattern, "--run", finetuned_run.folder), f"no file fits the pattern {pattern}")
+    assert_one_sentence(run_cli("predict", "", "--run", finetuned_run.folder), "an image has an empty name")
+    assert_one_sentence(run_cli("predict", pattern, "--run", finetuned_run.folder), f"no file matches the pattern {pattern}")
 
 
 def test_an_output_that_cannot_be_a_folder_is_told_before_any_work(

@@ -193,8 +193,8 @@ def test_classes_that_all_hold_the_same_folders_may_be_splits(tmp_path: Path, ma
     for fold in ("fold1", "fold2"):
         make_dataset(tmp_path / fold, ("daisy", "rose"), count=10, first=0 if fold == "fold1" else 20)
     assert warnings_of(tmp_path, flips=True) == [
-        "the classes fold1 and fold2 all hold the folders daisy and rose: if these are the classes, give a folder that holds"
-        " them, or name the upper folders train, val and test"
+        "the classes fold1 and fold2 all contain the folders daisy and rose: if these are the classes, give a folder that"
+        " contains them, or name the upper folders train, val and test"
     ]
     (tmp_path / "fold2" / "rose").rename(tmp_path / "fold2" / "tulip")
     assert warnings_of(tmp_path, flips=True) == []

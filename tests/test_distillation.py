@@ -324,14 +324,14 @@ def test_a_folder_without_images_is_refused(teacher: Path, run_cli: RunCli, tmp_
     (tmp_path / "empty" / "deep").mkdir(parents=True)
     result = run_cli("train", tmp_path / "empty", "--teacher", teacher, "--set", "teacher_weight=1", *QUICK)
     assert result.exit_code == 1
-    assert "holds no images" in result.stderr
+    assert "contains no images" in result.stderr
 
 
 @pytest.mark.parametrize(("key", "value"), [("temperature", 2), ("teacher_weight", 0.5), ("teacher_views", 3)])
 def test_keys_of_the_teacher_need_one(key: str, value: float, tiny_dataset: Path, run_cli: RunCli) -> None:
     result = run_cli("train", tiny_dataset, "--set", f"{key}={value}")
     assert result.exit_code == 1
-    assert f"error: {key} matters with a --teacher alone\nhint: leave it out, or name a teacher\n" in result.stderr
+    assert f"error: {key} only has an effect with --teacher\nhint: leave it out, or name a teacher\n" in result.stderr
 
 
 def test_class_weights_need_labels(photos: Path, teacher: Path, run_cli: RunCli) -> None:

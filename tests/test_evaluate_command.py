@@ -252,7 +252,7 @@ def test_images_that_an_earlier_run_was_trained_on_are_told_and_never_scored_els
     assert result.exit_code == 0, result.stderr
     held = {row["path"] for row in rows_of(second / "splits.csv") if row["split"] == "val"}
     before = {row["path"] for row in rows_of(first / "splits.csv") if row["split"] == "train"}
-    told = f"{len(held & before)} of {len(held)} held-out images are among those that {first} was trained on"
+    told = f"{len(held & before)} of {len(held)} held-out images are training images of {first}"
     assert told in " ".join(json.loads(result.stdout)["warnings"])
     assert told in " ".join(evaluated(run_cli, "--run", second)["notes"])
     assert held & before and held - before

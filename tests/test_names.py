@@ -147,7 +147,7 @@ def test_a_pattern_may_fit_empty_folders(run_folder: Path, make_image: MakeImage
     assert [Path(row["path"]).name for row in csv.DictReader(result.stdout.splitlines())] == ["x.png"]
     (tmp_path / "deep" / "full" / "x.png").unlink()
     result = run_cli("predict", tmp_path / "deep" / "*", "--run", run_folder)
-    assert result.exit_code == 1 and "no image fits the pattern" in result.stderr
+    assert result.exit_code == 1 and "no image matches the pattern" in result.stderr
 
 
 def test_what_this_program_wrote_is_no_image_and_no_class(

@@ -59,7 +59,7 @@ def test_a_list_of_no_images_is_an_error(form: list[str], run_cli: RunCli, finet
 def test_an_address_is_no_file_that_went_missing(run_cli: RunCli, finetuned_run: Finetuned) -> None:
     result = run_cli("predict", "https://example.org/cat.jpg", "--run", finetuned_run.folder)
     assert result.exit_code == 1
-    assert "error: https://example.org/cat.jpg is an address, and nothing is fetched from the network\n" in result.stderr
+    assert "error: https://example.org/cat.jpg is a URL, and images are not downloaded\n" in result.stderr
 
 
 def test_files_folders_patterns_and_stdin_mix_and_keep_their_order(
@@ -117,7 +117,7 @@ def test_odd_names_are_errors_of_their_own_images(
         (
             ["-"],
             listed,
-            "is no path of a file: embedded null byte; where paths are separated by NUL, as by find -print0",
+            "is not a valid path: embedded null byte; where paths are separated by NUL, as by find -print0",
         ),
         (["x" * 300 + ".png", "-"], listed, "File name too long"),
     ):

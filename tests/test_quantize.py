@@ -145,7 +145,7 @@ def test_predict_and_evaluate_take_an_openvino_export_wherever_it_is(
     lost = run_cli("evaluate", "--run", moved)
     assert (lost.exit_code, lost.stdout) == (1, "")
     assert lost.stderr == (
-        f"error: the export {moved} does not hold the place of its images\n"
+        f"error: the export {moved} does not record where its images are\n"
         "hint: give a folder of images: resnet evaluate FOLDER\n"
     )
     document = json.loads(run_cli("evaluate", data, "--run", moved, "--json").stdout)
@@ -154,7 +154,7 @@ def test_predict_and_evaluate_take_an_openvino_export_wherever_it_is(
     (moved / "splits.csv").unlink()
     refused = run_cli("evaluate", data, "--run", moved)
     assert (refused.exit_code, refused.stdout) == (1, "")
-    assert f"error: {moved / 'splits.csv'} cannot be read" in refused.stderr and "export the run anew" in refused.stderr
+    assert f"error: {moved / 'splits.csv'} cannot be read" in refused.stderr and "export the run again" in refused.stderr
     assert f"error: {moved} is an export, not a run" in run_cli("export", "--format", "onnx", "--run", moved).stderr
 
 
@@ -235,7 +235,7 @@ def test_one_lost_image_of_forty_is_no_failure_and_a_failure_says_images_and_poi
         f" {options[1] if options else 1} allows, which is {in_images(allowed, held)}: it has"
         f" {right - lost} of {held} held-out images right, the float export {right}"
     )
-    assert hint == ("hint: nothing was kept; export without --quantize, raise --max-drop, or keep it all the same with --force")
+    assert hint == ("hint: nothing was kept; export without --quantize, raise --max-drop, or keep it anyway with --force")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -239,7 +239,7 @@ def test_what_show_prints_is_a_recipe_file_that_means_the_same(
 
 def test_show_says_which_keys_have_no_effect_and_how_to_write_a_file(run_cli: RunCli) -> None:
     lines = run_cli("finetune", "--unfreeze", "none", "--show").stdout.splitlines()
-    assert "# patience = 5  # no effect: it is about the fine-tuning phase, and unfreeze none has none" in lines
+    assert "# patience = 5  # no effect: it is about the fine-tuning phase, which unfreeze none skips" in lines
     assert "# dropout = 0.2  # no effect: it has no effect on a head alone without hidden or epochs" in lines
     assert 'unfreeze = "none"  # changed from "auto"' in lines
     assert lines[1] == "# To a file, for --recipe my.toml: resnet finetune --unfreeze none --show > my.toml"

@@ -110,10 +110,10 @@ def test_show_prints_a_recipe_with_its_changes_and_trains_nothing(run_cli: RunCl
         ("--set drops=0.5:0.1", "drops contradicts the rest: only schedule steps"),
         ("--set scale=0.5", "scale contradicts the rest: only crop resized"),
         ("--set plateau=0.3", "plateau contradicts the rest"),
-        ("--recipe paper --set progressive=true", "progressive contradicts the rest: a mean per pixel needs one size"),
-        ("--set progressive=true --set pixel_mean=true", "contradicts the rest: a mean per pixel needs one size"),
+        ("--recipe paper --set progressive=true", "progressive contradicts the rest: a mean image has only one size"),
+        ("--set progressive=true --set pixel_mean=true", "contradicts the rest: a mean image has only one size"),
         ("--set schedule=steps", "schedule steps needs drops"),
-        ("--time-limit soon", "--time-limit soon is no duration"),
+        ("--time-limit soon", "--time-limit soon is not a duration"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(

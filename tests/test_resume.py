@@ -445,7 +445,7 @@ def test_nothing_to_resume_is_one_sentence(
     where = options[-1] if options else "runs/fruit-resnet8"
     assert result.exit_code == 1
     assert result.stderr.endswith(
-        f"\nerror: there is no interrupted run at {where}\nhint: leave --resume out to begin a new one\n"
+        f"\nerror: there is no interrupted run at {where}\nhint: leave --resume out to start a new one\n"
     )
 
 

@@ -208,7 +208,7 @@ def test_files_of_one_size_or_one_beginning_are_not_taken_for_copies(tmp_path: P
         (0.2, 0, "the class b has only one image, so none can be held out"),
         (0.2, 4, "the class b has 5 copies of one image, so none can be held out"),
         (0, 0, "--val-split 0 needs a test folder to measure on"),
-        (1.5, 0, "--val-split 1.5 is no share between 0 and 1"),
+        (1.5, 0, "--val-split 1.5 is not between 0 and 1"),
     ],
 )
 def test_what_cannot_be_held_out_is_told(

@@ -264,7 +264,7 @@ def test_a_run_says_that_its_test_images_chose_the_epoch(run_cli: RunCli, make_d
     options = ["--arch", "resnet8", "--epochs", 1, "--image-size", 16, "--val-split", 0, "--output", output]
     result = run_cli("train", data, *options)
     assert result.exit_code == 0, result.stderr
-    said = "the test images chose the epoch as well (--val-split 0)"
+    said = "the test images also selected the epoch (--val-split 0)"
     assert f"warning: {said}" in result.stderr and "validation accuracy" not in result.stdout
     assert "only 1 optimizer steps" in result.stderr
     results = json.loads((output / "run.json").read_text())["results"]

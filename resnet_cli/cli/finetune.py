@@ -60,11 +60,11 @@ def finetune(
     if dataset is None:
         raise typer.BadParameter(o.NO_DATASET, param_hint="DATASET")
     if lr_find and config.unfreeze == "none":
-        raise typer.BadParameter("--lr-find is about the fine-tuning phase, and unfreeze none has none: leave it out")
+        raise typer.BadParameter("--lr-find is about the fine-tuning phase, which unfreeze none skips: leave it out")
     if tensorboard:
         require_tensorboard()
     if arch != "auto":
-        find_network(arch)  # a misspelt name is told before a data set is fetched
+        find_network(arch)  # report a misspelt name before a data set is downloaded
     reporter = Reporter(quiet or json)
     folder = dataset_folder(dataset, reporter)
     request = FinetuneRequest(

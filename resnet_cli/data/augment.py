@@ -1,9 +1,8 @@
 """Augment an image: named operations by Pillow and numpy, from an `Augmentation` description and a random generator.
 
-In: uint8 (H, W, 3). Out: uint8 (size, size, 3). What `--resize` says is done first, and random parts are parts of the result,
-so that training shows what prediction will. The generator is made from (seed, epoch, index) alone: what happens to an image
-does not depend on threads, interruption or resume. The fixed views that are scored together (test-time augmentation) are here
-too.
+In: uint8 (H, W, 3). Out: uint8 (size, size, 3). `--resize` is applied first, and random crops are cut from its result, so that
+training images look like those of prediction. The random generator depends on (seed, epoch, index) only: the augmentation of an
+image does not change with threads, interruption or resume.
 """
 
 import math
@@ -16,32 +15,31 @@ from PIL import Image, ImageEnhance
 
 from resnet_cli.data.decode import Geometry, Pixels, pad_width, part_of_square
 
-# Purposes of the generators beside an image's own: the order of an epoch, mixup, and what happens behind a crop that is shown
-# again.
+# Purposes of further generators: the order of an epoch, mixup, and the changes after a crop that is reused.
 ORDER, MIX, CHANGE = 1, 2, 3
 _LUMINANCE = np.array([0.299, 0.587, 0.114])  # of red, green and blue (ITU-R BT.601)
 _BILINEAR = Image.Resampling.BILINEAR
 _LONGEST = (
     4 / 3
 )  # a crop's longer side to its shorter one (Szegedy et al. 2015); pad and squash give an image its shape already
-_COARSE = 0.07  # share of the crops whose area is too small for a stored image; with those that are long, about a tenth
+_COARSE = 0.07  # share of crops that are magnified as their area is too small; with elongated ones, about a tenth
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What may happen to a training image.
+    """The random changes of a training image.
 
     Attributes:
-        crop: "resized" = a random part, scaled (Szegedy et al. 2015): of the whole image where `--resize` is crop, else of the
-            square that pad or squash makes of it; "pad" = what prediction sees, padded by an eighth of the side, and a part
-            of that (He et al. 2015, section 4.2); "none" = what prediction sees.
+        crop: "resized" = a random crop, scaled to the input (Szegedy et al. 2015), of the whole image if `--resize` is crop,
+            else of the padded or squashed square; "pad" = the square that prediction sees, padded by an eighth of the side and
+            cropped at random (He et al. 2015, section 4.2); "none" = the square that prediction sees.
         scale: smallest share of the area that a resized crop keeps, 0..1.
         flip: mirror every second image.
         rotate: largest rotation, degrees.
         shift: largest shift, share of the side.
         color: brightness, contrast and saturation are each multiplied by a factor between 1 / (1 + this) and 1 + this.
-        sharpness: images are blurred or sharpened by a factor between 1 / (1 + this) and 1 + this (Cubuk et al. 2020):
-            programs that scale images differ in it.
+        sharpness: images are blurred or sharpened by a factor between 1 / (1 + this) and 1 + this (Cubuk et al. 2020), as
+            programs that scale images differ in sharpness.
         cutout: side of the grey square, share of the side (DeVries and Taylor 2017).
         mixup: parameter of the Beta distribution (Zhang et al. 2018); applied to batches, 0 for none.
     """
@@ -68,7 +66,7 @@ def augment(image: Pixels, geometry: Geometry, how: Augmentation, random: np.ran
     Args:
         image: uint8 (H, W, 3): the whole image where `how.crop` is "resized", else the square that prediction sees.
         geometry: target size, and how an image becomes a square. A square of another size is scaled.
-        how: what may happen.
+        how: the augmentation.
         random: the generator of this image in this epoch.
 
     Returns:
@@ -89,12 +87,12 @@ def augment(image: Pixels, geometry: Geometry, how: Augmentation, random: np.ran
 def crop_view(
     image: Pixels, geometry: Geometry, how: Augmentation, random: np.random.Generator, side: int | None = None
 ) -> Pixels:
-    """The part of an image that one view shows: the first half of `augment`.
+    """Crop one view of an image: the first half of `augment`.
 
     Args:
-        image, geometry, how, random: as of `augment`.
-        side: pixels of the view, if not those of the geometry. The part is the same for generators in the same state, so that a
-            teacher and a student whose inputs differ see the same.
+        image, geometry, how, random: as in `augment`.
+        side: side of the view in pixels; None for that of the geometry. Generators in the same state choose the same crop for
+            every side, so that a teacher and a student with different input sizes see the same crop.
 
     Returns:
         uint8 (side, side, 3).
@@ -107,12 +105,12 @@ def crop_view(
 
 
 def scaled_square(square: Pixels, side: int) -> Pixels:
-    """A square image at another side in pixels: uint8 (side, side, 3)."""
+    """Scale a square image: uint8 (side, side, 3)."""
     return square if len(square) == side else np.asarray(Image.fromarray(square).resize((side, side), _BILINEAR))
 
 
 def change(view: Pixels, how: Augmentation, random: np.random.Generator) -> Pixels:
-    """What happens to a view behind the crop: the second half of `augment`; uint8 (size, size, 3) to the same."""
+    """All changes of a view after the crop: the second half of `augment`; uint8 (size, size, 3) to the same."""
     if how.flip and random.random() < 0.5:
         view = view[:, ::-1]
     if how.rotate or how.shift:
@@ -127,7 +125,7 @@ def change(view: Pixels, how: Augmentation, random: np.random.Generator) -> Pixe
 
 
 def mix(images: NDArray[np.uint8], targets: NDArray[np.float32], alpha: float, random: np.random.Generator) -> None:
-    """Mixup in place: each image of a batch with the one opposite to it (Zhang et al. 2018).
+    """Mixup in place: image i of a batch is mixed with image N - 1 - i (Zhang et al. 2018).
 
     Args:
         images: uint8 (N, H, W, 3).
@@ -148,10 +146,10 @@ def mix(images: NDArray[np.uint8], targets: NDArray[np.float32], alpha: float, r
 
 
 def side_for_crops(geometry: Geometry, how: Augmentation) -> int:
-    """Pixels that an image's short side (of pad: its long one) needs, so that resized crops of it have those of the input.
+    """Pixels that the short side of an image needs (with pad: the long side), so that most resized crops are not magnified.
 
-    About nine crops of ten of a square image are not magnified, of a longer one more. For the last tenth too, the smallest
-    crops, it would take up to twice as many pixels.
+    About nine in ten crops of a square image are not magnified, and more of an elongated one. Avoiding it for the smallest
+    crops too would take up to twice as many pixels.
     """
     # A crop of the share a of the area has a shorter side of sqrt(a / ratio); ratio's mean, where its logarithm is uniform:
     ratio = (_LONGEST - 1) / math.log(_LONGEST) if geometry.resize == "crop" else 1
@@ -171,9 +169,9 @@ def _resized_crop(pixels: Pixels, geometry: Geometry, smallest: float, random: n
 def _random_part(
     whole: tuple[float, float], inside: tuple[float, float], smallest: float, longest: float, random: np.random.Generator
 ) -> tuple[float, float, float, float]:
-    """(left, top, right, bottom) of a part of at least the share `smallest` of the area, its sides 1 : 1 to 1 : `longest`.
+    """(left, top, right, bottom) of a crop of at least the share `smallest` of the area, its sides 1 : 1 to 1 : `longest`.
 
-    Its centre lies within `inside`, (width, height) in the middle of the whole: no part of a padded image is grey bars alone.
+    Its centre lies within `inside`, (width, height) in the middle of the whole: no crop of a padded image shows only grey bars.
     """
     width, height = whole
     for _ in range(10):
@@ -189,14 +187,14 @@ def _random_part(
 
 
 def _placed(length: float, whole: float, inside: float, random: np.random.Generator) -> float:
-    """Where a part of some length begins."""
+    """A random start of a crop of some length."""
     margin = (whole - inside) / 2
     first, last = max(0.0, margin - length / 2), min(whole - length, whole - margin - length / 2)
     return first + random.random() * (last - first)
 
 
 def _pad_and_crop(view: Pixels, size: int, random: np.random.Generator) -> Pixels:
-    """A part of the padded view; its place is drawn in pixels of an input of `size`, which the view may be larger than."""
+    """A random crop of the padded view; its place is drawn in pixels of an input of `size`; the view may be larger."""
     pad, side = pad_width(size), len(view)
     margin = -(-pad * side // size)
     top, left = (margin + round((int(place) - pad) * side / size) for place in random.integers(0, 2 * pad + 1, 2))
@@ -206,13 +204,13 @@ def _pad_and_crop(view: Pixels, size: int, random: np.random.Generator) -> Pixel
 
 
 def _rotate_and_shift(view: Pixels, degrees: float, shift: float, random: np.random.Generator) -> Pixels:
-    """Rotate and shift together; what comes in from outside repeats the edge, as Keras' generator does."""
+    """Rotate and shift in one step; pixels from outside repeat the edge, as in Keras' generator."""
     size = view.shape[0]
     angle = math.radians(random.uniform(-degrees, degrees))
     dx, dy = (float(share) * size for share in random.uniform(-shift, shift, 2))
-    # As far outside as the corners can come from: half the diagonal less half the side, and the shift along both axes.
+    # The farthest that corners are read outside the view: half the diagonal less half the side, and the shift along both axes.
     margin = math.ceil(size * ((math.sqrt(0.5) - 0.5 if degrees else 0) + math.sqrt(2) * shift)) + 1
-    # Where a pixel comes from: back by the shift, then turned about the centre.
+    # The source of a pixel: shifted back, then rotated about the centre.
     cosine, sine, centre = math.cos(angle), math.sin(angle), size / 2
     x = centre + margin - cosine * (centre + dx) + sine * (centre + dy)
     y = centre + margin - sine * (centre + dx) - cosine * (centre + dy)
@@ -222,7 +220,7 @@ def _rotate_and_shift(view: Pixels, degrees: float, shift: float, random: np.ran
 
 
 def _with_edges(view: Pixels, margin: int) -> Pixels:
-    """The view with its edge repeated all around, as by `np.pad`, which takes three times as long."""
+    """Pad the view by repeating its edge, like `np.pad`, which takes three times as long."""
     size = view.shape[0]
     wide = np.empty((size + 2 * margin, size + 2 * margin, 3), np.uint8)
     inside = slice(margin, margin + size)

@@ -1,7 +1,7 @@
-"""Batches for Keras: an endless training stream that is a function of the step alone, and a finite evaluation set.
+"""Batches for Keras: an endless training stream, where a batch depends only on its step, and a finite evaluation set.
 
-In: `ImageSet`. Out: (uint8 images, float32 one-hot targets). Batch 4711 can be made without the 4710 before it: that is what
-makes resume exact.
+In: `ImageSet`. Out: (uint8 images, float32 one-hot targets). Batch 4711 can be made without the 4710 before it, which makes
+resuming exact.
 """
 
 import itertools
@@ -23,17 +23,17 @@ Batch = tuple[NDArray[np.uint8], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Order:
-    """Which images each training step shows: every epoch is a permutation of all of them, cut into batches of one size.
+    """The images of each training step: every epoch is a permutation of all images, cut into batches of equal size.
 
-    All batches have one size, as TensorFlow traces and compiles a graph for each size that it meets. That is the smallest size
-    with which an epoch takes no more steps than with `batch_size`: 129 images at 64 are three steps of 43, not two and one
-    image. Where it does not divide the count, the last batch is filled up with the first images of the same epoch: fewer than
-    there are steps, 1 of 95 images at 64 (two steps of 48).
+    The size is the same for all batches, as TensorFlow traces and compiles a graph for each new size. It is the smallest size
+    that needs no more steps per epoch than `batch_size`: 129 images at 64 give three steps of 43, not two of 64 and one of 1.
+    If it does not divide the count, the last batch is filled up with the first images of the same epoch. These are fewer than
+    the steps: 1 of 95 images at 64 (two steps of 48).
 
     Attributes:
         count: images in the set, at least 1.
-        batch_size: images a step at most.
-        seed: of the permutations.
+        batch_size: most images in a step.
+        seed: random seed of the permutations.
     """
 
     count: int
@@ -42,12 +42,12 @@ class Order:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches in which every image comes once."""
+        """Number of batches in an epoch."""
         return -(-self.count // self.batch_size)
 
     @property
     def images_per_step(self) -> int:
-        """Images in every batch, never more than the set has."""
+        """Images in every batch; at most the number of images in the set."""
         return -(-self.count // self.steps_per_epoch)
 
     def drawn(self, step: int) -> Iterator[tuple[int, int]]:
@@ -60,23 +60,23 @@ class Order:
 
 @lru_cache(maxsize=2)
 def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
-    """The permutation of an epoch; kept, as drawing it takes half a millisecond a batch with 45,000 images."""
+    """The permutation of an epoch; cached, as drawing it takes half a millisecond per batch with 45,000 images."""
     return generator(seed, epoch, 0, ORDER).permutation(count)
 
 
 @dataclass(frozen=True)
 class TrainStream:
-    """The training images, shuffled and augmented, batch after batch.
+    """Batches of shuffled and augmented training images.
 
-    Every epoch shows every image; see `Order`.
+    Every epoch contains every image; see `Order`.
 
     Attributes:
-        images: what to draw from.
+        images: the training images.
         classes: number of classes.
-        batch_size: images a step at most.
+        batch_size: most images in a step.
         geometry: input size.
-        augmentation: what happens to each image.
-        seed: of order and augmentation.
+        augmentation: how each image is augmented.
+        seed: random seed of order and augmentation.
     """
 
     images: ImageSet
@@ -88,7 +88,7 @@ class TrainStream:
 
     @property
     def order(self) -> Order:
-        """Which images are in which batch."""
+        """The images of each batch."""
         return Order(len(self.images), self.batch_size, self.seed)
 
     @property
@@ -107,7 +107,7 @@ class TrainStream:
         return self.images.labels
 
     def batches(self, first_step: int = 0) -> Iterator[Batch]:
-        """Batches from a step on, made ahead by threads, without end."""
+        """Batches from a step on, without end, prefetched by threads."""
         size = self.batch_size * self.geometry.size**2 * 3
         return map_in_order(self.batch, itertools.count(first_step), batches_ahead(size))
 

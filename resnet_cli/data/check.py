@@ -1,7 +1,7 @@
-"""Look at every image of a data set and name what is wrong with it, before an hour is spent on it.
+"""Check every image of a data set and list all problems before time is spent on training.
 
-In: a folder in any state. Out: an `Inspection`: classes, counts, and `Problem`s, none of which ends the search for others.
-Images that are there twice are found by their pixels, also after re-encoding or scaling.
+In: a folder in any state. Out: an `Inspection`: classes, counts, and all `Problem`s; the search continues after each one.
+Duplicate images are found by their pixels, even after re-encoding or scaling.
 """
 
 import itertools
@@ -26,8 +26,8 @@ from resnet_cli.errors import ResnetError
 from resnet_cli.progress import Progress
 
 _SIDE = 16  # pixels of the small grey image that is compared
-_BANDS = 4  # parts of the 64 bits; two images with 3 bits different share one part at least
-_NEIGHBOURS = 32  # images that each is compared with in a bucket, so that a flood of white images costs no square
+_BANDS = 4  # parts of the 64 bits; two images that differ in 3 bits share at least one part
+_NEIGHBOURS = 32  # comparisons per image in a bucket: many white images must not take quadratic time
 # Measured on photos, drawings and images of 32 pixels that were saved again as JPEG of quality 50 to 95, or at 0.5 to 0.7
 # of their size: 95 of 100 differ by at most 5 bits, 1.7 grey levels on average, 15 in one place, 2.4 in mean colour.
 _MOST_BITS, _MOST_MEAN, _MOST_ANYWHERE, _MOST_COLOUR = 8, 2.5, 18, 4.5
@@ -36,11 +36,12 @@ _MOST_ASPECT = 0.03
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What is kept of an image to tell it from others.
+    """The features of an image that are compared to find duplicates.
 
     Attributes:
         identity: hash of size and pixels.
-        bits: difference hash, 64 bits: is a place of a 9 x 8 grey image brighter than the one to its right (Krawetz 2013).
+        bits: difference hash, 64 bits: whether a pixel of a 9 x 8 grey image is brighter than its right neighbour (Krawetz
+            2013).
         small: uint8 (16, 16) grey.
         colour: float32 (3,), mean RGB.
         aspect: width / height.
@@ -62,13 +63,13 @@ def fingerprint(pixels: Pixels) -> Fingerprint:
     steps = np.asarray(grey.resize((9, 8), Image.Resampling.BILINEAR), np.int16)
     bits = int.from_bytes(np.packbits(steps[:, 1:] < steps[:, :-1]).tobytes())
     small = np.asarray(grey.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR))
-    # Exact: a sum in float32 is off by several grey levels from two megapixels on; and column by column, which is fast.
+    # An exact sum, as float32 is off by several grey levels from two megapixels on; column by column, which is fast.
     colour = (pixels.sum(0, dtype=np.uint64).sum(0) / (height * width)).astype(np.float32)
     return Fingerprint(identity.digest(), bits, small, colour, width / height)
 
 
 def same(prints: Sequence[Fingerprint]) -> list[list[int]]:
-    """Groups of two and more images with the same pixels, by index, each group in order."""
+    """Groups of two or more images with the same pixels, as indices, each group in order."""
     groups: dict[bytes, list[int]] = {}
     for index, each in enumerate(prints):
         groups.setdefault(each.identity, []).append(index)
@@ -76,10 +77,10 @@ def same(prints: Sequence[Fingerprint]) -> list[list[int]]:
 
 
 def nearly_same(prints: Sequence[Fingerprint]) -> list[tuple[int, int]]:
-    """Pairs (earlier, later) of images that look the same and are not; each image is the later one once at most.
+    """Pairs (earlier, later) of images that look the same but differ in pixels; each image is the later one at most once.
 
-    Images meet in buckets of equal bits, sorted by brightness, and each is compared with its next neighbours there: the
-    work grows with n log n.
+    Images are put into buckets of equal bits, sorted by brightness, and each is compared with its next neighbours there: the
+    time grows with n log n.
     """
     unique = sorted({each.identity: index for index, each in reversed(list(enumerate(prints)))}.values())
     if len(unique) < 2:
@@ -119,7 +120,7 @@ def _table(prints: Sequence[Fingerprint]) -> _Table:
 
 
 def _alike(table: _Table, one: NDArray[np.int64], other: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Those of the pairs one[i], other[i] that look the same."""
+    """The pairs one[i], other[i] that look the same."""
     quick = np.bitwise_count(table.bits[one] ^ table.bits[other]) <= _MOST_BITS
     quick &= np.abs(np.log(table.aspect[one] / table.aspect[other])) <= _MOST_ASPECT
     quick &= np.abs(table.colour[one] - table.colour[other]).max(1, initial=0) <= _MOST_COLOUR
@@ -148,7 +149,7 @@ _ENOUGH = 64  # pixels of the short side that a fingerprint needs
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong, where, in a few words; an error is certain to spoil training or its figures, a warning may."""
+    """A problem, its path and a short description; an error is certain to spoil training or its results, a warning may."""
 
     kind: str
     path: Path
@@ -158,7 +159,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Inspection:
-    """Classes by name, images by split and class (found by their endings), hidden files skipped, and problems."""
+    """Class names, image counts by split and class (by file extension), the number of skipped hidden files, and problems."""
 
     classes: tuple[str, ...]
     counts: dict[str, dict[str, int]]
@@ -167,11 +168,11 @@ class Inspection:
 
     @property
     def images(self) -> int:
-        """How many images there are, of all splits and classes."""
+        """Number of images of all splits and classes."""
         return sum(sum(counts.values()) for counts in self.counts.values())
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON contract of `check`."""
+        """The JSON output of `check`."""
         problems = [
             {"kind": problem.kind, "path": str(problem.path), "detail": problem.detail, "severity": problem.severity}
             for problem in self.problems
@@ -181,7 +182,7 @@ class Inspection:
 
 @dataclass(frozen=True)
 class _Place:
-    """An image and where it stands."""
+    """An image with its split and class."""
 
     path: Path
     split: str
@@ -192,7 +193,7 @@ def inspect_dataset(root: Path, progress: Progress) -> Inspection:
     """Decode every image of a folder once, on threads, and compare all of them.
 
     Raises:
-        ResnetError: the folder is none, or cannot be read itself.
+        ResnetError: the path is not a folder, or cannot be read.
     """
     found = survey(root)
     places = [
@@ -250,20 +251,20 @@ def _copies(places: list[_Place], prints: list[Fingerprint]) -> Iterator[Problem
     for group in itertools.chain.from_iterable(alike):
         for number, place in enumerate(group[1:], 1):
             before = group[:number]
-            # The weightiest relation to any copy before: another class, then another split, then the same folder.
+            # Report the most serious relation to an earlier copy: another class, then another split, then the same folder.
             other = next((p for p in before if p.label != place.label), None)
             other = other or next((p for p in before if p.split != place.split), None) or before[0]
             yield _copy(place, other)
     for earlier, later in nearly_same(prints):
         place, other = places[later], places[earlier]
-        if len(_by_pixels([other, place])) == 1:  # in files of two kinds, of which one is decoded smaller than it is
+        if len(_by_pixels([other, place])) == 1:  # equal at full size: one file was decoded at a reduced size
             yield _copy(place, other)
             continue
         yield Problem("near-duplicate", place.path, f"looks like {other.path}{_apart(place, other)}", "warning")
 
 
 def _by_pixels(places: list[_Place]) -> list[list[_Place]]:
-    """Images that are alike where each is decoded no larger than it takes, in groups of those that are alike in full."""
+    """Group images by their pixels at full size; fingerprints may be of JPEGs decoded at a reduced size."""
     groups: dict[bytes, list[_Place]] = {}
     for place in places:
         groups.setdefault(fingerprint(decode(place.path)).identity, []).append(place)
@@ -280,7 +281,7 @@ def _copy(place: _Place, other: _Place) -> Problem:
 
 
 def _apart(place: _Place, other: _Place) -> str:
-    """How the places of two copies differ: ', but in cars' or ', which is in train'."""
+    """How class and split of two copies differ, such as ", which is in train, not test"."""
     words = [f"in the class {other.label}, not {place.label}"] if place.label != other.label else []
     words += [f"in {other.split}, not {place.split}"] if place.split != other.split else []
     return f", which is {' and '.join(words)}" if words else ""
@@ -299,7 +300,7 @@ def _hidden(found: Survey) -> Iterator[Problem]:
 
 
 def _about_classes(found: Survey) -> Iterator[Problem]:
-    """Classes whose images look black, and those that a mirror would change."""
+    """Classes whose images look black, and classes that mirroring would change."""
     folder = found.folders[found.main]
     for name, listing in found.classes[found.main].items():
         if dark_sixteen_bit(listing.images):
@@ -310,7 +311,7 @@ def _about_classes(found: Survey) -> Iterator[Problem]:
 
 
 def _indivisible(found: Survey) -> Iterator[Problem]:
-    """Classes with images, none of which `train` and `finetune` could hold out."""
+    """Classes with images from which `train` and `finetune` cannot hold out any."""
     if not is_divided(found.folders):
         return
     classes = list(found.classes[found.main].items())
@@ -320,7 +321,7 @@ def _indivisible(found: Survey) -> Iterator[Problem]:
 
 
 def _sizes(found: Survey, good: list[_Place]) -> Iterator[Problem]:
-    """Classes that are small, or much smaller than others, counted by readable images to train on."""
+    """Classes that are small, or much smaller than others, counted in readable training images."""
     folder = found.folders[found.main]
     counts = dict.fromkeys(found.classes[found.main], 0)
     for place in good:

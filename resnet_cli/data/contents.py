@@ -1,7 +1,7 @@
-"""Files known by their content, whatever they are called (light: the standard library only).
+"""Identify files by content, whatever their names (light: the standard library only).
 
-In: paths. Out: those whose bytes are equal, told by size, then by a sketch, then by the whole, so that most files are never
-read in full; and which images the networks of earlier runs have learned from.
+In: paths. Out: files with equal bytes, compared by size, then by a sketch, then in full, so that most files are never read in
+full; and the images that earlier runs were trained on.
 """
 
 import hashlib
@@ -17,25 +17,26 @@ from resnet_cli.errors import ResnetError
 from resnet_cli.files import digest
 from resnet_cli.runs.folder import EARLIER, Content, Run, SplitRow, read_record, read_splits
 
-_PIECE = 4096  # bytes of a file that a sketch reads at its beginning, middle and end: its cost does not grow with the file
-_AT_ONCE = 64  # files that a thread takes
+_PIECE = 4096  # bytes that a sketch reads at the beginning, middle and end of a file: its cost does not grow with the file
+_AT_ONCE = 64  # files per task of a thread
 
 
 def sketches(paths: Iterable[Path]) -> list[bytes | None]:
-    """32 bytes a file, in order, that depend on its size and three pieces of its content; None of one that is empty or cannot
-    be read. Files of the same bytes have the same sketch, and compressed images of other bytes another.
+    """32 bytes per file, in order, that depend on its size and three pieces of its content; None if it is empty or unreadable.
+
+    Equal files have equal sketches; different compressed images have different ones.
     """
     return list(_by_threads(_sketch, paths))
 
 
 def group_same(paths: Iterable[Path], known: Mapping[Path, bytes | None] | None = None) -> list[list[Path]]:
-    """Paths whose files hold the same bytes, together; groups, and paths in them, in the order given.
+    """Group paths whose files contain the same bytes; groups, and the paths in them, are in the order given.
 
-    A file that is empty or cannot be read is alone.
+    A file that is empty or unreadable is a group of its own.
 
     Args:
         paths: of files.
-        known: their sketches, where they are known; otherwise only files of one size are read.
+        known: their sketches, if they are known; otherwise only files of equal size are read.
     """
     order = {path: number for number, path in enumerate(paths)}
     groups = [list(order)]
@@ -47,12 +48,12 @@ def group_same(paths: Iterable[Path], known: Mapping[Path, bytes | None] | None 
 
 
 def contents(paths: Iterable[Path]) -> list[Content | None]:
-    """Size and digest of every file, in order; None of one that cannot be read."""
+    """Size and digest of every file, in order; None for one that cannot be read."""
     return list(map_in_order(_content, paths))
 
 
 def among(paths: Sequence[Path], known: Collection[Content]) -> set[Path]:
-    """Those of some files whose content is known; only files of a known size are read."""
+    """The files whose content is in `known`; only files of a known size are read."""
     sizes = {size for size, _ in known}
     candidates = [path for path in paths if file_size(path) in sizes]
     return {path for path, content in zip(candidates, contents(candidates), strict=True) if content in known}
@@ -66,7 +67,7 @@ def _content(path: Path) -> Content | None:
 
 
 def _parted(groups: list[list[Path]], keys_of: Callable[[list[Path]], Iterable[Hashable]]) -> list[list[Path]]:
-    """Groups of several paths, parted by what tells them from each other; those without any are alone."""
+    """Split groups of several paths by their keys; a path without a key is a group of its own."""
     alone = [group for group in groups if len(group) == 1]
     together = [group for group in groups if len(group) > 1]
     keys = iter(keys_of([path for group in together for path in group]))
@@ -103,20 +104,20 @@ def _sketch(path: Path) -> bytes | None:
 
 def _whole(path: Path) -> Hashable:
     try:
-        return digest(path) if path.stat().st_size > 3 * _PIECE else ""  # the sketch was all of it
+        return digest(path) if path.stat().st_size > 3 * _PIECE else ""  # the sketch covered the whole file
     except OSError:
         return None
 
 
 def trained_contents(rows: Iterable[SplitRow]) -> set[Content]:
-    """Of the images that a run was trained on, itself and not the runs that it began with."""
+    """Contents of the images that a run was trained on, without those of the runs whose weights it started from."""
     return {row.content for row in rows if row.split == "train" and row.content}
 
 
 def trained_before(run: Run) -> dict[Path, set[Content]]:
-    """What the earlier runs learned from whose weights a run began with, by their folders, as far as these are there still."""
+    """Training images of the earlier runs whose weights a run started from, by run folder; runs that are gone are left out."""
     found: dict[Path, set[Content]] = {}
-    with suppress(OSError, ResnetError):  # gone, or damaged since
+    with suppress(OSError, ResnetError):  # deleted or damaged since then
         if run.is_export and (kept := {row.content for row in read_splits(run) if row.split == EARLIER and row.content}):
             return {Path("an earlier run"): kept}
         while (weights := run.record.get("weights", {})).get("source") == "file":
@@ -130,13 +131,13 @@ def trained_before(run: Run) -> dict[Path, set[Content]]:
 
 
 def is_validated_by_test(rows: Sequence[SplitRow]) -> bool:
-    """Whether the test images of a run chose its epoch as well, as with --val-split 0."""
+    """Whether the test images of a run also selected its epoch, as with --val-split 0."""
     places = {split: {(row.path, row.content) for row in rows if row.split == split} for split in ("val", "test")}
     return bool(places["test"]) and places["test"] == places["val"]
 
 
 def trained(runs: Sequence[Run]) -> set[Content]:
-    """What the networks of some runs have learned from."""
+    """Contents of all images that the networks of some runs were trained on."""
     return {
         content
         for run in runs
@@ -146,12 +147,12 @@ def trained(runs: Sequence[Run]) -> set[Content]:
 
 
 def kind_of(split: str) -> str:
-    """What a user is told that the images of a split are: "test", "training", or "held-out" of those that chose the epoch."""
+    """The name of a split's images in messages: "test", "training", or "held-out" for those that selected the epoch."""
     return {"test": "test", "train": "training"}.get(split, "held-out")
 
 
 def copies_of_training(held: Sequence[Content | None], rows: Sequence[SplitRow], split: str) -> list[str]:
-    """A sentence where images of a split hold the bytes of training images; `rows` are those of the run's splits.csv."""
+    """A warning if images of a split are copies of training images; `rows` are those of the run's splits.csv."""
     learned = trained_contents(rows)
     if not (count := sum(content in learned for content in held)):
         return []
@@ -162,12 +163,12 @@ def copies_of_training(held: Sequence[Content | None], rows: Sequence[SplitRow],
 
 
 def seen_by_earlier_runs(held: Sequence[Content | None], run: Run, split: str) -> list[str]:
-    """Sentences on images of a split that earlier runs were trained on, with whose weights a run began."""
+    """Warnings about images of a split that were training images of the earlier runs whose weights a run started from."""
     notes = []
     for earlier, learned in trained_before(run).items():
         if count := sum(content in learned for content in held):
             notes.append(
-                f"{count} of {len(held)} {kind_of(split)} images are among those that {earlier} was trained on, whose weights"
-                " this run began with, so the figure is too good: a test folder of its own gives a true one"
+                f"{count} of {len(held)} {kind_of(split)} images are training images of {earlier}, whose weights this run"
+                " started from, so the figure is too good: a test folder of other images gives a true one"
             )
     return notes

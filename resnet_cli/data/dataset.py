@@ -1,7 +1,7 @@
 """Scan a data set: its splits, its classes, its samples, and every fault in its layout (light: the standard library only).
 
-In: a folder in any state. Out: a `Survey` with all `Fault`s, which `resnet check` lists; or from `scan_dataset` a `Dataset`,
-or the first fault as an error.
+In: a folder in any state. Out: a `Survey` with all `Fault`s, which `resnet check` lists. `scan_dataset` returns a `Dataset`, or
+raises the first fault as an error.
 """
 
 import os
@@ -31,15 +31,15 @@ from resnet_cli.errors import ResnetError
 
 @dataclass(frozen=True)
 class Survey:
-    """What a folder holds, whether it is a sound data set or not.
+    """The contents of a folder, which may or may not be a valid data set.
 
     Attributes:
         root: the folder.
         folders: the folder of each split; "all" is the root itself.
-        classes: what each class folder of each split holds, by name, sorted.
-        left_out: files in no class folder, with reasons; those in class folders stand in their listings.
-        hidden: how many hidden files and folders were skipped outside of class folders.
-        hidden_folders: those of them that hold images; those in class folders are in their listings.
+        classes: the listing of each class folder of each split, by name, sorted.
+        left_out: files in no class folder, with reasons; those in class folders are in the listings.
+        hidden: number of hidden files and folders that were skipped outside of class folders.
+        hidden_folders: those of them that contain images; those in class folders are in the listings.
         broken: folders that cannot be read, and layouts that can be read in two ways.
     """
 
@@ -53,22 +53,22 @@ class Survey:
 
     @property
     def main(self) -> str:
-        """The split whose classes count: train, or "all"; of a folder without these its only split."""
+        """The split that defines the classes: train, or "all"; in a folder without these, its only split."""
         return next(iter(self.folders))
 
     @property
     def all_left_out(self) -> tuple[LeftOut, ...]:
-        """Files that are no samples, in class folders too."""
+        """Files that are not samples, including those in class folders."""
         return self.left_out + tuple(file for listing in self._listings() for file in listing.left_out)
 
     @property
     def all_hidden(self) -> int:
-        """Hidden files and folders, in class folders too."""
+        """Number of hidden files and folders, including those in class folders."""
         return self.hidden + sum(listing.hidden for listing in self._listings())
 
     @property
     def all_hidden_folders(self) -> tuple[Hidden, ...]:
-        """Hidden folders that hold images, in class folders too."""
+        """Hidden folders that contain images, including those in class folders."""
         return self.hidden_folders + tuple(each for listing in self._listings() for each in listing.hidden_folders)
 
     def _listings(self) -> list[Listing]:
@@ -79,7 +79,7 @@ def survey(root: Path) -> Survey:
     """List every split and class folder of a folder in any state.
 
     Raises:
-        ResnetError: it is no folder, or cannot be read itself.
+        ResnetError: it is not a folder, or cannot be read.
     """
     _require_folder(root)
     layout = find_layout(root)
@@ -102,7 +102,7 @@ def survey(root: Path) -> Survey:
         try:
             left_out += _runs(folder)
             names = folder_names(folder)
-        except ResnetError:  # told above
+        except ResnetError:  # already reported above
             continue
         for name in names:
             try:
@@ -114,7 +114,7 @@ def survey(root: Path) -> Survey:
 
 
 def faults(found: Survey) -> Iterator[Fault]:
-    """Everything in the structure that training cannot work with, the weightiest first."""
+    """Everything in the structure that makes training impossible, the most serious fault first."""
     yield from found.broken
     main, folder = found.classes[found.main], found.folders[found.main]
     if not main:
@@ -164,7 +164,7 @@ def _require_folder(root: Path) -> None:
 
 
 def _runs(folder: Path) -> Iterator[LeftOut]:
-    """What this program wrote among the classes, as it does where it is told to work in the data set's folder."""
+    """Files that this program wrote among the classes, which happens when it runs inside the data set's folder."""
     for name in sorted(set(all_folder_names(folder)) - set(folder_names(folder))):
         yield LeftOut(folder / name, OWN_FILES)
 
@@ -186,14 +186,14 @@ def _mismatch(main: Path, classes: set[str], other: Path, found: set[str]) -> st
 
 __all__ = ["EXTENSIONS", "IMBALANCE", "SMALL_CLASS", "UNKNOWN", "Dataset", "LeftOut", "Sample", "scan_dataset", "scan_photos"]
 
-SMALL_CLASS = 10  # images; with fewer, neither training nor the held-out figure says much
-UNKNOWN = -1  # label of a sample whose class nobody has told
+SMALL_CLASS = 10  # images; with fewer, neither training nor the held-out accuracy is reliable
+UNKNOWN = -1  # label of an unlabelled sample
 IMBALANCE = 5.0  # largest class / smallest; beyond it plain training begins to neglect the small ones
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image: where it lies and the index of its class, or `UNKNOWN`."""
+    """One image: its path and the index of its class, or `UNKNOWN`."""
 
     path: Path
     label: int
@@ -201,17 +201,17 @@ class Sample:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Classes, samples by split, and what was left out.
+    """Classes, samples by split, and the files left out.
 
     Attributes:
         root: the folder.
         classes: names of the class folders, sorted.
-        splits: samples of train, val and test; of "all" where the folder has no splits.
-        left_out: files that are no samples, with reasons.
-        passed_over: how many hidden files and folders were skipped.
-        hidden_folders: those of them that hold images.
-        labelled: whether the folders of the images say what is on them.
-        copies: samples whose files hold the same bytes, together, each with its split; known once images are held out.
+        splits: samples of train, val and test; of "all" if the folder has no splits.
+        left_out: files that are not samples, with reasons.
+        passed_over: number of hidden files and folders that were skipped.
+        hidden_folders: those of them that contain images.
+        labelled: whether the images are in class folders.
+        copies: groups of samples whose files contain the same bytes, each with its split; known once images are held out.
     """
 
     root: Path
@@ -230,7 +230,7 @@ class Dataset:
 
     @property
     def is_validated_by_test(self) -> bool:
-        """Whether the test images choose the epoch as well, as with --val-split 0."""
+        """Whether the test images also select the epoch, as with --val-split 0."""
         return "test" in self.splits and self.splits["test"] == self.splits.get("val")
 
     def counts(self, split: str) -> list[int]:
@@ -246,8 +246,8 @@ def scan_dataset(root: Path) -> Dataset:
     """Read the layout of a folder; no image is opened.
 
     Raises:
-        ResnetError: no folder, no class folders, no images, one class, an empty class, splits with other classes, or a layout
-            that can be read in two ways.
+        ResnetError: no folder, no class folders, no images, one class, an empty class, splits with different classes, or an
+            ambiguous layout.
     """
     found = survey(root)
     for fault in faults(found):
@@ -261,17 +261,17 @@ def scan_dataset(root: Path) -> Dataset:
 
 
 def scan_photos(root: Path, classes: tuple[str, ...]) -> Dataset:
-    """Any tree of images without labels, as a data set of classes that somebody else will tell; no image is opened.
+    """Read any tree of images as an unlabelled data set, to be labelled by a teacher; no image is opened.
 
     Args:
         root: the folder.
-        classes: names of the classes that the images may be of.
+        classes: class names of the teacher.
 
     Raises:
         ResnetError: no folder, or no images in it.
     """
     found = list_folder(root)
     if not found.images:
-        raise ResnetError(f"{root} holds no images", "name a folder with images in it, or in folders below it")
+        raise ResnetError(f"{root} contains no images", "give a folder with images in it, or in its subfolders")
     samples = tuple(Sample(path, UNKNOWN) for path in found.images)
     return Dataset(root, classes, {"all": samples}, found.left_out, found.hidden, found.hidden_folders, labelled=False)

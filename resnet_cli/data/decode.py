@@ -1,7 +1,7 @@
 """Decode an image: the one place where files become pixels, for training and prediction alike.
 
-In: a path, or an image in memory. Out: uint8 RGB, height x width x 3, upright, transparency on white; and the `Geometry` by
-which it reaches the input.
+In: a path, or an image in memory. Out: uint8 RGB, height x width x 3, upright, transparency on white. A `Geometry` says how it
+is brought to the input size.
 """
 
 import contextlib
@@ -25,12 +25,12 @@ from resnet_cli.runs.folder import Run
 Pixels = NDArray[np.uint8]
 Resize = Literal["crop", "pad", "squash"]
 
-# HEIC is opened by `open_heif`; JPEG opens MPO, the twin images of some cameras, as well.
+# HEIC is opened by `open_heif`; JPEG includes MPO, the stereo images of some cameras.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
-_LARGEST = 200_000_000  # pixels, the largest cameras' images; beyond it a file is taken for a decompression bomb
+_LARGEST = 200_000_000  # pixels of the largest cameras; a larger image counts as a decompression bomb
 _GREY = (124, 116, 104)  # ImageNet's mean colour
 Image.MAX_IMAGE_PIXELS = _LARGEST
-# Damaged EXIF, odd palettes: the pixels decide. Once for all, as `warnings.catch_warnings` is not safe among threads.
+# Damaged EXIF and odd palettes do no harm if the pixels can be decoded. Set once: `warnings.catch_warnings` is not thread-safe.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
@@ -42,7 +42,7 @@ class Geometry:
         size: side of the square input, pixels.
         resize: crop = short side to size / fraction, then the centre; pad = whole image on grey; squash = stretched.
         fraction: share of the short side that a crop keeps, 0..1.
-        border: pixels of black around the square that training cropped from, 0 for none; matters to ten crops alone.
+        border: pixels of black around the square that training cropped from, 0 for none; only used by ten crops.
     """
 
     size: int
@@ -52,7 +52,7 @@ class Geometry:
 
 
 def pad_width(size: int) -> int:
-    """Pixels of black around a square in which the training crop "pad" moves: 4 of 32 (He et al. 2015, section 4.2)."""
+    """Width of the black border of the training crop "pad", pixels: 4 for a side of 32 (He et al. 2015, section 4.2)."""
     return max(1, size // 8)
 
 
@@ -67,21 +67,21 @@ class Header:
 
 @dataclass(frozen=True)
 class InMemory:
-    """An image that is decoded already: RGB, upright; and the name that errors give it."""
+    """A decoded image, RGB and upright, and its name in error messages."""
 
     name: str
     image: Image.Image
 
 
 def in_memory(image: Image.Image | Pixels, name: str) -> InMemory:
-    """An image that a caller holds, as a file with the same content would be decoded; a copy, so that it may change.
+    """Convert an image in memory as `decode` converts a file; the result is a copy.
 
     Args:
-        image: of Pillow, in any mode; or an array uint8 (H, W, 3), 0..255, RGB.
-        name: what errors call it.
+        image: PIL image of any mode, or an array uint8 (H, W, 3), 0..255, RGB.
+        name: its name in error messages.
 
     Raises:
-        ResnetError: it is damaged, or no such array.
+        ResnetError: the image is damaged, or the array has another type or shape.
 
     Example:
         >>> import numpy as np
@@ -92,7 +92,7 @@ def in_memory(image: Image.Image | Pixels, name: str) -> InMemory:
     if isinstance(image, Image.Image):
         try:
             return InMemory(name, _to_rgb(_upright(image.copy())))
-        except Exception as error:  # as for files, the errors of Pillow's parsers are of every kind
+        except Exception as error:  # as for files, Pillow's parsers raise errors of any type
             raise ResnetError(f"{name} is damaged: {str(error) or type(error).__name__}") from error
     pixels = np.array(image)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
@@ -106,7 +106,8 @@ def decode(path: Path | InMemory, short_side: int | None = None) -> Pixels:
 
     Args:
         path: a JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC file; an image in memory is decoded already.
-        short_side: pixels that are enough; a JPEG may be decoded at a half, quarter or eighth of its size, never below this.
+        short_side: sufficient size of the short side, pixels: a JPEG may be decoded at a half, quarter or eighth of its size,
+            never below this; None decodes at full size.
 
     Returns:
         uint8 (H, W, 3), 0..255, RGB.
@@ -142,13 +143,13 @@ def to_square(image: Image.Image, geometry: Geometry, place: tuple[float, float]
 
     Args:
         image: RGB.
-        geometry: how.
+        geometry: input size and how to resize.
         place: (x, y) of a crop: 0 is flush with the left or top edge, 1 with the right or bottom one.
     """
     size = geometry.size
     if geometry.resize != "crop":
         return part_of_square(image, geometry, (0.0, 0.0, 1.0, 1.0))
-    # One resampling of the square that is kept instead of a resize and a crop: the same image, less work.
+    # Resample the cropped square directly instead of resizing and then cropping: the same image with less work.
     side = min(image.size) * size / round(size / geometry.fraction)
     left, top = (image.width - side) * place[0], (image.height - side) * place[1]
     box = (left, top, left + side, top + side)
@@ -184,22 +185,22 @@ def part_of_square(image: Image.Image, geometry: Geometry, part: tuple[float, fl
 
 
 def _seen(side: int, scale: float, size: int, start: float, end: float) -> tuple[int, int, float, float]:
-    """Along one axis, what a view of a part of the padded square shows of the image.
+    """The overlap, along one axis, of the image and a view of a part of its padded square.
 
     Args:
         side: of the image, pixels.
-        scale: pixels of the whole square's view to one of the image.
+        scale: pixels of a view of the whole square per pixel of the image.
         size: of the view, pixels.
         start, end: of the part, shares of the square's side.
 
     Returns:
-        The first pixel of the view that shows the image and how many do, 0 for none; from where to where in the image that is.
+        First pixel and number of pixels of the view that show the image (0 for none); start and end of these in the image.
     """
     exact, middle = side * (scale / (end - start)), (0.5 - start) / (end - start) * size
     length = max(1, round(exact))  # of the whole image; `ImageOps.pad` may make it 0
     first = math.floor(middle - length / 2)
     last = first + length
-    # An image that reaches the edge of the view does so in whole pixels too.
+    # At the edge of the view too, the image ends at whole pixels.
     if middle - exact / 2 < 1e-6:
         first = min(first, 0)
     if middle + exact / 2 > size - 1e-6:
@@ -210,12 +211,12 @@ def _seen(side: int, scale: float, size: int, start: float, end: float) -> tuple
 
 
 def read_header(path: Path) -> Header | None:
-    """What a file says it holds, without decoding it; None where it is no image of an allowed format."""
+    """Format and size of an image file, without decoding it; None if it is not an image of an allowed format."""
     try:
         with path.open("rb") as file, _opened(file) as image:
             kind = {"MPO": "JPEG", "HEIF": "HEIC"}.get(str(image.format), str(image.format))
             return Header(kind, image.width, image.height)
-    except Exception:  # as for decoding: a parser's errors are of every kind
+    except Exception:  # as in decoding, parsers raise errors of any type
         return None
 
 
@@ -234,12 +235,12 @@ def _open(path: Path | InMemory, short_side: int | None) -> Image.Image:
         raise ResnetError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:  # a NUL in the path
         hint = "where paths are separated by NUL, as by find -print0, add -0 (--null)"
-        raise ResnetError(f"{str(path)!r} is no path of a file: {error}; {hint}") from error
+        raise ResnetError(f"{str(path)!r} is not a valid path: {error}; {hint}") from error
     with file:
         try:
             return _decode(file, short_side)
         except ImportError:
-            # The command stands in the message: where many files are read, that is all which is told of each.
+            # The command is part of the message: where many files are read, only the message of each is shown.
             raise ResnetError(f"{path} is a HEIC image, which needs: {INSTALL}") from None
         except UnidentifiedImageError:
             file.seek(0)
@@ -249,7 +250,7 @@ def _open(path: Path | InMemory, short_side: int | None) -> Image.Image:
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             raise ResnetError(f"{path} has more than {_LARGEST // 1_000_000} million pixels", "scale it down") from None
         except Exception as error:
-            # Damaged files take Pillow's parsers to errors of every kind (struct, zlib, index, ...); none is ours.
+            # For damaged files, Pillow's parsers raise errors of any type (struct, zlib, index, ...).
             raise ResnetError(f"{path} is damaged: {str(error) or type(error).__name__}") from error
 
 
@@ -258,7 +259,7 @@ def _opened(file: io.BufferedReader) -> Image.Image:
 
 
 def _decode(file: io.BufferedReader, short_side: int | None) -> Image.Image:
-    with _opened(file) as image:  # its first frame, where there are several
+    with _opened(file) as image:  # the first frame, if there are several
         if image.width * image.height > _LARGEST:
             raise Image.DecompressionBombError
         if short_side is not None:
@@ -268,7 +269,7 @@ def _decode(file: io.BufferedReader, short_side: int | None) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turn an image as its EXIF says, in place; one with a damaged orientation tag stays as it is stored."""
+    """Rotate an image as its EXIF says, in place; with a damaged orientation tag it stays as stored."""
     with contextlib.suppress(Exception):
         ImageOps.exif_transpose(image, in_place=True)
     return image
@@ -288,7 +289,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _white(mode: str, brightest: float) -> float:
-    """The value that means white; files of 32 bits do not say, so it is the smallest usual range that holds them."""
+    """The value of white; 32-bit files do not define it, so it is that of the smallest usual range that contains the pixels."""
     if mode.startswith("I;16"):
         return 65535.0
     ranges = (1.0, 255.0, 65535.0) if mode == "F" else (255.0, 65535.0)
@@ -296,10 +297,10 @@ def _white(mode: str, brightest: float) -> float:
 
 
 def run_geometry(run: Run) -> Geometry:
-    """How images reach the input size of this run's classifier.
+    """How images are brought to the input size of this run's classifier.
 
     Raises:
-        ResnetError: its record lacks it.
+        ResnetError: the run's record does not say.
     """
     try:
         words, size = run.record["input"], int(run.record["image_size"])
@@ -310,7 +311,7 @@ def run_geometry(run: Run) -> Geometry:
         raise ResnetError(f"{run.path} does not describe the input: {error}", "the run is damaged") from error
 
 
-_HEIF_HEAD = 64  # bytes in which the brands of a file stand
+_HEIF_HEAD = 64  # first bytes of a file, which contain its brands
 
 
 _HEVC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
@@ -323,7 +324,7 @@ _AVIF = {b"avif", b"avis"}
 
 
 def is_heif(head: bytes) -> bool:
-    """Whether a file that begins so is HEIC: a brand (ISO/IEC 23008-12, annex B) is one of HEVC's, or none tells the codec."""
+    """Whether a file with these first bytes is HEIC: a brand (ISO/IEC 23008-12, annex B) is HEVC's, or none names a codec."""
     if head[4:8] != b"ftyp":
         return False
     box = head[8 : min(int.from_bytes(head[:4]), _HEIF_HEAD)]
@@ -334,7 +335,7 @@ def is_heif(head: bytes) -> bool:
 
 
 def open_heif(file: IO[bytes]) -> Image.Image:
-    """Open a HEIC file with Pillow: its primary image, turned as the file says, whatever its EXIF says besides.
+    """Open a HEIC file with Pillow: its primary image, rotated as the file says; EXIF orientation is ignored.
 
     Raises:
         ImportError: the extra is not installed.
@@ -353,5 +354,5 @@ def register_heif() -> None:
     """
     import pillow_heif
 
-    # An embedded thumbnail may be older than the image, and would make other pixels of the same photo by the size asked for.
+    # An embedded thumbnail may be older than the image, and would give different pixels for different sizes requested.
     pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)

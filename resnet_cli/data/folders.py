@@ -1,7 +1,7 @@
-"""List what lies in folders: images by their endings, what is left out, and why (light: the standard library only).
+"""List folders: images by file extension, and the files left out, with reasons (light: the standard library only).
 
-In: a folder. Out: a `Listing`. No file is opened, but for the first bytes that tell HEIC and this program's own figures from
-images to learn from.
+In: a folder. Out: a `Listing`. Of files, at most the first bytes are read, to recognise HEIC images and figures drawn by this
+program.
 """
 
 import importlib.util
@@ -25,7 +25,7 @@ HEIF_INSTALL = "pip install 'resnet-cli[heif]'"
 
 @cache
 def heif_is_installed() -> bool:
-    """Whether the extra is there, without importing it."""
+    """Whether the `heif` extra is installed; it is not imported."""
     return importlib.util.find_spec("pillow_heif") is not None
 
 
@@ -35,7 +35,7 @@ NO_IMAGE = "not an image"
 _CONTROL = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
 _NO_TEXT = "its name is not valid UTF-8; rename it"
 _PASSED_OVER = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
-# Hidden folders of systems and tools, whose images are copies, previews or deleted ones: counted, never named.
+# Hidden folders of systems and tools, which contain copies, previews or deleted images: counted, but never reported by name.
 _LITTER = {
     *("__macosx", ".ipynb_checkpoints", ".trash", ".trashes", ".recycle", ".git", ".svn", ".hg", ".dvc", ".cache", ".config"),
     *(".thumbnails", ".thumbs", ".spotlight-v100", ".fseventsd", ".temporaryitems", ".documentrevisions-v100", ".appledouble"),
@@ -46,7 +46,7 @@ _LITTER_BEGINNINGS = (".trash-", ".nfs", UNFINISHED)
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A file that is no sample, and why, in a few words."""
+    """A file that is not a sample, with a short reason."""
 
     path: Path
     reason: str
@@ -54,7 +54,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Hidden:
-    """A hidden folder with images in it, and how many."""
+    """A hidden folder and the number of images in it."""
 
     path: Path
     images: int
@@ -62,13 +62,13 @@ class Hidden:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a folder holds.
+    """The contents of a folder.
 
     Attributes:
-        images: files with the ending of an image, sorted.
+        images: files with the extension of an image, sorted.
         left_out: other files, sorted, with reasons.
-        hidden: how many hidden files and folders were skipped.
-        hidden_folders: those of them that hold images and are not known to hold copies, sorted.
+        hidden: number of hidden files and folders that were skipped.
+        hidden_folders: those of them that contain images, sorted, except folders known to contain only copies.
     """
 
     images: tuple[Path, ...]
@@ -78,7 +78,7 @@ class Listing:
 
 
 def list_folder(folder: Path, deep: bool = True) -> Listing:
-    """Everything below a folder, links followed; with `deep` false, the files that lie in the folder itself.
+    """List a folder and its subfolders, following links; with `deep` false, only the files in the folder itself.
 
     Raises:
         ResnetError: a folder cannot be read.
@@ -92,7 +92,7 @@ def list_folder(folder: Path, deep: bool = True) -> Listing:
     while waiting:
         parent = waiting.pop()
         if not _is_new(parent, seen):
-            continue  # a link that leads back to where we have been
+            continue  # a link back to a folder that was already listed
         for entry in entries(parent):
             path = parent / entry.name
             if is_hidden(entry.name):
@@ -129,20 +129,20 @@ def folder_names(folder: Path) -> list[str]:
 
 
 def all_folder_names(folder: Path) -> list[str]:
-    """As `folder_names`, with those that hold what this program wrote."""
+    """Like `folder_names`, including folders that this program wrote."""
     names = (entry.name for entry in entries(folder) if is_folder(entry) and not is_hidden(entry.name))
     return [name for name in names if not wrong_name(name)]
 
 
 def wrong_name(name: str) -> str:
-    """What is wrong with the name of a class; empty where it is right."""
+    """What is wrong with the name of a class; empty if it is valid."""
     if not is_printable(Path(name)):
         return "is not valid UTF-8"
     return "holds a line break or another control character" if has_control_characters(name) else ""
 
 
 def count_images(folder: Path) -> int:
-    """Images in a folder and those below it; 0 where it cannot be read."""
+    """Number of images in a folder and its subfolders; 0 if it cannot be read."""
     try:
         return len(list_folder(folder).images)
     except ResnetError:
@@ -150,7 +150,7 @@ def count_images(folder: Path) -> int:
 
 
 def _with_images(entry: os.DirEntry[str], path: Path) -> list[Hidden]:
-    """A hidden entry, where it is a folder that a user may miss."""
+    """The hidden entry if it is a folder of images that a user may miss, else nothing."""
     name = entry.name.lower()
     if not is_folder(entry) or name in _LITTER or name.startswith(_LITTER_BEGINNINGS) or not is_printable(path):
         return []
@@ -160,7 +160,7 @@ def _with_images(entry: os.DirEntry[str], path: Path) -> list[Hidden]:
 
 
 def entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What lies in a folder.
+    """The entries of a folder.
 
     Raises:
         ResnetError: it cannot be read.
@@ -173,7 +173,7 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a folder or a link to one; a link in a circle is none."""
+    """Whether an entry is a folder or a link to one; a circular link is not."""
     try:
         return entry.is_dir()
     except OSError:
@@ -181,12 +181,12 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def has_ending(path: Path) -> bool:
-    """Whether a file has the ending of an image."""
+    """Whether a file has the extension of an image."""
     return path.suffix.lower() in EXTENSIONS
 
 
 def file_size(path: Path) -> int | None:
-    """Bytes of a file; None where it has gone."""
+    """Size of a file in bytes; None if it is missing."""
     try:
         return path.stat().st_size
     except OSError:
@@ -199,7 +199,7 @@ def is_hidden(name: str) -> bool:
 
 
 def is_printable(path: Path) -> bool:
-    """Whether a path is text; file systems also hold names that are not."""
+    """Whether a path is valid text; file systems allow names that are not."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -208,12 +208,12 @@ def is_printable(path: Path) -> bool:
 
 
 def printable(path: Path) -> Path:
-    """A path as text of one line, with escapes for what is none."""
+    """A path as one line of text; other characters are escaped."""
     return Path(str(path).translate(_CONTROL).encode(errors="backslashreplace").decode())
 
 
 def has_control_characters(name: str) -> bool:
-    """Whether a name holds line breaks and the like, which no list of names could hold."""
+    """Whether a name contains control characters such as line breaks, which would break a list of names."""
     return name != name.translate(_CONTROL)
 
 
@@ -229,7 +229,7 @@ def _is_new(folder: Path, seen: set[tuple[int, int]]) -> bool:
 
 
 def _why_no_image(entry: os.DirEntry[str]) -> str:
-    """The reason to leave a file out, in a few words; empty for an image."""
+    """A short reason to leave a file out; empty for an image."""
     suffix = Path(entry.name).suffix.lower()
     try:
         is_file = entry.is_file()
@@ -249,18 +249,20 @@ def _why_no_image(entry: os.DirEntry[str]) -> str:
 
 
 LABELS = "labels.txt"  # of an export: a class a line, in the order of the probabilities
-EXAMPLE = "classify.py"  # of an export: how an image reaches the model, as a program
-CREATOR = "resnet "  # how the creator begins that figures of this program name: it is followed by the command
+EXAMPLE = "classify.py"  # of an export: an example program that classifies an image
+CREATOR = "resnet "  # prefix of the creator recorded in figures of this program; the command follows
 COMPARED_BY = f"{CREATOR}compare"
-OWN_FILES = "files of this program: runs, figures or exports"  # why such folders are left out, which needs no warning
-_MARKED = 1024  # bytes at a figure's beginning, which name its creator
+OWN_FILES = "files of this program: runs, figures or exports"  # the reason for leaving such folders out, without a warning
+_MARKED = 1024  # first bytes of a figure, which contain its creator
 _EXPORTED = {".txt", ".py", ".json", ".csv", ".html", ".xml", ".bin", ".keras", ".onnx", ".tflite", ".pb"}
 _EXPORTED_FOLDERS = {"variables", "assets", EVALUATIONS}
 
 
 def holds_runs(folder: Path, is_image: Callable[[Path], bool]) -> bool:
-    """Whether a folder holds files of this program and no images to learn from: a run, an evaluation, an export, a search for a
-    learning rate or comparisons, or folders of these. It is no class, wherever it is, whatever notes are kept beside them.
+    """Whether a folder has files of this program and no images to train on.
+
+    Such files are a run, an evaluation, an export, a learning-rate range test or comparisons, or folders of these. The folder
+    is never a class, even if it also contains text files.
 
     Args:
         folder: any.
@@ -277,19 +279,19 @@ def holds_runs(folder: Path, is_image: Callable[[Path], bool]) -> bool:
                 inside = True
             elif any(map(is_image, path.rglob("*") if path.is_dir() else [path])):
                 return False
-    except OSError:  # whoever lists its images will say why
+    except OSError:  # listing its images will report the reason
         return False
     return inside
 
 
 def is_own(folder: Path) -> bool:
-    """Whether a folder has the files that tell a run or an export, among whatever else."""
+    """Whether a folder has the characteristic files of a run or an export, possibly among others."""
     names = [{"run.json", "splits.csv"}, {LABELS, EXAMPLE}]
     return any(all((folder / name).is_file() for name in those) for those in names)
 
 
 def is_export_like(folder: Path) -> bool:
-    """Whether a folder holds what `export` writes, in any format, and nothing that could be an image."""
+    """Whether a folder contains the files of an export, in any format, and nothing that could be an image."""
     if not all((folder / name).is_file() for name in (LABELS, EXAMPLE)):
         return False
     inside = [path for path in folder.iterdir() if not path.name.startswith((UNFINISHED, *LITTER))]
@@ -297,11 +299,11 @@ def is_export_like(folder: Path) -> bool:
 
 
 def is_figure(path: Path, creator: str = CREATOR) -> bool:
-    """Whether a file is a figure that this program drew: curves, a comparison or a search for a learning rate.
+    """Whether a file is a figure that this program drew: curves, a comparison or a learning-rate range test.
 
     Args:
         path: a file of any kind.
-        creator: of the figure, or how its name begins.
+        creator: creator of the figure, or a prefix of it.
     """
     if path.suffix.lower() not in (".png", ".svg"):
         return False

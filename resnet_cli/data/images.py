@@ -1,7 +1,7 @@
-"""The images of a data set, ready for batches: decoded once and kept as uint8 where they fit, else decoded by threads.
+"""The images of a data set, ready for batches: decoded once and kept in memory as uint8 if they fit, else decoded by threads.
 
-In: samples. Out: `ImageSet`, indexed like the samples that could be read, and the list of those that could not; and the input
-size that suits them, for `--image-size auto`.
+In: samples. Out: an `ImageSet` of the readable samples, and the list of unreadable ones; and the suitable input size for
+`--image-size auto`.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -22,21 +22,21 @@ from resnet_cli.errors import ResnetError
 from resnet_cli.progress import Progress, stop_if_asked
 
 MEMORY_LIMIT = 1_000_000_000  # bytes of uint8 pixels that are kept; larger sets are decoded again every epoch
-_ROOM = 1.15  # times what prediction needs: the least that images are stored at for random crops
-_STEP = 0.9  # from one side to the next smaller one that is tried
-_LOOKED_AT = 500  # images whose sizes stand for all
-_SURE = 0.95  # of the limit is planned, as their mean is not quite that of all
+_ROOM = 1.15  # smallest side of images kept for random crops, as a multiple of the side that prediction needs
+_STEP = 0.9  # ratio of each side that is tried to the one before
+_LOOKED_AT = 500  # images whose sizes are sampled
+_SURE = 0.95  # share of the limit that is planned, as the sample's mean is not exact
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images by index: from memory where they are kept there, else from their file.
+    """Images by index: from memory if they are kept there, else from their files.
 
     Attributes:
-        samples: the readable ones, in order; all of them where nobody has looked yet.
-        read: how a file becomes pixels, whether they are kept or read again; `reader_for_training` says which these are.
-        kept: decoded images, or None where the set is too large.
-        left_out: files that could not be read, and why.
+        samples: the readable samples, in order; all samples if they have not been decoded yet.
+        read: function from a file to its pixels, such as `reader_for_training` returns.
+        kept: decoded images, or None if the set is too large.
+        left_out: files that could not be read, with reasons.
     """
 
     samples: tuple[Sample, ...]
@@ -60,7 +60,7 @@ class ImageSet:
         return True
 
     def without(self, damaged: Collection[int]) -> "ImageSet":
-        """The same less those of some indices."""
+        """The same set without the images of these indices."""
         good = [index for index in range(len(self)) if index not in damaged]
         kept = None if self.kept is None else [self.kept[index] for index in good]
         return replace(self, samples=tuple(self.samples[index] for index in good), kept=kept)
@@ -76,8 +76,8 @@ class WholeImages:
     """Reads whole images of any shape, larger ones scaled down.
 
     Attributes:
-        side: pixels that one side has at most.
-        which: the short side or the long one.
+        side: largest size of one side, pixels.
+        which: which side: the short or the long one.
     """
 
     side: int
@@ -92,7 +92,7 @@ class WholeImages:
         return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
 
     def bytes_of(self, header: Header) -> int:
-        """Bytes of an image's pixels as they are read."""
+        """Bytes of an image's pixels after scaling."""
         width, height = self._scaled(header.width, header.height)
         return 3 * width * height
 
@@ -106,7 +106,7 @@ class Squares:
     """Reads squares of the input size, pixel for pixel as `predict` sees them.
 
     Attributes:
-        geometry: how an image gets there.
+        geometry: how images are brought to the input size.
     """
 
     geometry: Geometry
@@ -116,17 +116,17 @@ class Squares:
 
 
 def reader_for_training(geometry: Geometry, how: Augmentation) -> WholeImages | Squares:
-    """What `augment` takes: whole images with the pixels that resized crops need; else squares as prediction sees them."""
+    """The reader for `augment`: whole images, large enough for resized crops; else squares as prediction sees them."""
     if how.crop != "resized":
         return Squares(geometry)
     return WholeImages(side_for_crops(geometry, how), "long" if geometry.resize == "pad" else "short")
 
 
 def reader_that_fits(samples: Sequence[Sample], geometry: Geometry, how: Augmentation, limit: int) -> WholeImages | Squares:
-    """`reader_for_training`, or the largest images below it, in steps of a tenth, that all fit in `limit` bytes.
+    """`reader_for_training`, with a side reduced in steps of a tenth until all images fit into `limit` bytes.
 
-    Crops of images a little smaller are a little less sharp; images that fit are decoded once instead of every epoch. Where not
-    even those fit that have a little more than prediction needs, all are decoded again, at the full size.
+    Crops of slightly smaller images are slightly less sharp, but images that fit are decoded once instead of every epoch. If
+    images only a little larger than prediction needs do not fit either, all are decoded every epoch, at full size.
     """
     reader = reader_for_training(geometry, how)
     if isinstance(reader, Squares) or not limit:
@@ -156,12 +156,12 @@ def read_images(
     title: str,
     limit: int = MEMORY_LIMIT,
 ) -> ImageSet:
-    """Decode every image once; keep the pixels while they fit in `limit` bytes.
+    """Decode every image once; keep the pixels as long as they fit into `limit` bytes.
 
-    An image that cannot be read is left out and named in the result, so a damaged file is known before training begins.
+    Unreadable images are left out and listed in the result, so that damaged files are known before training begins.
 
     Raises:
-        Interrupted: a signal asked to stop.
+        Interrupted: a signal requested a stop.
     """
     task = progress.start(title, len(samples))
 
@@ -210,16 +210,16 @@ _MEASURED = 200
 
 
 def suitable_size(samples: Sequence[Sample], sides: Sequence[int]) -> int:
-    """The largest of a network's sides that the median short side of the images fills.
+    """The largest input size of a network that is not above the median short side of the images.
 
     Only file headers are read, of 200 images spread evenly.
 
     Args:
         samples: the images.
-        sides: pixels, ascending.
+        sides: input sizes, pixels, ascending.
 
     Returns:
-        One of `sides`: the smallest where the images are smaller than that, the largest where no header can be read.
+        One of `sides`: the smallest if the images are smaller than that, the largest if no header can be read.
     """
     step = max(1, len(samples) // _MEASURED)
     found = [side for side in map(_short_side, samples[::step]) if side]
@@ -228,6 +228,6 @@ def suitable_size(samples: Sequence[Sample], sides: Sequence[int]) -> int:
 
 
 def _short_side(sample: Sample) -> int:
-    """Short side in pixels; 0 where the header cannot be read (reading the pixels will say why)."""
+    """Short side in pixels; 0 if the header cannot be read (decoding will report the reason)."""
     header = read_header(sample.path)
     return min(header.width, header.height) if header else 0

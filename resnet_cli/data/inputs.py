@@ -1,8 +1,8 @@
-"""What a person may name as images: on the command line files, folders, patterns, and `-` for paths on stdin; in Python also
+"""The images that a user names: on the command line as files, folders, patterns, and `-` for paths on stdin; in Python also
 images in memory (light).
 
-In: words, and what comes on stdin; or what a Python caller gives. Out: paths and images in memory, in the order given; files of
-a folder sorted.
+In: arguments and stdin, or the images given in Python. Out: paths and images in memory, in the order given; the files of a
+folder are sorted.
 """
 
 import codecs
@@ -34,28 +34,28 @@ _MARKS = (
 
 
 def image_paths(words: Sequence[str], listed: Iterable[Path | Pause], progress: Progress) -> Iterator[Path | Pause]:
-    """Paths of images, one after another, so that endless stdin works.
+    """Yield the paths of images one by one, so that an endless stdin works.
 
     Args:
-        words: files (any name; whether it is an image shows when it is read), folders, patterns such as "*.jpg", or "-".
-        listed: what `-` stands for, see `listed_paths`.
-        progress: is told which files of folders are skipped; images among them are a warning.
+        words: files (of any name; they are checked when they are read), folders, patterns such as "*.jpg", or "-".
+        listed: the paths that `-` stands for, see `listed_paths`.
+        progress: where skipped files of folders are reported; skipped images are a warning.
 
     Raises:
-        ResnetError: a folder holds no images, a pattern fits nothing, or stdin was empty.
+        ResnetError: a folder contains no images, a pattern matches nothing, or stdin was empty.
     """
-    # Folders and patterns are listed before the first path goes out: a wrong one stops the command, not half its output.
+    # Folders and patterns are listed before the first path is yielded: a wrong one fails before there is any output.
     return itertools.chain.from_iterable([listed if word == "-" else _named(word, progress) for word in words])
 
 
 def listed_paths(chunks: Iterable[bytes | Pause], null: bool) -> Iterator[Path | Pause]:
-    """Paths of a list as other programs write it, each as soon as its end has come.
+    """Yield the paths of a list written by another program, each as soon as it is complete.
 
-    The list is in the encoding of file names, or in UTF-8, UTF-16 or UTF-32 with a byte-order mark, as Windows writes it. One
-    path a line, with any line ends; quotes around a path are dropped unless a file has them in its name.
+    The list is in the encoding of file names, or in UTF-8, UTF-16 or UTF-32 with a byte-order mark, as Windows writes it. It
+    has one path per line, with any line ends; quotes around a path are removed, unless a file has them in its name.
 
     Args:
-        chunks: the bytes of the list, in pieces; a pause where the next piece is not there yet.
+        chunks: the bytes of the list, in pieces; a pause when the next piece has not arrived yet.
         null: paths end with NUL instead, and are taken literally (find -print0, xargs -0).
 
     Raises:
@@ -69,7 +69,7 @@ def listed_paths(chunks: Iterable[bytes | Pause], null: bool) -> Iterator[Path |
             empty = False
             yield Path(entry if null else _unquoted(entry))
     if empty:
-        raise ResnetError("stdin names no images", "is what writes to it looking in the right place?")
+        raise ResnetError("stdin names no images", "check the command that writes to it")
 
 
 def _entries(chunks: Iterable[bytes | Pause], null: bool) -> Iterator[str | Pause]:
@@ -83,7 +83,7 @@ def _entries(chunks: Iterable[bytes | Pause], null: bool) -> Iterator[str | Paus
         if decoder is None:
             start += chunk
             if chunk and any(mark.startswith(start) and mark != start for mark, _ in _MARKS):
-                continue  # the beginning of a mark, perhaps
+                continue  # possibly an incomplete byte-order mark
             decoder, chunk, last = _decoder(start, null), start, not chunk
         else:
             last = not chunk
@@ -105,12 +105,12 @@ def _unquoted(line: str) -> str:
 
 
 def is_one_file(words: Sequence[str]) -> bool:
-    """Whether all that was named is one file."""
+    """Whether the arguments name exactly one file."""
     return len(words) == 1 and words[0] != "-" and _is(Path.is_file, at_home(words[0]))
 
 
 def count_named(words: Sequence[str]) -> int:
-    """How many images files, folders and patterns stand for; how many paths come on stdin, nobody knows beforehand.
+    """The number of images that files, folders and patterns name; the number of paths on stdin is unknown.
 
     Raises:
         ResnetError: as `image_paths`.
@@ -119,15 +119,15 @@ def count_named(words: Sequence[str]) -> int:
 
 
 def given_images(images: Any, progress: Progress) -> "tuple[Iterator[Path | InMemory], int | None]":
-    """What a Python caller gave as images, and how many these are, if that is known.
+    """The images given in Python, and their number, if it is known.
 
     Args:
         images: a file, folder or pattern; a PIL image; an array uint8 (H, W, 3) or (N, H, W, 3); or an iterable of files,
-            folders, PIL images and arrays (H, W, 3), of which folders count once.
-        progress: is told which files of folders are skipped.
+            folders, PIL images and arrays (H, W, 3), where a folder counts as one.
+        progress: where skipped files of folders are reported.
 
     Raises:
-        ResnetError: it is none of these, or a folder holds no images; of the members of an iterable while it is iterated.
+        ResnetError: it is none of these, or a folder contains no images; for members of an iterable, raised during iteration.
     """
     if isinstance(images, str | os.PathLike):
         paths = list(_named(os.fspath(images), progress))
@@ -135,7 +135,7 @@ def given_images(images: Any, progress: Progress) -> "tuple[Iterator[Path | InMe
     if _is_image(images) and not (_is_array(images) and len(images.shape) in (1, 4)):
         return _members([images], ("the image",), progress), 1
     if not isinstance(images, Iterable):
-        raise ResnetError(f"images are no {type(images).__name__}", "give paths, PIL images, or arrays of uint8")
+        raise ResnetError(f"images cannot be of type {type(images).__name__}", "give paths, PIL images, or arrays of uint8")
     names = (f"images[{number}]" for number in itertools.count())
     return _members(images, names, progress), len(images) if isinstance(images, Sized) else None
 
@@ -162,25 +162,25 @@ def _is_array(image: Any) -> bool:
 
 def _named(word: str, progress: Progress) -> Iterable[Path]:
     if not word:
-        raise ResnetError("an image without a name was given", "is a variable of the shell empty?")
+        raise ResnetError("an image has an empty name", "a shell variable may be empty")
     if "://" in word:
-        raise ResnetError(f"{word} is an address, and nothing is fetched from the network", "download it, and name the file")
+        raise ResnetError(f"{word} is a URL, and images are not downloaded", "download it, then give the file")
     path = at_home(word)
     if glob.has_magic(word) and not _is(Path.exists, path):
         fitting = sorted(glob.iglob(str(path), recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
-        # `**` fits folders as well as what is in them, and one without images is no mistake.
+        # `**` matches folders as well as their files; a folder without images is then no error.
         found = dict.fromkeys(itertools.chain.from_iterable(_found(Path(each), progress) for each in fitting))
         if not found:
-            raise ResnetError(f"no image fits the pattern {word}" if fitting else f"no file fits the pattern {word}")
+            raise ResnetError(f"no image matches the pattern {word}" if fitting else f"no file matches the pattern {word}")
         return found
     images = _found(path, progress)
     if not images:
-        raise ResnetError(f"the folder {path} holds no images", "give a folder of JPEG, PNG, WebP or HEIC files")
+        raise ResnetError(f"the folder {path} contains no images", "give a folder of JPEG, PNG, WebP or HEIC files")
     return images
 
 
 def _found(path: Path, progress: Progress) -> Sequence[Path]:
-    """The images of a folder, or a file, whatever it is."""
+    """The images of a folder, or the file itself, of any kind."""
     if not _is(Path.is_dir, path):
         return [path]
     listing = list_folder(path)
@@ -194,7 +194,7 @@ def _found(path: Path, progress: Progress) -> Sequence[Path]:
 
 
 def _is(what: Callable[[Path], bool], path: Path) -> bool:
-    """Whether a path is something; one that may not be looked at is nothing, and reading it tells why."""
+    """Whether a path passes a test such as `is_file`; no if access is denied, which reading it will report."""
     try:
         return what(path)
     except (OSError, ValueError):

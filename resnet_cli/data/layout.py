@@ -1,7 +1,7 @@
-"""Which folders of a data set are its splits and which hold its classes (light: the standard library only).
+"""Find the splits and the class folders of a data set (light: the standard library only).
 
-In: a folder. Out: a `Layout`: the folder of each split, or "all" where there are none, and a `Fault` for every layout that can
-be read in two ways. Nothing is guessed: docs/data.md lists what is recognised, by the words in the names, and what is refused.
+In: a folder. Out: a `Layout`: the folder of each split, or "all" if there are none, and a `Fault` for every ambiguity. Nothing
+is guessed: docs/data.md lists the layouts that are recognised, by the words in folder names, and those that are refused.
 """
 
 import re
@@ -17,7 +17,7 @@ _WORDS = {
     **dict.fromkeys(("val", "valid", "validation", "eval", "evaluation", "dev", "holdout", "heldout"), "val"),
     **dict.fromkeys(("test", "testing", "tst"), "test"),
 }
-# Words that say nothing of what the images show: `train_images` and `Training Data` are splits, `steam_train` may be a class.
+# Words that do not describe a class: `train_images` and `Training Data` are splits, `steam_train` may be a class.
 _FILLERS = {
     *("set", "sets", "data", "dataset", "datasets", "image", "images", "img", "imgs", "photo", "photos", "picture", "pictures"),
     *("split", "splits", "folder", "folders", "sample", "samples", "file", "files"),
@@ -26,54 +26,54 @@ _UNLABELLED = {"pred", "predict", "prediction", "predictions", "unlabeled", "unl
 
 
 def words_of(name: str) -> list[str]:
-    """Words of a name, in lower case: those of "Training-Data2" and "TrainingData" are training and data."""
+    """The words of a name, in lower case: "Training-Data2" and "TrainingData" both give training and data."""
     parted = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
     words = " ".join(re.findall(r"[^\W\d_]+", parted)).lower()
     return re.sub(r"\b(hold|held) out\b", r"\1out", words).split()
 
 
 def some_names(names: Sequence[str], most: int = 4) -> str:
-    """So many names as words of a sentence: "a, b and c", or "a, b, c and 5 more"."""
+    """Names as a phrase, at most `most` items: "a, b and c", or "a, b, c and 5 more"."""
     shown = [*names[: most - 1], f"{len(names) - most + 1} more"] if len(names) > most else list(names)
     return " and ".join(filter(None, [", ".join(shown[:-1]), *shown[-1:]]))
 
 
 def split_of(name: str) -> tuple[str, bool] | None:
-    """The split that a name tells, and whether it tells nothing else; None of two splits, or none."""
+    """The split in a name, and whether the name says nothing else; None if it names no split or two."""
     words = words_of(name)
     told = {_WORDS[word] for word in words if word in _WORDS}
     return (told.pop(), all(word in _WORDS or word in _FILLERS for word in words)) if len(told) == 1 else None
 
 
 def rest_of(name: str) -> list[str]:
-    """Words of a name that tell what the images show."""
+    """The words of a name that may describe a class."""
     return [word for word in words_of(name) if word not in _WORDS and word not in _FILLERS]
 
 
 def says_nothing(name: str) -> bool:
-    """Whether a name has only words such as `images`."""
+    """Whether a name consists of words such as `images` only."""
     words = words_of(name)
     return bool(words) and all(word in _FILLERS for word in words)
 
 
 def is_unlabelled(name: str) -> bool:
-    """Whether a name says that the images are yet to be classified, such as `seg_pred`."""
+    """Whether a name marks unlabelled images, such as `seg_pred`."""
     return not _UNLABELLED.isdisjoint(words_of(name))
 
 
 def counted(count: int) -> str:
-    """Such as "1 image" or "12 images"."""
+    """A count in words, such as "1 image" or "12 images"."""
     return f"{count} image{'' if count == 1 else 's'}"
 
 
-AMBIGUOUS = ("beside-train", "split-or-class", "two-splits")  # kinds of faults: it is not known which folders hold classes
+AMBIGUOUS = ("beside-train", "split-or-class", "two-splits")  # faults that leave open which folders are class folders
 
 _DEEPEST = 8  # folders that may wrap a data set
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Something in the structure of a folder that training cannot work with."""
+    """A fault in the structure of a folder that makes training impossible."""
 
     kind: str
     path: Path
@@ -88,7 +88,7 @@ class Layout:
     Attributes:
         folders: the folder with the class folders of each split, in the order train, val, test; or "all".
         between: folders that wrap these, the data set's own first.
-        left_out: folders that are no split and no class, with reasons.
+        left_out: folders that are neither split nor class, with reasons.
         faults: why the layout cannot be trained on.
     """
 
@@ -100,16 +100,16 @@ class Layout:
 
 @dataclass(frozen=True)
 class _Named:
-    """A folder whose name holds a split word.
+    """A folder whose name contains a split word.
 
     Attributes:
-        path: it.
+        path: the folder.
         split: train, val or test.
         is_plain: its name says nothing else.
-        wraps: itself, and the folders in it that only wrap the next one; the last holds the class folders.
-        classes: names of these.
-        has_images: images lie in the last of `wraps`, beside no folders.
-        is_other: nothing lies there but files of other kinds.
+        wraps: the folder itself, and the folders in it that only wrap the next one; the last contains the class folders.
+        classes: names of the class folders.
+        has_images: the last of `wraps` contains images and no folders.
+        is_other: it contains only files of other kinds.
     """
 
     path: Path
@@ -122,11 +122,11 @@ class _Named:
 
     @property
     def may_be_class(self) -> bool:
-        """Whether it is a class beyond doubt, such as a railway's: called `train` alone, with images in it and no folders."""
+        """Whether it may be a class, such as a railway's train: named just `train`, with images in it and no folders."""
         return self.path.name.lower() == "train" and self.has_images and len(self.wraps) == 1
 
     def is_twin(self, other: "_Named") -> bool:
-        """Whether another split has the same class folders, or holds the same class by its name: train_cats and test_cats."""
+        """Whether another split has the same class folders, or names the same class: train_cats and test_cats."""
         rest = rest_of(self.path.name)
         alike = self.classes & other.classes or (
             self.has_images and other.has_images and rest and rest == rest_of(other.path.name)
@@ -135,7 +135,7 @@ class _Named:
 
 
 def find_layout(root: Path) -> Layout:
-    """Tell the splits of a folder, whatever they are called.
+    """Find the splits of a folder by the words in folder names.
 
     Raises:
         ResnetError: the folder itself cannot be read.
@@ -168,7 +168,7 @@ def _look(folder: Path) -> _Named | None:
             wraps.append(inner)
         classes = folder_names(wraps[-1])
         inside = list_folder(wraps[-1], deep=False)
-    except ResnetError:  # whoever lists it says why
+    except ResnetError:  # listing it will report the reason
         return _Named(folder, *told, (folder,))
     has_images = not classes and bool(inside.images)
     return _Named(
@@ -177,13 +177,13 @@ def _look(folder: Path) -> _Named | None:
 
 
 def _wraps(outer: Path, inner: Path, split: str) -> bool:
-    """Whether a folder, alone in a split, is no class: it is called as the split is, or like `images`."""
+    """Whether the only folder in a split is a wrapper, not a class: it is named like the split, or like `images`."""
     told = split_of(inner.name)
     return inner.name.lower() == outer.name.lower() or says_nothing(inner.name) or (told is not None and told[0] == split)
 
 
 def _only_folder(folder: Path) -> Path | None:
-    """The one folder in a folder that holds no images itself; None where there are more."""
+    """The only subfolder of a folder that contains no images itself; None if there are more."""
     names = folder_names(folder)
     return folder / names[0] if len(names) == 1 and not list_folder(folder, deep=False).images else None
 
@@ -191,8 +191,8 @@ def _only_folder(folder: Path) -> Path | None:
 def _unwrapped_root(root: Path) -> tuple[Path, ...]:
     """A data set's folder, and the folders in it that only wrap the next one.
 
-    One folder in another is a wrapper where it has the same name, one like `images`, or holds a training folder; any other may
-    be a class, whose folders are none.
+    A single subfolder is a wrapper if it has the same name, a name like `images`, or contains a training folder. Any other may
+    be a class, whose subfolders are not classes.
     """
     chain = [root]
     while len(chain) < _DEEPEST and (inner := _only_folder(chain[-1])):
@@ -203,20 +203,20 @@ def _unwrapped_root(root: Path) -> tuple[Path, ...]:
             break
         if split_of(inner.name) or not (is_same or any(each and each[0] == "train" for each in told)):
             break
-        if not told:  # it is the class folder, or empty
+        if not told:  # it is a class folder, or empty
             break
         chain.append(inner)
     return tuple(chain)
 
 
 def _chosen_splits(top: Path, named: list[_Named], among: int) -> tuple[dict[str, _Named], list[Fault]]:
-    """The folder of each split, in the order train, val, test; none where the named folders are classes.
+    """The folder of each split, in the order train, val, test; none if the named folders are classes.
 
-    A name with other words in it is a split where another split has the same class folders, or where nothing else is there.
+    A folder with further words in its name is a split if another split has the same class folders, or if there are no others.
     """
     found = [each for each in named if _is_split(each, named, among)]
     if all(each.split != "train" for each in found) and len(found) < among:
-        # Nothing but splits, of which some hold images and no class folders; otherwise they stand among classes.
+        # All folders are splits, some with images instead of class folders; otherwise they are among class folders.
         found = named if len(named) == among and all(each.is_plain for each in named) else []
     splits: dict[str, _Named] = {}
     faults = []
@@ -245,7 +245,7 @@ def _without_train(top: Path, splits: dict[str, _Named]) -> Fault:
 
 
 def _beside(folders: list[Path], splits: dict[str, _Named]) -> tuple[list[LeftOut], list[tuple[Path, int]]]:
-    """Folders beside the splits: those that are surely no classes, and those with images that may be, with how many."""
+    """Folders next to the splits: those that cannot be classes, and those that may be, with their numbers of images."""
     beside = f"beside the {next(iter(splits.values())).path.name} folder"
     left_out, refused = [], []
     for folder in folders:
@@ -269,7 +269,7 @@ def _beside_train(top: Path, splits: dict[str, _Named], refused: list[tuple[Path
 
 
 def _split_or_class(top: Path, named: list[_Named], folders: list[Path]) -> list[Fault]:
-    """Folders called as a split is among class folders, without a folder of training images."""
+    """Faults for folders that are named like splits but lie among class folders, without a folder of training images."""
     names = {folder.name for folder in folders}
     doubtful = [each.path for each in named if _is_doubtful(each, named, names)]
     counts = {folder.name: count for folder in doubtful if (count := count_images(folder))}
@@ -287,7 +287,7 @@ def _split_or_class(top: Path, named: list[_Named], folders: list[Path]) -> list
 
 
 def _is_doubtful(each: _Named, named: list[_Named], names: set[str]) -> bool:
-    """Whether a folder among class folders may be meant as a split."""
+    """Whether a folder among class folders may be intended as a split."""
     if each.is_plain:
         return not each.may_be_class
     return bool(each.classes & (names - {each.path.name})) or any(each.is_twin(other) for other in named)

@@ -1,7 +1,7 @@
-"""Data sets that are asked for by name: fetched through `keras.datasets`, laid out as folders of PNG files (light to import).
+"""Data sets by name: downloaded through `keras.datasets` and written as folders of PNG files (light to import).
 
-In: a name. Out: root/{train,test}/<class>/NNNNN.png, NNNNN being the image's place in its published split, from 1. The one
-connection that is ever opened is to the host of the archive.
+In: a name. Out: root/{train,test}/<class>/NNNNN.png, where NNNNN is the image's position in its published split, from 1. The
+only network connection is to the host of the archive.
 """
 
 import os
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Splits = dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]]
 
-# The names that the meta files of the archives give, in the order of the labels.
+# The class names in the archives' meta files, in the order of the labels.
 _CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
 _CIFAR100 = """
     apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
@@ -36,7 +36,7 @@ _CIFAR100 = """
     wardrobe whale willow_tree wolf woman worm
 """
 
-_TOLD = 500  # images between two looks at the bar and at the signals
+_TOLD = 500  # images between two updates of the progress bar and checks for signals
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class NamedDataset:
     """A data set of `keras.datasets`.
 
     Attributes:
-        name: of the module there.
-        url: of its archive.
-        size: of the archive, in bytes.
-        target: what Keras calls its files: <target>_archive, and the folder <target> that it extracts to.
+        name: name of the Keras module.
+        url: URL of its archive.
+        size: size of the archive, bytes.
+        target: name of its files in Keras' cache: <target>_archive, extracted into the folder <target>.
         classes: the published names, in the order of the labels.
     """
 
@@ -88,10 +88,10 @@ NAMED = {
 
 
 def require_source(data: NamedDataset) -> None:
-    """Make sure that the archive is in Keras' cache or its host takes a connection. Without a network this takes 3 seconds.
+    """Check that the archive is in Keras' cache or that its host can be reached. Without a network this takes 3 seconds.
 
     Raises:
-        ResnetError: neither; the hint says how to bring the archive there.
+        ResnetError: neither; the hint says how to copy the archive into the cache.
     """
     if data.archive.is_file() or answers(data.url):
         return
@@ -104,11 +104,11 @@ def require_source(data: NamedDataset) -> None:
 def load_splits(data: NamedDataset, progress: Progress) -> "Splits":
     """Images (N, 32, 32, 3) of 0..255 and labels (N, 1) of "train" and "test"; Keras downloads the archive if need be.
 
-    Keras checks the hash of the archive, and keeps it in its own cache; what was not there before is not left half-written.
+    Keras checks the hash of the archive and stores it in its cache; a failed download leaves no partial files there.
 
     Raises:
-        ResnetError: the archive cannot be had, is not the published one, or there is no room for it.
-        Interrupted: a signal asked to stop during the download.
+        ResnetError: the archive cannot be downloaded, is not the published one, or does not fit on the disk.
+        Interrupted: a signal requested a stop during the download.
     """
     import keras
 
@@ -116,10 +116,10 @@ def load_splits(data: NamedDataset, progress: Progress) -> "Splits":
     was_there = {path for path in (data.archive, data.extracted) if path.exists()}
 
     def load() -> None:
-        # Keras' own bar goes to stdout, which belongs to results; the setting is this thread's alone.
+        # Keras' progress bar goes to stdout, which is for results; the setting is local to this thread.
         keras.config.disable_interactive_logging()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the archives were pickled by Python 2, which numpy remarks upon
+            warnings.simplefilter("ignore")  # numpy warns that the archives were pickled by Python 2
             loaded.extend(getattr(keras.datasets, data.name).load_data())
 
     if data.archive not in was_there:
@@ -132,7 +132,7 @@ def load_splits(data: NamedDataset, progress: Progress) -> "Splits":
                 f"try again, or download {data.url} and copy it to {data.archive}",
             )
     finally:
-        # Keras extracts the archive at every call, and the archive alone is worth its room.
+        # Keras extracts the archive in every call: only the archive needs to stay on disk.
         if data.extracted not in was_there:
             shutil.rmtree(data.extracted, ignore_errors=True)
         if not loaded and data.archive not in was_there:
@@ -141,11 +141,11 @@ def load_splits(data: NamedDataset, progress: Progress) -> "Splits":
 
 
 def lay_out(data: NamedDataset, splits: "Splits", folder: Path, progress: Progress) -> None:
-    """Write images as PNG files into class folders: `folder` appears when all of them are written, or not at all.
+    """Write images as PNG files into class folders; `folder` only exists once all of them are written.
 
     Raises:
         ResnetError: the disk is full, or the folder cannot be written.
-        Interrupted: a signal asked to stop.
+        Interrupted: a signal requested a stop.
     """
     task = progress.start(f"laying out {data.name}", sum(len(labels) for _, labels in splits.values()))
     try:
@@ -153,7 +153,7 @@ def lay_out(data: NamedDataset, splits: "Splits", folder: Path, progress: Progre
         with unfinished(folder) as partial:
             for split, (images, labels) in splits.items():
                 _write(partial / split, data.classes, images, labels.ravel(), progress, task)
-            if not folder.is_dir():  # another process may have been quicker
+            if not folder.is_dir():  # another process may have written it first
                 partial.rename(folder)
     except OSError as error:
         raise ResnetError(
@@ -181,18 +181,18 @@ def _write(
         if number % _TOLD == 0 or number == len(labels):
             task.advance((number - 1) % _TOLD + 1)
             if progress.stop_signal():
-                raise Interrupted(progress.stop_signal(), "the images are laid out anew next time")
+                raise Interrupted(progress.stop_signal(), "the next run writes all images again")
 
 
 def _bytes(path: Path) -> int:
     try:
         return path.stat().st_size
-    except FileNotFoundError:  # not there yet, or taken away again
+    except FileNotFoundError:  # not there yet, or already deleted
         return 0
 
 
 def _keras_datasets() -> Path:
-    """Keras' folder of data sets: $KERAS_HOME/datasets, usually ~/.keras/datasets; /tmp/.keras where it cannot write there."""
+    """Keras' folder of data sets: $KERAS_HOME/datasets, usually ~/.keras/datasets; in /tmp/.keras if that is read-only."""
     home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
     above = next(path for path in (home, *home.parents) if path.exists())
     return (home if os.access(above, os.W_OK) else Path(tempfile.gettempdir(), ".keras")) / "datasets"

@@ -1,8 +1,8 @@
-"""Which images an evaluation scores: those that a run held out, or a folder's, matched with the run's classes by name.
+"""Choose the images that an evaluation scores: a run's held-out images, or those of a folder, matched by class name.
 
-In: runs of an ensemble (mostly one), a folder or none, a split or none. Out: a `Scored`. An image that one of the runs
-was trained on, or one whose weights they began with, is scored only where training images are asked for; an image that has
-changed since it was held out only where that is allowed (light: the standard library only).
+In: runs of an ensemble (often just one), a folder or none, a split or none. Out: a `Scored`. Training images of one of the
+runs, or of a run whose weights it started from, are scored only if they are requested; images that have changed since they were
+held out only if that is allowed (light: the standard library only).
 """
 
 import unicodedata
@@ -29,11 +29,11 @@ from resnet_cli.runs.folder import Run, SplitRow, read_splits
 
 SplitName = Literal["val", "test", "train"]
 
-TEST_CHOSE = "the test images chose the epoch as well (--val-split 0), so their figure is a little too good"
-VAL_CHOSE_TOO = "the same images chose the best epoch: the figure of the test images is untouched"
-VAL_CHOSE = "the same images chose the best epoch: a test folder beside train gives an untouched figure"
+TEST_CHOSE = "the test images also selected the epoch (--val-split 0), so their figure is a little too good"
+VAL_CHOSE_TOO = "the same images selected the best epoch: the figure of the test images is unbiased"
+VAL_CHOSE = "the same images selected the best epoch: a test folder next to train gives an unbiased figure"
 _GIVE_A_FOLDER = "give a folder: resnet evaluate FOLDER"
-_NAMED = 5  # of several images, in a sentence
+_NAMED = 5  # images named in a sentence
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,14 @@ class Scored:
     """Images to score.
 
     Attributes:
-        name: of the data set.
-        split: train, val or test, or "all" of a folder without splits.
-        classes: the first run's; labels of samples index into them.
+        name: name of the data set.
+        split: train, val or test; "all" for a folder without splits.
+        classes: classes of the first run; labels of samples index into them.
         samples: the images.
-        notes: what the reader of the figures must know: classes that are not shared, images that are left out.
+        notes: remarks on the figures: classes that are not shared, images that are left out.
         root: the data set's folder.
-        is_headline: whether they are those of the run's headline figure, test images or else validation images.
-        changed: images of the run whose content is another than when they were held out, whether they are scored or not.
+        is_headline: whether these images give the run's headline figure: the test images, or else the validation images.
+        changed: images of the run that have changed since they were held out, scored or not.
     """
 
     name: str
@@ -62,15 +62,15 @@ class Scored:
 
 
 def held_out(runs: Sequence[Run], split: SplitName | None = None, allow_changed: bool = False) -> Scored:
-    """The first run's own test images, or the validation images that it held out, less what another run was trained on.
+    """The test images of the first run, or else its validation images, without training images of the other runs.
 
     Args:
         runs: one or more, of the same classes.
-        split: score these images of the run instead; "train" is not lessened by what another run was trained on.
+        split: score this split of the run instead; "train" includes the training images of other runs.
         allow_changed: score images whose content has changed since training, as they are now.
 
     Raises:
-        ResnetError: the run has no such images, they are not where they were, or none is left.
+        ResnetError: the run has no such images, they have been moved, or none is left.
     """
     run = runs[0]
     root, rows = run.data, read_splits(run)
@@ -110,7 +110,7 @@ def held_out(runs: Sequence[Run], split: SplitName | None = None, allow_changed:
         chose = chose or (VAL_CHOSE_TOO if chosen == "val" else "")
         held_now = [now[row] for row in kept]
         notes += [chose] if chose else []
-        # Of the images of its headline figure a run warned itself, with their paths.
+        # The run's own warnings already report those of its headline figure, with their paths.
         notes += [] if chosen == headline and run.warnings else copies_of_training(held_now, rows, chosen)
         notes += seen_by_earlier_runs(held_now, run, chosen)
     samples = tuple(Sample(root / row.path, label_of[row.label]) for row in kept)
@@ -119,12 +119,12 @@ def held_out(runs: Sequence[Run], split: SplitName | None = None, allow_changed:
 
 
 def folder(runs: Sequence[Run], root: Path, split: SplitName | None = None) -> Scored:
-    """Any folder with class folders: its test split, else its val split, else all of it but what a run was trained on.
+    """Images of a folder with class folders: its test split, else its val split, else all, without the runs' training images.
 
     Args:
         runs: one or more, of the same classes.
         root: the folder.
-        split: score this split of the folder instead; images of "train" are scored whether a run was trained on them or not.
+        split: score this split of the folder instead; "train" includes training images of the runs.
 
     Raises:
         ResnetError: no such split, no class in common, or nothing left to score.
@@ -161,7 +161,7 @@ def folder(runs: Sequence[Run], root: Path, split: SplitName | None = None) -> S
 
 
 def unreadable_note(left_out: Sequence[LeftOut]) -> str:
-    """Which images could not be read, the first ones by name, and why."""
+    """A note on the unreadable images: the first ones by name, with reasons."""
     more = f"; and {len(left_out) - _NAMED} more, which `resnet check` lists" if len(left_out) > _NAMED else ""
     reasons = "; ".join(each.reason for each in left_out[:_NAMED])
     return f"left out {len(left_out)} unreadable image{'' if len(left_out) == 1 else 's'}: {reasons}{more}"
@@ -192,12 +192,12 @@ def _changed_note(changed: Collection[SplitRow], count: int, root: Path, kind: s
 
 
 def _composed(name: str) -> str:
-    """A name as most systems spell it: macOS takes letters and their accents apart."""
+    """A name in composed Unicode form, as most systems store it: macOS stores accents separately."""
     return unicodedata.normalize("NFC", name)
 
 
 def _require_readable(found: Survey, split: str) -> None:
-    """A class folder that cannot be read must not be taken for one without images, nor one of two test folders for all."""
+    """Refuse unreadable class folders, which must not count as empty, and ambiguous layouts such as two test folders."""
     place = found.folders[split]
     for fault in found.broken:
         if fault.kind in AMBIGUOUS or (fault.kind == "unreadable" and place in (fault.path, *fault.path.parents)):
@@ -205,7 +205,7 @@ def _require_readable(found: Survey, split: str) -> None:
 
 
 def _no_known_class(root: Path, run: Run) -> ResnetError:
-    """Most often a class folder was given in place of the folder above it."""
+    """The error for a folder without known classes: most often it is a class folder, given instead of its parent."""
     if _composed(root.resolve().name) in map(_composed, run.classes):
         above = root.parent if root.name not in ("", "..") else root / ".."
         return ResnetError(
@@ -221,7 +221,7 @@ def _no_known_class(root: Path, run: Run) -> ResnetError:
 
 
 def _skipped_notes(found: Survey, split: str) -> list[str]:
-    """What lies in the scored folder and is no sample: images beside the class folders, files in these that are no images."""
+    """Notes on skipped files of the scored folder: images in no class folder, and files that are not images."""
     place = found.folders[split]
     skipped = [each for each in found.left_out if each.path.parent == place and each.path.suffix.lower() in EXTENSIONS]
     skipped += [each for listing in found.classes[split].values() for each in listing.left_out]

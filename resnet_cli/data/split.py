@@ -1,10 +1,10 @@
-"""Hold images out: seeded, by content, recorded (light: the standard library only).
+"""Choose the held-out images: by random seed and content, recorded in the run (light: the standard library only).
 
-In: a scanned `Dataset`. Out: the same with train, val and (where the folder has one) test splits, and the copies among them.
+In: a scanned `Dataset`. Out: the same with train, val and (if the folder has one) test splits, and the copies among them.
 
-An image's number, 0..1, is a hash of the seed and its content; those below the share are held out. So an image stays on its
-side whatever is added, removed or renamed beside it. How many of a class are below the share is left to chance, within bounds:
-where it is less than half of the share or more than twice, the images with the nearest numbers change sides.
+The number of an image, 0..1, is a hash of the seed and of its content; images with a number below the share are held out. An
+image therefore stays in its split when others are added, removed or renamed. How many images of a class are held out is random,
+within bounds: below half of the share or above twice the share, the images with the nearest numbers change sides.
 """
 
 import hashlib
@@ -23,49 +23,49 @@ _FEWEST_PHOTOS = 4
 
 @dataclass(frozen=True)
 class Alike:
-    """Samples whose files hold the same bytes, mostly one, and their number, 0..1."""
+    """Samples whose files contain the same bytes (most often one sample), and their number, 0..1."""
 
     samples: tuple[Sample, ...]
     number: float = 0.0
 
     @property
     def labels(self) -> set[int]:
-        """Class indices of its samples; of two and more it is a conflict."""
+        """Class indices of its samples; two or more are a conflict."""
         return {self.samples[0].label} if len(self.samples) == 1 else {sample.label for sample in self.samples}
 
 
 def hold_out_photos(dataset: Dataset, share: float, seed: int) -> Dataset:
-    """Hold about `share` of the images of a data set without labels out, at least two, by the same numbers as `hold_out`.
+    """Hold out about `share` of the images of a data set without labels, at least two, by the same numbers as `hold_out`.
 
     Raises:
         ResnetError: it has fewer than four different images, or share is not between 0 and 1.
     """
     if not 0 < share < 1:
-        raise ResnetError(f"--val-split {share:g} is no share between 0 and 1", "a part of the images has to be held out")
+        raise ResnetError(f"--val-split {share:g} is not between 0 and 1", "some of the images must be held out")
     samples = dataset.splits["all"]
     known = _sketched(samples)
     groups = sorted(_numbered(samples, known, seed), key=lambda group: group.number)
     if len(groups) < _FEWEST_PHOTOS:
-        raise ResnetError(f"{dataset.root} holds {len(groups)} different images, too few to learn from", "add images")
+        raise ResnetError(f"{dataset.root} has {len(groups)} different images: too few to train on", "add images")
     count = min(max(2, sum(group.number < share for group in groups)), len(groups) - 2)
     train, val = _sides(groups, range(count))
     return replace(dataset, splits={"train": train, "val": val})
 
 
 def hold_out(dataset: Dataset, share: float, seed: int) -> Dataset:
-    """Give the data set a validation split of its own where the folder has none.
+    """Add a validation split to a data set whose folder has none.
 
-    A folder with val keeps it. With train and test only, or with no splits at all, about `share` of every class (at least one
-    image, never all) is held out from training; copies of one file stay on one side, even in two classes. `share` 0 with a test
-    folder draws the curves on the test images, as the papers do.
+    A val folder is used as it is. With train and test only, or with no splits at all, about `share` of every class (at least
+    one image, never all) is held out from training; copies of one file stay on one side, even in two classes. With `share` 0
+    and a test folder, training validates on the test images, as the papers do.
 
     Args:
         dataset: as scanned.
         share: held-out share of each class, 0..1.
-        seed: of the choice.
+        seed: random seed of the choice.
 
     Raises:
-        ResnetError: a class has no two different images, or share is 0 without any folder to measure on.
+        ResnetError: a class has no two different images, or share is 0 and there is neither a val nor a test folder.
     """
     splits = dict(dataset.splits)
     pool = splits.pop("train" if "train" in splits else "all")
@@ -76,7 +76,7 @@ def hold_out(dataset: Dataset, share: float, seed: int) -> Dataset:
             raise ResnetError("--val-split 0 needs a test folder to measure on", "leave --val-split out, or add a test folder")
         return _with_copies(dataset, {"train": pool, "val": splits["test"], **splits})
     if not 0 < share < 1:
-        raise ResnetError(f"--val-split {share:g} is no share between 0 and 1")
+        raise ResnetError(f"--val-split {share:g} is not between 0 and 1")
     known = _sketched([*pool, *splits.get("test", ())])
     train, val = _divided(dataset, _numbered(pool, known, seed), share)
     return _with_copies(dataset, {"train": train, "val": val, **splits}, known)
@@ -94,7 +94,7 @@ def _divided(dataset: Dataset, groups: list[Alike], share: float) -> tuple[tuple
 
 
 def _sides(groups: Sequence[Alike], held: Collection[int]) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
-    """Samples of groups that are kept and of those whose indices are held out, by class and path."""
+    """Samples for training and held-out samples, each sorted by class and path; `held` has the indices of held-out groups."""
     sides: dict[bool, list[Sample]] = {True: [], False: []}
     for index, group in enumerate(groups):
         sides[index in held] += group.samples
@@ -102,16 +102,16 @@ def _sides(groups: Sequence[Alike], held: Collection[int]) -> tuple[tuple[Sample
 
 
 def is_divided(splits: Collection[str]) -> bool:
-    """Whether images are held out of a folder with these splits: a val folder of its own spares that."""
+    """Whether images are held out of a folder with these splits: not if it has a val folder."""
     return "val" not in splits
 
 
 def alike(samples: Sequence[Sample], known: Mapping[Path, bytes | None] | None = None) -> list[Alike]:
-    """Samples whose files hold the same bytes, together, in the order of the first of each.
+    """Group samples whose files contain the same bytes, in the order of the first sample of each group.
 
     Args:
         samples: of any classes.
-        known: sketches of their files, where these are known.
+        known: sketches of their files, as far as they are known.
     """
     by_path: dict[Path, list[Sample]] = defaultdict(list)
     for sample in samples:
@@ -120,7 +120,7 @@ def alike(samples: Sequence[Sample], known: Mapping[Path, bytes | None] | None =
 
 
 def indivisible(groups: Iterable[Alike]) -> dict[int, str]:
-    """Labels of classes of which no image can be held out, and why, in a few words."""
+    """Labels of the classes that have no image to hold out, with a short reason."""
     by_label: dict[int, list[Alike]] = defaultdict(list)
     for group in groups:
         for label in group.labels:
@@ -141,7 +141,7 @@ def _sketched(samples: Iterable[Sample]) -> dict[Path, bytes | None]:
 
 
 def _numbered(samples: Sequence[Sample], known: Mapping[Path, bytes | None], seed: int) -> list[Alike]:
-    """Samples whose files hold the same bytes, together, with their number by seed and content."""
+    """Group samples whose files contain the same bytes, with their number by seed and content."""
     return [Alike(group.samples, _number(group.samples[0].path, known, seed)) for group in alike(samples, known)]
 
 
@@ -151,7 +151,7 @@ def _number(path: Path, known: Mapping[Path, bytes | None], seed: int) -> float:
 
 
 def _held(groups: Sequence[Alike], share: float) -> set[int]:
-    """Indices of the groups that are held out: some of every class, and never all."""
+    """Indices of the held-out groups: some of every class, never all of them."""
     held = {index for index, group in enumerate(groups) if group.number < share}
     by_label: dict[int, list[int]] = defaultdict(list)
     for index in sorted(range(len(groups)), key=lambda index: groups[index].number):
@@ -163,7 +163,7 @@ def _held(groups: Sequence[Alike], share: float) -> set[int]:
 
 
 def _one_sided(groups: Sequence[Alike], held: set[int]) -> set[int]:
-    """Labels of classes that are held out or kept as a whole, as may be where classes share all of their images."""
+    """Labels of classes that are entirely on one side, which happens if classes share all of their images."""
     sides: dict[bool, set[int]] = {True: set(), False: set()}
     for index, group in enumerate(groups):
         sides[index in held] |= group.labels
@@ -171,14 +171,14 @@ def _one_sided(groups: Sequence[Alike], held: set[int]) -> set[int]:
 
 
 def _keep_in_bounds(label: int, indices: list[int], groups: Sequence[Alike], share: float, held: set[int]) -> None:
-    """Move groups of one class between the sides where chance held out too few or too many of it; changes `held`.
+    """Move groups of one class between the sides if too few or too many were held out by chance; changes `held`.
 
     Args:
-        label: of the class.
-        indices: of its groups, by their numbers. Those that are in other classes too stay, unless the class has no others.
-        groups: all of them.
-        share: as asked for.
-        held: indices of those that are held out.
+        label: index of the class.
+        indices: its groups, sorted by number. Groups that are in other classes too stay, unless the class has no others.
+        groups: all groups.
+        share: requested share.
+        held: indices of the held-out groups.
     """
     sizes = {index: _count(groups[index], label) for index in indices}
     total = sum(sizes.values())
@@ -204,9 +204,9 @@ def _keep_in_bounds(label: int, indices: list[int], groups: Sequence[Alike], sha
 def _with_copies(
     dataset: Dataset, splits: dict[str, tuple[Sample, ...]], known: Mapping[Path, bytes | None] | None = None
 ) -> Dataset:
-    """The data set with these splits, and the samples of all of them whose files hold the same bytes."""
+    """The data set with these splits, and the groups of samples of all splits whose files contain the same bytes."""
     split_of: dict[Path, str] = {}
-    for split in sorted(splits, key=("train", "test", "val").index):  # test images that chose the epoch as well are test
+    for split in sorted(splits, key=("train", "test", "val").index):  # test images that also selected the epoch count as test
         for sample in splits[split]:
             split_of.setdefault(sample.path, split)
     sample_of = {sample.path: sample for samples in splits.values() for sample in samples}

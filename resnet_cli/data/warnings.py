@@ -1,7 +1,7 @@
-"""What a user should know of a data set before it is trained on, in sentences (light: the standard library only; numpy
-and Pillow are imported where an image may be of 16 bits).
+"""Warnings about a data set before training (light: the standard library only; numpy and Pillow are imported if an image may
+have 16 bits).
 
-In: a `Dataset` whose images are held out. Out: warnings, each one sentence that names a file, folder or class and counts.
+In: a `Dataset` with its held-out split. Out: warnings, each one sentence that names a file, folder or class and counts.
 """
 
 import itertools
@@ -22,14 +22,14 @@ _PAIRS = (
     *(("left", "right"), ("l", "r"), ("links", "rechts")),
     *(("gauche", "droite"), ("izquierda", "derecha"), ("sinistra", "destra")),
 )
-_TURNED = ({"b", "d"}, {"p", "q"})  # letters that a mirror makes of each other
-_NUMBERS = {"two", "three", "four", "five", "six", "seven", "nine"}  # zero, one and eight are much the same in a mirror
+_TURNED = ({"b", "d"}, {"p", "q"})  # letters that are mirror images of each other
+_NUMBERS = {"two", "three", "four", "five", "six", "seven", "nine"}  # zero, one and eight look about the same when mirrored
 _SIGNS = {"arrow", "arrows", "clockwise", "anticlockwise", "counterclockwise", "digit", "digits", "letter", "letters"}
-_LETTERS = 4  # single letters that are classes; fewer are names such as a, b, c for want of better ones
+_LETTERS = 4  # single letters that are taken for letters; fewer may just be labels such as a, b, c
 
 
 def dataset_warnings(dataset: Dataset, flips: bool) -> list[str]:
-    """Sentences on files that are not used, copies, dark 16-bit images, and classes that a mirror would change.
+    """Warnings about unused files, copies, dark 16-bit images, and classes that mirroring would change.
 
     Args:
         dataset: as `hold_out` returns it.
@@ -124,7 +124,7 @@ def _about_dark(dataset: Dataset) -> list[str]:
 
 
 def _about_same_folders(dataset: Dataset) -> list[str]:
-    """Classes that all hold the same folders may be splits, such as the parts of a cross-validation."""
+    """Classes that all contain the same folders may be splits, such as the folds of a cross-validation."""
     inside: dict[int, set[str]] = defaultdict(set)
     for samples in dataset.splits.values():
         for sample in samples:
@@ -137,18 +137,18 @@ def _about_same_folders(dataset: Dataset) -> list[str]:
     if len(names) < 2 or any(those != names for those in inside.values()):
         return []
     return [
-        f"the classes {some_names(dataset.classes)} all hold the folders {some_names(sorted(names))}: if these are the classes,"
-        " give a folder that holds them, or name the upper folders train, val and test"
+        f"the classes {some_names(dataset.classes)} all contain the folders {some_names(sorted(names))}: if these are the"
+        " classes, give a folder that contains them, or name the upper folders train, val and test"
     ]
 
 
 def dark_sixteen_bit(paths: Sequence[Path]) -> int:
-    """How many of a class's images are 16-bit greyscale and dark: no value is above 12 bits in any of those looked at.
+    """How many 16-bit greyscale images of a sample of a class there are, if all are dark: no value above 12 bits; else 0.
 
-    Some images, evenly among them, are looked at: the first bytes of PNG and TIFF files, and those of 16 bits in full.
+    The sample is spread evenly. Of PNG and TIFF files the first bytes are read, and 16-bit images are decoded.
 
     Args:
-        paths: of one class.
+        paths: images of one class.
     """
     candidates = [path for path in paths if path.suffix.lower() in (".png", ".tif", ".tiff")]
     step = -(-len(candidates) // _LOOKED_AT) or 1
@@ -158,7 +158,7 @@ def dark_sixteen_bit(paths: Sequence[Path]) -> int:
 
 
 def _may_be_sixteen_bit(path: Path) -> bool:
-    """Whether a PNG's header says 16-bit greyscale; of a TIFF the first bytes do not tell."""
+    """Whether a PNG's header says 16-bit greyscale; always true for a TIFF, whose first bytes do not say."""
     try:
         with path.open("rb", buffering=0) as file:
             head = file.read(26)
@@ -170,7 +170,7 @@ def _may_be_sixteen_bit(path: Path) -> bool:
 
 
 def _brightest(path: Path) -> int | None:
-    """The largest value of a 16-bit greyscale image; None of others, and of damaged ones."""
+    """The largest value of a 16-bit greyscale image; None for other and for damaged images."""
     import numpy as np
     from PIL import Image
 
@@ -179,15 +179,15 @@ def _brightest(path: Path) -> int | None:
             if not image.mode.startswith("I;16"):
                 return None
             return int(np.asarray(image).max())
-    except Exception:  # a parser's errors are of every kind; whoever decodes the image tells
+    except Exception:  # parsers raise errors of any type; decoding will report the reason
         return None
 
 
 def mirror_sensitive(classes: Sequence[str]) -> list[str]:
     """Classes whose names suggest that a mirrored image belongs to another class or to none.
 
-    Those with left and right in their names, arrows, digits, and letters; few single letters, or 0 and 1 alone, are names for
-    want of better ones.
+    These are names with left and right, arrows, digits, and letters. A few single letters, or only 0 and 1, are taken for mere
+    labels.
     """
     words = {name: {*words_of(name)} for name in classes}
     every = set().union(*words.values())
@@ -209,6 +209,6 @@ def mirror_sensitive(classes: Sequence[str]) -> list[str]:
 
 
 def mirror_sentence(names: Sequence[str]) -> str:
-    """That the names of these classes suggest that a mirrored image is no longer of its class."""
+    """A sentence that mirrored images of these classes may no longer belong to their class."""
     what = f"the class {names[0]}" if len(names) == 1 else f"the classes {some_names(names)}"
     return f"mirrored images of {what} may belong to another class or to none"

@@ -260,7 +260,7 @@ def _refuse(quantized: Quantized) -> None:
         f"int8 loses {in_images(quantized.lost, count)}, more than --max-drop {quantized.max_drop:g} allows, which is"
         f" {in_images(quantized.allowed, count)}: it has {quantized.after.correct} of {count} {kind} images right, the float"
         f" export {quantized.before.correct}",
-        "nothing was kept; export without --quantize, raise --max-drop, or keep it all the same with --force",
+        "nothing was kept; export without --quantize, raise --max-drop, or keep it anyway with --force",
     )
 
 

@@ -1,8 +1,8 @@
-"""The formats that a classifier is exported to: how each is written, how its own runtime answers, and the example program
-beside it (light: converters and runtimes are imported where they are used).
+"""The export formats: how each is written, how its own runtime is run, and its example program (light: converters and
+runtimes are imported where they are used).
 
 In: a Keras model of uint8 images with one output, named "probabilities". Out: files in a folder; a function that runs them;
-classify.py, from an image's file to its class by Pillow and the format's runtime, as `predict` does it but for images of 16
+classify.py, which classifies an image file with Pillow and the format's runtime, as `predict` does, except for images of 16
 and more bits.
 """
 
@@ -28,7 +28,7 @@ Answer = Callable[["Images"], "Outputs"]
 
 OUTPUT = "probabilities"
 _BESIDE = {LABELS, EXAMPLE, EXPORT_RECORD, SPLITS, EVALUATIONS, *FIGURES}
-# Understood by every runtime of the last years; a newer one would add nothing to a residual network.
+# ONNX opset: supported by every runtime of the last years; a newer one adds nothing that a residual network needs.
 _OPSET = 15
 
 
@@ -37,11 +37,11 @@ class Format:
     """One format.
 
     Attributes:
-        files: what `write` leaves in the folder; the first is what a runtime is given, "" the folder itself.
-        tolerance: largest difference of a probability that `load` may show. Keras and TensorFlow run the same kernels again;
-            ONNX Runtime and LiteRT sum in another order; OpenVINO's weights are fp16, with 11 significant bits.
+        files: what `write` leaves in the folder; the first is what a runtime loads, "" is the folder itself.
+        tolerance: largest allowed difference of a probability. Keras and TensorFlow run the same kernels again; ONNX Runtime
+            and LiteRT sum in another order; OpenVINO's weights are fp16, with 11 significant bits.
         write: writes a Keras model into an existing folder.
-        load: opens what was written, in the format's own runtime, and computes in float32.
+        load: loads the written files in the format's own runtime, which computes in float32.
         runtime: the package that runs it, for whoever uses the export.
         program: lines of classify.py that run it: `squares`, uint8 (N, H, W, 3), to probabilities (N, classes), returned.
         needs: packages of the `export` extra without which it cannot be written and checked.
@@ -68,7 +68,7 @@ def find_format(name: FormatName) -> Format:
 
 
 def require_packages(option: str, needs: tuple[str, ...]) -> None:
-    """Say which packages an option lacks.
+    """Check that the packages that an option needs are installed.
 
     Raises:
         ResnetError: one of them is not installed.
@@ -79,7 +79,7 @@ def require_packages(option: str, needs: tuple[str, ...]) -> None:
 
 
 def is_export(folder: Path) -> bool:
-    """Whether a folder holds an export and nothing else: --force replaces no other folder."""
+    """Whether a folder contains an export and nothing else: --force replaces no other folder."""
     known = {*_BESIDE, *(name for each in FORMATS.values() for name in each.files)}
     present = {path.name for path in folder.iterdir() if not path.name.startswith(UNFINISHED)} if folder.is_dir() else set()
     return LABELS in present and present <= known
@@ -88,7 +88,7 @@ def is_export(folder: Path) -> bool:
 def _write_savedmodel(model: Any, folder: Path) -> None:
     import tensorflow as tf
 
-    # By TensorFlow itself: what `model.export` writes holds every weight twice (Keras 3.15).
+    # Saved by TensorFlow itself: `model.export` writes every weight twice (Keras 3.15).
     module = tf.Module()
     module.weights = [variable.value for variable in model.variables]
     pixels = tf.TensorSpec(model.input.shape, tf.uint8, name=model.input.name)
@@ -99,7 +99,7 @@ def _write_savedmodel(model: Any, folder: Path) -> None:
 def _load_savedmodel(path: Path) -> Answer:
     import tensorflow as tf
 
-    # The module has to outlive its signature, which does not hold on to the variables.
+    # Keep a reference to the module: its signature does not keep the variables alive.
     loaded = tf.saved_model.load(path)
     return lambda images: loaded.signatures["serving_default"](tf.constant(images))[OUTPUT].numpy()
 
@@ -107,14 +107,14 @@ def _load_savedmodel(path: Path) -> Answer:
 def _write_keras(model: Any, folder: Path) -> None:
     import keras
 
-    # With its one output bare: names are for formats whose users address tensors by name, not for `model.predict`.
+    # With an unnamed output: names are for formats whose users address tensors by name, not for `model.predict`.
     keras.Model(model.input, model.output[OUTPUT], name=model.name).save(folder / "model.keras")
 
 
 def _load_keras(path: Path) -> Answer:
     import keras
 
-    # In Keras' safe mode, which is the default: a file with code in it would be refused here, as it will be at the user's.
+    # In Keras' safe mode, the default: a file that contains code is refused here, as it will be for users.
     loaded = keras.saving.load_model(path, compile=False)
     return lambda images: keras.ops.convert_to_numpy(loaded(images, training=False))
 
@@ -124,7 +124,7 @@ def _write_onnx(model: Any, folder: Path) -> None:
 
     path = folder / "model.onnx"
     with warnings.catch_warnings(), _collected_early():
-        # Keras looks whether numpy still has names that tf2onnx uses; numpy remarks on being asked.
+        # Keras checks whether numpy still has names that tf2onnx uses, and numpy warns about the check.
         warnings.filterwarnings("ignore", message=r"In the future `np\.object`", category=FutureWarning)
         model.export(path, format="onnx", verbose=False, opset_version=_OPSET, input_signature=model.inputs)
     graph = onnx.load(path)
@@ -136,9 +136,9 @@ def _write_onnx(model: Any, folder: Path) -> None:
 
 @contextmanager
 def _collected_early() -> Iterator[None]:
-    """Garbage is collected soon: tf2onnx copies graph and weights for each of its passes, in cycles that Python finds late.
+    """Collect garbage often: tf2onnx copies graph and weights in each pass, in reference cycles that Python frees late.
 
-    The export of a ResNet50 peaks at 3.7 GB, in place of 7.3, and takes two thirds of the time.
+    The export of a ResNet50 peaks at 3.7 GB instead of 7.3 GB, and takes two thirds of the time.
     """
     before = gc.get_threshold()
     gc.set_threshold(700, 5, 2)
@@ -159,7 +159,7 @@ def _load_onnx(path: Path) -> Answer:
 def _write_tflite(model: Any, folder: Path) -> None:
     import tensorflow as tf
 
-    # Without TensorFlow's own operations, which Keras allows by default: phones' runtimes do not have them.
+    # Without TensorFlow's own operations, which Keras allows by default: the runtimes of phones lack them.
     builtins = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}
     model.export(folder / "model.tflite", format="litert", verbose=False, target_spec=builtins)
 
@@ -172,7 +172,7 @@ def _load_tflite(path: Path) -> Answer:
 
 
 def _litert_interpreter() -> Any:
-    """LiteRT's interpreter, or without that package the one in TensorFlow, which announces its own end."""
+    """LiteRT's interpreter; without that package, the deprecated one of TensorFlow."""
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:
@@ -195,11 +195,11 @@ def _load_openvino(path: Path) -> Answer:
     return lambda images: engine.run(images)[0]
 
 
-_PROGRAM = '''"""What an image shows, by the model beside this file: python {name} IMAGE
+_PROGRAM = '''"""Classify an image with the model in this folder: python {name} IMAGE
 
-The model takes RGB pixels 0 to 255, uint8, N x {size} x {size} x 3, and scales their values itself. It answers with
-probabilities, N x {classes}, in the order of {labels}. Its images were prepared as `square` does: with another filter or crop
-its answers get worse. Needs: pip install numpy pillow {needs}
+The model takes RGB pixels 0 to 255, uint8, N x {size} x {size} x 3, and scales their values itself. It returns
+probabilities, N x {classes}, in the order of {labels}. Images must be prepared as in `square`, like the training images: with
+another filter or crop, predictions get worse. Needs: pip install numpy pillow {needs}
 """
 
 import contextlib
@@ -214,7 +214,7 @@ SIZE = {size}
 
 
 def square(path):
-    """An image's file as uint8 ({size}, {size}, 3)."""
+    """Read an image file as uint8 ({size}, {size}, 3)."""
     image = Image.open(path)
     image.draft("RGB", ({enough}, {enough}))  # a large JPEG is decoded at a half, quarter or eighth of its size
     image.load()
@@ -228,7 +228,7 @@ def square(path):
 
 
 def probabilities(squares):
-    """Of images, uint8 (N, {size}, {size}, 3): float32 (N, {classes})."""
+    """Class probabilities, float32 (N, {classes}), of images, uint8 (N, {size}, {size}, 3)."""
 {run}
 
 
@@ -328,7 +328,7 @@ def example(name: FormatName, size: int, resize: str, fraction: float, classes: 
         size: side of the input, pixels.
         resize: "crop", "pad" or "squash", see `data.decode.Geometry`.
         fraction: share of the short side that a crop keeps, 0..1.
-        classes: their number.
+        classes: number of classes.
     """
     form = FORMATS[name]
     enough = round(size / fraction)

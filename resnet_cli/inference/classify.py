@@ -1,8 +1,8 @@
-"""Images in, probabilities out: what predict and evaluate are made of.
+"""Classify images: the core of `predict` and `evaluate`.
 
-In: images, as paths or in memory, and one or more classifiers. Out: a probability vector, or an error, per image, in input
-order; the most probable classes. Memory does not grow with the number of images: a few batches are decoded ahead of the
-engines, no more. A batch is smaller where no further image is waiting.
+In: images, as paths or in memory, and one or more classifiers. Out: per image, in input order, a probability vector or an
+error; the most probable classes. Memory does not grow with the number of images: only a few batches are decoded ahead of the
+engines. A batch is smaller when no further image is waiting.
 """
 
 import itertools
@@ -25,9 +25,9 @@ class Member:
     """One of the classifiers of an ensemble.
 
     Attributes:
-        engine: gives probabilities.
-        geometry: how images reach its input.
-        columns: its index of each class in the common order; None where its own order is the common one.
+        engine: computes probabilities.
+        geometry: how images are brought to its input size.
+        columns: its index of each class in the common order; None if its own order is the common one.
     """
 
     engine: Engine
@@ -37,7 +37,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Classified:
-    """What came of one image: probabilities (classes,), or None and the reason."""
+    """The result of one image: probabilities (classes,), or None and the reason."""
 
     image: Path | InMemory
     probabilities: NDArray[np.float32] | None
@@ -46,7 +46,7 @@ class Classified:
 
 @dataclass(frozen=True)
 class _Decoded:
-    """An image's views, uint8 (views, size, size, 3), by geometry; or the reason why there are none."""
+    """The views of an image, uint8 (views, size, size, 3), by geometry; or the reason why there are none."""
 
     image: Path | InMemory
     views: dict[Geometry, NDArray[np.uint8]] = field(default_factory=dict)
@@ -56,17 +56,17 @@ class _Decoded:
 def classify(
     images: Iterable[Path | InMemory | Pause], members: Sequence[Member], views: int = 1, batch: int | None = None
 ) -> Iterator[Classified]:
-    """Classify images; one that cannot be read is an error of its own and disturbs no other.
+    """Classify images; an unreadable image gives an error and does not affect the others.
 
     Probabilities are the mean over the views of an image and over the members, as the papers score ensembles and crops
-    (Krizhevsky et al. 2012, section 4.1). An image is decoded once for every geometry that members differ in.
+    (Krizhevsky et al. 2012, section 4.1). An image is decoded once for each different geometry of the members.
 
     Args:
-        images: files or images in memory; before the one after a pause is asked for, the results of all before it have gone
-            out.
+        images: files or images in memory; at a pause, the results of all images before it are yielded before the next image is
+            requested.
         members: the classifiers, one or more, all of the same classes.
-        views: of each image: 1, 2 or 10, see `decode_views`.
-        batch: views a forward pass, None chooses by the input size; one image's views stay together.
+        views: views of each image: 1, 2 or 10, see `decode_views`.
+        batch: views in a forward pass; None chooses by the input size. The views of an image stay together.
 
     Example:
         >>> from pathlib import Path
@@ -93,7 +93,7 @@ def classify(
 
     # mypy joins the kinds of images to `object`.
     decoded = map_arriving(attempt, images, items_ahead(4 * count))  # type: ignore[arg-type]
-    # Every engine draws from the same groups and runs ahead of the results by its own few requests, no further.
+    # All engines read the same groups; each runs ahead of the results by its own few requests only.
     groups, *streams = itertools.tee(_grouped(decoded, count), 1 + len(members))
     answers = zip(*(_answers(member, stream, views) for member, stream in zip(members, streams, strict=True)), strict=True)
     for group in groups:
@@ -140,13 +140,13 @@ def _readable(group: list[_Decoded]) -> list[_Decoded]:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one image shows.
+    """The prediction for one image.
 
     Attributes:
-        name: its path, or of an image in memory what errors call it.
-        path: its file; None of an image in memory.
-        error: why it has no answer; None where it has one.
-        top: the most probable classes and their probabilities, 0..1, best first; empty where there is an error.
+        name: its path; for an image in memory, its name in error messages.
+        path: its file; None for an image in memory.
+        error: why the image could not be classified; None if it was.
+        top: the most probable classes and their probabilities, 0..1, best first; empty if there is an error.
     """
 
     name: str
@@ -185,11 +185,11 @@ def predict(
     """Predict images.
 
     Args:
-        images: files or images in memory; at a pause among them every prediction goes out, see `classify`.
+        images: files or images in memory; at a pause, all predictions so far are yielded, see `classify`.
         members: the classifiers of an ensemble.
         names: class names in their common order.
-        top: how many classes to name.
-        views: of each image: 1, 2 or 10.
+        top: number of most probable classes to return.
+        views: views of each image: 1, 2 or 10.
 
     Example:
         >>> from resnet_cli.data.decode import in_memory, run_geometry
@@ -213,25 +213,25 @@ def predict(
         yield Prediction(name, path, None, tuple((names[i], float(result.probabilities[i])) for i in best))
 
 
-_KEPT = 0.875  # of the side, by a crop: 224 of 256 pixels
+_KEPT = 0.875  # share of the side that a crop keeps: 224 of 256 pixels
 
 
 _PLACES = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.5, 0.5))
 
 
 def decode_views(path: Path | InMemory, geometry: Geometry, views: int) -> NDArray[np.uint8]:
-    """Decode an image as a classifier with this geometry is to see it.
+    """Decode an image into the views that a classifier with this geometry predicts.
 
     Ten views are the four corners, the centre and their mirror images (Krizhevsky et al. 2012, section 4.1; the "standard
     10-crop testing" of He et al. 2015, section 3.4) of the image with its short side scaled to size / fraction. Where the
-    single view is the whole square (fraction 1, pad, squash) there is no room for crops, and training decides: if it cropped
-    from a black border (CIFAR, section 4.2) so do the views; otherwise they crop from the image scaled to size / 0.875.
-    A network that was trained on random parts gains by scaling and would lose by a border that it never saw.
+    single view is the whole square (fraction 1, pad, squash) there is no room for crops. If training cropped from a black
+    border (CIFAR, section 4.2), so do the views; otherwise they crop from the image scaled to size / 0.875. A network trained
+    on random crops gains from the scaling, and would lose accuracy with a border, which was not in its training images.
 
     Args:
         path: an image file, or an image in memory.
-        geometry: of the single view.
-        views: 1 = as `predict` sees it; 2 = and its mirror image; 10 = ten crops.
+        geometry: geometry of the single view.
+        views: 1 = the image as `predict` sees it; 2 = also its mirror image; 10 = ten crops.
 
     Returns:
         uint8 (views, size, size, 3); the second half mirrors the first.

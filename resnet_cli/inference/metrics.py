@@ -1,4 +1,4 @@
-"""Figures of a classifier from its probabilities: pure functions, by scikit-learn where it has them.
+"""Metrics of a classifier from its probabilities: pure functions, computed by scikit-learn where it has them.
 
 In: probabilities and true classes. Out: an `Evaluation`.
 """
@@ -13,7 +13,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 _BINS = 15  # of the calibration error, as Guo et al. 2017 use
 
-_LEAST = float(np.finfo(np.float32).tiny)  # of a probability; what an engine rounds to nothing costs 87 nats
+_LEAST = float(np.finfo(np.float32).tiny)  # smallest probability; one that an engine rounds to 0 costs 87 nats
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def measure(probabilities: NDArray[np.float32], labels: NDArray[np.int64], names
 
 
 def _calibration_error(confidence: NDArray[np.float32], right: NDArray[np.bool_]) -> float:
-    """Mean gap between confidence and accuracy over bins of confidence, weighed by their images."""
+    """Mean gap between confidence and accuracy over bins of confidence, weighted by the number of images."""
     bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
     gaps = [abs(confidence[bins == i].mean() - right[bins == i].mean()) * (bins == i).mean() for i in np.unique(bins)]
     return float(sum(gaps))

@@ -1,7 +1,7 @@
 """Score images whose class is known: rows of predictions, and the two CSV files.
 
-In: classified images and their samples. Out: `Rows`, predictions.csv (worst first) and confusion.csv. Where pooled features
-are stored, the head of model.xml answers alone, and the whole network where that could differ.
+In: classified images and their samples. Out: `Rows`, predictions.csv (worst first) and confusion.csv. If pooled features are
+stored, only the head of model.xml runs, and the whole network only for images where rounding could change the class.
 """
 
 import csv
@@ -21,30 +21,30 @@ from resnet_cli.inference.classify import Classified, Member, classify
 from resnet_cli.inference.metrics import Evaluation, losses
 from resnet_cli.progress import Task
 
-_SAMPLE = 32  # images that go through the whole network as well
-NEAR = 0.02  # probability; parts and whole differ by rounding: stored features are fp16, an engine may multiply in bf16
+_SAMPLE = 32  # images that are checked with the whole network
+NEAR = 0.02  # probability; head and network differ by rounding: stored features are fp16, an engine may multiply in bf16
 
 
 def classify_pooled(model: Path, pooled: Iterable[Outputs], paths: Sequence[Path], member: Member) -> list[Classified] | None:
-    """Classify images by their features, which the same backbone gave in the same engine.
+    """Classify images from stored features, computed by the same backbone in the same engine.
 
-    Some images, evenly spread, go through the whole classifier and vouch for the others; so do those whose two best classes are
-    so near that rounding could change the answer: `evaluate` and `predict` must name the same class.
+    A sample of the images, evenly spread, is checked with the whole network. So are images whose two most probable classes are
+    so close that rounding could swap them: `evaluate` and `predict` must name the same class.
 
     Args:
-        model: the classifier's model.xml; what lies behind its pooling answers.
+        model: the classifier's model.xml; only the layers after its pooling run.
         pooled: features of the images, in order, in pieces of float32 (n, D).
         paths: the images.
         member: the whole classifier.
 
     Returns:
-        None where all images would go through the whole network, or where whole and parts disagree.
+        The results; None if all images would need the whole network, or if the sample's probabilities disagree.
     """
     if len(paths) <= _SAMPLE:
         return None
     try:
         head = OpenVinoEngine(behind_pooling(model), "many")
-    except Exception:  # it relies on how the converter builds graphs; the whole network answers as well
+    except Exception:  # this relies on the converter's graphs; the whole network gives the same results
         return None
     answers = np.concatenate([head.run(piece)[0] for piece in pooled])
     best = np.partition(answers, -2, axis=1)[:, -2:]
@@ -82,7 +82,7 @@ class Rows:
 
 
 def collect(results: Iterable[Classified], samples: Sequence[Sample], task: Task) -> Rows:
-    """Put results, in the order of the samples, beside their true classes.
+    """Join results, in the order of the samples, with the true classes.
 
     Raises:
         ResnetError: no image could be read.

@@ -2,7 +2,7 @@
 
     runs/<dataset>-<arch>[-N]/  run.json  splits.csv  model.weights.h5  model.xml  model.bin  metrics.jsonl  checkpoint/
 
-A run is complete only when run.json is there; it is written last, and whole. metrics.jsonl has a line an epoch, and
+A run is complete only if it has run.json, which is written last and atomically. metrics.jsonl has one line per epoch, and
 metrics.csv the same figures.
 """
 
@@ -24,7 +24,7 @@ from resnet_cli.files import UNFINISHED, path_text, write_csv, write_text
 
 
 def versions() -> dict[str, str]:
-    """By package; "absent" where one is not installed."""
+    """Versions by package; "absent" if one is not installed."""
     found = {"resnet-cli": __version__, "python": platform.python_version()}
     keras = sys.modules.get("keras")
     with_jax = ["jax"] if keras is not None and keras.backend.backend() == "jax" else []
@@ -38,12 +38,12 @@ def versions() -> dict[str, str]:
 
 FORMAT = 1
 RUNS = Path("runs")
-EXPORT_RECORD = "export.json"  # of an OpenVINO export: what of its run's record holds no path
+EXPORT_RECORD = "export.json"  # of an OpenVINO export: its run's record without paths
 SPLITS = "splits.csv"
-EARLIER = "earlier"  # split, in an export, of images that an earlier run was trained on, whose weights its run began with
-EVALUATIONS = "evaluations"  # folder of the figures of other images than a run held out
+EARLIER = "earlier"  # split, in an export, of training images of the earlier run whose weights its run started from
+EVALUATIONS = "evaluations"  # folder of evaluations on images other than the run's held-out images
 FIGURES = ("predictions.csv", "confusion.csv", "report.html")  # what `evaluate` writes
-LITTER = (".DS_Store", "._", ".nfs", ".writable")  # what file systems, and a process that was killed, leave behind
+LITTER = (".DS_Store", "._", ".nfs", ".writable")  # files left by file systems and by killed processes
 _NUMBERS = re.compile(r"(?<=\[)\s+\d+(?:,\s+\d+)*\s+(?=\])")
 _TELLTALE = ("run.json", "checkpoint/config.json", "metrics.jsonl", "rate.csv")
 _FILES = {
@@ -81,30 +81,30 @@ class Run:
         """The data set's folder, as it was when the run began.
 
         Raises:
-            ResnetError: the record holds none, as that of an export.
+            ResnetError: the record has none, as in an export.
         """
         try:
             return Path(self.record["data"]["path"])
         except (KeyError, TypeError):
             if self.is_export:
-                what = f"the export {self.folder} does not hold the place of its images"
+                what = f"the export {self.folder} does not record where its images are"
                 raise ResnetError(what, "give a folder of images: resnet evaluate FOLDER") from None
-            raise ResnetError(f"{self.path} is damaged: it names no data set", "train the run anew") from None
+            raise ResnetError(f"{self.path} is damaged: it names no data set", "train the run again") from None
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What its training warned of; an export keeps none."""
+        """The warnings of its training; an export has none."""
         return tuple(self.record.get("results", {}).get("warnings", ()))
 
     @property
     def warnings_of_data(self) -> tuple[str, ...]:
-        """Those that hold whatever the figures of its held-out images are now."""
+        """The warnings about its data, which do not depend on the results on held-out images."""
         of_figures = self.record.get("results", {}).get("figure_warnings", ())
         return tuple(warning for warning in self.warnings if warning not in of_figures)
 
     @property
     def splits(self) -> Path:
-        """The images with the split that each was in; an export has their hashes alone."""
+        """splits.csv: the images with the split of each; an export has only their hashes."""
         return self.folder / SPLITS
 
     @property
@@ -120,10 +120,10 @@ class Run:
 
 @dataclass(frozen=True)
 class SplitRow:
-    """One line of splits.csv: an image's path below the data set's folder, its class, train, val or test, and its content.
+    """One line of splits.csv: an image's path in the data set's folder, class, split (train, val or test), and content.
 
-    Runs of older versions do not know the content, nor is that of a file known which could not be read any more. Of an export
-    only split and content are known; path and class are empty.
+    Content is missing in runs of older versions, and for files that could not be read. An export has only split and content;
+    path and class are empty.
     """
 
     path: str
@@ -133,26 +133,26 @@ class SplitRow:
 
 
 def is_run_like(folder: Path) -> bool:
-    """Whether a folder holds a run or the beginning of one, and nothing else: --force replaces no other folder."""
+    """Whether a folder contains a complete or unfinished run and nothing else: --force replaces no other folder."""
     if not folder.is_dir() or not any((folder / name).exists() for name in _TELLTALE):
         return False
     return all(path.name in _FILES or path.name.startswith((UNFINISHED, *LITTER)) for path in folder.iterdir())
 
 
 def is_evaluation(folder: Path) -> bool:
-    """Whether a folder holds what `evaluate` writes, and nothing else."""
+    """Whether a folder contains the files of `evaluate` and nothing else."""
     return (folder / FIGURES[0]).is_file() and all(
         path.name in FIGURES or path.name.startswith((UNFINISHED, *LITTER)) for path in folder.iterdir()
     )
 
 
 def is_rate_search(folder: Path) -> bool:
-    """Whether a folder holds what `--lr-find plot` writes, and no run."""
+    """Whether a folder contains the files of `--lr-find plot` and no run."""
     return (folder / "rate.csv").is_file() and not any((folder / name).exists() for name in ("run.json", "checkpoint"))
 
 
 def unfinished_runs(name: str, output: Path | None = None) -> list[Path]:
-    """The folders of that name with a checkpoint and without run.json, the newest first: what --resume can go on with.
+    """The folders of that name with a checkpoint and without run.json, newest first: the runs that --resume can continue.
 
     Raises:
         ResnetError: there is none.
@@ -162,22 +162,22 @@ def unfinished_runs(name: str, output: Path | None = None) -> list[Path]:
     candidates = [output] if output else sorted(named, key=lambda path: path.stat().st_mtime, reverse=True)
     found = [folder for folder in candidates if (folder / "checkpoint").is_dir() and not (folder / "run.json").exists()]
     if not found:
-        raise ResnetError(f"there is no interrupted run at {output or RUNS / name}", "leave --resume out to begin a new one")
+        raise ResnetError(f"there is no interrupted run at {output or RUNS / name}", "leave --resume out to start a new one")
     return found
 
 
 def finish_run(folder: Path, record: dict[str, Any]) -> Run:
-    """Write run.json, last and whole, and clear away what only an unfinished run needs."""
+    """Write run.json atomically as the last file, then delete what only an unfinished run needs."""
     record = {"format": FORMAT, **record}
     text = json.dumps(record, indent=2)
-    # A confusion matrix of 1,000 classes has a million numbers: a row a line, not a number a line.
+    # A confusion matrix of 1,000 classes has a million numbers: one row per line, not one number per line.
     write_text(folder / "run.json", _NUMBERS.sub(lambda found: re.sub(r"\s+", " ", found[0]), text) + "\n")
     drop_checkpoint(folder)
     return Run(folder, record)
 
 
 def drop_checkpoint(folder: Path) -> None:
-    """Clear away what only an unfinished run needs."""
+    """Delete what only an unfinished run needs."""
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
 
 
@@ -198,7 +198,7 @@ def load_run(folder: Path | None = None) -> Run:
         if not any((folder / name).exists() for name in (*_TELLTALE, "model.weights.h5")):
             raise ResnetError(f"{folder} is not a run folder: it has no run.json", "`ls runs` shows the runs of this folder")
         if is_rate_search(folder):
-            raise ResnetError(f"{folder} holds a search for a learning rate, not a run", "name a run with --run")
+            raise ResnetError(f"{folder} contains a learning-rate range test, not a run", "name a run with --run")
         raise ResnetError(f"the run {folder} is not complete: it has no run.json", "finish it with --resume")
     run = Run(folder, read_record(path))
     if not run.weights.exists():
@@ -223,7 +223,7 @@ def read_record(path: Path) -> dict[str, Any]:
             f"{path} was written by a newer version (format {record['format']})", "upgrade with pip install -U resnet-cli"
         )
     if not record.get("classes"):
-        raise ResnetError(f"{path} is damaged: it names no classes", "train the run anew")
+        raise ResnetError(f"{path} is damaged: it names no classes", "train the run again")
     return record
 
 
@@ -249,7 +249,7 @@ def read_splits(run: Run) -> list[SplitRow]:
             is_nameless = run.is_export and "path" not in (lines.fieldnames or ())
             return [_split_row({"path": "", "class": "", **line} if is_nameless else line) for line in lines]
     except (OSError, KeyError, ValueError, TypeError) as error:
-        hint = "export the run anew" if run.is_export else ""
+        hint = "export the run again" if run.is_export else ""
         raise ResnetError(f"{run.splits} cannot be read: {error}", hint) from error
 
 
@@ -262,8 +262,8 @@ def _split_row(line: dict[str, str]) -> SplitRow:
 class EpochRecord:
     """One line of metrics.jsonl.
 
-    Accuracies are shares, 0..1; stage is "train", "head" or "tail". `loss` is what training minimises: cross-entropy in nats,
-    with label smoothing and class weights where these are used. `val_loss` is plain cross-entropy in nats, in every stage.
+    Accuracies are shares, 0..1; stage is "train", "head" or "tail". `loss` is the training loss: cross-entropy in nats, with
+    label smoothing and class weights if they are used. `val_loss` is plain cross-entropy in nats, in every stage.
     """
 
     stage: str
@@ -288,7 +288,7 @@ class EpochRecord:
 
 
 def read_history(path: Path) -> list[EpochRecord]:
-    """The records of a metrics.jsonl, oldest first; a last line that was cut off is skipped, a missing file is empty.
+    """The records of a metrics.jsonl, oldest first; a truncated last line is skipped, a missing file gives no records.
 
     Raises:
         ResnetError: a line is no record.
@@ -301,6 +301,6 @@ def read_history(path: Path) -> list[EpochRecord]:
 
 
 def write_metrics_csv(folder: Path) -> None:
-    """Write a run's metrics.csv: the columns and lines of its metrics.jsonl, an absent value left empty."""
+    """Write a run's metrics.csv: the columns and lines of its metrics.jsonl; missing values are empty."""
     names = [field.name for field in fields(EpochRecord)]
     write_csv(folder / "metrics.csv", [names, *map(astuple, read_history(folder / "metrics.jsonl"))])

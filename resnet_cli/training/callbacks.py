@@ -1,6 +1,6 @@
-"""The callback that watches `fit`: records epochs, keeps the best weights, saves checkpoints, stops early or when asked.
+"""The callback of `fit`: records epochs, keeps the best weights, saves checkpoints, stops early or on a signal.
 
-In: Keras' calls. Out: metrics.jsonl, checkpoint/ and, if asked for, tensorboard/ in the run's folder.
+In: Keras' calls. Out: metrics.jsonl, checkpoint/ and, if requested, tensorboard/ in the run folder.
 """
 
 import math
@@ -25,19 +25,19 @@ SURE = 0.05  # nats: the right class has a probability of 95 % in the geometric 
 
 
 def is_perfect(record: EpochRecord) -> bool:
-    """Whether validation can show no gain any more: every image is right, at a mean cross-entropy below `SURE`."""
+    """Whether validation can show no further gain: every image is right, at a mean cross-entropy below `SURE`."""
     return record.val_accuracy == 1 and record.val_loss < SURE
 
 
 def epochs_without_gain(history: Sequence[EpochRecord], reference: EpochRecord | None = None) -> int:
-    """How many epochs ago validation last gained, counted from the peak of the learning rate at the earliest.
+    """Epochs since validation last gained, counted at the earliest from the peak of the learning rate.
 
     An epoch gains if its validation accuracy is higher or its validation loss lower than in all epochs before it. Warm-up does
-    not count: at a rising rate the loss often rises for some epochs, and falls below its start when the rate is lowered.
+    not count: while the rate rises, the loss often rises for some epochs; it falls below its start once the rate is lowered.
 
     Args:
         history: the epochs of a phase so far.
-        reference: an epoch of an earlier phase that has to be surpassed too.
+        reference: an epoch of an earlier phase that must be surpassed too.
     """
     accuracy, loss = (reference.val_accuracy, reference.val_loss) if reference else (-1.0, math.inf)
     peak = max(range(len(history)), key=lambda index: history[index].learning_rate, default=0)
@@ -53,7 +53,7 @@ CROSS_ENTROPY = "cross_entropy"  # the metric whose value on validation images i
 
 
 class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
-    """Follows a whole training, over several calls of `fit`."""
+    """The callback of a whole training, which may call `fit` several times."""
 
     def __init__(
         self,
@@ -84,13 +84,13 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
 
     @property
     def best_epoch(self) -> int:
-        """Epoch of the best validation accuracy, from 1; the lower loss decides between equals; 0 before any epoch."""
+        """Epoch with the best validation accuracy, from 1; of equal ones that with the lower loss; 0 before the first epoch."""
         best = min(self.history, key=lambda record: record.rank, default=None)
         return best.epoch if best else 0
 
     @property
     def stopped_early(self) -> bool:
-        """Whether validation has gained nothing for as many epochs as the configuration waits."""
+        """Whether validation has gained nothing for `patience` epochs."""
         patience = self._config.patience
         return bool(patience) and epochs_without_gain(self.history, self._reference) >= patience
 
@@ -113,14 +113,14 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self._trained_seconds = time.perf_counter() - self._began
         self._task.advance(1, {"loss": loss, "accuracy": float((logs or {}).get("accuracy", 0.0))})
         self._validated = self._step % self._per_epoch > 0
-        if not self._validated:  # validation begins with the same metrics set to zero
+        if not self._validated:  # validation resets the same metrics
             self._metrics = [keras.ops.convert_to_numpy(variable) for variable in self.model.metrics_variables]
         self._save_or_stop()
 
     def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
         """See `keras.callbacks.Callback`."""
         if not self._has_validated and not self._saved:
-            self._save()  # the graph is compiled now, for minutes it may be: nothing is lost then if a signal ends the process
+            self._save()  # compiling the graph may take minutes: a signal in this time loses nothing
         self._has_validated = True
         if self._config.ema and not self._swapped:
             self._swap_averages()
@@ -133,7 +133,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         """See `keras.callbacks.Callback`."""
         figures = logs or {}
         val_loss = figures[f"val_{CROSS_ENTROPY}"]
-        self._require_number(val_loss)  # the last step shows here alone
+        self._require_number(val_loss)  # only validation shows the effect of the last step
         images = self._per_epoch * self._images
         record = EpochRecord(
             stage=self._stage.name,
@@ -162,7 +162,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         write_text(self._metrics_file, self._metrics_file.read_text() + record.to_line())
         if self._events is not None:
             self._events.append(record)
-        # A stage that is done is not trained again, whatever stops what comes after it.
+        # A finished stage is not trained again, even if the process is stopped right after it.
         done = record.epoch == self._config.epochs or self.stopped_early
         if done or self._progress.stop_signal() or self._is_due(CHECKPOINT_SECONDS):
             self._save()
@@ -178,19 +178,19 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
     def restore_best(self, model: keras.Model) -> None:
         """Put the best epoch's weights into the model."""
         best = self._best_values
-        if not best:  # no epoch of this process was better
+        if not best:  # the best epoch was trained by an earlier process
             with np.load(self._best_file, allow_pickle=False) as archive:
                 best = dict(archive)
         for name, variable in named_variables(model).items():
             variable.assign(best[name])
 
     def _to_go(self, record: EpochRecord) -> str:
-        """How long the epochs take that are left, at most; nothing while images are smaller than they are going to be."""
+        """The longest time that the remaining epochs take; empty while `progressive` still trains on smaller images."""
         config = self._config
         if config.progressive and record.epoch <= small_epochs(config.epochs):
             return ""
         steps = self._step - self._first_step
-        if not steps:  # of an interrupted epoch only the validation was left
+        if not steps:  # an interrupted epoch that only lacked its validation
             return ""
         seconds = (config.epochs - record.epoch) * record.seconds * self._per_epoch / steps
         return f"  {how_long(seconds)} to go" if seconds >= 60 else ""
@@ -199,12 +199,12 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         return time.monotonic() - self._saved_at >= seconds
 
     def _changed(self) -> None:
-        """There is something that no checkpoint holds."""
+        """Note that there are changes which no checkpoint contains."""
         self._saved = False
         self._progress.unsaved()
 
     def _save_or_stop(self) -> None:
-        """In the middle of an epoch or of its validation: save where it is time to, and stop where a signal asked to."""
+        """During an epoch or its validation: save a checkpoint if one is due, and stop if a signal requested it."""
         if not self._saved and (self._progress.stop_signal() or self._is_due(MID_EPOCH_SECONDS)):
             self._save()
         self._stop()
@@ -213,7 +213,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         if math.isfinite(loss):
             return
         rate = self._config.learning_rate
-        # The head's rate is the program's own, and its inputs are of zero mean and unit variance.
+        # The head's rate is fixed, and its inputs have zero mean and unit variance: its rate is not to blame.
         why, hint = "the initial weights contain NaN or Inf, or values near the largest", "choose other --weights"
         if self._stage.name != "head":
             why, hint = f"the learning rate {rate:g} is too high", f"begin again with --learning-rate {rate / 10:g}"
@@ -222,18 +222,18 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         raise ResnetError(f"the loss is no longer a number at step {self._step}: {why}", hint)
 
     def _rate(self) -> float:
-        """The rate of the last step; the optimizer is at the next one already, and in fp16 leaves out steps that overflow."""
+        """The rate of the last step; the optimizer already counts the next one, and in fp16 skips steps that overflow."""
         optimizer = inner_optimizer(self.model)
         last = max(0, int(optimizer.iterations) - 1)
         return min(float(self._rates[last]), float(self._rates.max()) * float(optimizer.scale))
 
     def _save(self) -> None:
-        """Write the best weights, where they changed, and a checkpoint: together they stand for the records so far."""
+        """Write the best weights, if they changed, and a checkpoint: together they match the records so far."""
         if self._best_values and self._best_saved != self.best_epoch:
             write_whole(self._best_file, self._best_values)
             self._best_saved = self.best_epoch
         averaged = self._swapped
-        if averaged:  # in validation, which changes nothing: the checkpoint is that of the epoch's last step
+        if averaged:  # during validation, which changes no weights: the checkpoint is that of the epoch's last step
             self._swap_averages()
         point = Point(self._step, self._validated, self._seconds_before + self._trained_seconds)
         save_checkpoint(self._stage.checkpoints, self.model, point, self._metrics)
@@ -255,7 +255,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self._swapped = not self._swapped
 
     def _history_until(self, epoch: int) -> list[EpochRecord]:
-        """Records of this stage's epochs that the checkpoint holds; later lines are dropped from the file."""
+        """Records of this stage's epochs that the checkpoint contains; later lines are dropped from the file."""
         records = read_history(self._metrics_file)
         kept = [record for record in records if record.stage != self._stage.name or record.epoch <= epoch]
         write_text(self._metrics_file, "".join(record.to_line() for record in kept))

@@ -1,6 +1,6 @@
-"""What can be set about training: keys with their defaults, recipes by name, and recipe files (light).
+"""The settings of training: keys with their defaults, named recipes, and recipe files (light).
 
-In: a recipe's name or a TOML file, and the keys that were given. Out: a `TrainConfig` or a `FinetuneConfig` without
+In: a recipe's name or a TOML file, and the keys given by the user. Out: a `TrainConfig` or a `FinetuneConfig` without
 contradictions. Types and ranges of keys are checked in `training.recipes`.
 """
 
@@ -19,51 +19,49 @@ Optimizer = Literal["sgd", "muon", "adam", "adamw"]
 Schedule = Literal["cosine", "one-cycle", "steps", "constant"]
 Augment = Literal["none", "light", "strong"]
 Unfreezing = Literal["auto", "none", "last", "all"]
-LARGEST_SEED = 2**32 - 1  # that numpy takes
+LARGEST_SEED = 2**32 - 1  # numpy's limit
 
-# Seconds between checkpoints, which are written in a tenth of a second to some seconds: at the ends of epochs, and inside one.
+# Seconds between checkpoints at the ends of epochs, and inside an epoch. Writing one takes a tenth of a second to some seconds.
 CHECKPOINT_SECONDS, MID_EPOCH_SECONDS = 20, 600
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Training from scratch, or from weights, of every layer; `make_config` gives whole recipes.
+    """Training of every layer, from scratch or from weights; `make_config` gives whole recipes.
 
-    Each field is a key of a recipe; what it means stands beside it. Sources: Muon by Jordan et al. 2024, Nesterov's momentum by
+    Each field is a key of a recipe, described in its annotation. Sources: Muon by Jordan et al. 2024, Nesterov's momentum by
     Sutskever et al. 2013, decoupled weight decay (adamw) by Loshchilov and Hutter 2019, progressive resizing by Howard 2018,
-    temperature by Hinton et al. 2015. `data.augment.Augmentation` has those of `crop` to `mixup`.
+    temperature by Hinton et al. 2015; for `crop` to `mixup` see `data.augment.Augmentation`.
     """
 
-    epochs: Annotated[int, Key("Passes over the training images; the schedule follows.", 1)] = 30
-    batch_size: Annotated[int, Key("Most images in a step: all steps of an epoch have one size.", 1)] = 128
+    epochs: Annotated[int, Key("Passes over the training images; the schedule is scaled to them.", 1)] = 30
+    batch_size: Annotated[int, Key("Largest number of images in a step; all steps of an epoch have the same size.", 1)] = 128
     optimizer: Annotated[Optimizer, Key("Optimizer; sgd has momentum.")] = "sgd"
-    learning_rate: Annotated[float, Key("Peak learning rate; of muon the share of its norm by which a kernel moves.", 0)] = 0.1
+    learning_rate: Annotated[float, Key("Peak learning rate; with muon, the step of a kernel as a share of its norm.", 0)] = 0.1
     schedule: Annotated[Schedule, Key("How the learning rate falls after warm-up.")] = "cosine"
-    warmup: Annotated[float, Key("Share of all steps in which the learning rate climbs.", 0, 1)] = 0.05
-    drops: Annotated[Drops, Key("With schedule steps: from a share of the steps on, the rate is the peak times a factor.")] = ()
+    warmup: Annotated[float, Key("Share of all steps in which the learning rate rises.", 0, 1)] = 0.05
+    drops: Annotated[Drops, Key("For schedule steps: share of the steps after which the rate is the peak times a factor.")] = ()
     plateau: Annotated[
         float, Key("Factor on the rate when the validation loss has not fallen for 5 epochs; 0 for none.", 0, 1)
     ] = 0.0
     momentum: Annotated[float, Key("Momentum of sgd and muon.", 0, 0.9999)] = 0.9
     nesterov: Annotated[bool, Key("Nesterov's momentum, for sgd and muon.")] = True
     weight_decay: Annotated[
-        float, Key("L2 penalty, adamw: decoupled; not on batch-norm and biases, with muon on the head alone.", 0)
+        float, Key("L2 penalty; adamw: decoupled; muon: of the head only. Not of batch-norm and biases.", 0)
     ] = 5e-4
     label_smoothing: Annotated[float, Key("Share of the target spread over all classes.", 0, 0.9)] = 0.0
     dropout: Annotated[float, Key("Share of pooled features dropped.", 0, 0.9)] = 0.0
     stochastic_depth: Annotated[
-        float, Key("Share of images that skip the last residual block; falls to 0 at the input.", 0, 0.9)
+        float, Key("Share of images that skip the last residual block; lower in earlier blocks, 0 at the input.", 0, 0.9)
     ] = 0.0
-    ema: Annotated[float, Key("Share of all steps over which weights are averaged; 0 for none.", 0, 0.5)] = 0.0
+    ema: Annotated[float, Key("Average the weights over about this share of all steps; 0 for no averaging.", 0, 0.5)] = 0.0
     progressive: Annotated[bool, Key("Images of half the side in the first two thirds of the epochs.")] = False
     patience: Annotated[
         int, Key("Epochs without gain in validation accuracy or loss before training stops; 0 never stops early.", 0)
     ] = 0
-    class_weights: Annotated[bool, Key("Give all classes the same weight: images count by 1 / size of their class.")] = False
+    class_weights: Annotated[bool, Key("Weight images by 1 / size of their class: all classes count the same.")] = False
     pixel_mean: Annotated[bool, Key("Scale pixels to 0..1 and subtract the mean training image.")] = False
-    crop: Annotated[Literal["resized", "pad", "none"], Key("Random part of an image: scaled up, or of the padded image.")] = (
-        "pad"
-    )
+    crop: Annotated[Literal["resized", "pad", "none"], Key("Random crop, resized, or cut from the padded image.")] = "pad"
     scale: Annotated[float, Key("Smallest area of a resized crop, share of the image.", 0.01, 1)] = 0.35
     flip: Annotated[bool, Key("Mirror every second image; not for digits, text and arrows.")] = True
     rotate: Annotated[float, Key("Largest rotation, degrees.", 0, 180)] = 0.0
@@ -73,16 +71,16 @@ class TrainConfig:
     cutout: Annotated[float, Key("Side of a grey square, share of the side; 0 for none.", 0, 1)] = 0.0
     mixup: Annotated[float, Key("Parameter of mixup's Beta distribution; 0 for none.", 0)] = 0.0
     teacher_weight: Annotated[
-        float, Key("Share of the loss that is the teacher's; 1 uses no labels. Not set: 0.9, or 1 without labels.", 0.01, 1)
+        float, Key("Share of the teacher in the loss; 1 uses no labels. Not set: 0.9, or 1 without labels.", 0.01, 1)
     ] = 0.0
-    temperature: Annotated[float, Key("Divides the logits of teacher and student: evens out probabilities.", 0.1, 100)] = 2.0
-    teacher_views: Annotated[int, Key("Crops of an image that the teacher is shown; 0 draws new ones every epoch.", 0)] = 4
+    temperature: Annotated[float, Key("Divides the logits of teacher and student; higher is softer.", 0.1, 100)] = 2.0
+    teacher_views: Annotated[int, Key("Crops of each image that the teacher predicts; 0 draws new ones every epoch.", 0)] = 4
     val_split: Annotated[float, Key("Share held out for validation where there is no val folder.", 0, 0.9)] = 0.1
     seed: Annotated[int, Key("Random seed.", 0, LARGEST_SEED)] = 0
 
 
 def small_epochs(epochs: int) -> int:
-    """Of so many epochs of progressive training, those with smaller images."""
+    """The number of epochs of progressive training that use smaller images."""
     return epochs * 2 // 3
 
 
@@ -91,15 +89,15 @@ _BY_AUGMENT = "as augment says"
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """Transfer: a new head on pretrained features, then the last layers with it; `make_finetune_config` checks it.
+    """Transfer: train a new head on pretrained features, then fine-tune the last layers with it.
 
-    Each field is a key of a recipe; what it means stands beside it. The fine-tuning phase is the training of what
-    `unfreeze` names; a phase's learning rate rises and falls once (one-cycle).
+    Each field is a key of a recipe, described in its annotation; `make_finetune_config` checks them. The fine-tuning phase
+    trains the layers that `unfreeze` names; its learning rate rises and falls once (one-cycle).
     """
 
     unfreeze: Annotated[
         Unfreezing,
-        Key("Layers to fine-tune in addition to the head: the last stage, or all; auto: as suits the network."),
+        Key("Layers to fine-tune in addition to the head: the last stage, or all; auto: by network."),
     ] = "last"
     hidden: Annotated[int, Key("Units of a hidden layer in the head; 0 for none, the tutorials use 2048.", 0)] = 0
     dropout: Annotated[float, Key("Share of pooled features dropped; has no effect on a head that is solved.", 0, 0.9)] = 0.2
@@ -107,24 +105,24 @@ class FinetuneConfig:
         int,
         Key("Passes of the fine-tuning phase, or of AdamW on a head alone; 0 chooses 6 to 20 by the number of images.", 0),
     ] = 0
-    batch_size: Annotated[int, Key("Most images in a step of the fine-tuning phase.", 1)] = 32
+    batch_size: Annotated[int, Key("Largest number of images in a step of the fine-tuning phase.", 1)] = 32
     optimizer: Annotated[Optimizer, Key("Optimizer of the fine-tuning phase.")] = "adamw"
     learning_rate: Annotated[
-        float, Key("Peak learning rate of the fine-tuning phase; 0 chooses: for adamw 0.0005, or 0.0007 of all layers.", 0)
+        float, Key("Peak learning rate of the fine-tuning phase; 0 chooses: for adamw 0.0005, or 0.0007 for all layers.", 0)
     ] = 0.0
-    warmup: Annotated[float, Key("Share of the fine-tuning phase in which the learning rate climbs.", 0, 1)] = 0.2
+    warmup: Annotated[float, Key("Share of the fine-tuning phase in which the learning rate rises.", 0, 1)] = 0.2
     weight_decay: Annotated[
-        float, Key("L2 penalty of the fine-tuning phase, adamw: decoupled; not on batch-norm and biases.", 0)
+        float, Key("L2 penalty of the fine-tuning phase; adamw: decoupled. Not of batch-norm and biases.", 0)
     ] = 0.05
-    label_smoothing: Annotated[float, Key("Share of the target spread over all classes, fine-tuning phase.", 0, 0.9)] = 0.1
+    label_smoothing: Annotated[float, Key("Share of the target spread over all classes; fine-tuning phase.", 0, 0.9)] = 0.1
     augment: Annotated[
-        Augment, Key("Augmentation: light shows random parts; strong smaller ones, rotated and sharpened or blurred; none.")
+        Augment, Key("Augmentation: light crops at random; strong crops smaller, rotates, sharpens or blurs; none.")
     ] = "light"
     flip: Annotated[bool, Key("Mirror every second view; not for digits, text and arrows.")] = True
     views: Annotated[
-        int, Key("Augmented views of an image; 1 is the image as it is, 0 chooses 2 to 12 by the number of images.", 0)
+        int, Key("Augmented views of an image; 1: the image itself; 0 chooses 2 to 12 by the number of images.", 0)
     ] = 0
-    scale: Annotated[float | None, Key("Smallest area of a random part, share of the image.", 0.01, 1, _BY_AUGMENT)] = None
+    scale: Annotated[float | None, Key("Smallest area of a random crop, share of the image.", 0.01, 1, _BY_AUGMENT)] = None
     rotate: Annotated[float | None, Key("Largest rotation, degrees.", 0, 180, _BY_AUGMENT)] = None
     shift: Annotated[float | None, Key("Largest shift, share of the side.", 0, 0.5, _BY_AUGMENT)] = None
     color: Annotated[
@@ -137,21 +135,21 @@ class FinetuneConfig:
         Key("Epochs of fine-tuning without gain before it stops; 0 never stops early and never skips the phase.", 0),
     ] = 5
     time_limit: Annotated[float, Key("Seconds for both phases: views and epochs are chosen to fit; 0 for no limit.", 0)] = 0.0
-    class_weights: Annotated[bool, Key("Give all classes the same weight: images count by 1 / size of their class.")] = False
+    class_weights: Annotated[bool, Key("Weight images by 1 / size of their class: all classes count the same.")] = False
     val_split: Annotated[
         float | None,
         Key("Share held out for validation where there is no val folder.", 0, 0.9, "0.2, or 0.1 beside a test folder"),
     ] = None
     seed: Annotated[int, Key("Random seed.", 0, LARGEST_SEED)] = 0
     engine: Annotated[EngineName, Key("What runs frozen layers; auto: OpenVINO, or Keras on a GPU.")] = "auto"
-    cache: Annotated[bool, Key("Keep features for later runs, and use kept ones.")] = True
+    cache: Annotated[bool, Key("Cache features for later runs, and use cached ones.")] = True
     cache_limit: Annotated[
         float | None, Key("Disk space for the activations of this run, GB.", 0, None, "half of what is free")
     ] = None
 
     @property
     def solves_head(self) -> bool:
-        """Whether the head is solved as a logistic regression, which knows no epochs; else AdamW trains it."""
+        """Whether the head is solved as a logistic regression, without epochs; else AdamW trains it."""
         return not (self.hidden or (self.unfreeze == "none" and self.epochs))
 
     @property
@@ -161,7 +159,7 @@ class FinetuneConfig:
 
     @property
     def augments(self) -> bool:
-        """Whether training images are shown otherwise than prediction sees them."""
+        """Whether training images are augmented at all."""
         return self.augment != "none" and self.views != 1
 
     def share(self, has_test: bool) -> float:
@@ -170,7 +168,7 @@ class FinetuneConfig:
 
     @property
     def rate(self) -> float:
-        """Peak rate of the fine-tuning phase: the one that was chosen, or the usual one."""
+        """Peak learning rate of the fine-tuning phase: the chosen one, or the default of optimizer and layers."""
         last, every = _USUAL_RATES[self.optimizer]
         return self.learning_rate or (every if self.unfreeze == "all" else last)
 
@@ -184,7 +182,7 @@ _USUAL_RATES: dict[Optimizer, tuple[float, float]] = {
     "adamw": (5e-4, 7e-4),
 }
 
-# What goes with an optimizer that was asked for by name.
+# Settings that change with an optimizer chosen by name.
 _USUAL: dict[Optimizer, dict[str, Any]] = {
     "sgd": {"learning_rate": 0.1},
     "muon": {"learning_rate": 0.03},
@@ -238,12 +236,12 @@ _SOURCES = {
     "fast": "ours: best accuracy a minute; Muon (Jordan et al. 2024), one cycle (Smith 2018), label smoothing, "
     "averaged weights, crop, flip and cutout",
     "paper": "He et al. 2015, section 4.2",
-    "keras": "the CIFAR-10 ResNet example of Keras; cuts on a plateau last here, there the schedule undoes them (plateau = 0)",
-    "default": "ours: a head solved on frozen features, then AdamW on the last layers, kept if validation gains",
+    "keras": "the CIFAR-10 ResNet example of Keras; here the schedule does not undo cuts on a plateau, as it does there",
+    "default": "ours: a head solved on frozen features, then AdamW on the last layers, kept if validation improves",
 }
 
 _Configuration = TypeVar("_Configuration", TrainConfig, FinetuneConfig)
-# Keys, when they have an effect, and why they have none otherwise.
+# Keys, the condition under which they have an effect, and the reason why they have none otherwise.
 _Needs = tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...]
 _TRAIN_NEEDS: _Needs = (
     (("momentum", "nesterov"), lambda c: c.optimizer in ("sgd", "muon"), "only the optimizers sgd and muon have a momentum"),
@@ -254,14 +252,14 @@ _TRAIN_NEEDS: _Needs = (
         lambda c: not c.plateau or c.schedule in ("steps", "constant"),
         "the schedules cosine and one-cycle fall to zero by themselves",
     ),
-    (("progressive", "pixel_mean"), lambda c: not (c.progressive and c.pixel_mean), "a mean per pixel needs one size"),
+    (("progressive", "pixel_mean"), lambda c: not (c.progressive and c.pixel_mean), "a mean image has only one size"),
     (("teacher_weight",), lambda c: c.teacher_weight > 0, "it is not set, so the data set decides"),
 )
 _TEACHER = ("teacher_weight", "temperature", "teacher_views")
 _PHASE = ("batch_size", "optimizer", "learning_rate", "warmup", "weight_decay", "label_smoothing", "patience")
 VIEW_KEYS = ("scale", "rotate", "shift", "color", "sharpness", "cutout")
 _FINETUNE_NEEDS: _Needs = (
-    (_PHASE, lambda c: c.unfreeze != "none", "it is about the fine-tuning phase, and unfreeze none has none"),
+    (_PHASE, lambda c: c.unfreeze != "none", "it is about the fine-tuning phase, which unfreeze none skips"),
     (
         ("dropout",),
         lambda c: c.unfreeze != "none" or not c.solves_head,
@@ -270,29 +268,26 @@ _FINETUNE_NEEDS: _Needs = (
     (
         ("cache_limit",),
         lambda c: c.cache_limit is None or c.unfreeze in ("auto", "last"),
-        "it is about the activations that unfreeze last stores",
+        "it limits the activations that only unfreeze last stores",
     ),
-    (("views",), lambda c: c.augment != "none" or c.views < 2, "views are augmented, and augment none augments nothing"),
+    (("views",), lambda c: c.augment != "none" or c.views < 2, "with augment none all views are equal"),
     (
         ("augment",),
         lambda c: c.augment != "strong" or c.views != 1,
         "views 1 shows images as they are",
     ),
-    *(
-        ((name,), lambda c, name=name: c.augments or getattr(c, name) is None, "it changes augmented views, and there are none")
-        for name in VIEW_KEYS
-    ),
+    *(((name,), lambda c, name=name: c.augments or getattr(c, name) is None, "views are not augmented") for name in VIEW_KEYS),
     (("epochs",), lambda c: not (c.epochs and c.time_limit), "time_limit chooses the epochs"),
 )
 _NEEDS: dict[type, _Needs] = {TrainConfig: _TRAIN_NEEDS, FinetuneConfig: _FINETUNE_NEEDS}
 
 
 def make_config(recipe: str | Path | None, network: Network, given: Mapping[str, Any]) -> TrainConfig:
-    """The configuration of a recipe with some of it replaced: recipe, then its file, then what was given.
+    """The configuration of a recipe, with some keys replaced: first by the recipe file, then by `given`.
 
     Args:
         recipe: "fast", "paper", "keras" or a TOML file, which may name one of them as `recipe`; None for "fast".
-        network: what is trained: for small images the paper's recipe begins gently from 110 layers on.
+        network: the network to train: for small images, the paper's recipe starts at a lower rate from 110 layers on.
         given: fields of `TrainConfig` by name.
 
     Raises:
@@ -310,7 +305,7 @@ def _trained_with(config: TrainConfig, changes: Mapping[str, Any], where: str) -
     if changes.get("optimizer", config.optimizer) != config.optimizer:
         config = replace(config, **_USUAL[changes["optimizer"]])
     if changes.get("schedule", config.schedule) != config.schedule:
-        config = replace(config, drops=(), plateau=0.0)  # they were the other schedule's
+        config = replace(config, drops=(), plateau=0.0)  # they belong to the other schedule
     config = replace(config, **changes)
     if config.schedule == "steps" and not config.drops:
         raise ResnetError(f"{where}schedule steps needs drops", "such as --set drops=0.5:0.1,0.75:0.01")
@@ -318,14 +313,14 @@ def _trained_with(config: TrainConfig, changes: Mapping[str, Any], where: str) -
 
 
 def make_finetune_config(recipe: str | Path | None, given: Mapping[str, Any]) -> FinetuneConfig:
-    """The configuration of `finetune` with some of it replaced: defaults, then a recipe file, then what was given.
+    """The configuration of `finetune`: the defaults, with keys replaced first by a recipe file, then by `given`.
 
     Args:
         recipe: "default" or a TOML file; None for "default".
         given: fields of `FinetuneConfig` by name.
 
     Returns:
-        With `unfreeze` "auto" where nothing else was given: the network decides.
+        The configuration; `unfreeze` is "auto" if it was not given, and is then chosen by network.
 
     Raises:
         ResnetError: there is no such recipe; a key is unknown, has a wrong type, is out of its range or has no effect.
@@ -350,22 +345,22 @@ def _require_effect(config: _Configuration, changes: Mapping[str, Any], where: s
 
 
 def without_effect(config: TrainConfig | FinetuneConfig) -> dict[str, str]:
-    """The keys that have no effect beside the rest, and why."""
+    """The keys that have no effect with the rest of the configuration, and why."""
     return {name: why for names, effective, why in _NEEDS[type(config)] if not effective(config) for name in names}
 
 
 def require_teacher(given: Mapping[str, Any]) -> None:
-    """Refuse keys that matter with a teacher alone, where there is none.
+    """Refuse keys that only have an effect with a teacher, if there is none.
 
     Raises:
         ResnetError: one of them was given.
     """
     if vain := [name for name in _TEACHER if name in given]:
-        raise ResnetError(f"{vain[0]} matters with a --teacher alone", "leave it out, or name a teacher")
+        raise ResnetError(f"{vain[0]} only has an effect with --teacher", "leave it out, or name a teacher")
 
 
 def based_on(recipe: str | Path | None, config: type) -> tuple[str, dict[str, Any]]:
-    """The named recipe that another one builds on, and what that changes; of `TrainConfig` or `FinetuneConfig`.
+    """The named recipe that a recipe is based on, and the keys that it changes; of `TrainConfig` or `FinetuneConfig`.
 
     Raises:
         ResnetError: there is no such recipe, or see `read_recipe`.
@@ -384,10 +379,10 @@ def parse_duration(text: str) -> float:
     """Seconds in "90s", "30m", "1h30m".
 
     Raises:
-        ResnetError: it is written otherwise.
+        ResnetError: it has another form.
     """
     match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text.strip().lower())
     seconds = sum(int(part or 0) * unit for part, unit in zip(match.groups(), (3600, 60, 1), strict=True)) if match else 0
     if not seconds:
-        raise ResnetError(f"--time-limit {text} is no duration", "such as --time-limit 30m, 1h30m or 90s")
+        raise ResnetError(f"--time-limit {text} is not a duration", "such as --time-limit 30m, 1h30m or 90s")
     return float(seconds)

@@ -1,8 +1,8 @@
 """The one training function: Keras' `fit` on a deterministic stream, with exact resume.
 
 In: a network that gives logits, a stream of batches, held-out batches and a `TrainConfig`. Out: the network holding its best
-weights, and a line an epoch in metrics.jsonl. It serves training from scratch, the head on stored features, the tail on stored
-activations, and whole networks in fine-tuning.
+weights, and one line per epoch in metrics.jsonl. It is used for training from scratch, for the head on stored features, for the
+last layers on stored activations, and for whole networks in fine-tuning.
 """
 
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ from resnet_cli.training.reading import Reading, on_device
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What training came to: a record an epoch, and the epoch whose weights were kept, from 1."""
+    """The result of a training: one record per epoch, and the epoch whose weights were kept, counted from 1."""
 
     history: tuple[EpochRecord, ...]
     best_epoch: int
@@ -38,7 +38,7 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class _Segment:
-    """Steps inside which the stream stays the same."""
+    """Consecutive steps that read one stream."""
 
     stream: Stream
     first_step: int
@@ -57,21 +57,21 @@ def train(
     small: Stream | None = None,
     reference: EpochRecord | None = None,
 ) -> TrainResult:
-    """Train every trainable layer of a network and leave it with its best weights.
+    """Train the trainable layers of a network, then restore the weights of the best epoch.
 
     Args:
         model: a network that gives logits (N, classes), not compiled.
         stream: the training batches.
-        held_out: batches that select the epoch to keep; all are measured after every epoch.
+        held_out: held-out batches, all evaluated after every epoch; they select the epoch to keep.
         config: recipe.
         stage: where records and checkpoints go.
-        progress: where to report, and what asks to stop.
+        progress: where to report; it also tells when a stop was requested.
         small: a stream of smaller images for the first epochs (`config.progressive`).
-        reference: an epoch of an earlier phase, which an epoch has to surpass to count as a gain (`config.patience`).
+        reference: an epoch of an earlier phase that an epoch must surpass to count as a gain (`config.patience`).
 
     Raises:
-        ResnetError: the loss is no number any more, an image cannot be read any more, or the disk is full.
-        Interrupted: a signal asked to stop; a checkpoint was written.
+        ResnetError: the loss is NaN or Inf, an image can no longer be read, or the disk is full.
+        Interrupted: a signal requested a stop; a checkpoint was written.
     """
     per_epoch = stream.steps_per_epoch
     table = rates(config, config.epochs * per_epoch)
@@ -91,7 +91,7 @@ def train(
     for segment in _segments(config, per_epoch, begun.step, stream, small):
         if recorder.stopped_early:
             break
-        model.train_function = None  # `fit` would go on with one for any size, which knows no sizes and is slower
+        model.train_function = None  # else `fit` would retrace it with unknown image sizes, which is slower
         with reading.told(), reading.batches(segment.stream.batches(segment.first_step)) as batches:
             model.fit(
                 on_device(batches if weights is None else _weighed(batches, weights)),
@@ -100,7 +100,7 @@ def train(
                 epochs=segment.last_epoch,
                 validation_data=reading.held_out(held_out),
                 callbacks=[recorder],
-                shuffle=False,  # the stream is shuffled already
+                shuffle=False,  # the stream is already shuffled
                 verbose=0,
             )
     if (last := len(recorder.history)) < config.epochs:
@@ -112,7 +112,7 @@ def train(
 def _validate(
     model: keras.Model, held_out: keras.utils.PyDataset, recorder: Recorder, stage: Stage, step: int, per_epoch: int
 ) -> None:
-    """Validate and record an epoch that was interrupted after its last step, as `fit` would have."""
+    """Validate and record an epoch that was interrupted after its last step, as `fit` would have done."""
     epoch = step // per_epoch - 1
     recorder.set_model(model)
     recorder.on_epoch_begin(epoch)
@@ -124,19 +124,19 @@ def _validate(
 
 
 def balanced_weights(labels: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
-    """Weights (classes,) that make every class count alike: N / (classes * images of the class)."""
+    """Weights (classes,) that give every class the same total weight: N / (classes * images of the class)."""
     counts = np.bincount(labels, minlength=classes)
     return np.where(counts, len(labels) / (classes * np.maximum(counts, 1)), 0).astype(np.float32)
 
 
 def _weighed(batches: Iterator[tuple[Any, NDArray[np.float32]]], weights: NDArray[np.float32]) -> Iterator[tuple[Any, ...]]:
-    """The same batches with a weight an image: Keras takes no class weights beside a generator, nor with mixed targets."""
+    """The same batches with sample weights: Keras accepts no class weights with a generator, nor with mixed targets."""
     for images, targets in batches:
-        yield images, targets, targets[:, : len(weights)] @ weights  # behind them may be a teacher's answers
+        yield images, targets, targets[:, : len(weights)] @ weights  # a teacher's probabilities may follow the labels
 
 
 def _metrics(classes: int, config: TrainConfig) -> list[keras.metrics.Metric]:
-    # Keras validates by the loss that trains, label smoothing included: what phases and runs are compared by is a metric.
+    # Keras validates with the training loss, label smoothing included; phases and runs are compared by this metric instead.
     cross_entropy = keras.metrics.CategoricalCrossentropy(name=CROSS_ENTROPY, from_logits=True)
     metrics = [keras.metrics.CategoricalAccuracy(name="accuracy"), cross_entropy]
     if classes > 5:
@@ -145,7 +145,7 @@ def _metrics(classes: int, config: TrainConfig) -> list[keras.metrics.Metric]:
 
 
 def _segments(config: TrainConfig, per_epoch: int, done: int, stream: Stream, small: Stream | None) -> Iterator[_Segment]:
-    """Cut the steps that are left where the stream changes, and after an epoch that was begun before."""
+    """Split the remaining steps where the stream changes, and after an epoch that an interrupted process began."""
     change = small_epochs(config.epochs) if small is not None else 0
     first = small or stream
     epoch, begun = divmod(done, per_epoch)

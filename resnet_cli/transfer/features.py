@@ -1,7 +1,7 @@
-"""The frozen layers' part: every view of every image goes through them once, and what they give is stored.
+"""Features: every view of every image goes through the frozen layers once, and their outputs are stored.
 
-In: an engine, images, and how they are augmented. Out: `Stored` rows of the images that can be read. What the store of the run
-or the user's cache has is not computed again; see store.py.
+In: an engine, images, and how they are augmented. Out: `Stored` rows of the readable images. Rows that are in the run's store
+or in the user's cache are not computed again; see store.py.
 """
 
 import hashlib
@@ -34,14 +34,14 @@ AS_IT_IS = Augmentation("none", flip=False)
 
 
 def augmentation_of(config: FinetuneConfig, resize: Resize) -> Augmentation:
-    """What happens to training images: as `augment` says, but for what the configuration sets itself.
+    """The augmentation of training images: the preset named by `augment`, with the keys that the configuration sets itself.
 
     A single view is the image as prediction sees it.
 
-    Prediction with `crop` sees about half of a photo's area, with `pad` and `squash` all of it: there the random parts are
-    larger too, by the square root of the share, 0.71 and 0.5. With those of `crop` training would show everything larger than
-    prediction does (Touvron et al. 2019): a linear classifier of the features of squashed stripes of three widths was right for
-    82 %, with these for 91 %.
+    Prediction with `crop` sees about half of a photo's area; with `pad` and `squash` it sees all of it. The random crops of
+    these two are therefore larger: the smallest area is the square root of that of `crop`, 0.71 and 0.5. With the crops of
+    `crop`, objects would be larger in training than in prediction (Touvron et al. 2019): a linear classifier on features of
+    squashed stripes of three widths had an accuracy of 82 %, with the larger crops 91 %.
     """
     if not config.augments:
         return AS_IT_IS
@@ -53,17 +53,17 @@ def augmentation_of(config: FinetuneConfig, resize: Resize) -> Augmentation:
 
 @dataclass(frozen=True)
 class Material:
-    """What both phases learn from.
+    """The images and settings that both phases share.
 
     Attributes:
         spec: the classifier.
-        geometry: how images reach the input size.
-        augmentation: what happens to training images.
-        training: images as `reader_for_training` gives them for that.
-        held_out: squares that select what to keep.
-        folder: the run.
-        features: folder that keeps features for later runs; None for none.
-        cache_limit: bytes that stored activations may take; None = half of the free disk.
+        geometry: how images are brought to the input size.
+        augmentation: of the training images.
+        training: training images, as `reader_for_training` reads them for this augmentation.
+        held_out: held-out images as squares; they select the weights to keep.
+        folder: the run folder.
+        features: folder of the cache of features for later runs; None for no cache.
+        cache_limit: most bytes of stored activations; None = half of the free disk.
         tensorboard: write event files as well.
     """
 
@@ -83,15 +83,15 @@ _VIEW = 3  # purpose of the generators that draw views
 
 @dataclass(frozen=True)
 class Views:
-    """Every view of every image of a split, image after image: row `index * per_image + view` of what the frozen layers give.
+    """Every view of every image of a split, in order: view `view` of image `index` is row `index * per_image + view`.
 
     Attributes:
-        title: of the progress bar.
-        images: what is seen, as `reader_for_training` gives it for the augmentation.
+        title: name of the split in the progress bar.
+        images: the images, as `reader_for_training` reads them for the augmentation.
         geometry: input size.
-        augmentation: what happens to each view.
-        per_image: views of an image; one where the augmentation leaves it as prediction sees it.
-        seed: of the views.
+        augmentation: how each view is augmented.
+        per_image: views of an image; 1 where the augmentation changes nothing.
+        seed: random seed of the views.
         identities: SHA-256 of each image's file, hexadecimal.
     """
 
@@ -107,20 +107,20 @@ class Views:
         return len(self.images) * self.per_image
 
     def keys(self) -> list[bytes]:
-        """The key of each row in a store: the image's content and how it is seen, whatever its name and place are."""
-        # How large images are read decides how sharp a random part of them is.
+        """The key of each row in a store: a hash of the image's content and of its view, independent of its path."""
+        # The size at which images are decoded decides how sharp a random crop is.
         how = f"{self.augmentation} {self.images.read} {self.seed}"
         seen = ["square"] if self.augmentation == AS_IT_IS else [f"{how} {view}" for view in range(self.per_image)]
         return [hashlib.sha256(f"{each} {how}".encode()).digest()[:KEY] for each in self.identities for how in seen]
 
     def readable(self, rows: Iterable[int], unreadable: Mapping[int, str]) -> Iterator[int]:
-        """Those of some rows whose images can be read; the others are given by their indices."""
+        """The rows whose images are not among the unreadable ones, which are given by image index."""
         return (row for row in rows if row // self.per_image not in unreadable)
 
     def squares(self, rows: Sequence[int], unreadable: dict[int, str]) -> Iterator[Pixels]:
-        """uint8 (size, size, 3) of some rows, given in order; all views of an image together, so that it is decoded once.
+        """Squares of some rows, uint8 (size, size, 3), in order; an image is decoded once for all of its views.
 
-        An image that cannot be read has none; its index and the reason are put into `unreadable`.
+        An unreadable image gives no square; its index and the reason are added to `unreadable`.
         """
         together = itertools.groupby(rows, key=lambda row: row // self.per_image)
         groups = ((index, list(each)) for index, each in together)
@@ -139,7 +139,7 @@ class Views:
 
     def _views_of(self, index: int, rows: Sequence[int]) -> list[Pixels]:
         image = self.images[index]
-        # Drawn from the content, so that an image looks the same whatever else is in the folder.
+        # Seeded by the content: the views of an image do not depend on the rest of the folder.
         number = int(self.identities[index][:14], 16)
         draw = (generator(self.seed, row % self.per_image, number, _VIEW) for row in rows)
         return [augment(image, self.geometry, self.augmentation, random) for random in draw]
@@ -154,7 +154,7 @@ def views_of(
     seed: int,
     progress: Progress,
 ) -> Views:
-    """Name every image by the content of its file; the arguments are the attributes of `Views`.
+    """Make `Views`: hash the file of every image; the arguments are the attributes of `Views`.
 
     Raises:
         Interrupted: a signal asked to stop.
@@ -169,7 +169,7 @@ def views_of(
 def _identity(path: Path) -> str:
     try:
         return digest(path)
-    except OSError:  # whoever decodes it will say why
+    except OSError:  # decoding will report the reason
         return hashlib.sha256(os.fsencode(path)).hexdigest()
 
 
@@ -180,13 +180,13 @@ def batched(squares: Iterator[Pixels], size: int) -> Iterator[NDArray[np.uint8]]
 
 
 def room_on_disk(folder: Path, limit: int | None) -> int:
-    """Bytes that stored activations may take: the limit, or half of the free disk; never more than nine tenths of it."""
+    """Most bytes of stored activations: the limit, or half of the free disk; never more than 90 % of the free disk."""
     free = shutil.disk_usage(folder).free
     return free // 2 if limit is None else min(limit, free * 9 // 10)
 
 
 def views_that_fit(room: int, numbers: int, training: int, held_out: int) -> int:
-    """Views of each training image for which there is room, `numbers` fp16 numbers a view, beside the held-out images."""
+    """Views of each training image that fit into `room` bytes with the held-out images, at `numbers` fp16 numbers a view."""
     return max(0, room - 2 * numbers * held_out) // (2 * numbers * training)
 
 
@@ -198,24 +198,24 @@ def frozen_rows(
     record: ResumeRecord,
     progress: Progress,
 ) -> tuple[tuple[Stored, ...], dict[int, str]]:
-    """What the frozen layers give for all views of readable images; what is stored or in the cache is not computed again.
+    """The outputs of the frozen layers for all views of readable images; stored and cached rows are not computed again.
 
     An image whose features are in the cache was readable; it is not opened again.
 
     Args:
-        engine: gives an output for each store.
+        engine: the frozen layers, with one output for each store.
         views: the images.
-        stores: of the run: of pooled features and, if there are two, of activations at the freeze boundary.
-        cache: of features. It gets those that it lacks, and gives what it has where features alone are needed; None for none.
-        record: of the run; images that it knows to be unreadable are not opened again.
+        stores: the run's stores: of pooled features and, if there are two, of activations at the freeze boundary.
+        cache: the user's cache of features, or None. It is read where only features are needed; missing rows are added to it.
+        record: the run's resume record; images listed there as unreadable are not opened again.
         progress: where to report.
 
     Returns:
-        Each output's rows; indices of images that cannot be read, and why.
+        The rows of each output; the indices of unreadable images, with the reasons.
 
     Raises:
         ResnetError: the disk is full.
-        Interrupted: a signal asked to stop.
+        Interrupted: a signal requested a stop.
     """
     keys, features = views.keys(), stores[0]
     paths, known = [str(sample.path) for sample in views.images.samples], record.unreadable()
@@ -244,10 +244,10 @@ def _computed(
     unreadable: dict[int, str],
     progress: Progress,
 ) -> Iterator[Block]:
-    """Run the missing rows, of all that have keys, through the engine; images that cannot be read are put into `unreadable`."""
+    """Run the rows that are not stored yet through the engine; unreadable images are added to `unreadable`."""
     task = progress.start(f"features of {views.title} images", len(views))
     task.advance(len(views) - len(missing))
-    # Read on only when outputs have come: whether the images before them can be read is known by then.
+    # Read further rows only once outputs have arrived: by then it is known which of the images before are readable.
     rows = views.readable(missing, unreadable)
     for outputs in engine.run_many(batched(views.squares(missing, unreadable), good_batch(engine, views.geometry.size))):
         yield [keys[row] for row in itertools.islice(rows, len(outputs[0]))], outputs
@@ -259,7 +259,7 @@ def _computed(
 
 @contextmanager
 def _storing(folder: Path) -> Iterator[None]:
-    """Name the folder where the disk is full."""
+    """Raise a `ResnetError` that names the folder where the disk is full."""
     try:
         yield
     except OSError as error:

@@ -1,8 +1,8 @@
-"""The head phase: a new head on features that the frozen network gave once (`train_head`; the solver stands after it).
+"""The head phase: a new head on the stored features of the frozen network (`train_head`; the solver follows it).
 
 In: stored features. Out: the head's weights, put into the whole network. A linear head is solved as a logistic regression by
-L-BFGS, its L2 penalty chosen by cross-validation: the loss is convex, so there is one solution, to which no learning rate,
-batch size or number of epochs leads. One with a hidden layer, or on more numbers than can be solved soon, is trained by AdamW.
+L-BFGS, its L2 penalty chosen by cross-validation: the loss is convex, so it has one solution, and there is no learning rate,
+batch size or number of epochs to choose. AdamW trains a head with a hidden layer, or one with too much data to solve quickly.
 """
 
 import time
@@ -31,21 +31,21 @@ from resnet_cli.transfer.tail import StoredBatches, StoredStream
 
 Matrix = NDArray[np.float32]
 
-_SHOWN = 96_000  # views, again and again, that are enough for a head to settle at any size of data set
+_SHOWN = 96_000  # views over all epochs: enough for a head to converge, whatever the size of the data set
 _FEWEST, _MOST = 6, 40  # epochs
-# Of the median variance. A feature that hardly varies on the training images would otherwise get a weight as large as it is
-# constant, and an image unlike them a logit as large as that. On photos no accuracy is lost, whatever the share up to 0.3.
+# Share of the median variance. Without it, a feature that hardly varies on the training images would get a very large weight,
+# and an image unlike them a very large logit. On photos no share up to 0.3 costs accuracy.
 _FLOOR = 0.1
-# Rows * features * classes: what takes some seconds to solve on two cores. Of more rows AdamW makes as good a head.
+# Rows * features * classes that take some seconds to solve on two cores. With more rows, AdamW trains as good a head.
 _SOLVED = 2e8
 _CONSTANT = 1e-6  # of the largest variance: below it a feature is constant but for fp16's rounding
 
 
 def feature_scale(variance: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Factors (D,) that bring features of these variances (D,) to a standard deviation of at most one.
+    """Factors (D,) that scale features of these variances (D,) to a standard deviation of at most one.
 
-    That is one over the standard deviation, for which the root of a tenth of the median variance is the least that is taken; 0
-    for constant features, which say nothing about a class.
+    The factor is one over the standard deviation, which is taken as at least the square root of a tenth of the median variance;
+    it is 0 for constant features, which carry no information about a class.
     """
     varies = variance > _CONSTANT * variance.max()
     if not varies.any():
@@ -68,7 +68,7 @@ class _Scaling:
 
 @dataclass(frozen=True)
 class _Rows:
-    """The features that a head learns from, by view of each image, and those that it is measured on."""
+    """The features that a head is trained on, by view of each image, and those that it is validated on."""
 
     training: Stored
     labels: NDArray[np.int64]
@@ -87,13 +87,13 @@ def train_head(
     stage: Stage,
     progress: Progress,
 ) -> TrainResult:
-    """Train on features of zero mean and of the scale of `feature_scale`, both folded into the first layer afterwards.
+    """Train a head on features of zero mean, scaled by `feature_scale`; then fold mean and scale into its first layer.
 
-    A head that is solved has one record, and the held-out images choose nothing about it; of AdamW's epochs they choose one.
+    A solved head has one record, and does not depend on the held-out images; of AdamW's epochs they select one.
 
     Raises:
         ResnetError: the features contain NaN.
-        Interrupted: a signal asked to stop.
+        Interrupted: a signal requested a stop.
     """
     mean, variance = features.moments()
     if not np.isfinite(variance).all():
@@ -116,7 +116,7 @@ def train_head(
 
 
 def is_solved(features: Stored, spec: ClassifierSpec, config: FinetuneConfig) -> bool:
-    """Whether the head is solved: it can be, and soon."""
+    """Whether the head is solved rather than trained: it is linear, and the problem is small enough."""
     return config.solves_head and features.count * features.shape[0] * spec.classes <= _SOLVED
 
 
@@ -163,7 +163,7 @@ def _among_first(most: int, logits: Matrix, labels: NDArray[np.int64]) -> float:
 
 
 def _write(record: EpochRecord, stage: Stage) -> None:
-    """The only record of a stage that comes first."""
+    """Write the only record of this stage, before the records of later stages."""
     path = stage.folder / "metrics.jsonl"
     others = [each for each in read_history(path) if each.stage != stage.name]
     write_text(path, "".join(each.to_line() for each in [record, *others]))
@@ -175,7 +175,7 @@ def _train(
     rows: _Rows, spec: ClassifierSpec, config: FinetuneConfig, stage: Stage, progress: Progress
 ) -> tuple[_Values, TrainResult]:
     settling = int(np.clip(round(_SHOWN / len(rows.labels)), _FEWEST, _MOST))
-    # A step costs a hidden layer as much as a hundred images do: fewer and larger ones, where there are enough of them.
+    # With a hidden layer, the overhead of a step equals about a hundred images: larger batches where there are enough images.
     batch_size = 128 if spec.hidden and settling < _MOST else 64
     stream = StoredStream(rows.training, rows.labels, spec.classes, batch_size, config.seed)
     inputs = keras.Input(rows.training.shape)
@@ -202,11 +202,12 @@ def _train(
     return values, result
 
 
-# From features whose mean decides alone to hardly any penalty. Of 14 finer steps none was better than the vertex of a parabola.
+# From a penalty so strong that only the mean of each class decides, to hardly any. 14 finer steps were no better than the
+# vertex of a parabola.
 PENALTIES = tuple(10.0**-exponent for exponent in range(6))
 FOLDS = 5
-_USUAL = 0.1  # where no image can be held out
-_ITERATIONS, _GRADIENT, _GAIN = 200, 1e-3, 1e-7  # of L-BFGS: the first that is reached ends it
+_USUAL = 0.1  # penalty where no image can be held out
+_ITERATIONS, _GRADIENT, _GAIN = 200, 1e-3, 1e-7  # L-BFGS ends at whichever is reached first
 
 
 @dataclass(frozen=True)
@@ -217,19 +218,19 @@ class Linear:
     bias: Matrix
 
     def logits(self, features: Matrix) -> Matrix:
-        """Of features (N, D): (N, classes)."""
+        """Logits (N, classes) of features (N, D)."""
         return features @ self.kernel + self.bias
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is fitted.
+    """The data that a linear classifier is fitted to.
 
     Attributes:
-        features: (N, D), of zero mean and at most unit variance: the penalty is the same for all.
+        features: (N, D), of zero mean and at most unit variance: one penalty suits all.
         labels: class indices (N,).
         classes: number of classes.
-        weights: of each row (N,), of mean 1.
+        weights: weight of each row (N,), of mean 1.
     """
 
     features: Matrix
@@ -243,7 +244,7 @@ class Problem:
 
 
 def cross_entropy(logits: Matrix, labels: NDArray[np.int64], weights: Matrix | None = None) -> float:
-    """Mean cross-entropy in nats of logits (N, classes); of rows with weights (N,) where these are given."""
+    """Mean cross-entropy in nats of logits (N, classes); weighted by row where weights (N,) are given."""
     own = _log_softmax(logits)[np.arange(len(logits)), labels].astype(np.float64)
     return -float(np.average(own, weights=weights))
 
@@ -256,15 +257,15 @@ def _log_softmax(logits: Matrix) -> Matrix:
 
 
 def solve(problem: Problem, penalty: float, start: Linear, rows: NDArray[np.bool_] | None = None) -> Linear:
-    """Minimise the mean weighted cross-entropy plus penalty / 2 times the squared kernel; the bias is free.
+    """Minimise the mean weighted cross-entropy plus penalty / 2 times the squared kernel; the bias has no penalty.
 
     Source: L-BFGS (Liu and Nocedal 1989), from a nearby solution.
 
     Args:
-        problem: what to fit.
-        penalty: above 0.
-        start: where to begin.
-        rows: (N,), those to fit; None for all.
+        problem: the data.
+        penalty: L2 penalty, above 0.
+        start: the classifier to start from.
+        rows: (N,), true for the rows to fit; None for all.
     """
     weights = problem.weights if rows is None else problem.weights * rows
     weights = (weights / weights.sum(dtype=np.float64)).astype(np.float32)[:, None]
@@ -285,14 +286,15 @@ def solve(problem: Problem, penalty: float, start: Linear, rows: NDArray[np.bool
 
 
 def cross_validated(problem: Problem, groups: NDArray[np.int64], seed: int, after_each: Callable[[], None]) -> Linear:
-    """The solution at the penalty whose cross-validated loss is lowest.
+    """The solution at the penalty with the lowest cross-validated loss.
 
-    From strong to weak, until the loss rises; between them the vertex of the parabola through the lowest three decides.
+    Penalties are tried from strong to weak until the loss rises; the minimum is the vertex of the parabola through the lowest
+    three.
 
     Args:
-        problem: what to fit.
-        groups: number of the image of each row (N,): all views of an image are held out together.
-        seed: of the folds.
+        problem: the data.
+        groups: index of the image of each row (N,): all views of an image are held out together.
+        seed: random seed of the folds.
         after_each: called after each of up to 31 solutions; it may raise.
     """
     fold = _folds(problem.labels, groups, seed)
@@ -315,10 +317,10 @@ def cross_validated(problem: Problem, groups: NDArray[np.int64], seed: int, afte
 
 
 def lowest(losses: list[float]) -> float:
-    """The penalty of the lowest loss, by a parabola over the penalty's logarithm through that loss and its two neighbours.
+    """The penalty with the lowest loss: the vertex of a parabola over log(penalty) through that loss and its two neighbours.
 
     Args:
-        losses: of the first of `PENALTIES`.
+        losses: loss at each of the first `PENALTIES`.
     """
     place = int(np.argmin(losses))
     if not 0 < place < len(losses) - 1:
@@ -329,7 +331,7 @@ def lowest(losses: list[float]) -> float:
 
 
 def _folds(labels: NDArray[np.int64], groups: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """The fold that holds out each row (N,), all classes alike in each; -1 for the only image of a class, which none does."""
+    """Stratified folds: the fold that holds out each row (N,); -1 for the only image of a class, which is never held out."""
     images, first = np.unique(groups, return_index=True)
     random, fold = np.random.default_rng(seed), np.full(images.max() + 1, -1)
     for label in np.unique(labels):

@@ -1,7 +1,7 @@
-"""The order of events in a fine-tuning: frozen layers (`run_frozen`), then head phase and fine-tuning phase (`transfer`).
+"""Fine-tuning in order: frozen layers (`run_frozen`), then head phase and fine-tuning phase (`transfer`).
 
-In: a pretrained network with an untrained head, and images. Out: the same network, trained, and what each phase came to. The
-fine-tuning phase is kept only where it is better on held-out images.
+In: a pretrained network with an untrained head, and images. Out: the same network, trained, and the result of each phase. The
+weights of the fine-tuning phase are kept only if they are better on held-out images.
 """
 
 import hashlib
@@ -40,26 +40,26 @@ from resnet_cli.transfer.store import Cache, ResumeRecord, Stored, room_for_feat
 from resnet_cli.transfer.tail import Tail, tail_on_engine, tail_on_pixels, tail_on_stored
 from resnet_cli.transfer.time_limit import Limit, choose_epochs, choose_views
 
-# Views are chosen so that about this many images go through the frozen part; fewer where that is trained afterwards.
+# Views are chosen so that about this many images go through the frozen part; fewer where it is fine-tuned afterwards.
 _PASSES, _PASSES_TO_BEGIN = 12_000, 4_000
 
-ChooseRate = Callable[[Callable[[], RateSearch]], float | None]  # gets what runs a range test
+ChooseRate = Callable[[Callable[[], RateSearch]], float | None]  # its argument runs a range test
 
 
 @dataclass(frozen=True)
 class Frozen:
-    """What the frozen part of a network gave, once.
+    """The stored outputs of the frozen part of a network.
 
     Attributes:
-        material: as it was given, less the images that turned out unreadable.
-        engine: what ran the frozen part: "openvino" or "keras". It is gone by now, and its memory free.
-        precision: what that multiplied in, such as "bf16".
+        material: as given to `run_frozen`, without the unreadable images.
+        engine: what ran the frozen part: "openvino" or "keras". It is closed by now, and its memory free.
+        precision: number format of its multiplications, such as "bf16".
         views: augmented views of each training image.
-        features: pooled, of the training and of the held-out images.
-        boundary: activations at the freeze boundary, of the same; None where they are not stored.
-        left_out: the images that turned out unreadable, and why.
-        backbone: an OpenVINO model of images to pooled features, where the engine was made of one and all stays frozen.
-        limit: of both phases, whose clock began with the frozen part; None for none.
+        features: pooled features of the training and of the held-out images.
+        boundary: activations at the freeze boundary, of the same images; None where they are not stored.
+        left_out: the unreadable images, with the reasons.
+        backbone: an OpenVINO model from images to pooled features, if the engine was made from one and all layers stay frozen.
+        limit: time limit of both phases, counted from the start of the frozen part; None for none.
     """
 
     material: Material
@@ -74,12 +74,12 @@ class Frozen:
 
 
 def run_frozen(model: keras.Model, material: Material, config: FinetuneConfig, progress: Progress) -> Frozen:
-    """Run every view through the frozen part once; the boundary's activations are kept where there is room for them.
+    """Run every view through the frozen part once; activations at the freeze boundary are stored if there is room for them.
 
     Args:
         model: made by `build_logits`, its backbone pretrained, its head new.
-        material: images, which nobody need have looked at, and where to put things.
-        config: what is frozen.
+        material: images, which may include unreadable ones, and the folders to write to.
+        config: which layers are frozen.
         progress: where to report.
     """
     progress.saved(GO_ON)
@@ -114,7 +114,7 @@ def run_frozen(model: keras.Model, material: Material, config: FinetuneConfig, p
 def _choose_part(
     model: keras.Model, material: Material, config: FinetuneConfig, record: ResumeRecord, progress: Progress
 ) -> tuple[keras.Model, int]:
-    """The frozen part, with the boundary's activations as an output where they are stored; and how many views to run."""
+    """The frozen part, with the activations at the boundary as an output if they are stored; and the number of views."""
     passes = _PASSES_TO_BEGIN if config.unfreeze == "all" else _PASSES
     views = 1 if material.augmentation == AS_IT_IS else config.views
     views = views or int(np.clip(round(passes / len(material.training)), 2, 12))
@@ -132,7 +132,7 @@ def _choose_part(
 
 
 def _open_cache(material: Material, model: keras.Model, engine: Engine, shape: tuple[int, ...]) -> Cache | None:
-    """The user's features of this network; None where none are to be kept."""
+    """The user's cache of features of this network; None where there is no cache."""
     if material.features is None:
         return None
     limit = room_for_features(material.features)
@@ -140,7 +140,7 @@ def _open_cache(material: Material, model: keras.Model, engine: Engine, shape: t
 
 
 def network_hash(material: Material, model: keras.Model, engine: Engine) -> str:
-    """What the features of an image depend on beside its views: the backbone's weights, geometry, engine and versions."""
+    """A hash of all that features depend on, except the views: the backbone's weights, geometry, engine and versions."""
     network = material.spec.network
     what = hashlib.sha256(f"{material.geometry} {engine.name} {engine.precision} {versions()}".encode())
     what.update(str(network).encode())
@@ -151,14 +151,14 @@ def network_hash(material: Material, model: keras.Model, engine: Engine) -> str:
 
 @dataclass(frozen=True)
 class TransferResult:
-    """What transfer came to.
+    """The result of `transfer`.
 
     Attributes:
         head: the head phase.
-        tail: the fine-tuning phase, None where nothing was unfrozen.
-        kept: "head" or "tail": whose weights the network holds.
-        fine_tuning: how the fine-tuning phase ended: "none" was asked for, it was "skipped" as the head left nothing to gain,
-            the time limit left "no time" for it, it "stopped early", or it "finished" all epochs.
+        tail: the fine-tuning phase; None if there was none.
+        kept: "head" or "tail": the phase whose weights the network holds.
+        fine_tuning: how the fine-tuning phase ended: "none" (not requested), "skipped" (the head left nothing to gain),
+            "no time" (the time limit), "stopped early" or "finished" (all epochs).
     """
 
     head: TrainResult
@@ -172,7 +172,7 @@ class TransferResult:
         return self.tail if self.tail is not None and self.kept == "tail" else self.head
 
     def to_json(self) -> dict[str, Any]:
-        """What `finetune` adds to the JSON contract of a training."""
+        """The fields that `finetune` adds to the JSON of a training."""
         return {
             "kept": self.kept,
             "head_top1": self.head.best.val_accuracy,
@@ -189,19 +189,19 @@ def transfer(
     resume: bool = False,
     choose_rate: ChooseRate | None = None,
 ) -> TransferResult:
-    """Train a head on features that were computed once, then unfreeze as much as the configuration says.
+    """Train a head on the stored features, then unfreeze and fine-tune the layers named by the configuration.
 
     The fine-tuning phase's weights are kept only if their validation accuracy is higher than the head phase's, or equal at a
-    lower validation loss. It is left out where the head phase leaves nothing to gain (`callbacks.is_perfect`), unless
-    `config.patience` is 0 or a range test is asked for.
+    lower validation loss. The phase is skipped if the head leaves nothing to gain (`callbacks.is_perfect`), unless
+    `config.patience` is 0 or a range test is requested.
 
     Args:
-        model: the one that `run_frozen` got.
-        frozen: what that gave.
-        config: what to unfreeze and how.
+        model: the one given to `run_frozen`.
+        frozen: the result of `run_frozen`.
+        config: which layers to unfreeze, and the recipe of the phase.
         progress: where to report.
-        resume: go on with an interrupted fine-tuning phase.
-        choose_rate: gives the fine-tuning phase's rate, by a range test or from before, or None to leave that phase out.
+        resume: continue an interrupted fine-tuning phase.
+        choose_rate: returns the phase's learning rate, from a range test or an earlier one, or None to skip the phase.
     """
     material = frozen.material
     stage = Stage("head", material.folder, resume, announce=False, tensorboard=material.tensorboard)
@@ -212,7 +212,7 @@ def transfer(
     if config.patience and choose_rate is None and is_perfect(head.best):
         progress.line(
             f"fine-tuning skipped: the head is right on all {len(material.held_out)} validation images, at a validation loss"
-            f" of {head.best.val_loss:.3f}, below {SURE}; --set patience=0 fine-tunes all the same"
+            f" of {head.best.val_loss:.3f}, below {SURE}; --set patience=0 fine-tunes anyway"
         )
         return TransferResult(head, None, "head", "skipped")
     before = {name: keras.ops.convert_to_numpy(value) for name, value in named_variables(model).items()}

@@ -1,12 +1,12 @@
-"""The store of what the frozen layers gave: rows of fp16 numbers, found by key, in files that are whole or absent.
+"""The store of the frozen layers' outputs: rows of fp16 numbers by key, in files that are either complete or absent.
 
     <run>/checkpoint/frozen/features/*.rows     pooled features, which the head phase learns from
     <run>/checkpoint/frozen/boundary/*.rows     activations where fine-tuning begins, if there is room for them
     <run>/checkpoint/frozen/resume.json         choices of the run, and images that could not be read
     ~/.cache/resnet-cli/features/<hash>/*.rows  features for later runs; the hash is of network, geometry and engine
 
-A key stands for one view of one image (`Views.keys` in features.py). Whoever needs rows computes those whose keys are missing:
-a first run all of them, a resumed run the rest, a later run those of new images. No row is known by its place in a file.
+A key identifies one view of one image (`Views.keys` in features.py). Only rows whose keys are missing are computed: by a first
+run all of them, by a resumed run the rest, by a later run those of new images. Nothing depends on a row's position in a file.
 
 In: keys and arrays. Out: `Stored`, the rows of some keys in their order. Without TensorFlow.
 """
@@ -39,19 +39,19 @@ from resnet_cli.files import UNFINISHED, unfinished, write_text
 FROZEN_FOLDER = Path("checkpoint", "frozen")  # in a run
 KEY = 16  # bytes
 _BLOCK = 1024  # rows that are in memory at a time
-_WHOLE_EVERY = 60  # seconds: a process that is killed leaves what it computed until then
+_WHOLE_EVERY = 60  # seconds between complete files: a killed process loses no more than that
 
 Block = tuple[Sequence[bytes], Sequence[NDArray[Any]]]  # some keys, and an array (keys, ...) for each store
 
 
 @dataclass(frozen=True)
 class Stored:
-    """Rows in files, in an order of their own. They are read: a memory map would count every page it ever touched as memory.
+    """A sequence of rows that lie in files. Files are read: a memory map would count every page touched as memory in use.
 
     Attributes:
         shape: of one row.
-        numbers: of the rows (count,), counted through all files.
-        files: where they are.
+        numbers: number of each row (count,), counted through all files.
+        files: the files.
         firsts: number of the first row of each file.
     """
 
@@ -69,7 +69,7 @@ class Stored:
         """The rows of these indices: float32 (len(rows), *shape).
 
         Raises:
-            OSError: a file is gone, or was cut.
+            OSError: a file is missing or truncated.
         """
         size = 2 * math.prod(self.shape)
         content = bytearray(len(rows) * size)
@@ -103,10 +103,10 @@ class Stored:
 
 
 class Store:
-    """Rows of one shape by key, in the files of a folder. A damaged file is deleted: its rows are missing then.
+    """Rows of one shape by key, in the files of a folder. A damaged file is deleted, and its rows count as missing.
 
     Args:
-        folder: where the files are, and new ones go; it is made when the first one does.
+        folder: folder of the files; it is created with the first one.
         shape: of one row.
     """
 
@@ -117,24 +117,24 @@ class Store:
         self._numbers: dict[bytes, int] = {}
         self._count = 0
         for path in sorted(folder.glob("*.rows")):
-            with suppress(OSError):  # another process may have deleted it, and one that cannot be read helps nobody
+            with suppress(OSError):  # deleted by another process, or unreadable: its rows are missing
                 keys = _checked_keys(path, math.prod(shape))
                 if keys is None:
                     path.unlink()
                 else:
-                    os.utime(path)  # used now: of a cache goes first what was used longest ago
+                    os.utime(path)  # mark as used: a cache deletes the least recently used files first
                     self._take_in(path, keys)
 
     def __contains__(self, key: bytes) -> bool:
         return key in self._numbers
 
     def rows(self, keys: Sequence[bytes]) -> Stored:
-        """The rows of some keys, all of which are here, in that order."""
+        """The rows of some keys, in that order; the store must contain them all."""
         numbers = np.fromiter((self._numbers[key] for key in keys), np.int64, len(keys))
         return Stored(self.shape, numbers, tuple(self._files), tuple(self._firsts))
 
     def blocks(self, keys: Iterable[bytes]) -> Iterator[Block]:
-        """The rows of those keys that are here, for `write_rows`; less blocks of which another process has deleted a file."""
+        """The rows of those keys that the store contains, for `write_rows`; blocks whose files are gone by now are skipped."""
         here = [key for key in dict.fromkeys(keys) if key in self]
         for first in range(0, len(here), _BLOCK):
             block = here[first : first + _BLOCK]
@@ -146,7 +146,7 @@ class Store:
 
     @contextmanager
     def new_file(self) -> Iterator["_NewFile"]:
-        """A file for more rows: whole on leaving, also where a signal asked to stop, and absent after any other error."""
+        """A file for more rows: completed on exit and when a signal requests a stop, deleted after any other error."""
         self.folder.mkdir(parents=True, exist_ok=True)
         stopped: Interrupted | None = None
         with unfinished(self.folder / "rows") as partial:
@@ -171,11 +171,11 @@ class Store:
 
 
 def stores_of(run: Path, shapes: Sequence[tuple[int, ...]]) -> list[Store]:
-    """The stores of a run, less what a process that was killed left unfinished there; one process at a time is at a run.
+    """The stores of a run, after deleting unfinished files of a killed process; the caller holds the run's lock.
 
     Args:
-        run: its folder.
-        shapes: of a row of pooled features and, where activations at the freeze boundary are stored, of one of those.
+        run: the run folder.
+        shapes: of a row of pooled features and, where activations at the freeze boundary are stored, of a row of those.
     """
     folder = run / FROZEN_FOLDER
     for left in folder.rglob(f"{UNFINISHED}*"):
@@ -184,7 +184,7 @@ def stores_of(run: Path, shapes: Sequence[tuple[int, ...]]) -> list[Store]:
 
 
 def write_rows(stores: Sequence[Store], blocks: Iterable[Block]) -> None:
-    """Add rows to stores, the same keys to each. Every minute, and where a signal asks to stop, those until then are safe.
+    """Add rows to stores, the same keys to each. Rows are safe on disk every minute, and when a signal requests a stop.
 
     Raises:
         OSError: the disk is full.
@@ -207,7 +207,7 @@ _PIECE = 1 << 20
 
 
 class _NewFile:
-    """Rows on their way into a file."""
+    """A file that rows are being written to."""
 
     def __init__(self, file: BinaryIO, width: int) -> None:
         self.keys: list[bytes] = []
@@ -219,7 +219,7 @@ class _NewFile:
         self._append(in_half(rows).tobytes())
 
     def finish(self) -> None:
-        """Append what makes the file whole, and see to it that it is on the disk."""
+        """Append the keys and the footer, and flush the file to disk."""
         self._append(b"".join(self.keys))
         self._file.write(_FOOTER.pack(_MAGIC, len(self.keys), self._width, self._checksum))
         self._file.flush()
@@ -231,7 +231,7 @@ class _NewFile:
 
 
 def _size(rows: int, width: int) -> int:
-    """Bytes of a file."""
+    """Size of a file, bytes."""
     return rows * (2 * width + KEY) + _FOOTER.size
 
 
@@ -257,17 +257,17 @@ def _checked_keys(path: Path, width: int) -> list[bytes] | None:
 
 
 _LARGEST = 2_000_000_000  # bytes
-_IN_USE = 24 * 60 * 60  # seconds in which a run that found a file has read it
+_IN_USE = 24 * 60 * 60  # seconds for which a file may still be needed by a run that found it
 
 
 class Cache(Store):
-    """The user's store of features, which later runs find.
+    """The user's cache of features, which later runs read.
 
     Args:
-        folder: of one network, geometry and engine; beside it are those of others.
+        folder: folder of one network, geometry and engine; the folders of others are its siblings.
         shape: of one row.
-        limit: bytes that the files of all of them may take together. Those go first that were used longest ago; none goes that
-            was used within a day, for another process may be about to read it, and where these leave no room nothing is added.
+        limit: most bytes of all these folders together. The least recently used files are deleted first; files used within a
+            day are kept, as another process may be about to read them, and if these leave no room nothing is added.
     """
 
     def __init__(self, folder: Path, shape: tuple[int, ...], limit: int) -> None:
@@ -275,7 +275,7 @@ class Cache(Store):
         self._limit = limit
 
     def keep(self, keys: Iterable[bytes], source: Store) -> None:
-        """Add those rows of another store that are not here; where there is no room nothing is added, and nothing is lost."""
+        """Add the rows of another store that are missing here; without room for them, nothing is added or deleted."""
         new = [key for key in dict.fromkeys(keys) if key not in self]
         oldest = self._in_the_way(_size(len(new), math.prod(self.shape))) if new else None
         if oldest is None:
@@ -286,7 +286,7 @@ class Cache(Store):
                 path.unlink(missing_ok=True)
 
     def _in_the_way(self, size: int) -> list[Path] | None:
-        """What has to go for so many more bytes, used longest ago first; None where what was used of late leaves no room."""
+        """The least recently used files to delete for `size` more bytes; None if recently used files leave no room."""
         files = sorted(_files(self.folder.parent), key=lambda each: each[0].st_mtime_ns)
         over, going = size + sum(status.st_size for status, _ in files) - self._limit, list[Path]()
         for status, path in files:
@@ -298,14 +298,14 @@ class Cache(Store):
 
 
 def room_for_features(folder: Path) -> int:
-    """Bytes that the files of all networks below a folder may take: half of what its disk has for them, 2 GB at most."""
+    """Most bytes of the files of all networks below a folder: half of what its disk has for them, 2 GB at most."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(there).free + sum(status.st_size for status, _ in _files(folder))
     return min(free // 2, _LARGEST)
 
 
 def _files(folder: Path) -> list[tuple[os.stat_result, Path]]:
-    """The files of all networks, and what is known of them."""
+    """The files of all networks, with size and times."""
     found = []
     for path in folder.glob("*/*.rows"):
         with suppress(OSError):
@@ -315,16 +315,16 @@ def _files(folder: Path) -> list[tuple[os.stat_result, Path]]:
 
 @dataclass(frozen=True)
 class ResumeRecord:
-    """What a run that goes on must know besides its rows: one JSON file, written whole, absent while there is nothing to know.
+    """What a resumed run needs besides its rows: one JSON file, written atomically, absent while it would be empty.
 
     Attributes:
-        run: the folder of the run.
+        run: the run folder.
     """
 
     run: Path
 
     def once(self, name: str, choose: Callable[[], int]) -> int:
-        """A choice that holds for the whole run: made and written now, or read as it was made when the run began."""
+        """A choice made once for the whole run: made and written now, or read from the record of the interrupted run."""
         known = self._read()
         if name not in known:
             known[name] = choose()
@@ -332,11 +332,11 @@ class ResumeRecord:
         return int(known[name])
 
     def unreadable(self) -> dict[str, str]:
-        """Images that could not be read, by path, and why: they stay left out, also where they can be read by now."""
+        """Reasons by path of unreadable images: they stay left out, even if they have become readable since."""
         return dict(self._read().get("unreadable", {}))
 
     def add_unreadable(self, reasons: dict[str, str]) -> None:
-        """Remember more of them."""
+        """Add unreadable images to the record."""
         known = self._read()
         before = known.get("unreadable", {})
         if reasons.keys() - before.keys():

@@ -1,8 +1,8 @@
 """The fine-tuning phase: the last stage and the head on activations at the boundary, or every layer on pixels.
 
-In: a network whose head is trained, its batch-norm frozen. Out: what is trained, on which batches, by which recipe. Batches are
-of stored rows, as those of the head phase are; where the disk has no room for them, of activations computed as needed; or of
-pixels.
+In: a network whose head is trained, its batch-norm frozen. Out: the layers to train, their batches and the recipe. Batches are
+made of stored rows, as in the head phase; of activations computed for each step, where the disk has no room to store them; or
+of pixels.
 """
 
 import itertools
@@ -28,14 +28,14 @@ Batch = tuple[NDArray[np.float32], NDArray[np.float32]]  # activations (N, ...) 
 
 @dataclass(frozen=True)
 class StoredStream:
-    """Training batches of stored rows; each epoch shows another view of an image, until they come round again.
+    """Training batches of stored rows; each epoch uses the next view of an image, and starts again after the last one.
 
     Attributes:
-        stored: images * views rows, image after image.
+        stored: images * views rows: all views of the first image, then of the next.
         labels: class indices (images,).
         classes: number of classes.
-        batch_size: images a step at most.
-        seed: of the order.
+        batch_size: most images in a step.
+        seed: random seed of the order.
     """
 
     stored: Stored
@@ -46,7 +46,7 @@ class StoredStream:
 
     @property
     def order(self) -> Order:
-        """Which images are in which batch."""
+        """The images of each batch."""
         return Order(len(self.labels), self.batch_size, self.seed)
 
     @property
@@ -68,7 +68,7 @@ class StoredStream:
         """The batch of one step: float32 activations (N, ...) and one-hot targets (N, classes)."""
         views = self.stored.count // len(self.labels)
         places = list(self.order.drawn(step))
-        # Neighbours start at different views, so that every batch mixes them.
+        # Consecutive images start at different views, so that every batch mixes views.
         rows = [index * views + (epoch + index) % views for epoch, index in places]
         targets = np.eye(self.classes, dtype=np.float32)[self.labels[[index for _, index in places]]]
         return self.stored.read(rows), targets
@@ -92,7 +92,7 @@ class StoredBatches(keras.utils.PyDataset):  # type: ignore[misc]
 
 @dataclass(frozen=True)
 class EngineStream(Derived):
-    """Training batches of activations (N, ...); every epoch sees views of its own.
+    """Training batches of activations (N, ...); every epoch draws new views.
 
     Attributes:
         stream: the images.
@@ -102,7 +102,7 @@ class EngineStream(Derived):
     engine: Engine
 
     def batches(self, first_step: int = 0) -> Iterator[Batch]:
-        """Batches from a step on, computed ahead while the step before is trained, without end."""
+        """Batches from a step on, without end; each is computed while the step before is trained."""
         shown, batches = itertools.tee(self.stream.batches(first_step))
         activations = self.engine.run_many(images for images, _ in shown)
         return ((outputs[0], targets) for outputs, (_, targets) in zip(activations, batches, strict=False))
@@ -123,13 +123,13 @@ class EngineBatches(keras.utils.PyDataset):  # type: ignore[misc]
         return self._engine.run(images)[0], targets
 
 
-# As many epochs as make about this many images; fewer of all layers, which cost more and settle sooner.
+# Images over all epochs of the phase; fewer for all layers, which cost more and converge sooner.
 _IMAGES, _OF_ALL_LAYERS = 30_000, 15_000
 
 
 @dataclass(frozen=True)
 class Tail:
-    """A training that is ready to begin: the layers are shared with the whole network."""
+    """A fine-tuning phase that is ready to begin; its model shares layers with the whole network."""
 
     model: keras.Model
     stream: Stream
@@ -146,14 +146,14 @@ def tail_on_stored(model: keras.Model, boundary: Stored, held_out: Stored, mater
 
 
 def tail_on_engine(model: keras.Model, engine: Engine, material: Material, config: FinetuneConfig) -> Tail:
-    """The last stage and the head on activations that the engine computes as batches need them."""
+    """The last stage and the head on activations that the engine computes for each batch."""
     stream = EngineStream(_pixels(config, material), engine)
     batches = EngineBatches(EvaluationBatches(material.held_out, material.spec.classes, 64), engine)
     return Tail(tail_model(model, material.spec.network), stream, batches, _recipe(config, material))
 
 
 def tail_on_pixels(model: keras.Model, material: Material, config: FinetuneConfig) -> Tail:
-    """Every layer, on images that are augmented anew in every epoch."""
+    """Every layer, on images that are augmented differently in every epoch."""
     batches = EvaluationBatches(material.held_out, material.spec.classes, 64)
     return Tail(model, _pixels(config, material), batches, _recipe(config, material))
 

@@ -1,6 +1,6 @@
-"""What `--time-limit` allows a training: a clock that begins with it, and the views and epochs of fine-tuning that fit.
+"""`--time-limit`: a clock that starts with the training, and the views and epochs of fine-tuning that fit into the limit.
 
-In: seconds, and the pace of this machine. Out: numbers of views and epochs, and a line about the plan and what came of it.
+In: seconds, and the measured speed of this machine. Out: numbers of views and epochs, and a line that compares plan and result.
 """
 
 import itertools
@@ -17,20 +17,20 @@ from resnet_cli.training.pace import MARGIN, measure_pace
 from resnet_cli.transfer.features import Material, batched, views_of
 from resnet_cli.transfer.tail import Tail
 
-# Of the limit, for the frozen layers where other layers are trained after them; the rest is for the epochs of these.
+# Share of the limit for the frozen layers, by `unfreeze`; the rest is for the epochs of the fine-tuning phase.
 _SHARE = {"none": 1.0, "last": 0.5, "all": 0.25}
 # Seconds of the head phase, and of each of its rows: 3 s for 7,000 rows on two cores.
 _HEAD, _HEAD_ROW = 4.0, 3e-4
 _MEASURED = 4  # batches
-_MEASURING = 0.05  # of the limit
+_MEASURING = 0.05  # share of the limit
 
 
 class Limit:
-    """The seconds that a training may take, counted from the moment at which this is made; what was planned, and came of it.
+    """A time limit, counted from the moment this object is made, and the plan that was made for it.
 
     Args:
         seconds: the limit.
-        began: when the clock began; now, if that is not given.
+        began: when the clock started; None for now.
     """
 
     def __init__(self, seconds: float, began: float | None = None) -> None:
@@ -43,11 +43,11 @@ class Limit:
         return time.perf_counter() - self._began
 
     def plan(self, what: str, seconds: float) -> None:
-        """Remember what is planned, and how many seconds it takes from now on."""
+        """Store a description of the plan, and the seconds it is expected to take from now on."""
         self._what, self._planned = what, self.spent() + seconds
 
     def outcome(self) -> str:
-        """A line about the plan and what came of it; empty where nothing was planned by this process."""
+        """A line that compares plan and result; empty if this process planned nothing."""
         if not self._what:
             return ""
         planned, spent = _precisely(self._planned), _precisely(self.spent())
@@ -55,18 +55,18 @@ class Limit:
 
 
 def _precisely(seconds: float) -> str:
-    """Ten minutes and less in seconds: the plan is that close to what comes of it."""
+    """A duration in text; ten minutes and less in seconds, as plans are accurate to seconds."""
     return f"{seconds:.0f} s" if seconds <= 600 else how_long(seconds)
 
 
 @dataclass(frozen=True)
 class FrozenPace:
-    """What the frozen layers have to do, and how fast they are.
+    """The work of the frozen layers, and their speed.
 
     Attributes:
-        row: seconds a forward pass of one view takes, decoding included.
-        training: images of which views are made.
-        held_out: images that are seen once.
+        row: seconds for the forward pass of one view, including decoding.
+        training: number of training images, each with several views.
+        held_out: number of held-out images, each with one view.
     """
 
     row: float
@@ -74,27 +74,28 @@ class FrozenPace:
     held_out: int
 
     def seconds_of(self, views: int) -> float:
-        """Of all forward passes and the head phase."""
+        """Seconds of all forward passes and the head phase."""
         return self.row * self.held_out + self.training * views * (self.row + _HEAD_ROW) + _HEAD
 
     def views_within(self, seconds: float) -> int:
-        """Whole views of every training image for which there is time; 0 where not even one fits."""
+        """Views of every training image that fit into so many seconds; 0 where not even one fits."""
         left = seconds - self.seconds_of(0)
         return max(0, int(left / (self.training * (self.row + _HEAD_ROW))))
 
 
 def views_within(limit: float, spent: float, pace: FrozenPace, unfreeze: str, usual: int, least: int) -> int:
-    """Views of every training image: the usual number, or as many as fit into the part of the limit that is for them.
+    """Views of every training image: the usual number, or as many as fit into their share of the limit.
 
-    Where other layers are trained afterwards and that part is too short for the least number of views, they may take it all.
+    If that share is too short for the least number of views, the views may take all of the limit, and the fine-tuning phase the
+    rest.
 
     Args:
-        limit: seconds, from the beginning.
+        limit: seconds, from the start of the training.
         spent: seconds until now.
-        pace: of the frozen layers.
+        pace: speed of the frozen layers.
         unfreeze: layers that are fine-tuned in addition to the head.
         usual: number of views without a limit.
-        least: number of views that is needed.
+        least: smallest number of views allowed.
 
     Raises:
         ResnetError: even the least number of views takes longer.
@@ -112,14 +113,14 @@ def views_within(limit: float, spent: float, pace: FrozenPace, unfreeze: str, us
 
 
 def measure_frozen(engine: Engine, material: Material, views: int, limit: float, progress: Progress) -> FrozenPace:
-    """Run a few rows through the frozen layers; a twentieth of the limit ends it.
+    """Time a few rows in the frozen layers, for a twentieth of the limit at most.
 
     Args:
-        engine: runs them.
-        material: the images, and how they reach the input.
-        views: of every training image.
+        engine: the frozen layers.
+        material: the images, and how they are brought to the input size.
+        views: views of every training image.
         limit: seconds.
-        progress: what asks to stop.
+        progress: tells when a stop was requested.
 
     Raises:
         Interrupted: a signal asked to stop.
@@ -152,7 +153,7 @@ def choose_views(
     least = usual if config.views else 1
     try:
         views = views_within(limit.seconds, limit.spent(), pace, config.unfreeze, usual, least)
-    except ResnetError:  # nothing was computed: no unfinished run is left
+    except ResnetError:  # nothing was computed yet: leave no unfinished run
         drop_checkpoint(material.folder)
         with suppress(OSError):
             material.folder.rmdir()
@@ -162,7 +163,7 @@ def choose_views(
 
 
 def choose_epochs(limit: Limit, second: Tail, views: int, progress: Progress) -> int:
-    """Epochs of the fine-tuning phase that fit into what is left of the limit; at most the usual."""
+    """Epochs of the fine-tuning phase that fit into the time left; at most the usual number."""
     steps = second.stream.steps_per_epoch
     pace = measure_pace(second.model, second.stream, second.held_out, second.recipe, limit.seconds, progress, hint=GO_ON)
     epochs = min(second.recipe.epochs, pace.epochs_within(limit.seconds * MARGIN - limit.spent(), steps))
