@@ -3,7 +3,8 @@
     python scripts/count_modules.py [--names]
 
 Fine-tunes the sample data once and predicts one of its images, each in a process of its own, and prints a line for each command
-with the modules by room; `--names` lists them. Modules that are only imported, for a constant or a type, are not counted.
+with the modules by room; `--names` lists them. Modules that are only imported, for a constant, a type or a table, are not
+counted.
 """
 
 import json
@@ -23,9 +24,11 @@ package, called = os.environ["COUNTED_PACKAGE"], set()
 
 def watch(frame, event, _):
     code = frame.f_code
-    # CO_OPTIMIZED (1) marks functions; bodies of modules and classes run where a file is imported, and so do tables in them.
-    if event == "call" and code.co_flags & 1 and code.co_filename.startswith(package) and code.co_filename.endswith(".py"):
-        if not (code.co_name.startswith("<") and frame.f_back.f_code.co_name == "<module>"):
+    # CO_OPTIMIZED (1) marks functions; bodies of modules and classes run where a file is imported.
+    if event == "call" and code.co_flags & 1 and code.co_filename not in called and code.co_filename.startswith(package):
+        while frame is not None and not (frame.f_code.co_name == "<module>" and frame.f_code.co_filename.startswith(package)):
+            frame = frame.f_back
+        if frame is None and code.co_filename.endswith(".py"):  # and not while a module is imported
             called.add(code.co_filename)
 
 def tell():

@@ -5,13 +5,14 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from resnet_cli.errors import ResnetError
 from resnet_cli.jobs.start import begin_run, begun_with, place_of_run, require_same, tell_other_precision
 from resnet_cli.progress import Silent
-from resnet_cli.training.config import FinetuneConfig
+from resnet_cli.training.config import FinetuneConfig, TrainConfig
 
 
 def test_two_runs_that_begin_together_do_not_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,3 +170,13 @@ def test_a_run_that_an_older_program_began_goes_on_as_keys_that_it_lacks_had_the
     assert place_of_run("fruit", None, False, config).folder == folder
     with pytest.raises(ResnetError, match=r"began with label_smoothing 0\.1, not 0\.2"):
         require_same(folder, config | {"label_smoothing": 0.2})
+
+
+@pytest.mark.parametrize("config", [TrainConfig(), FinetuneConfig()])
+def test_a_run_that_began_before_a_key_existed_goes_on_with_its_default(config: Any, tmp_path: Path) -> None:
+    chosen = {**asdict(config), "arch": "resnet20"}
+    older = {key: value for key, value in chosen.items() if key not in ("label_smoothing", "class_weights")}
+    folder = begin_run(place_of_run("fruit", tmp_path / "run", False), older, "resnet train")
+    require_same(folder, chosen)
+    with pytest.raises(ResnetError, match="began with class_weights False, not True"):
+        require_same(folder, {**chosen, "class_weights": True})

@@ -300,7 +300,9 @@ def test_a_converter_that_fails_costs_speed_and_no_finished_training(
     # The frozen layers of a fine-tuning cannot run at all: that is said before anything is trained.
     with monkeypatch.context() as patch:
         patch.setattr("openvino.convert_model", fails)
-        refused = run_cli("finetune", tiny_dataset, *TINY, "--unfreeze", "none", "--no-cache", "--output", tmp_path / "other")
+        refused = run_cli(
+            "finetune", tiny_dataset, *TINY, "--unfreeze", "none", "--set", "cache=false", "--output", tmp_path / "other"
+        )
     assert refused.exit_code == 1
     assert refused.stderr.endswith(
         "error: OpenVINO cannot convert the network: no rule for this operation\nhint: use --engine keras\n"
@@ -316,7 +318,7 @@ def test_where_parts_cannot_be_joined_the_whole_network_is_converted(
     answers = []
     for name in ("as usual", "changed"):
         run = tmp_path / name
-        options = [*TINY[:-2], "--unfreeze", "none", "--views", "1", "--seed", "1", "--output", run, "--json"]
+        options = [*TINY[:-2], "--unfreeze", "none", "--set", "views=1", "--seed", "1", "--output", run, "--json"]
         result = run_cli("finetune", tiny_dataset, *options)
         assert result.exit_code == 0, result.stderr
         assert (run / "model.xml").exists() and "cannot convert" not in result.stdout

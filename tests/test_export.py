@@ -25,7 +25,7 @@ from resnet_cli.networks.catalogue import spec_from_record
 from resnet_cli.runs.folder import load_run, read_splits
 
 SIZE = 32
-FORMATS = ("savedmodel", "keras", "onnx", "tflite", "openvino")
+FORMATS = tuple(formats.FORMATS)
 Probabilities = NDArray[np.float32]
 
 

@@ -173,6 +173,7 @@ def squares(paths: list[Path], size: int) -> NDArray[np.uint8]:
     return np.stack([decode_square(path, Geometry(size)) for path in paths])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "weights", "size"),
     [("resnet18-slim", "bundled", 64), ("resnet50", "none", 96), ("resnet50v2", "none", 64), ("resnet20", "none", 33)],
@@ -194,6 +195,7 @@ def test_parts_and_whole_agree_on_real_images(name: str, weights: str, size: int
     assert np.abs(keras.ops.convert_to_numpy(parts) - keras.ops.convert_to_numpy(whole)).max() < 1e-3
 
 
+@pytest.mark.slow
 def test_a_last_stage_that_strides_at_once_needs_a_quarter_of_the_boundary() -> None:
     # keras.applications' V1 reads every second row and column of conv4's output alone; V2 halved it before.
     for name, side in (("resnet50", 4), ("resnet50v2", 4)):

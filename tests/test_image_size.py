@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from conftest import MakeImage
 
-from resnet_cli.jobs.finetune_plan import plan_finetune
+from resnet_cli.jobs.plan import plan_finetune
 from resnet_cli.jobs.start import FinetuneRequest
 from resnet_cli.networks.catalogue import find_network
 from resnet_cli.networks.pretrained import BUNDLED

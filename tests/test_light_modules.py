@@ -109,6 +109,7 @@ print(json.dumps(found))
     assert in_fresh_process(script) == {"version": [0], "unknown": [2]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("asked", "expected"), [(None, True), ("0", False)], ids=["by itself", "unless it is told not to"])
 def test_tensorflow_starts_with_onednn_on_every_cpu(asked: str | None, expected: bool) -> None:
     script = """

@@ -58,7 +58,7 @@ def test_features_of_other_images_are_not_trusted(make_dataset: MakeDataset, mak
     member = Member(OpenVinoEngine(model, "many"), Geometry(32))
     features = pooled_features(run, paths)
     results = classify_pooled(model, iter([features[:20], features[20:]]), paths, member)
-    assert results is not None and [each.path for each in results] == paths
+    assert results is not None and [each.image for each in results] == paths
     (whole,) = member.engine.run(np.stack([decode_square(path, member.geometry) for path in paths]))
     assert np.abs(np.stack([each.probabilities for each in results if each.probabilities is not None]) - whole).max() < 1e-3
     assert classify_pooled(model, iter([features[::-1]]), paths, member) is None

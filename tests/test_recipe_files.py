@@ -15,6 +15,7 @@ from resnet_cli.networks.catalogue import find_network
 from resnet_cli.training.config import (
     FINETUNE_RECIPES,
     PAPER,
+    VIEW_KEYS,
     FinetuneConfig,
     TrainConfig,
     make_config,
@@ -296,7 +297,7 @@ def test_the_ranges_of_keys_hold_at_both_ends() -> None:
 def test_a_key_that_may_be_left_to_the_program_says_what_that_chooses() -> None:
     keys = keys_of(FinetuneConfig)
     assert {name: key.auto for name, key in keys.items() if key.auto} == {
-        **dict.fromkeys(("scale", "rotate", "shift", "color", "sharpness", "cutout"), "as augment says"),
+        **dict.fromkeys(VIEW_KEYS, "as augment says"),
         "val_split": "0.2, or 0.1 beside a test folder",
         "cache_limit": "half of what is free",
     }

@@ -19,7 +19,7 @@ from training_material import STEPS, HeldOut, Points, StopAfter, run, values
 
 from resnet_cli.errors import Interrupted, ResnetError
 from resnet_cli.jobs.finetune import run_finetune
-from resnet_cli.jobs.finetune_plan import plan_finetune
+from resnet_cli.jobs.plan import plan_finetune
 from resnet_cli.jobs.start import FinetuneRequest
 from resnet_cli.progress import Silent, Task
 from resnet_cli.runs.folder import read_history
@@ -110,6 +110,7 @@ def test_a_stopped_training_ends_with_the_same_weights(
     assert [record.epoch for record in result.history] == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_a_training_may_be_stopped_again_and_again(
     tmp_path: Path, uninterrupted: Callable[[TrainConfig], tuple[Path, list[np.ndarray]]]
 ) -> None:
@@ -158,6 +159,7 @@ def _power_is_gone() -> None:
     raise ResnetError("the power is gone")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [CONFIG, replace(CONFIG, ema=0.8)], ids=["plain", "with averaged weights"])
 def test_a_signal_ends_validation_at_its_next_batch_and_the_epoch_is_kept(config: TrainConfig, tmp_path: Path) -> None:
     expected, _ = run(tmp_path / "whole", config, held_out=ManyHeldOut())
@@ -179,6 +181,7 @@ def test_a_signal_ends_validation_at_its_next_batch_and_the_epoch_is_kept(config
     assert histories(tmp_path / "parts") == histories(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [CONFIG, replace(CONFIG, ema=0.8)], ids=["plain", "with averaged weights"])
 @pytest.mark.parametrize("twice", [False, True], ids=["once", "again in the validation that was left"])
 def test_a_loss_of_power_in_validation_costs_that_validation_alone(
@@ -213,6 +216,7 @@ def test_a_loss_of_power_in_a_long_epoch_costs_the_time_since_the_last_checkpoin
         np.testing.assert_array_equal(value, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ema", [0.0, 0.8])
 def test_short_epochs_are_not_saved_one_by_one(ema: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resnet_cli.training.callbacks.CHECKPOINT_SECONDS", 1000)
@@ -295,6 +299,7 @@ def test_fine_tuning_stopped_in_its_second_stage_goes_on_from_there(
     assert rates == ([0.002] * 2 if lr_find else [config.rate] * 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("title", ["reading training", "features of training", "learning rate", "measuring"])
 def test_fine_tuning_stops_wherever_it_is_asked_to(title: str, make_dataset: MakeDataset, tmp_path: Path) -> None:
     data = make_dataset(tmp_path / "pets", ("cat", "dog"), count=10)

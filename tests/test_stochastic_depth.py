@@ -93,6 +93,7 @@ def learner(policy: str) -> keras.Model:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"], indirect=True)
 def test_a_resumed_training_draws_what_it_would_have_drawn(policy: str, tmp_path: Path) -> None:
     batch = images(8)

@@ -92,6 +92,7 @@ def test_finetune_writes_both_stages(make_dataset: MakeDataset, run_cli: RunCli,
         assert_same_as_metrics(tmp_path / "run", stage, reader(tmp_path / "run" / "tensorboard" / stage))
 
 
+@pytest.mark.slow
 def test_train_writes_its_stage(make_dataset: MakeDataset, run_cli: RunCli, tmp_path: Path) -> None:
     data = make_dataset(tmp_path / "pets", ("cat", "dog"), count=6)
     options = ["--arch", "resnet8", "--batch-size", "8", "--epochs", "2", "--quiet", "--tensorboard"]

@@ -12,7 +12,7 @@ from training_material import StopAfter
 
 from resnet_cli.errors import Interrupted, ResnetError
 from resnet_cli.jobs.finetune import run_finetune
-from resnet_cli.jobs.finetune_plan import plan_finetune
+from resnet_cli.jobs.plan import plan_finetune
 from resnet_cli.jobs.start import FinetuneRequest
 from resnet_cli.progress import Silent
 from resnet_cli.runs.folder import read_history
@@ -107,6 +107,7 @@ def test_without_time_for_an_epoch_the_head_alone_is_trained_and_the_result_says
     assert [warning for warning in result["warnings"] if warning.startswith(told)]
 
 
+@pytest.mark.slow
 def test_what_was_planned_holds_when_the_run_goes_on(
     tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

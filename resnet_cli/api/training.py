@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from resnet_cli.api.run import PathLike, Run, call, data_path, load, optional_path, require_one_of
 from resnet_cli.errors import ResnetError
 from resnet_cli.jobs.environment import dataset_folder, tensorflow_import
-from resnet_cli.jobs.finetune_plan import plan_finetune
+from resnet_cli.jobs.plan import plan_finetune, plan_training
 from resnet_cli.jobs.start import FinetuneRequest, TrainRequest, let_go
-from resnet_cli.jobs.train_plan import plan_training
 from resnet_cli.networks.catalogue import Shortcut, find_network
 from resnet_cli.progress import Interruptible, Progress
 from resnet_cli.training.config import (

@@ -11,7 +11,7 @@ from resnet_cli.cli import recipe_options as o
 from resnet_cli.cli.console import print_result, print_search
 from resnet_cli.cli.reporter import Reporter
 from resnet_cli.jobs.environment import dataset_folder, tensorflow_import
-from resnet_cli.jobs.finetune_plan import plan_finetune
+from resnet_cli.jobs.plan import plan_finetune
 from resnet_cli.jobs.start import FinetuneRequest
 from resnet_cli.networks.catalogue import find_network
 from resnet_cli.training.config import FinetuneConfig, based_on, make_finetune_config, parse_duration
@@ -67,9 +67,21 @@ def finetune(
         find_network(arch)  # report a misspelt name before a data set is downloaded
     reporter = Reporter(quiet or json)
     folder = dataset_folder(dataset, reporter)
-    command = shlex.join(["resnet", *sys.argv[1:]])
-    where = (folder, arch, weights, image_size, resize, output, force, resume, strict, lr_find, tensorboard, command)
-    return _run(FinetuneRequest(*where), config, reporter, json)
+    request = FinetuneRequest(
+        dataset=folder,
+        arch=arch,
+        weights=weights,
+        image_size=image_size,
+        resize=resize,
+        output=output,
+        force=force,
+        resume=resume,
+        strict=strict,
+        lr_find=lr_find,
+        tensorboard=tensorboard,
+        command=shlex.join(["resnet", *sys.argv[1:]]),
+    )
+    return _run(request, config, reporter, json)
 
 
 def _run(request: FinetuneRequest, config: FinetuneConfig, reporter: Reporter, json: bool) -> None:

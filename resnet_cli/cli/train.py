@@ -13,8 +13,8 @@ from resnet_cli.cli import recipe_options as o
 from resnet_cli.cli.console import print_result, print_search
 from resnet_cli.cli.reporter import Reporter
 from resnet_cli.jobs.environment import dataset_folder, tensorflow_import
+from resnet_cli.jobs.plan import plan_training
 from resnet_cli.jobs.start import TrainRequest
-from resnet_cli.jobs.train_plan import plan_training
 from resnet_cli.networks.catalogue import find_network
 from resnet_cli.training.config import TrainConfig, based_on, make_config, parse_duration, require_teacher
 from resnet_cli.training.tensorboard import require_tensorboard

@@ -42,6 +42,8 @@ class Format:
             and LiteRT sum in another order; OpenVINO's weights are fp16, with 11 significant bits.
         write: writes a Keras model into an existing folder.
         load: loads the written files in the format's own runtime, which computes in float32.
+        runtime: the package that runs it, for whoever uses the export.
+        program: lines of classify.py that run it: `squares`, uint8 (N, H, W, 3), to probabilities (N, classes), returned.
         needs: packages of the `export` extra without which it cannot be written and checked.
     """
 
@@ -49,6 +51,8 @@ class Format:
     tolerance: float
     write: Callable[[Any, Path], None]
     load: Callable[[Path], Answer]
+    runtime: str
+    program: str
     needs: tuple[str, ...] = ()
 
 
@@ -191,17 +195,6 @@ def _load_openvino(path: Path) -> Answer:
     return lambda images: engine.run(images)[0]
 
 
-FORMATS: dict[FormatName, Format] = {
-    "savedmodel": Format(
-        ("", "saved_model.pb", "variables", "assets", "fingerprint.pb"), 1e-4, _write_savedmodel, _load_savedmodel
-    ),
-    "keras": Format(("model.keras",), 1e-4, _write_keras, _load_keras),
-    "onnx": Format(("model.onnx",), 1e-3, _write_onnx, _load_onnx, ("onnx", "tf2onnx", "onnxruntime")),
-    "tflite": Format(("model.tflite",), 1e-3, _write_tflite, _load_tflite),
-    "openvino": Format(("model.xml", "model.bin"), 2e-2, _write_openvino, _load_openvino),
-}
-
-
 _PROGRAM = '''"""Classify an image with the model in this folder: python {name} IMAGE
 
 The model takes RGB pixels 0 to 255, uint8, N x {size} x {size} x 3, and scales their values itself. It returns
@@ -263,41 +256,62 @@ _FIT = {
     return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BILINEAR))""",
 }
 
-_RUN: dict[FormatName, tuple[str, str]] = {
-    "savedmodel": (
-        "tensorflow",
-        f"""\
+FORMATS: dict[FormatName, Format] = {
+    "savedmodel": Format(
+        files=("", "saved_model.pb", "variables", "assets", "fingerprint.pb"),
+        tolerance=1e-4,
+        write=_write_savedmodel,
+        load=_load_savedmodel,
+        runtime="tensorflow",
+        program=f"""\
     import tensorflow as tf
 
     model = tf.saved_model.load(HERE)
     return model.signatures["serving_default"](tf.constant(squares))["{OUTPUT}"].numpy()""",
     ),
-    "keras": (
-        "tensorflow",
-        """\
+    "keras": Format(
+        files=("model.keras",),
+        tolerance=1e-4,
+        write=_write_keras,
+        load=_load_keras,
+        runtime="tensorflow",
+        program="""\
     import keras
 
     return keras.saving.load_model(HERE / "model.keras", compile=False).predict(squares, verbose=0)""",
     ),
-    "onnx": (
-        "onnxruntime",
-        f"""\
+    "onnx": Format(
+        files=("model.onnx",),
+        tolerance=1e-3,
+        write=_write_onnx,
+        load=_load_onnx,
+        needs=("onnx", "tf2onnx", "onnxruntime"),
+        runtime="onnxruntime",
+        program=f"""\
     import onnxruntime
 
     session = onnxruntime.InferenceSession(HERE / "model.onnx", providers=["CPUExecutionProvider"])
     return session.run(["{OUTPUT}"], {{"image": squares}})[0]""",
     ),
-    "tflite": (
-        "ai-edge-litert",
-        f"""\
+    "tflite": Format(
+        files=("model.tflite",),
+        tolerance=1e-3,
+        write=_write_tflite,
+        load=_load_tflite,
+        runtime="ai-edge-litert",
+        program=f"""\
     from ai_edge_litert.interpreter import Interpreter
 
     runner = Interpreter(model_path=str(HERE / "model.tflite")).get_signature_runner("serving_default")
     return runner(image=squares)["{OUTPUT}"]""",
     ),
-    "openvino": (
-        "openvino",
-        """\
+    "openvino": Format(
+        files=("model.xml", "model.bin"),
+        tolerance=2e-2,
+        write=_write_openvino,
+        load=_load_openvino,
+        runtime="openvino",
+        program="""\
     sys.modules["openvino_telemetry"] = None  # as if it were not installed: OpenVINO would report its use over the network
     import openvino
 
@@ -316,8 +330,8 @@ def example(name: FormatName, size: int, resize: str, fraction: float, classes: 
         fraction: share of the short side that a crop keeps, 0..1.
         classes: number of classes.
     """
-    needs, run = _RUN[name]
+    form = FORMATS[name]
     enough = round(size / fraction)
     fit = _FIT[resize].format(enough=enough)
     places = {"size": size, "enough": enough, "classes": classes, "labels": LABELS}
-    return _PROGRAM.format(name=EXAMPLE, needs=needs, fit=fit, run=run, **places)
+    return _PROGRAM.format(name=EXAMPLE, needs=form.runtime, fit=fit, run=form.program, **places)

@@ -20,7 +20,7 @@ from resnet_cli.jobs.ends import (
 )
 from resnet_cli.jobs.environment import kept_in_cache
 from resnet_cli.jobs.evaluate import write_measured
-from resnet_cli.jobs.finetune_plan import FinetunePlan
+from resnet_cli.jobs.plan import FinetunePlan
 from resnet_cli.jobs.record import result_record, run_record, warn_of_figures, warn_of_left_out
 from resnet_cli.jobs.start import PRECISION, FinetuneRequest, begin_run, begun_by, tell_other_precision
 from resnet_cli.networks.classifier import build_logits, load_backbone

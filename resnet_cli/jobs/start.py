@@ -17,7 +17,7 @@ from resnet_cli.files import at_home, write_text
 from resnet_cli.networks.catalogue import Shortcut
 from resnet_cli.progress import Progress
 from resnet_cli.runs.folder import RUNS, is_run_like, read_history, unfinished_runs
-from resnet_cli.training.config import FinetuneConfig
+from resnet_cli.training.config import FinetuneConfig, TrainConfig
 
 if TYPE_CHECKING:
     from resnet_cli.data.decode import Resize
@@ -255,7 +255,7 @@ def make_run_folder(place: Place) -> Path:
 
 
 def begun_with(folder: Path) -> dict[str, Any]:
-    """The configuration that an unfinished run began with; keys that fine-tuning did not have then have their defaults.
+    """The configuration that an unfinished run began with; keys that did not exist then have their defaults.
 
     Raises:
         ResnetError: it cannot be read.
@@ -263,9 +263,12 @@ def begun_with(folder: Path) -> dict[str, Any]:
     path = folder / _CONFIG
     try:
         before: dict[str, Any] = json.loads(path.read_text())
-        return {**asdict(FinetuneConfig()), **before} if "unfreeze" in before else before
     except (OSError, ValueError) as error:
         raise ResnetError(f"{path} cannot be read, so the run cannot be resumed", "begin a new run") from error
+    for key, config in (("unfreeze", FinetuneConfig()), ("schedule", TrainConfig())):
+        if key in before:
+            return {**asdict(config), **before}
+    return before
 
 
 def remember(folder: Path, name: str, value: Any) -> None:

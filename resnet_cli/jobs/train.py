@@ -1,7 +1,7 @@
 """The heavy half of `resnet train`: composes network, training, measuring and the run directory."""
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import keras
@@ -16,9 +16,9 @@ from resnet_cli.engines.teacher import TeacherEngine
 from resnet_cli.jobs.ends import as_read, read_splits_for_training, search_record, usable_rate, write_search, write_trained
 from resnet_cli.jobs.environment import kept_in_cache
 from resnet_cli.jobs.evaluate import write_measured
+from resnet_cli.jobs.plan import TrainPlan
 from resnet_cli.jobs.record import few_steps, result_record, run_record, warn_of_figures
 from resnet_cli.jobs.start import PRECISION, begin_run, begun_by, make_run_folder, tell_other_precision
-from resnet_cli.jobs.train_plan import TrainPlan
 from resnet_cli.networks.classifier import build_logits, load_backbone, set_pixel_mean
 from resnet_cli.networks.precision import prepare
 from resnet_cli.progress import NOTHING_YET, Progress, stop_if_asked
@@ -181,14 +181,4 @@ def _examined(
 
 
 def _augmentation(config: TrainConfig) -> Augmentation:
-    return Augmentation(
-        config.crop,
-        config.scale,
-        config.flip,
-        config.rotate,
-        config.shift,
-        config.color,
-        config.sharpness,
-        config.cutout,
-        config.mixup,
-    )
+    return Augmentation(**{each.name: getattr(config, each.name) for each in fields(Augmentation)})

@@ -162,6 +162,10 @@ class FinetuneConfig:
         """Whether training images are augmented at all."""
         return self.augment != "none" and self.views != 1
 
+    def share(self, has_test: bool) -> float:
+        """Share held out for validation: the one that was chosen, or the usual one, by whether there is a test folder."""
+        return self.val_split if self.val_split is not None else (0.1 if has_test else 0.2)
+
     @property
     def rate(self) -> float:
         """Peak learning rate of the fine-tuning phase: the chosen one, or the default of optimizer and layers."""
@@ -253,7 +257,7 @@ _TRAIN_NEEDS: _Needs = (
 )
 _TEACHER = ("teacher_weight", "temperature", "teacher_views")
 _PHASE = ("batch_size", "optimizer", "learning_rate", "warmup", "weight_decay", "label_smoothing", "patience")
-_VIEWS = ("scale", "rotate", "shift", "color", "sharpness", "cutout")
+VIEW_KEYS = ("scale", "rotate", "shift", "color", "sharpness", "cutout")
 _FINETUNE_NEEDS: _Needs = (
     (_PHASE, lambda c: c.unfreeze != "none", "it is about the fine-tuning phase, which unfreeze none skips"),
     (
@@ -272,7 +276,7 @@ _FINETUNE_NEEDS: _Needs = (
         lambda c: c.augment != "strong" or c.views != 1,
         "views 1 shows images as they are",
     ),
-    *(((name,), lambda c, name=name: c.augments or getattr(c, name) is None, "views are not augmented") for name in _VIEWS),
+    *(((name,), lambda c, name=name: c.augments or getattr(c, name) is None, "views are not augmented") for name in VIEW_KEYS),
     (("epochs",), lambda c: not (c.epochs and c.time_limit), "time_limit chooses the epochs"),
 )
 _NEEDS: dict[type, _Needs] = {TrainConfig: _TRAIN_NEEDS, FinetuneConfig: _FINETUNE_NEEDS}

@@ -7,6 +7,8 @@
     tail.py        the fine-tuning phase: which layers training/loop.py trains, by which recipe, and the batches of both phases
     time_limit.py  views and epochs that fit into --time-limit
 
+In files (metrics.jsonl, checkpoint/, `kept`) the fine-tuning phase is called "tail".
+
 On Ctrl-C, the rows computed so far are written (`Store.new_file`); a phase that AdamW trains writes a checkpoint
 (training/checkpoints.py). A solved head writes nothing: solving it again takes seconds. --resume runs the same steps in the
 same order and skips whatever is found on disk.

@@ -24,8 +24,8 @@ from resnet_cli.engines.base import Engine, good_batch
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import digest
 from resnet_cli.networks.catalogue import ClassifierSpec
-from resnet_cli.progress import Progress, stop_if_asked
-from resnet_cli.training.config import FinetuneConfig
+from resnet_cli.progress import GO_ON, Progress, stop_if_asked
+from resnet_cli.training.config import VIEW_KEYS, FinetuneConfig
 from resnet_cli.transfer.store import KEY, Block, Cache, ResumeRecord, Store, Stored, write_rows
 
 LIGHT = Augmentation("resized", scale=0.5)
@@ -47,7 +47,7 @@ def augmentation_of(config: FinetuneConfig, resize: Resize) -> Augmentation:
         return AS_IT_IS
     how = STRONG if config.augment == "strong" else LIGHT
     how = replace(how, flip=config.flip, scale=how.scale if resize == "crop" else round(how.scale**0.5, 2))
-    own = {name: getattr(config, name) for name in ("scale", "rotate", "shift", "color", "sharpness", "cutout")}
+    own = {name: getattr(config, name) for name in VIEW_KEYS}
     return replace(how, **{name: value for name, value in own.items() if value is not None})
 
 
@@ -78,7 +78,6 @@ class Material:
     tensorboard: bool = False
 
 
-NOT_YET = "type the same command with --resume; nothing was trained yet"
 _VIEW = 3  # purpose of the generators that draw views
 
 
@@ -162,7 +161,7 @@ def views_of(
     """
     identities: list[str] = []
     for identity in map_in_order(_identity, [sample.path for sample in images.samples]):
-        stop_if_asked(progress, NOT_YET)
+        stop_if_asked(progress, GO_ON)
         identities.append(identity)
     return Views(title, images, geometry, augmentation, per_image, seed, tuple(identities))
 
@@ -227,9 +226,9 @@ def frozen_rows(
         missing = [row for row, key in enumerate(keys) if not all(key in store for store in stores)]
         missing = list(views.readable(missing, unreadable))
         if missing:
-            progress.saved(NOT_YET)
+            progress.saved(GO_ON)
             write_rows(stores, _computed(engine, views, missing, keys, unreadable, progress))
-            progress.saved(NOT_YET)
+            progress.saved(GO_ON)
     record.add_unreadable({paths[index]: reason for index, reason in unreadable.items()})
     readable = [keys[row] for row in views.readable(range(len(views)), unreadable)]
     if cache is not None:
@@ -254,7 +253,7 @@ def _computed(
         yield [keys[row] for row in itertools.islice(rows, len(outputs[0]))], outputs
         progress.unsaved()
         task.advance(len(outputs[0]))
-        stop_if_asked(progress, NOT_YET)
+        stop_if_asked(progress, GO_ON)  # raised inside `write_rows`, which first makes the file whole
     task.finish()
 
 

@@ -19,13 +19,13 @@ from resnet_cli.files import write_text
 from resnet_cli.networks.catalogue import ClassifierSpec
 from resnet_cli.networks.classifier import add_head
 from resnet_cli.networks.weights import named_variables
-from resnet_cli.progress import Progress, stop_if_asked
+from resnet_cli.progress import GO_ON, Progress, stop_if_asked
 from resnet_cli.runs.folder import EpochRecord, read_history
 from resnet_cli.training.checkpoints import Stage
 from resnet_cli.training.config import FinetuneConfig, TrainConfig
 from resnet_cli.training.loop import TrainResult, balanced_weights, train
 from resnet_cli.training.tensorboard import EventFile
-from resnet_cli.transfer.features import NOT_YET, Material
+from resnet_cli.transfer.features import Material
 from resnet_cli.transfer.store import Stored
 from resnet_cli.transfer.tail import StoredBatches, StoredStream
 
@@ -133,7 +133,7 @@ def _solve(
 
     def after_each() -> None:
         task.advance()
-        stop_if_asked(progress, NOT_YET)
+        stop_if_asked(progress, GO_ON)
 
     linear = cross_validated(problem, np.arange(count) // rows.views, config.seed, after_each)
     task.finish()
@@ -156,9 +156,10 @@ def _solve(
 
 
 def _among_first(most: int, logits: Matrix, labels: NDArray[np.int64]) -> float:
-    """Share of rows whose class is among the `most` likeliest."""
+    """Share of rows whose class is among the `most` likeliest; of equal logits the first one counts, as in `argmax`."""
     own = logits[np.arange(len(labels)), labels][:, None]
-    return float(((logits > own).sum(1) < most).mean())
+    ahead = (logits > own) | ((logits == own) & (np.arange(logits.shape[1]) < labels[:, None]))
+    return float((ahead.sum(1) < most).mean())
 
 
 def _write(record: EpochRecord, stage: Stage) -> None:

@@ -20,7 +20,7 @@ from resnet_cli.engines.base import Engine
 from resnet_cli.engines.frozen import converted, engine_for
 from resnet_cli.networks.classifier import boundary_model, feature_model, freeze_batch_norm, prefix_model
 from resnet_cli.networks.weights import named_variables
-from resnet_cli.progress import Progress
+from resnet_cli.progress import GO_ON, Progress
 from resnet_cli.runs.folder import versions
 from resnet_cli.training.callbacks import SURE, is_perfect
 from resnet_cli.training.checkpoints import Stage
@@ -29,7 +29,6 @@ from resnet_cli.training.loop import TrainResult, train
 from resnet_cli.training.rate_finder import RateSearch, find_rate
 from resnet_cli.transfer.features import (
     AS_IT_IS,
-    NOT_YET,
     Material,
     frozen_rows,
     room_on_disk,
@@ -83,7 +82,7 @@ def run_frozen(model: keras.Model, material: Material, config: FinetuneConfig, p
         config: which layers are frozen.
         progress: where to report.
     """
-    progress.saved(NOT_YET)
+    progress.saved(GO_ON)
     limit = Limit(config.time_limit) if config.time_limit else None
     record = ResumeRecord(material.folder)
     part, usual = _choose_part(model, material, config, record, progress)
@@ -221,7 +220,7 @@ def transfer(
     second = _second_phase(model, frozen, config)
     recipe = second.recipe
     if choose_rate is not None:
-        rate = choose_rate(lambda: find_rate(second.model, second.stream, recipe, progress, NOT_YET))
+        rate = choose_rate(lambda: find_rate(second.model, second.stream, recipe, progress, GO_ON))
         if rate is None:
             return TransferResult(head, None, "head", "none")
         recipe = replace(recipe, learning_rate=rate)

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 
 from resnet_cli.engines.base import Engine, good_batch
 from resnet_cli.errors import ResnetError
-from resnet_cli.progress import Progress, how_long, stop_if_asked
+from resnet_cli.progress import GO_ON, Progress, how_long, stop_if_asked
 from resnet_cli.runs.folder import drop_checkpoint
 from resnet_cli.training.config import FinetuneConfig
 from resnet_cli.training.pace import MARGIN, measure_pace
-from resnet_cli.transfer.features import NOT_YET, Material, batched, views_of
+from resnet_cli.transfer.features import Material, batched, views_of
 from resnet_cli.transfer.tail import Tail
 
 # Share of the limit for the frozen layers, by `unfreeze`; the rest is for the epochs of the fine-tuning phase.
@@ -134,7 +134,7 @@ def measure_frozen(engine: Engine, material: Material, views: int, limit: float,
         engine.run(batch)  # compiles, or fills caches
     began, seen = time.perf_counter(), 0
     for outputs in engine.run_many(batches):
-        stop_if_asked(progress, NOT_YET)
+        stop_if_asked(progress, GO_ON)
         seen += len(outputs[0])
         if time.perf_counter() - began > limit * _MEASURING:
             break
@@ -165,7 +165,7 @@ def choose_views(
 def choose_epochs(limit: Limit, second: Tail, views: int, progress: Progress) -> int:
     """Epochs of the fine-tuning phase that fit into the time left; at most the usual number."""
     steps = second.stream.steps_per_epoch
-    pace = measure_pace(second.model, second.stream, second.held_out, second.recipe, limit.seconds, progress, hint=NOT_YET)
+    pace = measure_pace(second.model, second.stream, second.held_out, second.recipe, limit.seconds, progress, hint=GO_ON)
     epochs = min(second.recipe.epochs, pace.epochs_within(limit.seconds * MARGIN - limit.spent(), steps))
     if epochs:
         limit.plan(f"{views} views and {epochs} epochs", pace.seconds_of(epochs, steps))
