@@ -142,7 +142,7 @@ def test_finetune_runs_frozen_layers_and_measures_with_the_engine_that_was_asked
 def test_without_openvino_keras_takes_its_place_and_says_so(
     run: Path, fruit: Path, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    notice = f"OpenVINO is not installed, so Keras takes its place, which is slower; {MEND}\n"
+    notice = f"OpenVINO is not installed, so Keras is used instead, which is slower; {MEND}\n"
     images = sorted(fruit.rglob("*.png"))[::5]
     told = run_cli("predict", *images, "--run", run, "--json")
     assert (told.exit_code, told.stderr) == (0, notice)
@@ -170,7 +170,7 @@ def test_a_run_that_was_trained_without_openvino_is_answered_by_keras(
     image = next(fruit.rglob("*.png"))
     told = run_cli("predict", image, "--run", folder)
     assert told.exit_code == 0
-    assert told.stderr == f"there is no {folder / 'model.xml'}, so Keras answers from the weights, which is slower\n"
+    assert told.stderr == f"there is no {folder / 'model.xml'}, so Keras predicts from the weights, which is slower\n"
     refused = run_cli("predict", image, "--run", folder, "--engine", "openvino")
     assert (refused.exit_code, refused.stdout) == (1, "")
     assert refused.stderr.startswith(f"error: there is no {folder / 'model.xml'} for --engine openvino\n")
@@ -291,7 +291,7 @@ def test_a_converter_that_fails_costs_speed_and_no_finished_training(
         patch.setattr("openvino.convert_model", fails)
         result = run_cli("train", tiny_dataset, "--arch", "resnet8", "--epochs", 1, "--output", run, "--json")
     assert result.exit_code == 0, result.stderr
-    told = "OpenVINO cannot convert the network: no rule for this operation; Keras answers from the weights, which is slower"
+    told = "OpenVINO cannot convert the network: no rule for this operation; Keras predicts from the weights, which is slower"
     assert told in json.loads(result.stdout)["warnings"]
     assert not (run / "model.xml").exists()
     image = next(tiny_dataset.rglob("*.png"))

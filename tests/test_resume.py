@@ -370,7 +370,7 @@ def test_the_program_saves_and_says_how_to_go_on_when_it_is_terminated(
     done = len(histories(stopped))
     assert done < 20
     refused = run_cli(*command, "--output", stopped)
-    assert refused.exit_code == 1 and "holds an interrupted run" in refused.stderr and "--resume" in refused.stderr
+    assert refused.exit_code == 1 and "contains an interrupted run" in refused.stderr and "--resume" in refused.stderr
     # Nothing in the checkpoint depends on the process: this one goes on, and ends where one that was never stopped ends.
     resumed = run_cli(*command, "--output", stopped, "--resume")
     assert resumed.exit_code == 0, resumed.stderr
