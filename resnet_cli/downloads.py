@@ -1,6 +1,6 @@
-"""What every download shares: is its host there at all, and is it still moving (light: the standard library only).
+"""Checks for downloads: whether the host can be reached, and whether data still arrives (light: the standard library only).
 
-Keras' own downloads wait as long as the operating system does, which can be minutes; what uses this answers within seconds.
+Keras' own downloads wait for the operating system's timeout, which can be minutes; with these checks they fail within seconds.
 """
 
 import socket
@@ -14,12 +14,12 @@ from urllib.request import getproxies, proxy_bypass
 from resnet_cli.errors import Interrupted
 from resnet_cli.progress import Progress
 
-_PATIENCE = 3.0  # seconds for finding the host and its answer, together
-_STALLED = 30.0  # seconds without a byte after which a download is given up
+_PATIENCE = 3.0  # seconds for name lookup and connection together
+_STALLED = 30.0  # seconds without a byte after which a download is aborted
 
 
 def answers(url: str) -> bool:
-    """Whether the host, or the proxy on the way to it, takes a connection. Looking a name up can hang, so a thread does it."""
+    """Whether the host, or the proxy for it, accepts a connection. Runs in a thread, as a name lookup can hang."""
     target = urlsplit(url)
     proxy = getproxies().get(target.scheme)
     if proxy and not proxy_bypass(target.hostname or ""):
@@ -40,19 +40,19 @@ def answers(url: str) -> bool:
 
 
 def watch(download: Callable[[], None], size: Callable[[], int], progress: Progress, total: int | None = None) -> str:
-    """Let a thread download, and show how that grows until it ends.
+    """Run a download in a thread and show its progress.
 
     Args:
-        download: does it; what it raises becomes the answer.
-        size: bytes that are there by now.
-        progress: where to report, and what asks to stop.
-        total: bytes of the whole, where they are known: what is done after them may take its time.
+        download: the download; an exception becomes the returned reason.
+        size: returns the bytes downloaded so far.
+        progress: where to report; it also tells when a stop was requested.
+        total: bytes of the whole, if known: once they have arrived, there is no timeout for further processing.
 
     Returns:
         Why it failed, as the end of a sentence, or "".
 
     Raises:
-        Interrupted: a signal asked to stop; the thread is left to end with the program.
+        Interrupted: a signal requested a stop; the thread ends with the program.
     """
     failures: list[str] = []
 
@@ -75,9 +75,9 @@ def watch(download: Callable[[], None], size: Callable[[], int], progress: Progr
             task.advance(now // 10**6 - megabytes)
             before, megabytes = now, now // 10**6
             if time.monotonic() - grew > _STALLED:
-                return f"its download stood still for {_STALLED:.0f} seconds"
+                return f"its download received no data for {_STALLED:.0f} seconds"
             if progress.stop_signal():
-                raise Interrupted(progress.stop_signal(), "the download begins anew next time")
+                raise Interrupted(progress.stop_signal(), "the next run downloads it again")
     finally:
         task.finish()
     return "".join(failures)

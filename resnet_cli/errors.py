@@ -1,12 +1,12 @@
 """The one exception that a user may see. Every room raises it; only `cli/` turns it into text and an exit code.
 
-ResnetError        a problem that the user can mend: exit 1
+ResnetError        a problem that the user can fix: exit 1
   └─ Interrupted   Ctrl-C or SIGTERM, after everything was saved: exit 130 or 143
 """
 
 
 class ResnetError(Exception):
-    """A problem that the user can mend: printed as one `error:` line and one `hint:` line, exit code 1.
+    """A problem that the user can fix: printed as one `error:` line and one `hint:` line, exit code 1.
 
     Args:
         message: one sentence that names the file or option at fault.
@@ -22,11 +22,11 @@ class ResnetError(Exception):
 
 
 class Interrupted(ResnetError):
-    """Work was stopped by a signal and can go on later.
+    """Work was stopped by a signal and can be continued later.
 
     Args:
-        signal: its number; the exit code is 128 more, as shells count.
-        hint: how to go on.
+        signal: number of the signal; the exit code is 128 more, as in shells.
+        hint: how to continue.
     """
 
     def __init__(self, signal: int, hint: str = "") -> None:

@@ -1,6 +1,6 @@
-"""Files and folders that are whole or absent, whatever stops the program (light: the standard library only).
+"""Atomic writes: files and folders are complete or absent, even if the program is killed (light: the standard library only).
 
-In: a path, and what goes there.
+In: a path and its content.
 """
 
 import csv
@@ -17,44 +17,44 @@ from typing import Any
 
 from resnet_cli.errors import ResnetError
 
-UNFINISHED = ".partial-"  # what is still being written, or was when its process was killed, is called so
-# What a spreadsheet takes for the beginning of a formula, full-width forms and all (OWASP, "CSV Injection").
+UNFINISHED = ".partial-"  # in the names of files being written, or left behind by a killed process
+# Characters that start a formula in a spreadsheet, including full-width forms (OWASP, "CSV Injection").
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _ABANDONED = 24 * 60 * 60  # seconds
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all, in UTF-8; what names of files hold beside text stands there as escapes."""
+    """Write a text file atomically, in UTF-8; bytes of file names that are not text are escaped."""
     write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
-    """Write a CSV file whole or not at all."""
+    """Write a CSV file atomically."""
     write_text(path, "".join(map(csv_line, rows)))
 
 
 def csv_line(row: Iterable[Any]) -> str:
-    """A line of CSV with its end, which is a line feed; names of files may hold that, and carriage returns.
+    """A line of CSV, ending with a line feed; file names may contain line feeds and carriage returns, which are quoted.
 
-    Cells that are a `Path` go through `path_text`. Other cells are data and stay as they are.
+    Cells of type `Path` are converted by `path_text`; other cells are written unchanged.
     """
     row = [path_text(cell) if isinstance(cell, PurePath) else cell for cell in row]
     text = io.StringIO()
-    csv.writer(text, lineterminator="\r\n").writerow(row)  # Python quotes what ends lines, and nothing else of the kind
+    csv.writer(text, lineterminator="\r\n").writerow(row)  # Python only quotes the characters of its line terminator
     return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 def path_text(path: PurePath | str) -> str:
-    """A path, or a sentence that begins with one, as this program writes it for others to read: `./=a.png` for `=a.png`.
+    """A path, or a sentence that begins with one, made safe for spreadsheets: `./=a.png` for `=a.png`.
 
-    It names the same file, and no spreadsheet takes it for a formula. NUL, which no path can hold, becomes text.
+    It names the same file, but is not read as a formula. NUL, which no path can contain, is escaped.
     """
     text = str(path).replace("\0", "\\0")
     return f"./{text}" if text.startswith(_FORMULA) else text
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """Write a file whole or not at all: it is on the disk before it gets its name.
+    """Write a file atomically: it is flushed to disk before it gets its name.
 
     Raises:
         ResnetError: the disk is full, or the folder cannot be written.
@@ -72,8 +72,9 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
 
 @contextmanager
 def unfinished(path: Path) -> Iterator[Path]:
-    """A name beside `path` for what is still being written, a file or a folder: no other process has it, and what is left there
-    in the end goes. So does, after a day, what a killed process left.
+    """A unique temporary name next to `path` for a file or folder that is being written; leftovers are deleted on exit.
+
+    Leftovers of killed processes are deleted after a day.
     """
     for left in path.parent.glob(f"{UNFINISHED}????????-{glob.escape(path.name)}"):
         with suppress(OSError):
@@ -101,7 +102,7 @@ def digest(path: Path, algorithm: str = "sha256") -> str:
 
 
 def at_home(word: str) -> Path:
-    """`~/cat.jpg` in the user's home; `~cat.jpg`, where nobody is called so, is a file's name."""
+    """Expand `~/cat.jpg` to the user's home; `~cat.jpg` stays a file name if there is no such user."""
     try:
         return Path(word).expanduser()
     except RuntimeError:

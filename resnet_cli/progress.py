@@ -1,5 +1,5 @@
-"""What the core reports to while it works: a small protocol that the console implements with rich, stand-ins that show nothing,
-and what lets Ctrl-C stop a call of the Python API.
+"""Progress reporting: a small protocol that the console implements with rich, silent implementations, and the handling of
+Ctrl-C in a call of the Python API.
 """
 
 import warnings
@@ -11,78 +11,78 @@ from typing import Protocol
 from resnet_cli.errors import Interrupted
 
 NOTHING_YET = "nothing was trained yet: type the same command again"
-GO_ON = "type the same command with --resume to go on where it stopped"
+GO_ON = "type the same command with --resume to continue where it stopped"
 
 
 class Task(Protocol):
     """One bar: `advance` moves it, `finish` removes it."""
 
     def advance(self, steps: int = 1, figures: Mapping[str, float] | None = None) -> None:
-        """So many steps more are done; `figures`, such as the loss, stand beside the bar."""
+        """Advance by so many steps; `figures`, such as the loss, are shown next to the bar."""
         ...
 
     def finish(self) -> None:
-        """The work is done, and the bar goes."""
+        """End the task and remove the bar."""
         ...
 
 
 class Progress(Protocol):
-    """Where long work reports: bars that move, lines that stay, notices that cannot be missed, and warnings."""
+    """Where long work reports: progress bars, lines, notices and warnings."""
 
     @property
     def warnings(self) -> list[str]:
-        """Every warning of this command, in order, each once. A result carries them all."""
+        """All warnings of this command, in order, each once. They are part of the result."""
         ...
 
     def start(self, title: str, total: int | None) -> Task:
-        """Begin a bar of so many steps; None where nobody knows how many."""
+        """Start a bar of so many steps; None if the number is unknown."""
         ...
 
     def line(self, text: str) -> None:
-        """Say how far the work is; nobody has to read it."""
+        """Report progress; silenced by --quiet."""
         ...
 
     def notice(self, text: str) -> None:
-        """Say something that must be seen now, and does not concern the result."""
+        """Show something that must be seen now, but does not concern the result."""
         ...
 
     def warn(self, text: str) -> None:
-        """Say at once what a reader of the result must know, whatever is silenced, and keep it in `warnings`."""
+        """Show a warning about the result at once, even with --quiet, and add it to `warnings`."""
         ...
 
     def stop_signal(self) -> int:
-        """Number of the signal that asked to stop; 0 while none did. Long work asks between steps."""
+        """Number of the signal that requested a stop; 0 if there was none. Long work checks it between steps."""
         ...
 
     def saved(self, hint: str) -> None:
-        """All that is worth keeping is on the disk, so that a signal may end the process without waiting for a long call.
+        """Tell that all work is saved: from now on a signal may end the process without waiting for a long call.
 
         Args:
-            hint: how to go on then.
+            hint: how to continue then.
         """
         ...
 
     def unsaved(self) -> None:
-        """There is work that an end of the process would lose, until `saved` is called again: signals wait for its step."""
+        """Tell that there is unsaved work, until `saved` is called: signals wait for the end of the step."""
         ...
 
 
 def stop_if_asked(progress: Progress, hint: str) -> None:
-    """Stop where a signal asked for it.
+    """Stop if a signal requested it.
 
     Args:
-        progress: what knows of signals.
-        hint: how to go on.
+        progress: tells whether there was a signal.
+        hint: how to continue.
 
     Raises:
-        Interrupted: one did.
+        Interrupted: there was a signal.
     """
     if number := progress.stop_signal():
         raise Interrupted(number, hint)
 
 
 def how_long(seconds: float) -> str:
-    """A length of time in words: "40 s", "12 min", "2 h 5 min"."""
+    """A duration in words: "40 s", "12 min", "2 h 5 min"."""
     minutes = round(seconds / 60)
     if minutes < 2:
         return f"{seconds:.0f} s"
@@ -98,7 +98,7 @@ class _SilentTask:
 
 
 class Silent:
-    """Reports nothing: for tests, and for the core when nobody watches."""
+    """Reports nothing."""
 
     @cached_property
     def warnings(self) -> list[str]:
@@ -132,7 +132,7 @@ class Silent:
 
 
 class WarningsAlone(Silent):
-    """Shows nothing but warnings and notices, by Python's `warnings`: for a call of the API without progress."""
+    """Only shows warnings and notices, with Python's `warnings`: for an API call without progress."""
 
     def notice(self, text: str) -> None:
         """See `Progress`."""
@@ -146,13 +146,13 @@ class WarningsAlone(Silent):
 
 
 class Interruptible:
-    """The progress of one call, with its own list of warnings, that a signal can stop.
+    """The progress of one call, which a signal can stop; it has its own list of warnings.
 
-    Where nothing would be lost, `interrupt` raises KeyboardInterrupt at once, as Python does. While there is unsaved work it
-    asks to stop after the current step, and a second signal does not wait.
+    If there is no unsaved work, `interrupt` raises KeyboardInterrupt at once, as Python does. Otherwise it requests a stop
+    after the current step; a second signal stops at once.
 
     Args:
-        inner: what is told.
+        inner: the progress to report to.
     """
 
     def __init__(self, inner: Progress) -> None:
@@ -161,7 +161,7 @@ class Interruptible:
 
     @property
     def was_interrupted(self) -> bool:
-        """Whether a signal asked to stop while there was unsaved work."""
+        """Whether a signal requested a stop while there was unsaved work."""
         return self._signal > 0
 
     def interrupt(self, number: int, frame: FrameType | None) -> None:

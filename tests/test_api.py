@@ -201,11 +201,11 @@ def test_a_damaged_pil_image_is_named(run: resnet.Run, paths: list[Path], tmp_pa
 
 
 WRONG: dict[str, tuple[Callable[[resnet.Run, Path], Any], str]] = {
-    "views": (lambda run, data: run.predict(data, views=3), "views=3 is no choice"),
-    "top": (lambda run, data: run.predict(data, top=0), "top=0 names no class"),
-    "engine": (lambda run, data: run.predict(data, engine="torch"), "engine='torch' is no choice"),
-    "split": (lambda run, data: run.evaluate(split="all"), "split='all' is no choice"),
-    "format": (lambda run, data: run.export("pdf"), "format='pdf' is no choice"),
+    "views": (lambda run, data: run.predict(data, views=3), "views=3 is not allowed"),
+    "top": (lambda run, data: run.predict(data, top=0), "top=0 is too small"),
+    "engine": (lambda run, data: run.predict(data, engine="torch"), "engine='torch' is not allowed"),
+    "split": (lambda run, data: run.evaluate(split="all"), "split='all' is not allowed"),
+    "format": (lambda run, data: run.export("pdf"), "format='pdf' is not allowed"),
     "int8 of a format without": (
         lambda run, data: run.export("keras", quantize=True),
         "--quantize int8 goes with --format openvino, onnx, tflite, not with keras",

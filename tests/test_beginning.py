@@ -28,7 +28,7 @@ def test_two_runs_that_begin_together_do_not_share_a_folder(tmp_path: Path, monk
 def test_a_folder_that_was_named_and_is_taken_meanwhile_is_left_alone(tmp_path: Path) -> None:
     first, second = (place_of_run("fruit-resnet20", tmp_path / "run", False) for _ in range(2))
     begin_run(first, {"seed": 0}, "resnet train")
-    with pytest.raises(ResnetError, match=r"another run has begun in .*run meanwhile"):
+    with pytest.raises(ResnetError, match=r"another run has started in .*run meanwhile"):
         begin_run(second, {"seed": 1}, "resnet train")
     assert begun_with(tmp_path / "run")["seed"] == 0
     forced = place_of_run("fruit-resnet20", tmp_path / "run", True)
@@ -96,7 +96,7 @@ def test_a_run_that_stopped_half_way_is_told_and_one_that_is_going_on_is_not(
 def test_a_run_that_another_process_is_at_is_left_to_it(how: str, tmp_path: Path) -> None:
     folder = begin_run(place_of_run("fruit", tmp_path / "run", False), {"seed": 0}, "resnet train")
     told = elsewhere(f"place_of_run('fruit', Path(sys.argv[1]), {how})", folder)
-    assert "is still going on in another process" in told
+    assert "is locked by another process" in told
     assert begun_with(folder)["seed"] == 0
     assert place_of_run("fruit", folder, False, {}).folder == folder  # this process may
 
@@ -109,7 +109,7 @@ def test_of_runs_that_began_alike_the_one_that_nobody_is_at_goes_on(tmp_path: Pa
     os.utime(busy, (2e9, 2e9))
     resume = "print(place_of_run('fruit', None, False, {'seed': int(sys.argv[1])}).folder.name)"
     assert elsewhere(resume, 0) == "fruit\n"
-    assert "runs/fruit-3 is still going on" in elsewhere(resume, 1)
+    assert "runs/fruit-3 is locked" in elsewhere(resume, 1)
 
 
 @pytest.mark.parametrize("link", ["runs", "runs/fruit", "named"])
@@ -120,7 +120,7 @@ def test_a_link_that_leads_nowhere_is_no_place_for_a_run(link: str, tmp_path: Pa
     if link == "runs/fruit":
         assert place_of_run("fruit", None, False).folder == Path("runs/fruit-2")
         return
-    with pytest.raises(ResnetError, match="is a link to what is not there"):
+    with pytest.raises(ResnetError, match="is a broken link"):
         place_of_run("fruit", Path("named") if link == "named" else None, False)
 
 
@@ -156,7 +156,7 @@ def test_a_run_that_goes_on_in_another_precision_says_so(began: dict[str, str], 
     notices: list[str] = []
     folder = begin_run(place_of_run("fruit", tmp_path / "run", False), began, "resnet train")
     tell_other_precision(folder, "float32", Listener())
-    assert ["began in bfloat16 and goes on in float32" in text for text in notices] == [True] * told
+    assert ["began in bfloat16 and continues in float32" in text for text in notices] == [True] * told
 
 
 def test_a_run_that_an_older_program_began_goes_on_as_keys_that_it_lacks_had_their_defaults(

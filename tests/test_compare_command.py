@@ -269,8 +269,8 @@ def test_other_files_are_never_replaced_and_earlier_comparisons_are(
     Path("mine.png").write_bytes((tiny_dataset / "apple" / "000.png").read_bytes())
     Path("folder.svg").mkdir()
     for name, words in {
-        "mine.png": "exists and is no figure of",
-        "folder.svg": "exists and is no figure of",
+        "mine.png": "exists and is not a figure of",
+        "folder.svg": "exists and is not a figure of",
         "figure.pdf": "neither .png nor .svg",
         "mine.png/figure.png": "cannot write to",
     }.items():
@@ -284,7 +284,7 @@ def test_incomplete_and_damaged_runs_are_one_sentence(write_run: WriteRun, tiny_
     good = write_run("runs/good", tiny_dataset, SLOW)
     damages: dict[str, Callable[[Path], object]] = {
         "the run runs/0 is not complete": lambda run: (run / "run.json").unlink(),
-        "runs/1/metrics.jsonl holds no epoch": lambda run: (run / "metrics.jsonl").unlink(),
+        "runs/1/metrics.jsonl has no epoch": lambda run: (run / "metrics.jsonl").unlink(),
         "runs/2/metrics.jsonl cannot be read": lambda run: (run / "metrics.jsonl").write_text('{"stage": "train"}\n'),
         "runs/3/run.json does not describe a training": lambda run: (run / "run.json").write_text(
             '{"format": 1, "classes": ["a"]}'

@@ -276,12 +276,12 @@ def wrong_teachers(folder: Path) -> dict[str, tuple[Path, str]]:
     (folder / "broken").mkdir()
     (folder / "broken" / "model.onnx").write_bytes(b"no network")
     return {
-        "no labels": (nothing, "there is no labels.txt beside the teacher"),
-        "fewer labels": (make_teacher(folder / "few", classes=("red", "blue")), "has 3 classes, and its labels 2"),
+        "no labels": (nothing, "there is no labels.txt next to the teacher"),
+        "fewer labels": (make_teacher(folder / "few", classes=("red", "blue")), "has 3 classes, and 2 labels"),
         "a label twice": (make_teacher(folder / "twice", classes=("red", "red", "blue")), "a line more than once"),
         "float input": (make_teacher(folder / "float", kind="f32"), "takes f32 input, not uint8 images"),
         "fixed batch": (make_teacher(folder / "fixed", batch=4), "takes batches of exactly 4"),
-        "logits": (make_teacher(folder / "logits", ending=False), "gives no probabilities: its answers sum to"),
+        "logits": (make_teacher(folder / "logits", ending=False), "are not probabilities: they sum to"),
         "missing": (folder / "nowhere", "there is no teacher"),
         "a text": (folder / "note.txt", "neither a run nor an ONNX or OpenVINO file"),
         "broken": (folder / "broken", "cannot be read"),

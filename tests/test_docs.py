@@ -73,7 +73,7 @@ def test_the_page_says_what_decides_where_an_option_of_train_is_left_out() -> No
 
 @pytest.mark.parametrize(
     ("command", "default"),
-    [("finetune", "0.2, or 0.1 beside a test folder"), ("evaluate", "what the run held out"), ("export", "the newest")],
+    [("finetune", "0.2, or 0.1 beside a test folder"), ("evaluate", "the run's held-out images"), ("export", "the newest")],
 )
 def test_the_help_names_defaults_that_no_constant_holds(command: str, default: str, run_cli: RunCli) -> None:
     assert f"[default: {default}]" in " ".join(run_cli(command, "--help").stdout.replace("│", " ").split())

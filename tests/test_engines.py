@@ -142,7 +142,7 @@ def test_finetune_runs_frozen_layers_and_measures_with_the_engine_that_was_asked
 def test_without_openvino_keras_takes_its_place_and_says_so(
     run: Path, fruit: Path, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    notice = f"OpenVINO is not installed, so Keras takes its place, which is slower; {MEND}\n"
+    notice = f"OpenVINO is not installed, so Keras is used instead, which is slower; {MEND}\n"
     images = sorted(fruit.rglob("*.png"))[::5]
     told = run_cli("predict", *images, "--run", run, "--json")
     assert (told.exit_code, told.stderr) == (0, notice)
@@ -170,7 +170,7 @@ def test_a_run_that_was_trained_without_openvino_is_answered_by_keras(
     image = next(fruit.rglob("*.png"))
     told = run_cli("predict", image, "--run", folder)
     assert told.exit_code == 0
-    assert told.stderr == f"there is no {folder / 'model.xml'}, so Keras answers from the weights, which is slower\n"
+    assert told.stderr == f"there is no {folder / 'model.xml'}, so Keras predicts from the weights, which is slower\n"
     refused = run_cli("predict", image, "--run", folder, "--engine", "openvino")
     assert (refused.exit_code, refused.stdout) == (1, "")
     assert refused.stderr.startswith(f"error: there is no {folder / 'model.xml'} for --engine openvino\n")
@@ -192,12 +192,12 @@ def test_openvino_that_is_asked_for_and_cannot_be_had_is_one_sentence(
         assert refusals() == {f"error: OpenVINO is not installed\nhint: {MEND}\n"}
     with monkeypatch.context() as patch:
         patch.setattr(import_openvino(), "__version__", "2025.4.1-20426-82bbf0292c5-releases/2025/4")
-        assert refusals() == {f"error: OpenVINO 2025.4.1 is too old: {OLDEST} is the first that will do\nhint: {MEND}\n"}
+        assert refusals() == {f"error: OpenVINO 2025.4.1 is too old: at least {OLDEST} is needed\nhint: {MEND}\n"}
         assert predicted(run_cli, next(fruit.rglob("*.png")), "--run", run)
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     refused = run_cli("finetune", fruit, *QUICK, "--engine", "openvino")
     assert refused.stderr.endswith(
-        "error: --engine openvino cannot convert a network that Keras holds on jax\n"
+        "error: --engine openvino cannot convert networks of Keras' backend jax\n"
         "hint: --engine keras, or KERAS_BACKEND=tensorflow\n"
     )
     assert list(tmp_path.iterdir()) == []
@@ -291,7 +291,7 @@ def test_a_converter_that_fails_costs_speed_and_no_finished_training(
         patch.setattr("openvino.convert_model", fails)
         result = run_cli("train", tiny_dataset, "--arch", "resnet8", "--epochs", 1, "--output", run, "--json")
     assert result.exit_code == 0, result.stderr
-    told = "OpenVINO cannot convert the network: no rule for this operation; Keras answers from the weights, which is slower"
+    told = "OpenVINO cannot convert the network: no rule for this operation; Keras predicts from the weights, which is slower"
     assert told in json.loads(result.stdout)["warnings"]
     assert not (run / "model.xml").exists()
     image = next(tiny_dataset.rglob("*.png"))
@@ -305,7 +305,7 @@ def test_a_converter_that_fails_costs_speed_and_no_finished_training(
         )
     assert refused.exit_code == 1
     assert refused.stderr.endswith(
-        "error: OpenVINO cannot convert the network: no rule for this operation\nhint: --engine keras does without it\n"
+        "error: OpenVINO cannot convert the network: no rule for this operation\nhint: use --engine keras\n"
     )
 
 

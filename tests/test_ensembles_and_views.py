@@ -106,7 +106,7 @@ def test_evaluate_scores_the_mean_and_leaves_the_runs_own_files_alone(
     report = (tmp_path / "runs" / "ensemble" / "report.html").read_text()
     assert "resnet20, 32 pixels" in report and "plain20, 28 pixels" in report
     told = run_cli("evaluate", "--run", residual, "--run", plain, "--views", 2)
-    assert "2 runs together, 2 views" in told.stdout
+    assert "ensemble of 2 runs, 2 views" in told.stdout
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {"ensemble", "ensemble-2"}
     assert {folder: set(folder.iterdir()) for folder in names} == names
 

@@ -372,7 +372,7 @@ def test_only_openvino_answers_an_export(
         shutil.copy(run_folder / name, tmp_path)
     image = next((sample_data / "cars").iterdir())
     assert run_cli("predict", image, "--run", tmp_path).exit_code == 0
-    said = f"error: {tmp_path} is an export for OpenVINO, and only OpenVINO answers it"
+    said = f"error: {tmp_path} is an export for OpenVINO, and only OpenVINO can run it"
     asked = run_cli("predict", image, "--run", tmp_path, "--engine", "keras")
     monkeypatch.setitem(sys.modules, "openvino", None)
     missing = run_cli("predict", image, "--run", tmp_path)

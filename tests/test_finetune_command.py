@@ -167,12 +167,12 @@ def test_without_network_and_weights_the_bundled_backbone_stands_in_and_says_so(
     (tmp_path / "runs" / "fruit-resnet18-slim").mkdir(parents=True)
     result = run_cli("finetune", tiny_dataset, "--set", "views=2", "--epochs", 1, "--image-size", 32, "--quiet")
     assert result.exit_code == 0, result.stderr
-    assert "notice" in result.stderr and "resnet18-slim stands in for resnet50" in result.stderr
+    assert "notice" in result.stderr and "resnet18-slim is used instead of resnet50" in result.stderr
     # The folder of that name was taken, so the run has the next number.
     run = tmp_path / "runs" / "fruit-resnet18-slim-2"
     assert "resnet50" in record_of(run)["weights"]["fallback"]
     assert record_of(run)["weights"]["source"] == "bundled"
-    assert "the bundled backbone stands in for resnet50 with ImageNet weights" in record_of(run)["results"]["warnings"]
+    assert "the bundled backbone is used instead of resnet50 with ImageNet weights" in record_of(run)["results"]["warnings"]
     for line in ("held-out accuracy", "95 % interval", "apple", "run runs/fruit-resnet18-slim-2"):
         assert line in result.stdout
     assert "next: resnet predict image.jpg --run runs/fruit-resnet18-slim-2" in result.stdout

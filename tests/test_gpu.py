@@ -135,7 +135,7 @@ def test_many_images_are_scored_by_keras_where_it_sees_a_gpu(run: Path, run_cli:
 
 @pytest.mark.usefixtures("likely")
 def test_a_gpu_that_keras_does_not_see_is_told_and_openvino_answers(run: Path, run_cli: RunCli, tmp_path: Path) -> None:
-    told = "there is an NVIDIA GPU, but Keras does not see it on tensorflow: OpenVINO answers on the CPU"
+    told = "there is an NVIDIA GPU, but Keras does not see it on tensorflow: OpenVINO runs on the CPU"
     result = run_cli("evaluate", "--run", run, "--output", tmp_path / "figures")
     assert result.exit_code == 0
     assert told in result.stderr

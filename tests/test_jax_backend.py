@@ -136,7 +136,7 @@ def test_runs_say_which_backend_trained_them(session: Session) -> None:
 
 
 def test_an_interrupted_training_on_jax_ends_with_the_same_weights(session: Session) -> None:
-    assert session.results["jax", "interrupted"]["stderr"].endswith("--resume to go on where it stopped\n")
+    assert session.results["jax", "interrupted"]["stderr"].endswith("--resume to continue where it stopped\n")
     whole, resumed = (
         [(each.epoch, each.loss, each.accuracy, each.val_loss, each.val_accuracy, each.learning_rate) for each in history]
         for history in (read_history(session.folder / run / "metrics.jsonl") for run in ("whole", "stopped"))

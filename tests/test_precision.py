@@ -246,6 +246,6 @@ def test_an_operation_that_is_not_repeatable_on_a_gpu_is_one_sentence(
     result = run_cli("train", tiny_dataset, "--arch", "resnet8", "--output", tmp_path / "run")
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-2:] == [
-        "error: TensorFlow has no operation for this network on this GPU whose results are the same every time",
+        "error: TensorFlow has no deterministic operation for this network on this GPU",
         "hint: KERAS_BACKEND=jax trains on the GPU, CUDA_VISIBLE_DEVICES=-1 on the CPU",
     ]

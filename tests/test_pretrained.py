@@ -372,14 +372,14 @@ def test_a_run_of_another_network_is_refused(run_folder: Path) -> None:
 
 def test_a_weights_file_needs_the_name_of_its_network(run_folder: Path, tmp_path: Path) -> None:
     path = (run_folder / "model.weights.h5").rename(tmp_path / "mine.h5")
-    with pytest.raises(ResnetError, match="does not tell its network") as caught:
+    with pytest.raises(ResnetError, match="does not say which network it is for") as caught:
         choose_backbone("auto", str(path), Silent())
     assert "--arch" in caught.value.hint
     network, source = choose_backbone("resnet8", str(path), Silent(), "B")
     load_backbone(build_logits(ClassifierSpec(network, 2, 32)), network, source)
     for arch, shortcut, words in (
         ("resnet20", None, "lack conv2_block2_1_conv/kernel: they belong to another network"),
-        ("resnet8", "A", "hold conv3_block1_0_bn/beta as well: they belong to another network"),
+        ("resnet8", "A", "also have conv3_block1_0_bn/beta: they belong to another network"),
     ):
         other, source = choose_backbone(arch, str(path), Silent(), shortcut)
         with pytest.raises(ResnetError, match=words):

@@ -350,6 +350,6 @@ def test_an_export_for_another_program_is_no_run(finetuned_run: Finetuned, run_c
     result = run_cli("predict", image, "--run", tmp_path)
     assert result.exit_code == 1
     assert result.stderr == (
-        f"error: {tmp_path} is an export for other programs; this one answers with runs, and with exports to OpenVINO alone\n"
-        "hint: name a run with --run, or what `resnet export --format openvino` wrote\n"
+        f"error: {tmp_path} is an export for other programs; this one only loads runs and OpenVINO exports\n"
+        "hint: name a run with --run, or an export of `resnet export --format openvino`\n"
     )

@@ -147,7 +147,7 @@ def test_a_loss_that_is_no_number_ends_the_search() -> None:
     assert np.isfinite(search.losses).all()
     assert search.suggested is None or search.suggested < RATES[55]
     assert_same(everything(model), before)
-    with pytest.raises(ResnetError, match=r"the loss is no number even at the learning rate 0\.0001"):
+    with pytest.raises(ResnetError, match=r"the loss is NaN or Inf even at the learning rate 0\.0001"):
         find_rate(model, Spoiled(), TrainConfig(), Silent())
     assert_same(everything(model), before)
 

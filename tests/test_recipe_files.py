@@ -97,14 +97,14 @@ def test_another_optimizer_or_schedule_than_the_files_leaves_what_belonged_to_it
     [
         ("droput = 0.3", "my.toml: there is no key droput; did you mean dropout?", "--show lists all keys"),
         ("weight-decay = 0.1", "my.toml: there is no key weight-decay; did you mean weight_decay?", "--show lists all keys"),
-        ('dropout = "much"', "my.toml: dropout = much is no value of dropout", "dropout takes: number, 0 to 0.9"),
-        ("epochs = 2.5", "my.toml: epochs = 2.5 is no value of epochs", "epochs takes: whole number, "),
-        ("epochs = true", "my.toml: epochs = True is no value of epochs", "epochs takes: whole number, "),
-        ("flip = 1", "my.toml: flip = 1 is no value of flip", "flip takes: true or false"),
+        ('dropout = "much"', "my.toml: dropout = much is not a valid value", "dropout takes: number, 0 to 0.9"),
+        ("epochs = 2.5", "my.toml: epochs = 2.5 is not a valid value", "epochs takes: whole number, "),
+        ("epochs = true", "my.toml: epochs = True is not a valid value", "epochs takes: whole number, "),
+        ("flip = 1", "my.toml: flip = 1 is not a valid value", "flip takes: true or false"),
         ("dropout = 1.5", "my.toml: dropout = 1.5 is out of range", "dropout takes: number, 0 to 0.9"),
         ("learning_rate = -1", "my.toml: learning_rate = -1 is out of range", "learning_rate takes: number, 0 or more"),
         ("learning_rate = nan", "my.toml: learning_rate = nan is not a finite number", "learning_rate takes: number"),
-        ('optimizer = "lion"', "my.toml: optimizer = lion is no value of optimizer", "optimizer takes: sgd, muon, adam, adamw"),
+        ('optimizer = "lion"', "my.toml: optimizer = lion is not a valid value", "optimizer takes: sgd, muon, adam, adamw"),
         ("[training]\nepochs = 3", "my.toml: there is no key training", "--show lists all keys"),
         ("epochs = 3\ndropout 0.1", "my.toml is not TOML: ", "(at line 2, column 9)"),
         ("epochs = 3\nepochs = 4\n", "my.toml is not TOML: ", "line 2"),
@@ -141,11 +141,11 @@ def test_a_recipe_that_is_not_there_is_said(command: str, run_cli: RunCli, tmp_p
     [
         (["--set", "droput=0.3"], "--set droput=0.3: there is no key droput; did you mean dropout?"),
         (["--set", "dropout"], "--set dropout is not written as KEY=VALUE"),
-        (["--set", "dropout=much"], "--set dropout=much: dropout = much is no value of dropout"),
+        (["--set", "dropout=much"], "--set dropout=much: dropout = much is not a valid value"),
         (["--set", "dropout=0.95"], "--set dropout=0.95: dropout = 0.95 is out of range"),
         (["--set", "dropout=inf"], "--set dropout=inf: dropout = inf is not a finite number"),
-        (["--set", "epochs=2.5"], "--set epochs=2.5: epochs = 2.5 is no value of epochs"),
-        (["--set", "class_weights=maybe"], "class_weights = maybe is no value of class_weights"),
+        (["--set", "epochs=2.5"], "--set epochs=2.5: epochs = 2.5 is not a valid value"),
+        (["--set", "class_weights=maybe"], "class_weights = maybe is not a valid value"),
         (["--set", "epochs=3", "--epochs", 3], "--set epochs=3 and --epochs are the same: leave one out"),
         (["--set", "batch_size=8", "--batch-size", 9], "--set batch_size=8 and --batch-size are the same"),
         (["--set", "dropout=0.1", "--set", "dropout=0.2"], "--set dropout is given twice: leave one out"),
@@ -193,7 +193,7 @@ def test_python_gets_the_same_checks() -> None:
         train_config(droput=0.3)
     with pytest.raises(ResnetError, match=r"^rotate = 200 is out of range$"):
         make_finetune_config(None, {"rotate": 200})
-    with pytest.raises(ResnetError, match=r"^views = 4.0 is no value of views$"):
+    with pytest.raises(ResnetError, match=r"^views = 4.0 is not a valid value$"):
         make_finetune_config(None, {"views": 4.0})
     config = make_finetune_config(None, {"dropout": 0, "val_split": None, "scale": "auto"})
     assert config == replace(FINETUNE_RECIPES["default"], dropout=0.0)

@@ -28,7 +28,7 @@ from resnet_cli.training.config import FinetuneConfig, TrainConfig
 from resnet_cli.training.pace import Pace
 
 CONFIG = TrainConfig(epochs=4, optimizer="adamw", learning_rate=0.03, weight_decay=0.01)
-HINT = "type the same command with --resume to go on where it stopped"
+HINT = "type the same command with --resume to continue where it stopped"
 QUICK = ["--arch", "resnet8", "--batch-size", "8", "--learning-rate", "0.02"]
 
 
@@ -370,7 +370,7 @@ def test_the_program_saves_and_says_how_to_go_on_when_it_is_terminated(
     done = len(histories(stopped))
     assert done < 20
     refused = run_cli(*command, "--output", stopped)
-    assert refused.exit_code == 1 and "holds an interrupted run" in refused.stderr and "--resume" in refused.stderr
+    assert refused.exit_code == 1 and "contains an interrupted run" in refused.stderr and "--resume" in refused.stderr
     # Nothing in the checkpoint depends on the process: this one goes on, and ends where one that was never stopped ends.
     resumed = run_cli(*command, "--output", stopped, "--resume")
     assert resumed.exit_code == 0, resumed.stderr

@@ -1,7 +1,7 @@
-"""A finished run in Python: evaluate, predict, export (light: what computes is imported when a call needs it).
+"""A finished run in Python: evaluate, predict, export (light: heavy modules are imported when a call needs them).
 
-In: a run's folder; images as files or in memory. Out: figures, predictions, an export's folder. Also what all calls of the API
-share: they show progress in terminals and notebooks, lose no warning without it, and listen to Ctrl-C until they end.
+In: a run's folder; images as files or in memory. Out: metrics, predictions, an export's folder. Also the common parts of all
+API calls: progress in terminals and notebooks, warnings without progress, and the handling of Ctrl-C.
 """
 
 import os
@@ -36,17 +36,17 @@ if TYPE_CHECKING:
 PathLike = str | os.PathLike[str]
 Views = Literal[1, 2, 10]
 
-_RESUME = "what was trained is saved: the same call with resume=True goes on where it stopped"
+_RESUME = "the training is saved: the same call with resume=True continues where it stopped"
 
 
 @contextmanager
 def call(progress: bool | Progress) -> Iterator[Interruptible]:
-    """One call of the API belongs inside: Ctrl-C is a KeyboardInterrupt, after saving what it would lose.
+    """The context of an API call: Ctrl-C raises KeyboardInterrupt, after unsaved work has been saved.
 
-    Handlers of signals are those of the caller again when it ends; handlers of its own are left alone.
+    On exit the caller's signal handlers are restored; the caller's own handlers of Ctrl-C are not replaced.
 
     Args:
-        progress: True shows it in the terminal or notebook, False gives Python's warnings alone, an object is told.
+        progress: True shows it in the terminal or notebook, False only gives Python's warnings, an object is called.
     """
     shown, close = _shown(progress)
     inside = Interruptible(shown)
@@ -67,7 +67,7 @@ def call(progress: bool | Progress) -> Iterator[Interruptible]:
 
 
 def _shown(progress: bool | Progress) -> tuple[Progress, Callable[[], None]]:
-    """What a call reports to, and how that is ended."""
+    """The progress object of a call, and the function that closes it."""
     if progress is True:
         from resnet_cli.cli.reporter import Reporter
 
@@ -77,13 +77,13 @@ def _shown(progress: bool | Progress) -> tuple[Progress, Callable[[], None]]:
 
 
 def require_one_of(name: str, value: object, choices: Sequence[object]) -> None:
-    """Refuse an argument that is none of some values.
+    """Refuse an argument that is not one of the allowed values.
 
     Raises:
-        ResnetError: it is none.
+        ResnetError: it is not.
     """
     if value not in choices:
-        raise ResnetError(f"{name}={value!r} is no choice", f"choose {', '.join(map(repr, choices))}")
+        raise ResnetError(f"{name}={value!r} is not allowed", f"choose {', '.join(map(repr, choices))}")
 
 
 def optional_path(given: PathLike | None) -> Path | None:
@@ -99,10 +99,10 @@ def data_path(given: PathLike) -> Path:
 
 
 def load(folder: PathLike | None = None) -> "Run":
-    """Open a finished run, or what `export("openvino")` wrote.
+    """Open a finished run, or an export of `export("openvino")`.
 
     Args:
-        folder: the run's; None for the newest one under runs/.
+        folder: the run folder; None for the newest run under runs/.
 
     Raises:
         ResnetError: there is none, or it is not complete.
@@ -117,7 +117,7 @@ def load(folder: PathLike | None = None) -> "Run":
 
 
 class Run:
-    """A finished run, or an OpenVINO export of one; `finetune`, `train` and `load` give it.
+    """A finished run, or an OpenVINO export of one; returned by `finetune`, `train` and `load`.
 
     Example:
         >>> run = resnet.load()  # doctest: +SKIP
@@ -144,7 +144,7 @@ class Run:
 
     @property
     def results(self) -> dict[str, Any]:
-        """What `finetune --json` and `train --json` print (docs/cli.md); empty for an export."""
+        """The JSON output of `finetune --json` and `train --json` (docs/cli.md); empty for an export."""
         return dict(self._run.record.get("results", {}))
 
     def evaluate(
@@ -162,9 +162,9 @@ class Run:
         """Measure the classifier as `resnet evaluate` does, which also writes predictions.csv, confusion.csv and report.html.
 
         Args:
-            data: folder, or name of a known data set, whose images are scored; None for those that the run held out.
-            split: "val", "test" or "train"; None for test images where there are any, else validation images.
-            views: of each image that are averaged: 1, 2 or 10.
+            data: folder, or name of a known data set, whose images are scored; None for the run's held-out images.
+            split: "val", "test" or "train"; None for test images if there are any, else validation images.
+            views: views of each image to average: 1, 2 or 10.
             engine, output, allow_changed, strict: as the options of the command.
             progress: as for `finetune`.
 
@@ -197,18 +197,18 @@ class Run:
         engine: EngineName = "auto",
         progress: bool | Progress = False,
     ) -> "list[Prediction]":
-        """Say what images show, as `resnet predict` does; the engine stays loaded for the next call.
+        """Classify images, as `resnet predict` does; the engine stays loaded for the next call.
 
         Args:
             images: a file, folder or pattern; a PIL image; an array uint8 (H, W, 3) or (N, H, W, 3), RGB; or any number of
                 files, folders, PIL images and arrays (H, W, 3).
-            views: of each image that are averaged: 1, 2 or 10.
-            top: how many classes to name.
+            views: views of each image to average: 1, 2 or 10.
+            top: number of most probable classes to return.
             engine: as the option of the command.
             progress: as for `finetune`.
 
         Returns:
-            One prediction per image, in order, with `label`, `probability`, `top` and, of a file, `path`.
+            One prediction per image, in order, with `label`, `probability`, `top` and, for files, `path`.
 
         Raises:
             ResnetError: an image cannot be read; the message names it.
@@ -220,7 +220,7 @@ class Run:
         require_one_of("views", views, get_args(Views))
         require_one_of("engine", engine, get_args(EngineName))
         if top < 1:
-            raise ResnetError(f"top={top} names no class", "give 1 or more")
+            raise ResnetError(f"top={top} is too small", "give 1 or more")
         from resnet_cli.inference.classify import predict
 
         with call(progress) as shown:
@@ -230,7 +230,7 @@ class Run:
             found = []
             for prediction in predict(sources, members, self.classes, top, views):
                 if prediction.error is not None:
-                    raise ResnetError(prediction.error, "leave it out; no other image was wrong before it")
+                    raise ResnetError(prediction.error, "leave it out; all images before it could be read")
                 found.append(prediction)
                 task.advance()
             task.finish()
@@ -251,16 +251,16 @@ class Run:
         Args:
             format: "savedmodel", "keras", "onnx", "tflite" or "openvino".
             output: folder to write; None for export/<format>[-int8] in the run.
-            quantize: with 8-bit weights and activations.
-            max_drop: points of held-out top-1 that these may lose; None for the usual bound.
-            force: replace an export that is there.
+            quantize: use 8-bit weights and activations (int8).
+            max_drop: points of held-out top-1 that int8 may lose; None for the default.
+            force: replace an existing export.
             progress: as for `finetune`.
 
         Returns:
             The folder with the model, labels.txt and classify.py, an absolute path; `load` opens that of "openvino".
 
         Raises:
-            ResnetError: a package is missing, the folder exists, or the written model answers differently.
+            ResnetError: a package is missing, the folder exists, or the exported model's probabilities differ.
 
         Example:
             >>> resnet.load().export("onnx") / "model.onnx"  # doctest: +SKIP

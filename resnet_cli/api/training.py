@@ -1,4 +1,4 @@
-"""From a folder of images to a run: `check`, `finetune` and `train` (light: what computes is imported when a call needs it).
+"""From a folder of images to a run: `check`, `finetune` and `train` (light: heavy modules are imported when a call needs them).
 
 In: a folder and arguments. Out: problems; a `Run`. Arguments become the requests and configurations of the commands.
 """
@@ -60,10 +60,10 @@ def finetune(
     Args:
         data: a folder with one folder of images per class, or the name of a known data set.
         arch, weights, resize, output, force, resume, strict: as the options of the command.
-        image_size: input side in pixels; None follows network and images.
+        image_size: input side in pixels; None chooses it by network and image sizes.
         recipe: name or TOML file of a recipe; see docs/recipes.md.
         unfreeze, epochs, batch_size, learning_rate, val_split, seed: keys of the recipe; None keeps the recipe's value.
-        time_limit: of both phases, such as "10m"; views and epochs are chosen to fit.
+        time_limit: limit of both phases, such as "10m"; views and epochs are chosen to fit.
         settings: any other keys of the recipe by name, such as {"dropout": 0.3}.
         progress: True shows it, False does not, an object of the `Progress` protocol is told.
 
@@ -112,7 +112,7 @@ def train(
         image_size: input side in pixels; None for the network's.
         recipe: name or TOML file of a recipe; see docs/recipes.md.
         epochs, batch_size, learning_rate, val_split, seed: keys of the recipe; None keeps the recipe's value.
-        time_limit: of the training itself, such as "30m"; epochs are chosen to fit.
+        time_limit: limit of the training itself, such as "30m"; epochs are chosen to fit.
         settings: any other keys of the recipe by name, such as {"mixup": 0.2}.
         progress: True shows it, False does not, an object of the `Progress` protocol is told.
 
@@ -132,7 +132,7 @@ def train(
 
 
 def check(data: PathLike, *, progress: bool | Progress = True) -> "Inspection":
-    """Look for what is wrong with a data set, as `resnet check` does: damaged files, copies, leaks, small classes.
+    """Check a data set for problems, as `resnet check` does: damaged files, copies, leaks, small classes.
 
     Args:
         data: a folder with one folder of images per class, or the name of a known data set.
@@ -157,7 +157,7 @@ def check(data: PathLike, *, progress: bool | Progress = True) -> "Inspection":
 
 
 def _given(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of a recipe that a call named, by an argument or in `settings`."""
+    """The keys of a recipe that a call set, by an argument or in `settings`."""
     named = {name: asked[name] for name in _KEYS if asked[name] is not None}
     settings = dict(asked["settings"] or {})
     if twice := sorted(named.keys() & settings.keys()):
@@ -186,7 +186,7 @@ def _train_config(asked: Mapping[str, Any]) -> TrainConfig:
 def _finetune_request(asked: Mapping[str, Any], progress: Progress) -> FinetuneRequest:
     require_one_of("resize", asked["resize"], get_args(Resize))
     if asked["arch"] != "auto":
-        find_network(asked["arch"])  # a misspelt name is told before a data set is fetched
+        find_network(asked["arch"])  # report a misspelt name before a data set is downloaded
     return FinetuneRequest(
         dataset=dataset_folder(data_path(asked["data"]), progress),
         arch=asked["arch"],
@@ -226,7 +226,7 @@ def _train_request(asked: Mapping[str, Any], progress: Progress) -> TrainRequest
 
 
 def _spelled(function: Callable[..., Run], asked: Mapping[str, Any]) -> str:
-    """A call as run.json keeps it: with what is not the default."""
+    """The text of a call for run.json: with all arguments that are not defaults."""
     usual = inspect.signature(function).parameters
     named = {name: value for name, value in asked.items() if name not in ("data", "progress", "resume")}
     plain = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in named.items()}
@@ -236,7 +236,7 @@ def _spelled(function: Callable[..., Run], asked: Mapping[str, Any]) -> str:
 
 @contextmanager
 def _training(progress: bool | Progress) -> Iterator[Interruptible]:
-    """A call that trains: whatever ends it, the run is not held any more."""
+    """The context of a call that trains: in any case, the lock of the run is released."""
     with call(progress) as shown:
         try:
             yield shown
@@ -245,7 +245,7 @@ def _training(progress: bool | Progress) -> Iterator[Interruptible]:
 
 
 def _finished(work: Callable[[], dict[str, Any]]) -> Run:
-    """Do the heavy part of a training, and leave Keras and the random states as they were found."""
+    """Do the heavy part of a training, and restore Keras' settings and random states."""
     from resnet_cli.networks.precision import settings_put_back
 
     with settings_put_back():

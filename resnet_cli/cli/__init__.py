@@ -1,1 +1,1 @@
-"""Parse, call one job, print: one file a command. Nothing else prints or exits."""
+"""The command line: one file per command, which parses, calls one job and prints. Only this room prints or exits."""

@@ -1,5 +1,5 @@
-"""The program `resnet`: its commands, each imported when it is called, and the one place where errors become text and exit
-codes (light).
+"""The program `resnet`: its commands, each imported when it is called; only this module turns errors into text and exit codes
+(light).
 """
 
 import errno
@@ -18,17 +18,17 @@ from resnet_cli.cli import console
 from resnet_cli.cli.console import ReaderGone, Table, let_go_of_stdout, out, results_to_stdout
 from resnet_cli.errors import ResnetError
 
-_WIDE = 100  # columns that the tables of the longest options need
+_WIDE = 100  # columns that help tables with the longest options need
 
 # The first sentence of each command's own help, in the order of the list.
 SUMMARIES = {
     "finetune": "Turn a folder of photos into a classifier, from a pretrained network.",
     "train": "Train a network of the residual papers on a folder of images, from scratch or from weights.",
     "evaluate": "Measure a classifier: top-1, top-5, per class, confusion; writes predictions.csv and confusion.csv.",
-    "predict": "Say what images show. Without any run: ImageNet's 1,000 classes.",
+    "predict": "Classify images; without any run, into ImageNet's 1,000 classes.",
     "export": "Write a classifier for other programs, and check it on held-out images.",
-    "compare": "Compare runs in a table and one figure of error curves; runs of other seeds share a row.",
-    "check": "Look for what is wrong with a data set: damaged files, copies, leaks, small classes.",
+    "compare": "Compare runs in a table and a figure of error curves; runs that differ only by seed share a row.",
+    "check": "Check a data set for problems: damaged files, copies, leaks, small classes.",
     "models": "List every network: family, depth, parameters, input size, and where its weights come from.",
 }
 
@@ -59,15 +59,15 @@ def command_function(name: str) -> Callable[..., Any]:
 
 
 class Command(TyperCommand):
-    """A command whose plain help page has its panels, and that knows which of its former options are keys of a recipe."""
+    """A command with panels on its plain help page, and hints for former options that are recipe keys now."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Typer's own, but an option that became a key is answered by what to type."""
+        """Parse as Typer does; the error for an option that became a recipe key says what to type instead."""
         words = list(args)
         try:
             return list(super().parse_args(ctx, args))
         except Exception as error:
-            # Typer's newer versions have a click of their own, whose errors no public name tells.
+            # Newer versions of Typer contain their own click, whose errors have no public name.
             if type(error).__name__ == "NoSuchOption":
                 _tell_key(self.name or "", words, error)
             raise
@@ -92,7 +92,7 @@ class Command(TyperCommand):
 
 
 def _tell_key(command: str, words: list[str], error: Any) -> None:
-    """Say instead of "no such option" which key of the recipe does what the option did."""
+    """Name the recipe key that replaced an option, instead of "no such option"."""
     from resnet_cli.cli.recipe_options import instead_of_option
 
     for place, word in enumerate(words):
@@ -106,10 +106,10 @@ def _tell_key(command: str, words: list[str], error: Any) -> None:
 
 
 class LateCommands(TyperGroup):
-    """A group that lists its commands by their summaries and builds the one that is called."""
+    """A group that lists its commands by their summaries and only imports the one that is called."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Print the list of commands. Typer's own page would be as long in importing as everything else."""
+        """Print the list of commands; Typer's own page would take as long to import as all commands."""
         out.print(f"\n[bold yellow]Usage:[/] resnet COMMAND [OPTIONS]\n\n{self.help}\n")
         table = Table.grid(padding=(0, 2))
         for name, summary in SUMMARIES.items():
@@ -125,10 +125,10 @@ class LateCommands(TyperGroup):
 
 
 def _build(name: str) -> Any:
-    # Typer's tables cut the names of options off where they are too narrow; its plain page breaks lines instead.
+    # On narrow terminals, Typer's tables truncate the names of options; its plain page wraps lines instead.
     wide = out.width >= _WIDE
     alone = typer.Typer(add_completion=False, rich_markup_mode="rich" if wide else None)
-    # An empty line between examples: Typer joins the lines of a paragraph.
+    # Empty lines between examples, as Typer joins the lines of a paragraph.
     examples = "\n\n".join(("Examples:", *EXAMPLES[name]))
     alone.command(name, cls=Command, context_settings=_HELP, epilog=examples)(command_function(name))
     command: Any = typer.main.get_command(alone)
@@ -163,13 +163,13 @@ def root(version: bool = typer.Option(False, "--version", callback=_version, is_
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Of the machine or of its GPU, in the words of Python, TensorFlow and jax."""
+    """Whether an error of Python, TensorFlow or jax means that the machine or its GPU is out of memory."""
     told = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
     return told or type(error).__name__ == "ResourceExhaustedError" or "RESOURCE_EXHAUSTED" in str(error)
 
 
 def _has_no_repeatable_operation(error: Exception) -> bool:
-    """TensorFlow's refusal of an operation whose results on a GPU would differ from time to time."""
+    """Whether an error is TensorFlow's refusal of an operation without a deterministic GPU kernel."""
     return type(error).__name__ == "UnimplementedError" and "determinis" in str(error).lower()
 
 
@@ -187,13 +187,13 @@ def main() -> None:
         sys.exit(141)
     except Exception as error:
         if isinstance(error, OSError) and error.filename is not None:
-            # What a path may be refused for is endless: too long a name, a closed folder above, a disk that is gone.
+            # There are many reasons: a name that is too long, a parent folder without permission, a missing disk.
             console.print_error(f"{error.filename}: {error.strerror}", "")
         elif _is_out_of_memory(error):
             console.print_error("there is not enough memory for this", "a smaller --batch-size or --image-size needs less")
         elif _has_no_repeatable_operation(error):
             console.print_error(
-                "TensorFlow has no operation for this network on this GPU whose results are the same every time",
+                "TensorFlow has no deterministic operation for this network on this GPU",
                 "KERAS_BACKEND=jax trains on the GPU, CUDA_VISIBLE_DEVICES=-1 on the CPU",
             )
         else:
@@ -201,5 +201,5 @@ def main() -> None:
         sys.exit(1)
     finally:
         let_go_of_stdout()
-        # The process ends: to look for garbage among all that TensorFlow made would take one to two seconds more.
+        # The process ends: collecting TensorFlow's garbage would take one to two seconds more.
         gc.freeze()

@@ -1,4 +1,4 @@
-"""`resnet check`: what is wrong with a data set, before an hour is spent on it."""
+"""`resnet check`: find the problems of a data set before time is spent on training."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from resnet_cli.jobs.environment import dataset_folder
 if TYPE_CHECKING:
     from resnet_cli.data.check import Inspection, Problem
 
-# Kinds in the order in which they are told, with what to do about them.
+# Kinds of problems in the order of the report, with advice.
 _ADVICE = {
-    "unreadable": "mind the permissions of the folder",
+    "unreadable": "check the permissions of the folder",
     "bad-name": "rename the folder",
     "two-splits": "keep one of the folders",
     "beside-train": "rename the train folder if it is a class; otherwise move the others into it, or away",
@@ -31,18 +31,18 @@ _ADVICE = {
     "one-class": "add a second class folder",
     "corrupt": "remove or replace them; training leaves them out",
     "conflict": "keep each image in one class",
-    "leak": "remove the copies from training; they flatter the held-out figure",
+    "leak": "remove the copies from training; they make the held-out accuracy too high",
     "duplicate": "remove the copies",
-    "near-duplicate": "look at them, and keep one of each where they are the same photo",
-    "small-class": "add images; ten a class is little, a hundred is good",
+    "near-duplicate": "compare them, and keep one if they show the same photo",
+    "small-class": "add images; ten per class are few, a hundred are good",
     "imbalance": "add images to the small classes, or train with --set class_weights=true",
-    "mirror-sensitive": "train with --no-flip where a mirrored image is wrong",
+    "mirror-sensitive": "train with --no-flip if mirrored images are wrong",
     "dark-16-bit": "multiply the values by 16",
     "hidden-folder": "rename the folder without the dot if it is a class",
     "tiny-image": "replace them by larger ones",
     "wrong-extension": "rename them, so that other programs can open them",
-    "not-a-image": "nothing, or move them elsewhere; training passes them over",
-    "left-out": "see the reasons; training passes them over",
+    "not-a-image": "nothing, or move them elsewhere; training skips them",
+    "left-out": "see the reasons; training skips them",
 }
 _SHOWN_PATHS, _SHOWN_CLASSES = 3, 30
 
@@ -53,16 +53,16 @@ def check(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Look for what is wrong with a data set: damaged files, copies, leaks, small classes.
+    """Check a data set for problems: damaged files, copies, leaks, small classes.
 
-    Errors, which spoil training or its figures (exit code 1): corrupt images, the same image in two classes (conflict) or
+    Errors, which spoil training or its results (exit code 1): corrupt images, the same image in two classes (conflict) or
     in two splits (leak), class folders that differ between splits (class-mismatch), are empty, or cannot be read; folders that
     may be classes or splits (split-or-class, beside-train, two-splits); and, without a val folder, a class of one image or of
     copies of one, so that none can be held out (indivisible).
 
     Warnings (exit code 0): copies in one folder (duplicate), images that look the same (near-duplicate), fewer than 10
     images in a class (small-class), a class more than 5 times as large as another (imbalance), images below 16 pixels
-    (tiny-image), file endings that tell another format (wrong-extension), 12-bit values in 16-bit files (dark-16-bit), class
+    (tiny-image), file extensions of another format (wrong-extension), 12-bit values in 16-bit files (dark-16-bit), class
     names which suggest that a mirrored image is wrong (mirror-sensitive), hidden folders with images (hidden-folder), and files
     that are skipped.
     """
@@ -101,7 +101,7 @@ def _print_kind(kind: str, problems: list[Problem], advice: str) -> None:
     colour = "red" if problems[0].severity == "error" else "yellow"
     console.out.print(f"\n[bold {colour}]{problems[0].severity}: {kind}[/] ({len(problems)})  {advice}")
     for problem in problems[:_SHOWN_PATHS]:
-        # The sentences about folders name the path themselves.
+        # Messages about folders already name the path.
         line = problem.detail if str(problem.path) in problem.detail else f"{problem.path}: {problem.detail}"
         console.out.print(f"  {console.escape(line)}")
     if len(problems) > _SHOWN_PATHS:

@@ -1,4 +1,4 @@
-"""`resnet compare`: error curves and figures of several runs on one sheet (light)."""
+"""`resnet compare`: a table and a figure of error curves of several runs (light)."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -26,11 +26,11 @@ _TEST = " kept, test = the weights of the run on the test folder, which chose no
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, all trained on one data set.")],
     output: Annotated[
-        Path, typer.Option(help="Figure to write, .png or .svg; replaces an earlier comparison, no other file.")
+        Path, typer.Option(help="Figure to write, .png or .svg; only an earlier comparison is overwritten.")
     ] = Path("compare.png"),
     json: Json = False,
 ) -> None:
-    """Compare runs in a table and one figure of error curves; runs of other seeds share a row."""
+    """Compare runs in a table and a figure of error curves; runs that differ only by seed share a row."""
     from resnet_cli.jobs.compare import group_by_seed, make_rows, notes_on, read_runs
     from resnet_cli.reports.curves import Curve, check_image, draw_comparison
 
@@ -61,7 +61,7 @@ def compare(
 def _print_table(rows: "Sequence[Row]", title: str, held_out: str) -> None:
     several = any(len(row.runs) > 1 for row in rows)
     tested = any(row.test_error for row in rows)
-    # Up to ten columns in eighty characters: no lines between them, and ± below its mean.
+    # Up to ten columns in eighty characters: without lines between them, and ± in the line below the mean.
     table = console.Table(title=console.escape(title), caption_justify="left", box=None, padding=(0, 1, 0, 0))
     table.caption = _CAPTION + (_TEST if tested else "") + (_SEEDS if several else "")
     table.add_column("\nnetwork")
@@ -86,7 +86,7 @@ def _print_table(rows: "Sequence[Row]", title: str, held_out: str) -> None:
             f"{row.images_per_second:,.0f}",
             str(timedelta(seconds=round(row.seconds))),
         )
-    # On a narrower terminal lines go on below: rich would leave the names out.
+    # On a narrower terminal lines wrap: rich would omit the names.
     table.width = console.full_width(table)
     console.out.print(table)
 

@@ -1,6 +1,6 @@
-"""The console: what prints, and what is read. Progress and notices go to stderr, results to stdout (light: typer and rich).
+"""The console: printing and stdin. Progress and notices go to stderr, results to stdout (light: typer and rich).
 
-What happens where a stream cannot be written, or ends, is decided here.
+It also handles streams that are closed or cannot be written.
 """
 
 import codecs
@@ -24,16 +24,16 @@ from resnet_cli.data.threads import PAUSE, Pause
 from resnet_cli.errors import ResnetError
 from resnet_cli.progress import how_long
 
-_CHUNK = 1 << 16  # bytes of stdin, at most, that are read at once
+_CHUNK = 1 << 16  # most bytes of stdin in one read
 _AHEAD = 16  # chunks
 
 
 class ReaderGone(Exception):
-    """Nobody reads the result any more (head, less). No OSError: rich and typer have exit codes of their own for those."""
+    """The reader of stdout has closed it (head, less). Not an OSError: rich and typer have their own exit codes for those."""
 
 
 class _Results:
-    """Stdout, but what cannot be written to it is an error of this program's."""
+    """Stdout; a failed write raises an error of this program."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -51,7 +51,7 @@ class _Results:
 
 
 class _Notices:
-    """Stderr, but no command fails because nobody can be told how it goes."""
+    """Stderr; failed writes are ignored, so that no command fails because of them."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -78,18 +78,18 @@ class _Notices:
 
 @contextmanager
 def results_to_stdout() -> Iterator[None]:
-    """A command belongs inside: when it ends, what it printed has left this process.
+    """The context of a command: on exit, everything that it printed has been flushed.
 
     Raises:
         ResnetError: stdout is closed, or cannot be written.
-        ReaderGone: nobody reads it any more.
+        ReaderGone: the reader has closed it.
     """
     if sys.stderr is None:
-        # Closed. Libraries write to it by either name, and a file that is opened later must not become it.
+        # Stdout is closed. Libraries write to both of its names, and a file opened later must not get its descriptor.
         _discard(2)
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 -- a descriptor, for as long as the process lives
     for stream in (sys.stdout, sys.stderr):
-        # File names need not be text in the terminal's encoding: show them with escapes instead of failing.
+        # File names may not fit the terminal's encoding: escape them instead of failing.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     if sys.stdout is None:
@@ -104,7 +104,7 @@ def results_to_stdout() -> Iterator[None]:
 
 
 def let_go_of_stdout() -> None:
-    """Forget what cannot be written: the interpreter would try again at its end, and complain."""
+    """Discard what cannot be written: the interpreter would try again on exit, and print an error."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -113,16 +113,16 @@ def let_go_of_stdout() -> None:
 
 
 def bytes_of_stdin() -> Iterator[bytes | Pause] | None:
-    """What comes on stdin, as soon as it comes, with a pause where nothing is there yet; None where stdin is closed.
+    """The bytes of stdin as they arrive, with a pause while nothing is available; None if stdin is closed.
 
     Raises:
-        ResnetError: while it is iterated: stdin cannot be read.
+        ResnetError: during iteration: stdin cannot be read.
     """
     return None if sys.stdin is None else _as_it_comes(sys.stdin.buffer)
 
 
 def _as_it_comes(stream: Any) -> Iterator[bytes | Pause]:
-    # Unbuffered: a thread that waits in a buffered reader holds its lock, and the interpreter could not end.
+    # Unbuffered: a thread that waits in a buffered reader holds its lock, and the interpreter could not exit.
     raw = getattr(stream, "raw", stream)
     chunks: queue.Queue[bytes | OSError] = queue.Queue(_AHEAD)
 
@@ -148,13 +148,13 @@ def _as_it_comes(stream: Any) -> Iterator[bytes | Pause]:
 
 def _next(chunks: queue.Queue[bytes | OSError]) -> bytes | OSError:
     while True:
-        # On Windows, Ctrl-C does not end a wait without a limit.
+        # On Windows, Ctrl-C does not interrupt a wait without a timeout.
         with suppress(queue.Empty):
             return chunks.get(timeout=1)
 
 
 def _discard(descriptor: int) -> None:
-    """From here on, what is written to a descriptor goes nowhere."""
+    """Redirect a descriptor to the null device."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     if nowhere != descriptor:
         os.dup2(nowhere, descriptor)
@@ -173,22 +173,22 @@ def _one_sentence() -> Iterator[None]:
 
 __all__ = ["Table", "err", "escape", "full_width", "json_text", "out", "print_error", "print_json"]
 
-# Names of files come out as they are: no emoji for what stands between colons.
+# Print file names unchanged: no emoji for words between colons.
 out = Console(highlight=False, soft_wrap=True, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 _WIDEST = 10_000  # columns, more than any table has
 
-# Control characters but tab and line feed: a terminal would obey them.
+# Control characters except tab and line feed: a terminal would interpret them.
 _CONTROL = {code: repr(chr(code))[1:-1] for code in (*range(9), *range(11, 32), *range(127, 160))}
 
 
 def escape(text: str) -> str:
-    """Text for rich that comes out as it is: no markup in it, and control characters as escapes."""
+    """Escape text for rich, so that it is printed literally: markup and control characters."""
     return markup.escape(text.translate(_CONTROL))
 
 
 def full_width(table: Table) -> int:
-    """Columns that a table takes where nothing of it is cut off."""
+    """Columns that a table needs without truncation."""
     return out.measure(table, options=out.options.update(width=_WIDEST)).maximum
 
 
@@ -210,15 +210,15 @@ def print_error(message: str, hint: str) -> None:
 
 
 def _writes_utf8(encoding: str | None) -> bool:
-    # A stream of text alone, as in tests, has none.
+    # A pure text stream, as in tests, has no encoding.
     return encoding is None or codecs.lookup(encoding).name == "utf-8"
 
 
-_SHOWN = 40  # classes that the table lists
+_SHOWN = 40  # most classes in the table
 
 
 def print_result(result: dict[str, Any]) -> None:
-    """Print the JSON contract of `finetune` and `train` for a person."""
+    """Print the results of `finetune` and `train` as text."""
     split = "test" if "test" in result else "val"
     headline = result[split]
     low, high = headline["top1_interval"]
@@ -246,9 +246,9 @@ def print_result(result: dict[str, Any]) -> None:
     if result.get("fine_tuning") == "skipped":
         out.print("fine-tuning: skipped, the head left nothing to gain in validation")
     elif result.get("fine_tuning") == "no time":
-        out.print("fine-tuning: left out, the time limit was too short for it")
+        out.print("fine-tuning: skipped, the time limit was too short for it")
     elif result.get("fine_tuning") == "stopped early":
-        out.print(f"fine-tuning: stopped after {result['fine_tuning_epochs']} epochs, for lack of further gain")
+        out.print(f"fine-tuning: stopped after {result['fine_tuning_epochs']} epochs without further gain")
     if warnings := len(result["warnings"]):
         out.print(f"[yellow]{warnings} {'warning' if warnings == 1 else 'warnings'}[/], see above or the report")
     run = shlex.quote(result["run"])
@@ -259,9 +259,9 @@ def print_result(result: dict[str, Any]) -> None:
 
 
 def print_search(result: dict[str, Any]) -> None:
-    """Print what a range test of the learning rate came to."""
+    """Print the result of a learning-rate range test."""
     if result["suggested"] is None:
-        out.print("[bold]no rate is suggested[/]: the loss fell nowhere clearly")
+        out.print("[bold]no rate is suggested[/]: the loss did not clearly fall at any rate")
     else:
         out.print(f"[bold]suggested: --learning-rate {result['suggested']:g}[/]")
     out.print(f"plot: {escape(result['plot'])}; figures: rate.csv beside it")

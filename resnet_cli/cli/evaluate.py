@@ -1,4 +1,4 @@
-"""`resnet evaluate`: the figures of a run, or of several together, on held-out images or on any folder."""
+"""`resnet evaluate`: measure a run, or an ensemble of runs, on held-out images or on any folder."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,18 +15,16 @@ if TYPE_CHECKING:
     from resnet_cli.inference.metrics import Evaluation
     from resnet_cli.jobs.evaluate import Evaluated
 
-_MANY = 12  # classes, more than which no terminal has room for
+_MANY = 12  # most classes in a confusion table on the terminal
 
 
 Dataset = Annotated[
     Path | None,
-    typer.Argument(help="Folder to score; or cifar10, cifar100.  \\[default: what the run held out]", parser=dataset_path),
+    typer.Argument(help="Folder to score; or cifar10, cifar100.  \\[default: the run's held-out images]", parser=dataset_path),
 ]
 Split = Annotated[
     SplitName | None,
-    typer.Option(
-        help="Images of the run or of DATASET to score; train scores images that were trained on.  \\[default: test, else val]"
-    ),
+    typer.Option(help="Split of the run or of DATASET to score; train scores training images.  \\[default: test, else val]"),
 ]
 MinAccuracy = Annotated[float | None, typer.Option(min=0, max=1, help="Exit 3 if top-1 is lower, 0..1.")]
 Output = Annotated[
@@ -57,14 +55,14 @@ def evaluate(
 ) -> None:
     """Measure a classifier: top-1, top-5, per class, confusion; writes predictions.csv and confusion.csv.
 
-    Several `--run` form an ensemble: probabilities are averaged, classes are matched by name, and no image is scored that one
-    of the runs was trained on, unless `--split train` asks for those. Held-out images whose content has changed since training
-    are named and left out. `--views 10` crops from a short side of image size / 0.875; a network for small images that
-    was trained on padded crops, as the papers do on CIFAR, gets crops of the image padded as in training. Earlier figures of
-    the same run and data set are replaced, those of several runs or of an export are not; nothing is written into an export.
+    Several `--run` form an ensemble: probabilities are averaged, classes are matched by name, and training images of any of the
+    runs are not scored, except with `--split train`. Held-out images that have changed since training are named and left out.
+    `--views 10` crops from a short side of image size / 0.875; a network for small images that was trained on padded crops, as
+    in the papers on CIFAR, gets crops of the image padded as in training. Earlier results of the same run and data set are
+    replaced, those of several runs or of an export are not; nothing is written into an export.
     """
     if allow_changed and dataset is not None:
-        raise typer.BadParameter("--allow-changed is for the images that a run held out: leave it out with a DATASET")
+        raise typer.BadParameter("--allow-changed is for a run's held-out images: leave it out with a DATASET")
     from resnet_cli.jobs.evaluate import EvaluateRequest, run_evaluation
 
     where = (run or (), dataset, split, int(views), engine, output, allow_changed, strict)
@@ -81,7 +79,7 @@ def evaluate(
 
 def _print_result(done: "Evaluated") -> None:
     measured, runs = done.measured, len(done.runs)
-    together = f", {runs} runs together" if runs > 1 else ""
+    together = f", ensemble of {runs} runs" if runs > 1 else ""
     crops = f", {measured.views} views" if measured.views > 1 else ""
     _print_tables(measured.figures, f"{measured.scored.name}, {measured.scored.split}{together}{crops}")
     console.out.print(f"report: {console.escape(str(done.folder / 'report.html'))}; worst images first: predictions.csv")

@@ -1,4 +1,4 @@
-"""`resnet export`: a run's classifier as a file that answers without this program."""
+"""`resnet export`: write a run's classifier as a file that runs without this program."""
 
 import os
 import signal
@@ -56,15 +56,15 @@ def export(
 ) -> None:
     """Write a classifier for other programs, and check it on held-out images.
 
-    Pixel values are scaled inside; classify.py beside the model shows how an image becomes its pixels.
-    `predict` and `evaluate` take what `--format openvino` wrote as a --run.
+    The model takes unscaled pixels; classify.py, in the same folder, shows how to prepare an image.
+    `predict` and `evaluate` accept exports of `--format openvino` as a --run.
     """
     request = ExportRequest(format, run, bool(quantize), max_drop, output, force)
     try:
         require_possible(request)
     except ResnetError as error:
         raise typer.BadParameter(error.message) from None
-    # The converters read TensorFlow's graphs, whichever backend trained the run, and a GPU would be taken for nothing.
+    # The converters need TensorFlow's graphs, whichever backend trained the run; a GPU is not needed.
     os.environ.update(KERAS_BACKEND="tensorflow", CUDA_VISIBLE_DEVICES="-1")
     signal.signal(signal.SIGTERM, _stop)
     done = run_export(request, Reporter(quiet or json))
@@ -79,7 +79,7 @@ def export(
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    # Not an exception that a converter might take for its own: the folder it was writing into goes, and the program ends.
+    # Not an ordinary exception, which a converter might catch: the partial folder is deleted, and the program exits.
     sys.exit(128 + number)
 
 
@@ -95,7 +95,7 @@ def _print_result(exported: "Exported", geometry: "Geometry", classes: int, othe
         f"input          RGB pixels 0 to 255, uint8, N x {size} x {size} x 3 ({fitted[geometry.resize]}, bilinear)"
     )
     console.out.print(f"output         probabilities, N x {classes}, in the order of {LABELS}")
-    console.out.print(f"use            as {EXAMPLE} beside it does, from an image's file to its class")
+    console.out.print(f"use            see {EXAMPLE} in the same folder: from an image file to its class")
     console.out.print(
         f"checked        on {parity.images} {parity.source}: probabilities differ from those of {other} by at most"
         f" {parity.max_probability_difference:.1e}, the best class agrees on {parity.top1_agreement:.1%}"

@@ -1,4 +1,4 @@
-"""Options that mean the same in every command (light)."""
+"""Options with the same meaning in several commands (light)."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,7 +9,7 @@ from resnet_cli.engines import EngineName
 
 
 def dataset_path(typed: str) -> Path:
-    """What a command was given as its data set; `./cifar10` stays a folder: a name is the bare word."""
+    """The data set as typed; only the bare word `cifar10` is a name, `./cifar10` is a folder."""
     from resnet_cli.data.named import NAMED
 
     path = Path(typed)
@@ -23,16 +23,14 @@ RunFolders = Annotated[
     list[Path] | None,
     typer.Option("--run", help="Run folder; several form an ensemble: probabilities are averaged.  \\[default: the newest]"),
 ]
-# Words, not numbers: older versions of click cannot choose among numbers.
+# Words, not numbers: older versions of click do not support choices of numbers.
 Views = Annotated[
     Literal["1", "2", "10"],
-    typer.Option(
-        help="Views of an image that are averaged: 2 adds its mirror image; 10 are corners and centre, both mirrored."
-    ),
+    typer.Option(help="Views of an image to average: 2 = with its mirror image; 10 = corners and centre, also mirrored."),
 ]
 Engine = Annotated[
     EngineName,
-    typer.Option(help="What runs networks forward; auto is OpenVINO, or Keras where that is missing or on a GPU."),
+    typer.Option(help="Engine of forward passes; auto: OpenVINO, but Keras on a GPU or if OpenVINO is missing."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]

@@ -23,13 +23,13 @@ def predict(
     run: RunFolders = None,
     views: Views = "1",
     engine: Engine = "auto",
-    top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 5,
+    top: Annotated[int, typer.Option(min=1, help="Number of most probable classes to print.")] = 5,
     json: Json = False,
     null: Annotated[bool, typer.Option("--null", "-0", help="Paths on stdin end with NUL, as after find -print0.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print the result as CSV.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notices.")] = False,
 ) -> None:
-    """Say what images show. Without any run: ImageNet's 1,000 classes."""
+    """Classify images; without any run, into ImageNet's 1,000 classes."""
     if json and csv:
         raise typer.BadParameter("--json and --csv exclude each other")
     if null and "-" not in images:
@@ -48,7 +48,7 @@ def predict(
 
 
 def _show_json(runs: Sequence[str], results: "Iterable[Prediction]") -> int:
-    """One array, written as it grows: an image that is answered does not wait for the next one."""
+    """One array, written as it grows: each result is printed before the next one is computed."""
     failed = 0
     first = True
     for result in results:
@@ -86,7 +86,7 @@ def _show_csv(runs: Sequence[str], results: "Iterable[Prediction]") -> int:
 
 
 def _show_text(results: "Iterable[Prediction]") -> int:
-    """A block per image: the best class beside its path, the others below."""
+    """A block per image: its path and the most probable class, then the others."""
     failed = 0
     for result in results:
         if result.error is not None:

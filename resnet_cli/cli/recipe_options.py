@@ -1,6 +1,6 @@
-"""The options of `train` and `finetune`, one name each, so that a command's signature is a list; keys of recipes (light).
+"""The options of `train` and `finetune` as named types for the commands' signatures; keys of recipes (light).
 
-What people type often is an option; everything else is a key of the configuration, set by `--set` or a recipe file.
+Common settings are options; all others are keys of the recipe, set by `--set` or a recipe file.
 """
 
 import shlex
@@ -38,7 +38,7 @@ _KEYS: dict[type, dict[str, Key]] = {config: keys_of(config) for config in _CONF
 
 
 def _of_key(config: type[TrainConfig] | type[FinetuneConfig], name: str, panel: str) -> Any:
-    """The option of a key: its help and range are the key's."""
+    """The option of a recipe key, with the key's help and range."""
     key = _KEYS[config][name]
     default = "the recipe's" if config is TrainConfig else key.auto or _word(getattr(FINETUNE_RECIPES["default"], name))
     text = f"{key.text}  \\[default: {default}]"
@@ -72,7 +72,7 @@ def _settings(config: type) -> Any:
 
 
 Dataset = Annotated[Path | None, DATASET]
-Strict = Annotated[bool, _option(DATA, "Stop at a damaged image; without it those are named and left out.", "--strict")]
+Strict = Annotated[bool, _option(DATA, "Stop at a damaged image; otherwise these are named and left out.", "--strict")]
 Resize = Annotated[
     Literal["crop", "pad", "squash"],
     _option(DATA, "How an image becomes a square: crop its middle, pad it with grey bars, or squash it."),
@@ -89,14 +89,14 @@ ShortcutOption = Annotated[
     Literal["A", "B", "C"] | None, _option(NETWORK, "Shortcut option of the 2015 paper.  \\[default: the network's]")
 ]
 TrainSize = Annotated[int | None, _option(NETWORK, "Input side, pixels.  \\[default: the network's]", min=8)]
-FinetuneSize = Annotated[str, _option(NETWORK, "Input side, pixels; auto: as suits the network and the images.")]
-TrainWeights = Annotated[str, _option(NETWORK, "What to start from: none, imagenet, bundled, a run or a weights file.")]
+FinetuneSize = Annotated[str, _option(NETWORK, "Input side, pixels; auto: chosen by network and image sizes.")]
+TrainWeights = Annotated[str, _option(NETWORK, "Initial weights: none, imagenet, bundled, a run or a weights file.")]
 FinetuneWeights = Annotated[
     str,
-    _option(NETWORK, "What to start from: imagenet, bundled, none, a run or a weights file; auto: imagenet, else bundled."),
+    _option(NETWORK, "Initial weights: imagenet, bundled, none, a run or a weights file; auto: imagenet, else bundled."),
 ]
 TeacherOption = Annotated[
-    Path | None, _option(NETWORK, "A run, or an ONNX or OpenVINO file, whose answers the network learns.", show_default=False)
+    Path | None, _option(NETWORK, "Teacher for distillation: a run, or an ONNX or OpenVINO file.", show_default=False)
 ]
 Unfreeze = Annotated[Literal["auto", "none", "last", "all"] | None, _of_key(FinetuneConfig, "unfreeze", NETWORK)]
 
@@ -138,7 +138,7 @@ FinetuneLimit = Annotated[
 ]
 LrFind = Annotated[
     Literal["plot", "use"] | None,
-    _option(TRAINING, "Range test of the learning rate: plot it and stop, or use its result."),
+    _option(TRAINING, "Learning-rate range test: plot it and stop, or use the suggested rate."),
 ]
 TrainSeed = Annotated[int | None, _of_key(TrainConfig, "seed", TRAINING)]
 FinetuneSeed = Annotated[int | None, _of_key(FinetuneConfig, "seed", TRAINING)]
@@ -150,7 +150,7 @@ FinetuneFlip = Annotated[bool | None, _of_key(FinetuneConfig, "flip", AUGMENTATI
 
 RunOutput = Annotated[Path | None, _option(OUTPUT, "Run folder.  \\[default: runs/<dataset>-<arch>]", "--output")]
 ForceRun = Annotated[bool, _option(OUTPUT, "Replace the run in --output.", "--force")]
-Resume = Annotated[bool, _option(OUTPUT, "Go on with an interrupted run.", "--resume")]
+Resume = Annotated[bool, _option(OUTPUT, "Continue an interrupted run.", "--resume")]
 Tensorboard = Annotated[bool, _option(OUTPUT, "Write TensorBoard's event files too.", "--tensorboard")]
 RunJson = Annotated[bool, _option(OUTPUT, "Print the result as JSON.", "--json")]
 RunQuiet = Annotated[bool, _option(OUTPUT, "No progress.", "--quiet", "-q")]
@@ -160,8 +160,8 @@ def given_keys(config: type, typed: Mapping[str, Any], settings: Sequence[str]) 
     """The keys of a configuration that were given on the command line, by options and by `--set`.
 
     Args:
-        config: whose keys they are.
-        typed: arguments of the command by name; None where an option was left out.
+        config: the configuration that has these keys.
+        typed: arguments of the command by name; None for an option that was not given.
         settings: "key=value" each.
 
     Raises:
@@ -183,12 +183,12 @@ def given_keys(config: type, typed: Mapping[str, Any], settings: Sequence[str]) 
 
 
 def require_effect_of_search(lr_find: str | None, given: Mapping[str, Any], untrained: Mapping[str, object]) -> None:
-    """Refuse what a range test passes over.
+    """Refuse options that have no effect with a range test.
 
     Args:
         lr_find: as typed.
         given: keys by name.
-        untrained: options that mean nothing where nothing is trained, and what was typed for them.
+        untrained: options that only affect a training, with their typed values.
 
     Raises:
         typer.BadParameter: one of them has no effect.
@@ -204,12 +204,12 @@ def _spelling(name: str) -> str:
 
 
 def instead_of_option(command: str, option: str, value: str) -> str:
-    """What to type for an option that is a key of the command's recipe; "" where it is none.
+    """What to type for an option that is a key of the command's recipe; "" if it is not.
 
     Args:
-        command: its name.
-        option: as it was typed, such as "--weight-decay" or "--no-nesterov".
-        value: the word behind it; "" where there is none.
+        command: name of the command.
+        option: as typed, such as "--weight-decay" or "--no-nesterov".
+        value: the word after it; "" if there is none.
     """
     keys = _KEYS[_CONFIGS[command]] if command in _CONFIGS else {}
     name = option.removeprefix("--").replace("-", "_")
@@ -223,12 +223,12 @@ def instead_of_option(command: str, option: str, value: str) -> str:
 
 
 def show_recipe(recipe: str, config: TrainConfig | FinetuneConfig, usual: TrainConfig | FinetuneConfig, json: bool) -> None:
-    """Print all keys of a configuration as a recipe file, or as JSON; what differs from the named recipe is marked.
+    """Print all keys of a configuration as a recipe file, or as JSON; changes of the named recipe are marked.
 
     Args:
-        recipe: as it was typed.
-        config: what it came to, with all changes.
-        usual: the named recipe below it, unchanged.
+        recipe: as typed.
+        config: the configuration with all changes.
+        usual: the named recipe that it is based on.
         json: whether to print JSON.
     """
     base, _ = based_on(recipe, type(config))

@@ -1,4 +1,4 @@
-"""Progress on the terminal: bars, lines and notices on stderr, and the signals that ask to stop (light: rich)."""
+"""Progress on the terminal: bars, lines and notices on stderr, and the handling of SIGINT and SIGTERM (light: rich)."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 class _Pipe:
-    """One for the whole process, with its thread, for whoever listened last."""
+    """The wake-up pipe of signals: one per process, with its thread, for the latest listener."""
 
     def __init__(self) -> None:
         self._listener: tuple[Handler, Callable[[int], None]] | None = None
@@ -40,7 +40,7 @@ class _Pipe:
             number = received[0]
             assert self._listener is not None
             handler, watcher = self._listener
-            if signal.getsignal(number) == handler:  # and not one that is another's by now
+            if signal.getsignal(number) == handler:  # it may have been replaced by another handler
                 threading.Thread(target=watcher, args=(number,), daemon=True, name="signal").start()
 
 
@@ -48,30 +48,30 @@ _PIPE = _Pipe()
 
 
 def listen(handler: Handler, watcher: Callable[[int], None]) -> None:
-    """From now on answer SIGINT and SIGTERM; where one is ignored, as SIGINT is behind nohup, it stays so.
+    """Handle SIGINT and SIGTERM from now on; an ignored signal, such as SIGINT under nohup, stays ignored.
 
     Args:
-        handler: called by the main thread, between two instructions.
-        watcher: called with the signal's number at once, on a thread of its own.
+        handler: called in the main thread, between two instructions.
+        watcher: called at once with the signal's number, in a separate thread.
     """
     for number in _STOPPING:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, handler)
-    if os.name == "posix":  # on Windows it would have to be a socket
+    if os.name == "posix":  # Windows would need a socket
         _PIPE.listen(handler, watcher)
 
 
-_TOLD, _AT_ONCE, _PATIENCE = 0.3, 1.0, 2.0  # seconds that the main thread has to tell of a signal, and to end by itself
+_TOLD, _AT_ONCE, _PATIENCE = 0.3, 1.0, 2.0  # seconds that the main thread has to report a signal, and to end by itself
 _LOOK = 0.05
 
 
 def _shows_bars() -> bool:
-    """Terminals show bars, and so do notebooks with ipywidgets, which rich draws them by."""
+    """Whether progress bars are shown: in terminals, and in notebooks with ipywidgets, which rich needs."""
     return err.is_terminal or (err.is_jupyter and find_spec("ipywidgets") is not None)
 
 
 class _Bar:
-    """A task of the progress display; where stderr is no terminal it stays silent and lines tell the epochs."""
+    """A task of the progress display; if stderr is not a terminal it is not shown, and lines report the epochs."""
 
     def __init__(self, display: Progress, task: TaskID) -> None:
         self._display, self._task = display, task
@@ -110,7 +110,7 @@ class Reporter:
         )
 
     def start(self, title: str, total: int | None) -> Task:
-        """See `Progress`; where stderr is no terminal and no notebook, the bar stays unseen."""
+        """See `Progress`; the bar is only shown in terminals and notebooks."""
         self._display.start()
         return _Bar(self._display, self._display.add_task(title, total=total, figures=""))
 
@@ -143,15 +143,15 @@ class Reporter:
         self._saved = None
 
     def close(self) -> None:
-        """Take away the bars that an error left behind: the process of a notebook goes on."""
+        """Remove bars that an error left behind, as the process of a notebook continues."""
         for task in self._display.task_ids:
             self._display.remove_task(task)
         self._display.stop()
 
     def listen(self) -> None:
-        """From now on Ctrl-C and SIGTERM ask long work to save and stop; a second Ctrl-C stops at once.
+        """Handle Ctrl-C and SIGTERM from now on: the first lets long work save and stop, a second Ctrl-C stops at once.
 
-        Where nothing has to be saved, they also end the process out of a call that blocks the main thread.
+        If there is nothing to save, they also end the process while a call blocks the main thread.
         """
         listen(self._ask, self._watch)
 
@@ -170,7 +170,7 @@ class Reporter:
             self.line(f"stopping{after}; press Ctrl-C again to stop at once")
 
     def _watch(self, number: int) -> None:
-        """End the process where the main thread does not, on a thread of its own, one a signal."""
+        """End the process if the main thread does not; runs in a separate thread for each signal."""
         self._noticed += 1
         again, began = self._noticed > 1, time.monotonic()
         while again or not self._is_heard:
@@ -182,7 +182,7 @@ class Reporter:
                 self._end(number)
 
     def _end(self, number: int) -> None:
-        """Without the main thread, so that nothing of it is unwound: files are whole or absent whatever stops the program."""
+        """End the process without unwinding the main thread: this is safe, as all files are written atomically."""
         with suppress(Exception):
             self._display.stop()
             print_error("stopped before the end", self._saved or "")

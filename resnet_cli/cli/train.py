@@ -60,7 +60,7 @@ def train(
 
 
 def _request(typed: Mapping[str, Any], given: Mapping[str, Any], limit: float | None) -> TrainRequest:
-    """What was typed beside the recipe; refused where no data set is named, or keys that only matter with a teacher."""
+    """The request, from all options except the recipe's; a data set is required, and keys of a teacher need a teacher."""
     if typed["dataset"] is None:
         raise typer.BadParameter(o.NO_DATASET, param_hint="DATASET")
     if typed["teacher"] is None:

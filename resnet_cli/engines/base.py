@@ -1,4 +1,4 @@
-"""What every engine offers: a network run forward on uint8 images.
+"""The interface of all engines: the forward pass of a network on uint8 images.
 
 In: uint8 batches. Out: float32 arrays, in the same order.
 """
@@ -14,17 +14,17 @@ from resnet_cli.data.threads import Pause
 Images = NDArray[np.uint8]
 Outputs = NDArray[np.float32]
 
-_MOST = 64  # images of a forward pass
-_LARGEST = float(np.finfo(np.float16).max)  # activations of untrained networks of many layers go beyond it
+_MOST = 64  # images in a forward pass
+_LARGEST = float(np.finfo(np.float16).max)  # activations of untrained deep networks exceed it
 
 
 class Engine(Protocol):
-    """A network, or a frozen part of one, ready to run forward.
+    """A network, or a frozen part of one, ready for forward passes.
 
     Attributes:
         name: "openvino" or "keras".
-        precision: what it multiplies in, such as "bf16" or "f32".
-        pixels: of a forward pass in which large images take the least time each.
+        precision: number format of its multiplications, such as "bf16" or "f32".
+        pixels: pixels in a forward pass at which large images take the least time each.
     """
 
     name: str
@@ -43,19 +43,19 @@ class Engine(Protocol):
         ...
 
     def run_many(self, batches: Iterable[Images | Pause]) -> Iterator[tuple[Outputs, ...]]:
-        """Run batch after batch, several at a time where the engine can; results in order.
+        """Run batches, several at a time if the engine can; results are in order.
 
-        A result goes out as soon as it is there and its turn has come; at a pause all of them do, before the next batch is
-        asked for.
+        A result is yielded as soon as it and all before it are ready. At a pause, all results are yielded before the next batch
+        is requested.
         """
         ...
 
 
 def good_batch(engine: Engine, side: int) -> int:
-    """Images of a forward pass that suit an engine, by the side of the input in pixels."""
+    """A suitable batch size for an engine, by the side of the input in pixels."""
     return min(_MOST, max(1, engine.pixels // side**2))
 
 
 def in_half(values: NDArray[np.float32]) -> NDArray[np.float16]:
-    """The same numbers as float16; those beyond its range become its largest."""
+    """The same numbers as float16, clipped to its range."""
     return np.clip(values, -_LARGEST, _LARGEST).astype(np.float16)

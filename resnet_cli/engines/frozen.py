@@ -1,7 +1,7 @@
-"""Engines for networks that are in memory or were just trained, and their portable OpenVINO form.
+"""Engines for Keras models in memory, and the OpenVINO files of a trained network.
 
-In: a Keras model. Out: an `Engine` that runs it, by OpenVINO where it can be converted, by Keras otherwise; model.xml and
-model.bin beside the weights. A converter that fails costs speed, never a finished training.
+In: a Keras model. Out: an `Engine` that runs it, with OpenVINO if it can be converted, else with Keras; model.xml and
+model.bin next to the weights. If the conversion fails, prediction is slower, but the trained network is kept.
 """
 
 import json
@@ -39,17 +39,16 @@ save(convert(read_classifier(folder / "model.weights.h5", spec_from_record(json.
 
 
 def write_classifier(folder: Path, trained: keras.Model, spec: ClassifierSpec, backbone: Any = None) -> str:
-    """Write both files. Where OpenVINO cannot be used there is no model.xml: Keras answers from the weights.
+    """Write weights and model.xml. Without OpenVINO there is no model.xml, and Keras predicts from the weights.
 
     Args:
-        folder: where to.
-        trained: images to logits.
-        spec: what it is.
-        backbone: where it was not trained and is an OpenVINO model already: that, uint8 images to pooled features.
+        folder: the folder to write to.
+        trained: the trained network, images to logits.
+        spec: its description.
+        backbone: the backbone, if it stayed frozen and is already an OpenVINO model: uint8 images to pooled features.
 
     Returns:
-        Why there is no model.xml although OpenVINO is there; empty where there is one. A converter that fails costs speed, and
-        no finished training.
+        Why there is no model.xml although OpenVINO is installed; empty if there is one.
 
     Raises:
         ResnetError: the folder cannot be written.
@@ -58,7 +57,7 @@ def write_classifier(folder: Path, trained: keras.Model, spec: ClassifierSpec, b
     try:
         import_openvino()
     except ResnetError:
-        return ""  # whoever trained was told when the training began
+        return ""  # already reported when the training began
     try:
         if keras.backend.backend() == "tensorflow":
             model = _joined(backbone, spec, trained) or convert(_filled(build_classifier, spec, trained))
@@ -72,12 +71,12 @@ def write_classifier(folder: Path, trained: keras.Model, spec: ClassifierSpec, b
 
 
 def _joined(backbone: Any, spec: ClassifierSpec, trained: keras.Model) -> Any | None:
-    """The whole classifier of a backbone that is converted already; None where there is none, or it cannot be put together."""
+    """The whole classifier, made from a backbone that is already converted; None without one, or if they cannot be joined."""
     if backbone is None:
         return None
     try:
         return joined(backbone, convert(_filled(build_head, spec, trained)))
-    except Exception:  # it relies on how the converter builds graphs; converting all of it again costs seconds
+    except Exception:  # this relies on the converter's graphs; converting the whole network instead takes seconds
         return None
 
 
@@ -89,7 +88,7 @@ def read_classifier(weights: Path, spec: ClassifierSpec) -> keras.Model:
 
 
 def _convert_elsewhere(folder: Path, spec: ClassifierSpec) -> None:
-    """Write model.xml in a process on TensorFlow: OpenVINO cannot convert a Keras model of another backend."""
+    """Write model.xml in a new process with TensorFlow: OpenVINO cannot convert Keras models of other backends."""
     record = {**spec.to_record(), "classes": list(range(spec.classes))}
     command = [sys.executable, "-c", _CONVERT, str(folder), json.dumps(record)]
     done = subprocess.run(
@@ -107,7 +106,7 @@ def _filled(build: Callable[[ClassifierSpec], keras.Model], spec: ClassifierSpec
 
 
 def _in_float32(build: Callable[[ClassifierSpec], keras.Model], spec: ClassifierSpec) -> keras.Model:
-    """Whatever precision trained the network: what is kept and exported computes in float32."""
+    """Build a model that computes in float32, whatever precision the network was trained in."""
     policy = keras.mixed_precision.dtype_policy()
     keras.mixed_precision.set_dtype_policy("float32")
     try:
@@ -122,16 +121,16 @@ _SHORT = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 
 
 class KerasEngine:
-    """A Keras model run forward, on whatever device Keras uses."""
+    """A Keras model, on the device that Keras uses."""
 
     name = "keras"
 
     def __init__(self, model: keras.Model, exact: bool = False) -> None:
-        """Take a model as it is.
+        """Wrap a model.
 
         Args:
             model: uint8 images to one or more outputs.
-            exact: multiply in the model's own precision, whatever training turned on in this process.
+            exact: multiply in the model's own precision, even if training turned on graph rewriting in this process.
         """
         self._model = model
         self.pixels = _ON_GPU if has_gpu() else _ON_CPU
@@ -141,7 +140,7 @@ class KerasEngine:
         if keras.backend.backend() == "tensorflow":
             from resnet_cli.networks.accelerations import rewrites, set_rewriting
 
-            model.jit_compile = False  # by XLA the CPU takes a fifth longer, and seconds for every new size of a batch
+            model.jit_compile = False  # with XLA the CPU takes a fifth longer, and seconds for every new batch size
             if exact:
                 set_rewriting(False)
             rewritten = rewrites()
@@ -154,45 +153,45 @@ class KerasEngine:
         return tuple(np.asarray(output, dtype=np.float32) for output in several)
 
     def run_many(self, batches: Iterable[Images | Pause]) -> Iterator[tuple[Outputs, ...]]:
-        """See `Engine.run_many`; batches are decoded meanwhile, by threads."""
+        """See `Engine.run_many`; the next batches are decoded by threads meanwhile."""
         for images in batches:
             if not isinstance(images, Pause):
                 yield self.run(images)
 
 
 def require_convertible(wish: EngineName) -> None:
-    """Refuse an engine for networks that Keras holds on a backend from which it cannot convert them.
+    """Refuse `--engine openvino` on a Keras backend whose networks OpenVINO cannot convert.
 
     Raises:
-        ResnetError: OpenVINO was asked for by name.
+        ResnetError: OpenVINO was chosen by name.
     """
     if wish == "openvino" and not _convertible():
         raise ResnetError(
-            f"--engine openvino cannot convert a network that Keras holds on {keras.backend.backend()}",
+            f"--engine openvino cannot convert networks of Keras' backend {keras.backend.backend()}",
             "--engine keras, or KERAS_BACKEND=tensorflow",
         )
 
 
 def engine_for(model: keras.Model, wish: EngineName) -> Engine:
-    """The engine that was asked for; "auto" is the fastest that this machine has for many images."""
+    """The chosen engine; "auto" is the fastest on this machine for many images."""
     if wish == "keras" or (wish == "auto" and (has_gpu() or not _convertible())):
         return KerasEngine(model)
     return _LateOpenVino(model)
 
 
 def measuring_engine(wish: EngineName) -> EngineName:
-    """What measures a network that this process has trained: Keras on the GPU where there is one, unless another was named."""
+    """The engine that evaluates a network trained in this process: with "auto", Keras if there is a GPU."""
     return "keras" if wish == "auto" and has_gpu() else wish
 
 
 def converted(engine: Engine) -> Any | None:
-    """The OpenVINO model that an engine for a network of Keras' was made of, in float32; None where there is no such model."""
+    """The float32 OpenVINO model that an engine was made from; None if there is none."""
     in_float32 = keras.mixed_precision.dtype_policy().name == "float32"
     return engine.model if isinstance(engine, _LateOpenVino) and in_float32 else None
 
 
 class _LateOpenVino:
-    """OpenVINO for a Keras model that is converted when the first image comes: where all is kept from before, none does."""
+    """OpenVINO for a Keras model that is only converted for the first image: if all rows are stored, never."""
 
     name = "openvino"
     pixels = OpenVinoEngine.pixels
@@ -219,5 +218,5 @@ class _LateOpenVino:
 
 
 def _convertible() -> bool:
-    # OpenVINO converts what TensorFlow traces.
+    # OpenVINO converts graphs traced by TensorFlow.
     return bool(keras.backend.backend() == "tensorflow")

@@ -1,8 +1,8 @@
-"""OpenVINO: the fast way forward on CPUs, without TensorFlow; with a cache of compiled models for the next process.
+"""OpenVINO: fast forward passes on CPUs, without TensorFlow; with a cache of compiled models for later processes.
 
 In: a model.xml, or a Keras model to convert. Out: an `Engine`. OpenVINO's telemetry is on by default and opens a connection at
-import; it is blocked here, before the first import: this program phones nobody. A ResNet-50 from the cache loads in 0.03 to
-0.04 s of processor time instead of 0.09 to 0.11, for 0.16 MB on disk.
+import; it is blocked here, before the first import. From the cache, a ResNet-50 loads in 0.03 to 0.04 s of processor time
+instead of 0.09 to 0.11 s, for 0.16 MB on disk.
 """
 
 import ctypes
@@ -23,21 +23,21 @@ from resnet_cli.engines.base import Images, Outputs, in_half
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import unfinished
 
-_KEPT = 64  # models; the one whose entry is oldest goes first
+_KEPT = 64  # models in the cache; the oldest entries are deleted first
 
 
 def cache_options(model: Path, root: Path) -> dict[str, str]:
-    """Options that let OpenVINO keep a compiled model, and use it where it was kept.
+    """Options that make OpenVINO cache a compiled model, and load it from the cache.
 
-    A folder a model, because OpenVINO itself tells models apart by path, and by size and seconds of model.xml alone: it would
-    answer with the weights of an earlier training. OpenVINO compiles anew where an entry is damaged or another version's.
+    Each model has a folder of its own, because OpenVINO identifies models only by path, size and modification time of
+    model.xml: it could load the weights of an earlier training. Entries that are damaged or of another version are recompiled.
 
     Args:
-        model: its model.xml, with model.bin beside it.
-        root: folder of all entries, made where it is missing.
+        model: its model.xml, with model.bin in the same folder.
+        root: folder of all entries; it is created if it is missing.
 
     Returns:
-        No options where nothing can be kept.
+        The options; empty if the folder cannot be used.
     """
     try:
         files = [(path, path.stat()) for path in (model.resolve(), model.resolve().with_suffix(".bin"))]
@@ -49,7 +49,7 @@ def cache_options(model: Path, root: Path) -> dict[str, str]:
                 shutil.rmtree(old, ignore_errors=True)
     except OSError:
         return {}
-    # Without the weights, which are read from model.bin.
+    # Cache the graph only: weights are read from model.bin.
     return {"CACHE_DIR": str(folder), "CACHE_MODE": "OPTIMIZE_SIZE"}
 
 
@@ -75,12 +75,12 @@ def import_openvino() -> Any:
         raise ResnetError(f"OpenVINO cannot be imported ({error})", mend) from error
     found = openvino.__version__.split("-")[0]
     if _numbers(found) < _numbers(OLDEST):
-        raise ResnetError(f"OpenVINO {found} is too old: {OLDEST} is the first that will do", mend)
+        raise ResnetError(f"OpenVINO {found} is too old: at least {OLDEST} is needed", mend)
     return openvino
 
 
 def usual_precision() -> str:
-    """What this machine's CPU multiplies in where nothing else is asked for: "bf16", "f16" or "f32"."""
+    """OpenVINO's default precision on this machine's CPU: "bf16", "f16" or "f32"."""
     return _short(import_openvino().Core().get_property("CPU", "INFERENCE_PRECISION_HINT"))
 
 
@@ -93,20 +93,20 @@ def _numbers(version: str) -> list[int]:
 
 
 def convert(keras_model: Any) -> Any:
-    """A Keras model as an OpenVINO model with the same outputs; the batch dimension stays free.
+    """Convert a Keras model to an OpenVINO model with the same outputs and a free batch dimension.
 
     Raises:
-        ResnetError: the installed converter does not know how.
+        ResnetError: the installed converter fails.
     """
     openvino = import_openvino()
     with warnings.catch_warnings():
-        # The converter hands Keras its one input in a list, and Keras remarks on it.
+        # The converter passes the only input in a list, and Keras warns about it.
         warnings.filterwarnings("ignore", message="The structure of `inputs` doesn't match")
         try:
             model = openvino.convert_model(keras_model)
-        except Exception as error:  # of many kinds, by what a version of it does not know
+        except Exception as error:  # of any type, depending on its version
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ResnetError(f"OpenVINO cannot convert the network: {reason}", "--engine keras does without it") from error
+            raise ResnetError(f"OpenVINO cannot convert the network: {reason}", "use --engine keras") from error
     if len(model.outputs) == 1:
         return model
     # The converter sorts outputs by name; put them back in the order of the Keras model.
@@ -116,7 +116,7 @@ def convert(keras_model: Any) -> Any:
 
 
 def rounded(model: Any) -> Any:
-    """The same model, its weights rounded to those that `save` writes: so a part answers as it will in the whole of a run."""
+    """The same model with weights rounded as `save` writes them: a part then gives the same features as in the saved model."""
     openvino = import_openvino()
     for op in model.get_ops():
         if op.get_type_name() == "Constant" and op.get_element_type() == openvino.Type.f32:
@@ -128,7 +128,7 @@ def rounded(model: Any) -> Any:
 
 
 def joined(features: Any, head: Any) -> Any:
-    """One model of two: `head` reads what is the only output of `features`."""
+    """Join two models: `head` reads the only output of `features`."""
     openvino = import_openvino()
     (parameter,) = head.get_parameters()
     pooled = features.get_results()[0].input_value(0)
@@ -138,7 +138,7 @@ def joined(features: Any, head: Any) -> Any:
 
 
 def behind_pooling(path: Path) -> Any:
-    """The part of a classifier's model.xml that is its head: pooled features, float32 (N, D), to probabilities (N, classes)."""
+    """The head of a classifier's model.xml: pooled features, float32 (N, D), to probabilities (N, classes)."""
     openvino = import_openvino()
     model = openvino.Core().read_model(path)
     pooling = [op for op in model.get_ordered_ops() if op.get_type_name() == "ReduceMean"][-1].output(0)
@@ -149,7 +149,7 @@ def behind_pooling(path: Path) -> Any:
 
 
 def save(model: Any, path: Path) -> None:
-    """Write model.xml and model.bin with fp16 weights, each under its name only when it is whole.
+    """Write model.xml and model.bin with fp16 weights, each atomically.
 
     Raises:
         ResnetError: the folder cannot be written.
@@ -169,8 +169,8 @@ class OpenVinoEngine:
     """A compiled OpenVINO model."""
 
     name = "openvino"
-    # Measured on two cores: 32 images of 224 x 224 take 7 % more time each than 8, and let cores wait for the last batch; of
-    # 32 x 32, 8 take a fifth more than 64 (ResNet-20).
+    # Measured on two cores: in batches of 32, images of 224 x 224 take 7 % more time each than in batches of 8, and cores wait
+    # for the last batch; images of 32 x 32 take a fifth more in batches of 8 than of 64 (ResNet-20).
     pixels = 8 * 224 * 224
 
     def __init__(self, model: Any, purpose: Purpose, exact: bool = False, cache: Path | None = None) -> None:
@@ -178,9 +178,9 @@ class OpenVinoEngine:
 
         Args:
             model: an OpenVINO model, or the path of its model.xml.
-            purpose: "one" image soon, or "many" images per second.
-            exact: multiply in float32 even where the CPU has bf16.
-            cache: folder of compiled models, for a model that is given by its path.
+            purpose: "one" optimises the latency of one image, "many" the images per second.
+            exact: multiply in float32 even if the CPU has bf16.
+            cache: folder of compiled models, for a model given by its path.
         """
         openvino = import_openvino()
         hints: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY" if purpose == "one" else "THROUGHPUT"}
@@ -191,12 +191,12 @@ class OpenVinoEngine:
         self._names = range(len(self._compiled.outputs))
 
     def run(self, images: Images | Outputs) -> tuple[Outputs, ...]:
-        """See `Engine.run`; a head alone takes features, float32 (N, D)."""
+        """See `Engine.run`; a head takes features, float32 (N, D), instead of images."""
         results = self._compiled(images)
         return tuple(np.asarray(results[place], dtype=np.float32) for place in self._names)
 
     def run_many(self, batches: Iterable[Images | Pause]) -> Iterator[tuple[Outputs, ...]]:
-        """See `Engine.run_many`: as many requests at work as OpenVINO thinks best, and as many waiting for their turn."""
+        """See `Engine.run_many`: as many requests run as OpenVINO recommends, and as many are waiting."""
         depth = 2 * int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         idle = [self._compiled.create_infer_request() for _ in range(depth)]
         busy: deque[Any] = deque()
@@ -227,9 +227,10 @@ class _SignalStack(ctypes.Structure):
 
 @contextmanager
 def _usual_signal_stack() -> Iterator[None]:
-    """On a CPU with AMX, OpenVINO gives the thread that compiles a stack for signals with room for the registers alone.
+    """Replace the small signal stack that OpenVINO gives the compiling thread on a CPU with AMX.
 
-    The handler finds none: as soon as this thread has used AMX, in TensorFlow, Ctrl-C would end the process by SIGSEGV.
+    It only has room for the registers, and none for the handler: once this thread has used AMX, in TensorFlow, Ctrl-C would end
+    the process by SIGSEGV.
     """
     if sys.platform != "linux":
         yield
@@ -248,8 +249,8 @@ def _compile(core: Any, model: Any, hints: dict[str, Any], cache: dict[str, str]
             return core.compile_model(model, "CPU", hints | cache)
     except RuntimeError as error:
         if cache:
-            # Whatever is wrong with the cache (its disk is full or read-only), the model itself may be fine.
+            # The cache may be at fault (a full or read-only disk) and not the model: try without it.
             return _compile(core, model, hints, {})
-        # The first lines name places in OpenVINO's own source.
+        # The first lines are locations in OpenVINO's source.
         reason = str(error).strip().splitlines()[-1]
         raise ResnetError(f"OpenVINO cannot load {model}: {reason}", "the run is damaged") from error

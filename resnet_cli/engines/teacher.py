@@ -1,7 +1,7 @@
-"""A network that another one learns from: a run, or any ONNX or OpenVINO file of the contract that our exports have.
+"""Teachers for distillation: a run, or any ONNX or OpenVINO file with the same interface as this program's exports.
 
-In: a path. Out: a `Teacher`, and the engine that answers with its probabilities. The contract: one input of uint8 images
-(N, side, side, 3), RGB, N free; one output of probabilities (N, classes); labels.txt with a class a line beside the file.
+In: a path. Out: a `Teacher`, and an engine that computes its probabilities. The interface: one input of uint8 images
+(N, side, side, 3), RGB, N free; one output of probabilities (N, classes); labels.txt in the same folder, one class per line.
 """
 
 import hashlib
@@ -23,20 +23,20 @@ from resnet_cli.runs.folder import EXPORT_RECORD, Run, load_run, read_record
 
 _FILES = ("model.onnx", "model.xml")
 _ENDINGS = (".onnx", ".xml")
-_SUM = 0.02  # how far probabilities may sum to something else than 1: those of fp16 and int8 files do
-_ROOM = 3.0  # times its file that a network needs in memory, at least
+_SUM = 0.02  # largest difference of a sum of probabilities from 1, as rounding in fp16 and int8 files causes it
+_ROOM = 3.0  # least memory that a network needs, as a multiple of its file
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A network to learn from, looked at but not compiled.
+    """A teacher, checked but not compiled.
 
     Attributes:
-        name: of the run, or of the file.
+        name: name of the run or file.
         path: the model file.
-        classes: in the order of its probabilities.
+        classes: class names in the order of its probabilities.
         size: side of its input, pixels.
-        sha256: of its files and classes, hexadecimal.
+        sha256: hash of its files and classes, hexadecimal.
     """
 
     name: str
@@ -46,18 +46,18 @@ class Teacher:
     sha256: str
 
     def to_record(self) -> dict[str, Any]:
-        """What run.json keeps of it: no path, which means nothing elsewhere."""
+        """The fields stored in run.json: without the path, which is only valid on this machine."""
         return {"name": self.name, "sha256": self.sha256, "image_size": self.size}
 
 
 def find_teacher(path: Path) -> Teacher:
-    """Look at a teacher: everything that can be wrong with it before it answers.
+    """Open and check a teacher before it is compiled.
 
     Args:
         path: a run, the folder of an ONNX or OpenVINO export, or the model file in it.
 
     Raises:
-        ResnetError: it is missing, damaged, larger than memory, without labels or against the contract.
+        ResnetError: it is missing, damaged, larger than memory, without labels or has another interface.
     """
     file, classes = _file_of(path)
     _require_room(file)
@@ -72,15 +72,15 @@ def find_teacher(path: Path) -> Teacher:
     output = model.outputs[0].get_partial_shape()
     count = output[-1].get_length() if output.rank.is_static and len(output) == 2 and output[1].is_static else 0
     if len(model.outputs) != 1 or not count:
-        raise ResnetError(f"the teacher {file} does not answer with one row of probabilities an image", _export_again())
+        raise ResnetError(f"the teacher {file} does not give one row of probabilities per image", _export_again())
     if count != len(classes):
-        raise ResnetError(f"the teacher {file} has {count} classes, and its labels {len(classes)}", f"mend {LABELS} beside it")
+        raise ResnetError(f"the teacher {file} has {count} classes, and {len(classes)} labels", f"correct its {LABELS}")
     name = file.parent.resolve().name if file.name in _FILES else file.stem
     return Teacher(name, file, classes, size, _digest(file, classes))
 
 
 def _file_of(path: Path) -> tuple[Path, tuple[str, ...]]:
-    """The model file, and the classes where a record beside it tells them."""
+    """The model file, and the class names if there is a record with it."""
     if path.is_dir():
         file = next((path / name for name in _FILES if (path / name).is_file()), None)
         if (path / EXPORT_RECORD).is_file() and file is not None:
@@ -102,7 +102,7 @@ def _file_of(path: Path) -> tuple[Path, tuple[str, ...]]:
 
 
 def _digest(file: Path, classes: tuple[str, ...]) -> str:
-    """Of all that the answers depend on: the graph, the files that it names (ONNX keeps large weights outside), and labels."""
+    """Hash of all that the probabilities depend on: graph, external files (of large ONNX weights), and labels."""
     graph = file.read_bytes()
     beside = [path for path in sorted(file.parent.iterdir()) if path.name.encode() in graph and path != file and path.is_file()]
     if file.suffix == ".xml":
@@ -112,22 +112,22 @@ def _digest(file: Path, classes: tuple[str, ...]) -> str:
 
 
 def _export_again() -> str:
-    return "`resnet export --format onnx` writes what a teacher has to be"
+    return "`resnet export --format onnx` writes a valid teacher"
 
 
 def _require_room(file: Path) -> None:
-    """Refuse a network that this machine cannot hold: the system would end the process without a word."""
+    """Refuse a network that is too large for this machine: the system would kill the process without a message."""
     needed = sum(each.stat().st_size for each in (file, file.with_suffix(".bin"), Path(f"{file}.data")) if each.is_file())
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else None
     if memory and needed * _ROOM > memory:
         raise ResnetError(
             f"the teacher {file} has {needed / 1e9:.1f} GB of weights, too many for the {memory / 1e9:.1f} GB of this machine",
-            "take a smaller teacher",
+            "choose a smaller teacher",
         )
 
 
 def _size_of(model: Any, file: Path) -> int:
-    """The side of the input, where that keeps to the contract."""
+    """The side of the input, after checking its type and shape."""
     if len(model.inputs) != 1:
         raise ResnetError(f"the teacher {file} has {len(model.inputs)} inputs, not one of images", _export_again())
     entry = model.inputs[0]
@@ -148,7 +148,7 @@ def _labels_beside(file: Path) -> tuple[str, ...]:
     try:
         names = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
     except OSError:
-        raise ResnetError(f"there is no {LABELS} beside the teacher {file}", "write its classes there, one a line") from None
+        raise ResnetError(f"there is no {LABELS} next to the teacher {file}", "write its classes there, one per line") from None
     except UnicodeDecodeError as error:
         raise ResnetError(f"{path} is not UTF-8: {error.reason}", "save it as UTF-8, one class a line") from error
     twice = sorted(name for name, count in Counter(names).items() if count > 1 or not name)
@@ -158,7 +158,7 @@ def _labels_beside(file: Path) -> tuple[str, ...]:
 
 
 class TeacherEngine:
-    """A compiled teacher; threads may ask it at the same time."""
+    """A compiled teacher; it is thread-safe."""
 
     def __init__(self, teacher: Teacher) -> None:
         """Compile it for the CPU.
@@ -171,12 +171,12 @@ class TeacherEngine:
             self._engine = OpenVinoEngine(teacher.path, "many")
         except (ResnetError, MemoryError) as error:
             reason = str(error) or "out of memory"
-            raise ResnetError(f"the teacher {teacher.path} cannot be compiled: {reason}", "take another teacher") from error
-        # A first answer here and now: OpenVINO sets itself up at that, and two threads that did so at once would wait for ever.
+            raise ResnetError(f"the teacher {teacher.path} cannot be compiled: {reason}", "choose another teacher") from error
+        # A first prediction, which initialises OpenVINO: two threads that did so at the same time would deadlock.
         next(self.run_many([np.zeros((1, teacher.size, teacher.size, 3), np.uint8)]))
 
     def run_many(self, batches: Iterable[Images]) -> Iterator[Outputs]:
-        """Probabilities of batch after batch, in order; batches are made while those before are answered.
+        """Probabilities of batches, in order; the next batches are prepared while the current ones are predicted.
 
         Args:
             batches: uint8 (N, size, size, 3).
@@ -185,13 +185,13 @@ class TeacherEngine:
             float32 (N, classes), rows that sum to 1.
 
         Raises:
-            ResnetError: the output is none of probabilities.
+            ResnetError: the outputs are not probabilities.
         """
         for (answers,) in self._engine.run_many(batches):
             sums = answers.sum(1)
             if not (np.abs(sums - 1) < _SUM).all() or answers.min() < -_SUM:
                 worst = sums[np.abs(sums - 1).argmax()]
-                what = f"the teacher {self.teacher.path} gives no probabilities: its answers sum to {worst:.3g}"
+                what = f"the outputs of the teacher {self.teacher.path} are not probabilities: they sum to {worst:.3g}"
                 raise ResnetError(what, "export it with a softmax at its end")
             positive = np.maximum(answers, 0)
             yield positive / positive.sum(1, keepdims=True)

@@ -1,7 +1,7 @@
-"""Export a run, in float or as int8: write its classifier, load it again with that format's own runtime, compare, and only then
-keep it. An int8 model is made from the float export, and kept if it answers about as well on held-out images.
+"""Export a run, in float or as int8: write its classifier, load it with that format's own runtime, and keep it only if its
+probabilities match. An int8 model is made from the float export, and kept if it is about as accurate on held-out images.
 
-In: a run; for int8 its images too. Out: a folder with the model and labels.txt, complete or absent; how it compares.
+In: a run; for int8 its images too. Out: a folder with the model and labels.txt, complete or absent; a comparison with the run.
 """
 
 import math
@@ -45,13 +45,13 @@ CALIBRATION = 300  # images: the tools' own advice is "a few hundred", and NNCF'
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """A written export.
 
     Attributes:
-        folder: it holds the model and labels.txt.
-        model: what a runtime is given: a file in the folder, or the folder itself.
-        bytes: size of everything in the folder.
-        parity: how it compares with the run.
+        folder: folder of the model and labels.txt.
+        model: path that a runtime loads: a file in the folder, or the folder itself.
+        bytes: size of all files in the folder.
+        parity: comparison with the run.
     """
 
     folder: Path
@@ -61,17 +61,17 @@ class Exported:
 
 
 def export(run: Run, name: FormatName, output: Path | None = None, force: bool = False) -> Exported:
-    """Export the classifier of a run, uint8 RGB images (N, H, W, 3) to probabilities (N, classes), preprocessing inside.
+    """Export the classifier of a run: uint8 RGB images (N, H, W, 3) to probabilities (N, classes), preprocessing included.
 
     Args:
         run: a complete run.
         name: the format.
         output: folder to write; None for export/<format> in the run.
-        force: replace an export that is there.
+        force: replace an existing export.
 
     Raises:
         ResnetError: the folder exists or cannot be written, a package is missing, the run is damaged, or the exported
-            model answers differently from the run; nothing is left behind.
+            model's probabilities differ from the run's; no files are left behind.
     """
     find_format(name)
     folder = output or run.folder / "export" / name
@@ -85,28 +85,28 @@ def export(run: Run, name: FormatName, output: Path | None = None, force: bool =
 
 
 def with_named_output(classifier: keras.Model) -> keras.Model:
-    """The same classifier with its output named, which is what the formats write."""
+    """The same classifier with a named output, as the formats write it."""
     return keras.Model(classifier.input, {OUTPUT: classifier.output}, name=classifier.name)
 
 
 def write_and_compare(name: FormatName, model: keras.Model, folder: Path, sample: Probe) -> Parity:
-    """Write a model and load it again: a difference within the tolerance leaves the class alone wherever the best two are twice
-    the tolerance apart.
+    """Write a model, load it again and compare: a difference within the tolerance cannot change the predicted class where the
+    two best probabilities are twice the tolerance apart.
 
     Args:
         name: the format.
-        model: uint8 images to its one named output.
-        folder: an existing one.
+        model: uint8 images to its only, named output.
+        folder: an existing folder.
         sample: images to compare on.
 
     Raises:
-        ResnetError: it cannot be written, or answers differently.
+        ResnetError: it cannot be written, or its probabilities differ.
     """
     form = find_format(name)
     with converting(name):
         form.write(model, folder)
         parity = compare(keras_answer(model), form.load(folder / form.files[0]), sample)
-    # Turned round, so that no number at all (NaN) fails as well.
+    # Written as a negation, so that NaN fails too.
     if not parity.max_probability_difference <= form.tolerance:
         raise ResnetError(
             f"the exported {name} model answers differently from the run: its probabilities differ by up to"
@@ -118,7 +118,7 @@ def write_and_compare(name: FormatName, model: keras.Model, folder: Path, sample
 
 @contextmanager
 def converting(name: str) -> Iterator[None]:
-    """Make one sentence of whatever goes wrong inside: converters and runtimes have no error in common."""
+    """Turn any error inside into one sentence: converters and runtimes have no common error type."""
     try:
         yield
     except (ResnetError, OSError):
@@ -133,13 +133,13 @@ class Quantized:
     """An int8 export and what it cost.
 
     Attributes:
-        exported: what was written; its parity compares the int8 model with the float one on the held-out images.
-        calibration: training images that the ranges of activations were taken from.
-        split: which images were held out, "val" or "test".
-        count: how many of them were measured.
+        exported: the written export; its parity compares the int8 model with the float one on the held-out images.
+        calibration: number of training images that the ranges of activations were computed from.
+        split: split of the held-out images, "val" or "test".
+        count: number of held-out images measured.
         before, after: the float export and the int8 one.
         max_drop: points of top-1 that int8 may lose.
-        left_out: what the reader of the figures must know: held-out images that are not among those measured.
+        left_out: remarks on held-out images that were not measured.
     """
 
     exported: Exported
@@ -153,7 +153,7 @@ class Quantized:
 
     @property
     def lost(self) -> int:
-        """Images that the float export has right, less those that int8 has right; negative where int8 does better."""
+        """Correct images of the float export minus those of int8; negative if int8 is better."""
         return self.before.correct - self.after.correct
 
     @property
@@ -163,7 +163,7 @@ class Quantized:
 
     @property
     def allowed(self) -> int:
-        """How many images int8 may lose."""
+        """Number of images that int8 may lose."""
         return allowed_loss(self.max_drop, self.count)
 
     @property
@@ -173,10 +173,9 @@ class Quantized:
 
 
 def allowed_loss(points: float, count: int) -> int:
-    """How many of `count` images a model may lose that may lose so many points of top-1.
+    """Number of images, of `count`, that correspond to a loss of so many points of top-1.
 
-    Whole images, rounded down; but one, where a single image is more than the bound, as so few images cannot show a smaller
-    loss. None for a bound of 0.
+    It is rounded down, but at least 1 for a bound above 0, as so few images cannot show a smaller loss.
     """
     return max(1, math.floor(points * count / 100 + 1e-9)) if points else 0
 
@@ -187,15 +186,15 @@ def export_int8(
     """Export the classifier of a run with 8-bit weights and activations; the same input and output as the float export.
 
     Args:
-        run: a complete run whose images are there.
+        run: a complete run whose images still exist.
         name: a format that has a quantizer.
         output: folder to write; None for export/<format>-int8 in the run.
-        force: replace an export that is there, and keep a model that loses more than `max_drop`.
+        force: replace an existing export, and keep a model that loses more than `max_drop`.
         max_drop: points of held-out top-1 that int8 may lose, see `allowed_loss`.
 
     Raises:
         ResnetError: the folder exists or cannot be written, a package or the images are missing, or held-out top-1 drops
-            by more than `max_drop`; nothing is left behind.
+            by more than `max_drop`; no files are left behind.
     """
     form, quantizer = find_format(name), find_quantizer(name)
     folder = output or run.folder / "export" / f"{name}-int8"
@@ -234,7 +233,7 @@ def _held_out(run: Run) -> scoring.Scored:
 
 
 def _calibration_images(run: Run, geometry: Geometry) -> Images:
-    """Up to 300 of the images that the run was trained on, of all classes, the same ones every time."""
+    """Up to 300 training images of the run, of all classes, always the same ones."""
     rows = [row for row in read_splits(run) if row.split == "train"]
     found = some_images(run, rows, geometry, CALIBRATION)
     if not found:
@@ -265,5 +264,5 @@ def _refuse(quantized: Quantized) -> None:
 
 
 def in_images(lost: int, count: int) -> str:
-    """A loss of top-1 in both measures: "2 of 40 images (5.0 points)"."""
+    """A loss of top-1 in images and in points: "2 of 40 images (5.0 points)"."""
     return f"{lost} of {count} images ({100 * lost / count:.1f} points)"

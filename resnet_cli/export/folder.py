@@ -1,8 +1,8 @@
-"""The folder of an export: complete or absent, never over anything else, and with OpenVINO's model a classifier for `predict`
+"""The folder of an export: it is complete or absent, replaces nothing else, and with an OpenVINO model `predict` can use it
 (light: the standard library only).
 
-In: a run. Out: a folder with the model, labels.txt, classify.py, and for OpenVINO export.json and splits.csv. It can be handed
-on: no file in it holds an absolute path or the name of an image.
+In: a run. Out: a folder with the model, labels.txt, classify.py, and for OpenVINO export.json and splits.csv. It can be shared:
+no file in it contains an absolute path or the name of an image.
 """
 
 import contextlib
@@ -21,10 +21,10 @@ from resnet_cli.runs.folder import EARLIER, EXPORT_RECORD, SPLITS, Run, read_spl
 
 
 def check_free(folder: Path, force: bool) -> None:
-    """Refuse a folder that an export may not take.
+    """Refuse a folder that must not be overwritten.
 
     Raises:
-        ResnetError: it holds something; with `force`, something that is no export.
+        ResnetError: it is not empty; with `force`, it contains something other than an export.
     """
     if not folder.exists() or _is_empty(folder):
         return
@@ -36,21 +36,21 @@ def check_free(folder: Path, force: bool) -> None:
 
 @contextmanager
 def new_folder(folder: Path, force: bool) -> Iterator[Path]:
-    """A folder to write into: what is in it comes to `folder` when all went well, and vanishes otherwise.
+    """A temporary folder to write into: its files are moved to `folder` on success, and deleted on an error.
 
     Raises:
-        ResnetError: it cannot be written, or another export has taken it meanwhile; see `check_free`.
+        ResnetError: it cannot be written, or another export was written there meanwhile; see `check_free`.
     """
     folder = folder.resolve()
     made = [parent for parent in folder.parents if not parent.exists()]
     try:
-        # An empty folder stays and is filled: one that is a mounted volume can be neither replaced nor written beside.
+        # An empty folder is filled, not replaced: a mounted volume cannot be replaced, and its parent may be read-only.
         fill = _is_empty(folder)
         with unfinished(folder / LABELS if fill else folder) as work:
             new = work / "new"
             new.mkdir(parents=True)
             yield new
-            # While this one was written and checked, another may have been finished.
+            # Another export may have been finished while this one was written and checked.
             check_free(folder, force and not fill)
             if fill:
                 _fill(folder, new)
@@ -67,12 +67,12 @@ def new_folder(folder: Path, force: bool) -> Iterator[Path]:
 
 
 def _is_empty(folder: Path) -> bool:
-    """Whether a folder is there and holds nothing but what a killed process left."""
+    """Whether a folder exists and contains nothing but leftovers of a killed process."""
     return folder.is_dir() and all(path.name.startswith(UNFINISHED) for path in folder.iterdir())
 
 
 def _fill(folder: Path, new: Path) -> None:
-    """Move what is in `new` to the folder, last of all what makes it an export."""
+    """Move the files of `new` to the folder; those that identify an export come last."""
     moved: list[Path] = []
     try:
         for path in sorted(new.iterdir(), key=lambda path: path.name in (EXPORT_RECORD, LABELS)):
@@ -85,7 +85,7 @@ def _fill(folder: Path, new: Path) -> None:
 
 
 def _replace(folder: Path, new: Path, old: Path) -> None:
-    """Put `new` in the place of the folder, which goes to `old`."""
+    """Replace the folder by `new`; the folder is moved to `old`."""
     try:
         if folder.exists():
             folder.rename(old)
@@ -97,13 +97,13 @@ def _replace(folder: Path, new: Path, old: Path) -> None:
 
 
 def describe(folder: Path, run: Run, name: FormatName, precision: str) -> int:
-    """Write what stands beside an exported model, and return the size of the folder, bytes.
+    """Write the files that accompany an exported model, and return the size of the folder, bytes.
 
     Args:
         folder: the export.
-        run: what it was made from; its results are not the export's and stay out, as do paths and names of images.
+        run: the exported run; its results are not those of the export and are left out, like paths and names of images.
         name: the format.
-        precision: what the model multiplies in, "float" or "int8".
+        precision: number format of the model, "float" or "int8".
     """
     (folder / LABELS).write_text("".join(f"{each}\n" for each in run.classes), "utf-8", "surrogateescape", "\n")
     shape = run.record["input"]
@@ -118,15 +118,15 @@ def describe(folder: Path, run: Run, name: FormatName, precision: str) -> int:
 
 
 def _write_hashes(folder: Path, run: Run) -> None:
-    """splits.csv: split, bytes and SHA-256 of every image, sorted. They are enough to score none that was trained on."""
+    """splits.csv: split, bytes and SHA-256 of every image, sorted: enough to recognise training images in an evaluation."""
     known = {(row.split, row.content) for row in read_splits(run) if row.content}
     known |= {(EARLIER, content) for trained in trained_before(run).values() for content in trained}
     write_csv(folder / SPLITS, [("split", "bytes", "sha256"), *sorted((split, *content) for split, content in known)])
 
 
 def _without_paths(record: dict[str, Any]) -> dict[str, Any]:
-    """A run's record without results, and without what names a place on this machine: the command, folders, what a download
-    said when it failed, the path of a recipe.
+    """A run's record without results and without paths of this machine: the command, folders, the message of a failed download,
+    the path of a recipe.
     """
     kept = {key: value for key, value in record.items() if key != "results"}
     data = {key: value for key, value in record.get("data", {}).items() if key != "path"}
@@ -136,5 +136,5 @@ def _without_paths(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def size(folder: Path) -> int:
-    """Bytes of all files in a folder."""
+    """Size of all files in a folder, bytes."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -1,7 +1,7 @@
-"""Whether an exported classifier answers like the run that it came from, on real images; two models side by side.
+"""Compare an exported classifier with its run on real images; compare two models in accuracy and speed.
 
-In: a run and the answers of both. Out: a `Parity`: how many images, how often they agree, how far they are apart; figures and
-speed of both.
+In: a run and the predictions of both. Out: a `Parity`: the number of images, how often both agree, and how far probabilities
+differ; accuracy and speed of both.
 """
 
 import time
@@ -23,15 +23,15 @@ from resnet_cli.runs.folder import Run, SplitRow, read_splits
 
 
 def some_images(run: Run, rows: Sequence[SplitRow], geometry: Geometry, most: int) -> list[Pixels]:
-    """Up to `most` of the images, uint8 (size, size, 3), the same ones every time."""
-    # Rows are sorted by class: shuffled, so that the first few are of all of them.
+    """Up to `most` of the images, uint8 (size, size, 3), always the same ones."""
+    # Rows are sorted by class: shuffle them, so that the first few are of all classes.
     order = np.random.default_rng(0).permutation(len(rows))
     decoded = decode_all((Sample(run.data / rows[index].path, 0) for index in order), geometry)
     return [pixels for pixels, _ in islice(decoded, most)]
 
 
 def decode_all(samples: Iterable[Sample], geometry: Geometry) -> Iterator[tuple[Pixels, int]]:
-    """Pixels and class of those that can be read, in order, decoded ahead on threads."""
+    """Pixels and class of the readable images, in order, prefetched by threads."""
 
     def attempt(sample: Sample) -> tuple[Pixels, int] | None:
         try:
@@ -49,13 +49,13 @@ _BATCH = 8
 
 @dataclass(frozen=True)
 class Parity:
-    """How an export compares with its run.
+    """The comparison of an export with its run.
 
     Attributes:
-        images: how many were compared.
-        source: "held-out images", or what stood in for them.
-        top1_agreement: share of them with the same most probable class, 0..1.
-        max_probability_difference: over all images and classes, 0..1.
+        images: number of images compared.
+        source: "held-out images", or what was used instead.
+        top1_agreement: share of images with the same most probable class, 0..1.
+        max_probability_difference: largest difference over all images and classes, 0..1.
     """
 
     images: int
@@ -65,20 +65,20 @@ class Parity:
 
     @property
     def is_on_patterns(self) -> bool:
-        """Whether none of the run's held-out images was there to compare on."""
+        """Whether none of the run's held-out images was available for the comparison."""
         return self.source == _PATTERNS
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Images to compare on: uint8 (N, H, W, 3), and what they are."""
+    """Images to compare on: uint8 (N, H, W, 3), and a description of them."""
 
     images: Images
     source: str
 
 
 def sample_images(run: Run, geometry: Geometry) -> Probe:
-    """Up to 32 of the images that the run held out, the same every time; random patterns if none is there any more."""
+    """Up to 32 of the run's held-out images, always the same ones; random patterns if none of them exists any more."""
     try:
         found = some_images(run, [row for row in read_splits(run) if row.split != "train"], geometry, IMAGES)
     except ResnetError:
@@ -95,7 +95,7 @@ def compare(reference: Answer, exported: Answer, sample: Probe) -> Parity:
             np.concatenate([answer(images) for images in _batches(sample.images)]) for answer in (reference, exported)
         )
     if expected.shape != got.shape:
-        raise ResnetError(f"the export answers in another shape, {got.shape} instead of {expected.shape}")
+        raise ResnetError(f"the export's output has the shape {got.shape} instead of {expected.shape}")
     return Parity(
         images=len(expected),
         source=sample.source,
@@ -105,7 +105,7 @@ def compare(reference: Answer, exported: Answer, sample: Probe) -> Parity:
 
 
 def keras_answer(classifier: keras.Model) -> Answer:
-    """The reference: Keras itself, in float32, one operation after the other, with nothing rewritten; its output is named."""
+    """The reference: Keras in float32, executed eagerly and without graph rewriting; its output is named."""
     return lambda images: keras.ops.convert_to_numpy(classifier(images, training=False)[OUTPUT])
 
 
@@ -115,7 +115,7 @@ def _batches(images: Images) -> Iterator[Images]:
 
 
 def _patterns(size: int) -> Images:
-    """Coarse coloured squares, which tell more about a network than white noise, the same every time."""
+    """Coarse coloured squares, always the same, which test a network better than white noise."""
     squares = np.random.default_rng(0).integers(0, 256, (IMAGES, 4, 4, 3), np.uint8)
     side = -(-size // 4)
     return np.ascontiguousarray(squares.repeat(side, 1).repeat(side, 2)[:, :size, :size])
@@ -123,7 +123,7 @@ def _patterns(size: int) -> Images:
 
 @contextmanager
 def _full_precision() -> Iterator[None]:
-    """TensorFlow multiplies in float32 inside: neither TF32 on GPUs nor the bf16 that training may have turned on."""
+    """Make TensorFlow multiply in float32: neither in TF32 on GPUs nor in bf16, which training may have turned on."""
     import tensorflow as tf
 
     from resnet_cli.networks.accelerations import rewrites, set_rewriting
@@ -140,13 +140,13 @@ def _full_precision() -> Iterator[None]:
 
 
 BATCH = 16
-MEASURED = 2000  # images: one point of top-1 is then 20 of them; all 50,000 of ImageNet would take an hour
-_TURNS, _SECONDS = 3, 0.2  # of measuring speed, and how long each lasts
+MEASURED = 2000  # images: one point of top-1 is 20 of them; all 50,000 of ImageNet would take an hour
+_TURNS, _SECONDS = 3, 0.2  # number and length of the speed measurements
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two models, as its own runtime runs it by default.
+    """One of the two models, measured in its own runtime with default settings.
 
     Attributes:
         correct: held-out images whose most probable class is right.
@@ -161,19 +161,19 @@ class Side:
 
 @dataclass(frozen=True)
 class Both:
-    """Answers of two models to the same images: how many each has right, and how they compare."""
+    """Predictions of two models for the same images: the number of correct ones of each, and their comparison."""
 
     correct: tuple[int, int]
     parity: Parity
 
 
 def some_samples(samples: Sequence[Sample]) -> list[Sample]:
-    """The images, or 2000 of them, the same ones every time."""
+    """The images, or 2000 of them, always the same ones."""
     return [samples[index] for index in np.random.default_rng(0).permutation(len(samples))[:MEASURED]]
 
 
 def answer_both(answers: tuple[Answer, Answer], samples: Sequence[Sample], geometry: Geometry) -> Both:
-    """Run both models on the images; each is decoded once, and one that cannot be read is skipped.
+    """Run both models on the images; each is decoded once, and unreadable ones are skipped.
 
     Raises:
         ResnetError: none of them can be read.
@@ -196,7 +196,7 @@ def answer_both(answers: tuple[Answer, Answer], samples: Sequence[Sample], geome
 
 
 def speeds_of(answers: tuple[Answer, Answer], images: Images) -> tuple[float, float]:
-    """Images a second of both, each the best of its turns: whatever else the machine does can only slow one down."""
+    """Images per second of both, each the best of several measurements, as other load can only slow them down."""
     images = np.resize(images, (BATCH, *images.shape[1:]))
     turns = [(_speed(answers[0], images), _speed(answers[1], images)) for _ in range(_TURNS)]
     return max(first for first, _ in turns), max(second for _, second in turns)

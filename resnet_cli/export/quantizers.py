@@ -1,8 +1,8 @@
 """Turn a float export into int8, each format by its own tool: NNCF, ONNX Runtime, the LiteRT converter (light: the tools are
 imported where they are used).
 
-In: a float export and calibration images. Out: a model file that takes and returns the same as the float one, preprocessing
-inside: weights and activations are 8-bit integers between. Jacob et al. 2018, section 2 (arXiv 1712.05877) is the scheme.
+In: a float export and calibration images. Out: a model file with the same input and output as the float one, preprocessing
+included; weights and activations are 8-bit integers. The scheme is that of Jacob et al. 2018, section 2 (arXiv 1712.05877).
 """
 
 import contextlib
@@ -19,10 +19,10 @@ from resnet_cli.export.formats import FORMATS, Answer, FormatName, find_format, 
 if TYPE_CHECKING:
     from resnet_cli.engines.base import Images
 
-MAX_DROP = 0.01  # of held-out top-1: an int8 model that loses more is not kept
-# The head stays in float, and softmax after it: its weights also scale the features, whose ranges differ, and it costs next to
-# nothing. In int8 too, on four runs, the mean difference of probabilities from the float model grows by 10 to 100 % (OpenVINO)
-# and 8 to 150 % (ONNX), at worst 0.0066 -> 0.0167, where 10.5 % of the answers change in place of 4.8 %.
+MAX_DROP = 0.01  # share of held-out top-1: an int8 model that loses more is not kept
+# The head and softmax stay in float: the head's weights also scale the features, whose ranges differ, and it costs almost
+# nothing. With an int8 head, on four runs, the mean difference of probabilities from the float model grows by 10 to 100 %
+# (OpenVINO) and 8 to 150 % (ONNX), at worst from 0.0066 to 0.0167, where 10.5 % of the classes change instead of 4.8 %.
 _ONNX_OPERATIONS = ["Conv", "Add", "Relu", "MaxPool", "GlobalAveragePool", "ReduceMean"]
 
 
@@ -31,9 +31,9 @@ class Quantizer:
     """How one format is quantized.
 
     Attributes:
-        write: writes the int8 model; given the Keras model, its float export's file, calibration images and the new file.
-        load: opens a float or an int8 export as a user does, with whatever precision the runtime chooses.
-        needs: packages of the `export` extra, beside the format's own.
+        write: writes the int8 model, from the Keras model, the file of its float export, calibration images and the new path.
+        load: opens a float or an int8 export as a user does, in the runtime's default precision.
+        needs: packages of the `export` extra, in addition to the format's own.
     """
 
     write: Callable[[Any, Path, "Images", Path], None]
@@ -57,9 +57,9 @@ def _quantize_openvino(model: Any, exact: Path, images: "Images", path: Path) ->
     from resnet_cli.engines.openvino import import_openvino, save
 
     core = import_openvino().Core()
-    # NNCF draws its progress and logs to stdout, which belongs to the result.
+    # NNCF prints progress and logs to stdout, which is for results.
     with contextlib.redirect_stdout(io.StringIO()):
-        # After OpenVINO, whose telemetry is blocked above: NNCF sends by the same package, and puts a stub in its place.
+        # After OpenVINO, whose telemetry is blocked above: NNCF uses the same package, and falls back to a stub.
         import nncf
         from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
@@ -67,11 +67,11 @@ def _quantize_openvino(model: Any, exact: Path, images: "Images", path: Path) ->
             core.read_model(exact),
             nncf.Dataset(list(_one_by_one(images))),
             subset_size=len(images),
-            # Weights without a zero point, activations with one: what a shortcut adds to is not symmetric.
+            # Weights without a zero point, activations with one: activations after a shortcut's addition are not symmetric.
             preset=nncf.QuantizationPreset.MIXED,
             ignored_scope=nncf.IgnoredScope(types=["MatMul"]),
-            # The extremes of all images, not the mean of each one's, and biases as they are: two to five times as near to
-            # the float model on two runs, mean difference of probabilities 0.031 -> 0.006 and 0.005 -> 0.003.
+            # Use the extremes of all images, not the mean of each image's, and leave biases as they are: two to five times
+            # closer to the float model on two runs, mean difference of probabilities 0.031 -> 0.006 and 0.005 -> 0.003.
             advanced_parameters=nncf.AdvancedQuantizationParameters(
                 activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX, disable_bias_correction=True
             ),
@@ -91,7 +91,7 @@ def _quantize_onnx(model: Any, exact: Path, images: "Images", path: Path) -> Non
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
-        """The images, one a call, and None after the last."""
+        """Returns one image per call, and None after the last."""
 
         def __init__(self) -> None:
             self._left = _one_by_one(images)
@@ -101,7 +101,7 @@ def _quantize_onnx(model: Any, exact: Path, images: "Images", path: Path) -> Non
             return None if images is None else {"image": images}
 
     folded = path.with_name(".folded.onnx")
-    # Batch norm goes into the convolutions first. Symbolic shapes are for transformers, and need another package.
+    # Batch norm is folded into the convolutions first. Symbolic shapes are for transformers, and need another package.
     quant_pre_process(exact, folded, skip_symbolic_shape=True)
     quantize_static(
         folded,
@@ -110,10 +110,10 @@ def _quantize_onnx(model: Any, exact: Path, images: "Images", path: Path) -> Non
         quant_format=QuantFormat.QDQ,
         op_types_to_quantize=_ONNX_OPERATIONS,
         per_channel=True,
-        # What ONNX Runtime names for x86; ARM takes it as well.
+        # The types that ONNX Runtime recommends for x86; ARM supports them too.
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        reduce_range=True,  # 7 bits: x86 without VNNI adds pairs of products in 16 bits, which 8 bits overflow
+        reduce_range=True,  # 7 bits: x86 without VNNI adds pairs of products in 16 bits, which overflow with 8-bit weights
     )
     folded.unlink()
 
@@ -131,7 +131,7 @@ def _quantize_tflite(model: Any, exact: Path, images: "Images", path: Path) -> N
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = calibrate
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-        # The converter alone quantizes every operation; its debugger is the documented way to leave some in float.
+        # The converter by itself quantizes every operation; its debugger is the documented way to keep some in float.
         chosen = tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=["FULLY_CONNECTED", "SOFTMAX"])
         debugger = tf.lite.experimental.QuantizationDebugger(converter=converter, debug_dataset=calibrate, debug_options=chosen)
         path.write_bytes(debugger.get_nondebug_quantized_model())

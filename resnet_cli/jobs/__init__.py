@@ -1,1 +1,1 @@
-"""What a command does, as a function: values in, a frozen result out, progress to a `Progress`."""
+"""The work of each command as a function: it takes values, returns a frozen result and reports to a `Progress`."""

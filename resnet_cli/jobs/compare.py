@@ -1,6 +1,6 @@
-"""Runs compared: opened, told apart by everything but their seeds, a row of figures for every network and recipe (light).
+"""Compare runs: open them, group runs that differ only by seed, and compute a row of metrics for each group (light).
 
-In: run folders. Out: `Trained`, in groups of runs that differ by their seed alone, and their rows.
+In: run folders. Out: `Trained`, in groups of runs that differ only by seed, and their rows.
 """
 
 import json
@@ -20,20 +20,20 @@ from resnet_cli.training.config import FinetuneConfig
 
 @dataclass(frozen=True)
 class Trained:
-    """What is compared of one run.
+    """The data of one run for a comparison.
 
     Attributes:
         folder: the run.
         dataset: name of its data set.
-        images: hash of the images, whichever split they are in; "" in runs of older versions.
+        images: hash of the images, regardless of splits; "" in runs of older versions.
         fingerprint: hash of the images and their splits.
-        recipe: everything that was chosen but the seed, and the stage, as text.
+        recipe: all settings except the seed, and the stage, as text.
         seed: random seed.
         spec: its classifier.
         stage: "train", or the stage of fine-tuning whose weights were kept.
         history: the epochs of that stage, at least one.
-        held_out: what it was measured on after every epoch.
-        test_error: of the weights that were kept, on test images that chose nothing; None where there are none.
+        held_out: the split that was evaluated after every epoch.
+        test_error: error of the kept weights on test images that did not select the epoch; None if there are none.
         seconds: time of all stages.
     """
 
@@ -52,17 +52,17 @@ class Trained:
 
     @property
     def train_errors(self) -> list[float]:
-        """Share of wrong answers by epoch, 0..1, measured while learning."""
+        """Training error by epoch, 0..1, measured during training."""
         return [1 - record.accuracy for record in self.history]
 
     @property
     def held_out_errors(self) -> list[float]:
-        """Share of wrong answers by epoch, 0..1, on what was held out."""
+        """Error on the held-out images by epoch, 0..1."""
         return [1 - record.val_accuracy for record in self.history]
 
 
 def read_runs(folders: Iterable[Path]) -> list[Trained]:
-    """Open runs; a folder that is named twice counts once; evaluations and searches for a rate, which runs/* fits too, do not.
+    """Open runs; a folder given twice counts once; evaluations and range tests, which runs/* matches too, are skipped.
 
     Raises:
         ResnetError: a run is incomplete or damaged, or was trained on other images than the first.
@@ -83,11 +83,11 @@ def read_runs(folders: Iterable[Path]) -> list[Trained]:
 
 
 def group_by_seed(trained: Sequence[Trained]) -> list[tuple[Trained, ...]]:
-    """Runs that differ by their seed alone, together; the groups in the order of their first runs."""
+    """Group runs that differ only by seed; groups are in the order of their first runs."""
     groups: dict[tuple[str, int], list[Trained]] = defaultdict(list)
     seen: Counter[tuple[str, int]] = Counter()
     for each in trained:
-        # A seed that comes again is a repetition: it says nothing of the spread over seeds, so it gets a row of its own.
+        # A second run with the same seed tells nothing about the spread over seeds, so it gets its own row.
         groups[each.recipe, seen[each.recipe, each.seed]].append(each)
         seen[each.recipe, each.seed] += 1
     return [tuple(group) for group in groups.values()]
@@ -101,7 +101,7 @@ def _read(folder: Path) -> Trained:
         stage = results.get("kept", "train")
         history = tuple(each for each in records if each.stage == stage)
         if not history:
-            raise ResnetError(f"{folder / 'metrics.jsonl'} holds no epoch of stage {stage}", "train the run anew")
+            raise ResnetError(f"{folder / 'metrics.jsonl'} has no epoch of stage {stage}", "train the run again")
         held_out = _held_out(run) if counts["val"] == counts.get("test") else "validation"
         return Trained(
             folder=folder,
@@ -114,17 +114,17 @@ def _read(folder: Path) -> Trained:
             stage=stage,
             history=history,
             held_out=held_out,
-            # What chose the epoch to keep is no test of it.
+            # Images that selected the epoch are not test images.
             test_error=1 - results["test"]["top1"] if "test" in results and held_out == "validation" else None,
-            # A run that was resumed counted its time from there on; its epochs know nothing of the time before the first.
+            # `seconds` of a resumed run may only count from its resumption; epochs do not include the time before the first.
             seconds=max(results["seconds"], sum(each.seconds for each in records)),
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise ResnetError(f"{folder / 'run.json'} does not describe a training: {error}", "train the run anew") from error
+        raise ResnetError(f"{folder / 'run.json'} does not describe a training: {error}", "train the run again") from error
 
 
 def options_of(trained: Trained) -> dict[str, Any]:
-    """The options that a run was trained with, and the kind of weights that it began with."""
+    """The options that a run was trained with, and the kind of its initial weights."""
     _, (weights, _), options, _ = json.loads(trained.recipe)
     return {"weights": weights, **options}
 
@@ -140,12 +140,12 @@ def _recipe(record: dict[str, Any], stage: str) -> str:
 
 
 def _held_out(run: Run) -> Literal["validation", "test"]:
-    """With --val-split 0 the images that epochs were measured on are the test folder's."""
+    """The split that epochs were evaluated on: with --val-split 0 it is the test folder."""
     return "test" if is_validated_by_test(read_splits(run)) else "validation"
 
 
 _WEIGHTIEST = ("weights", "recipe", "optimizer", "learning_rate", "batch_size", "schedule")
-_NAMED = 5  # options in which rows differ
+_NAMED = 5  # most options named in the note on differences
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Errors:
-    """Shares of wrong answers, 0..1: the lowest of all epochs, and after the last."""
+    """Errors, 0..1: the lowest of all epochs, and after the last epoch."""
 
     best: Spread
     final: Spread
@@ -166,12 +166,12 @@ class Errors:
 
 @dataclass(frozen=True)
 class Row:
-    """Figures of runs that differ by their seed alone: what --json prints.
+    """Metrics of runs that differ only by seed, as printed by --json.
 
     Attributes:
-        label: network, with what tells it from the other rows.
-        runs, seeds, epochs: a value a run.
-        test_error: of the weights that were kept, on test images that chose nothing; None where there are none.
+        label: name of the network, with what distinguishes it from the other rows.
+        runs, seeds, epochs: one value per run.
+        test_error: error of the kept weights on test images that did not select the epoch; None if there are none.
         images_per_second: mean over runs of the median epoch.
         seconds: mean over runs.
     """
@@ -193,12 +193,12 @@ class Row:
 
 
 def make_rows(groups: Sequence[tuple[Trained, ...]]) -> list[Row]:
-    """The figures of every group."""
+    """The metrics of every group."""
     return [_row(label, group) for label, group in zip(_labels(groups), groups, strict=True)]
 
 
 def notes_on(trained: Sequence[Trained], rows: Sequence[Row]) -> list[str]:
-    """What a reader must know to take the figures for no more than they are."""
+    """Notes that are needed to interpret the metrics."""
     notes = []
     if len({each.fingerprint for each in trained}) > 1:
         notes.append("the runs hold out different images of the same data set (another seed or --val-split)")
@@ -213,10 +213,9 @@ def notes_on(trained: Sequence[Trained], rows: Sequence[Row]) -> list[str]:
 
 
 def _different(options: Sequence[dict[str, Any]]) -> list[str]:
-    """The options in which rows differ, in the order of the rows; the epochs stand in the table.
+    """The options in which rows differ, in the order of the rows; epochs are in the table.
 
-    Those that only some of the commands have tell nothing of the others; nor does what one command alone leaves to the program
-    (None).
+    Options that only some of the commands have are not compared, nor values that only one command leaves to the program (None).
     """
     known = set[str].intersection(*(set(each) for each in options)) - {"epochs"}
     if len({"unfreeze" in each for each in options}) > 1:
@@ -229,7 +228,7 @@ def _different(options: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _labels(groups: Sequence[tuple[Trained, ...]]) -> list[str]:
-    """The network's name, and where that is not enough the shortcut option, what was measured on, at last the folder."""
+    """The network's name and, as far as needed to distinguish rows, the shortcut option, the measured split and the folder."""
     firsts = [group[0] for group in groups]
     options: dict[str, set[str]] = defaultdict(set)
     for first in firsts:

@@ -1,5 +1,5 @@
-"""What `train` and `finetune` share: reading images and searching the rate before, writing and measuring a network after
-(heavy).
+"""The common parts of `train` and `finetune`: reading images and the range test before the training, writing and evaluating the
+network after it (heavy).
 
 In: a data set with its splits; later a trained network. Out: `ImageSet`; the files of a run, all but run.json, and its
 figures.
@@ -35,7 +35,7 @@ _PLOT, _FOUND = "rate.png", "found_rate"
 
 
 def usable_rate(search: RateSearch, usual: float, progress: Progress) -> float:
-    """The suggested rate, or the usual one where the test suggests none; told to the user."""
+    """The suggested rate, or the default one if the test suggests none; it is reported to the user."""
     if search.suggested is None:
         progress.line(f"the range test suggests nothing: no rate lowers the loss clearly; --learning-rate {usual:g} stays")
         return usual
@@ -49,17 +49,17 @@ def write_search(folder: Path, search: RateSearch) -> None:
 
 
 def search_record(folder: Path, suggested: float | None, warnings: list[str]) -> dict[str, Any]:
-    """The JSON contract of `--lr-find plot`."""
+    """The JSON output of `--lr-find plot`."""
     return {"folder": str(folder), "plot": str(folder / _PLOT), "suggested": suggested, "warnings": warnings}
 
 
 def search_once(folder: Path, usual: float, only: bool, progress: Progress) -> ChooseRate:
-    """What chooses the rate of a run's fine-tuning phase by a range test, which a run that goes on does not repeat.
+    """A function that chooses the rate of the fine-tuning phase by a range test, which a resumed run does not repeat.
 
     Args:
-        folder: the run; it gets the plot.
-        usual: the rate where the test suggests none.
-        only: nothing is trained with it.
+        folder: the run folder, for the plot.
+        usual: the rate if the test suggests none.
+        only: only run the test, and train nothing.
         progress: where to report.
     """
 
@@ -77,7 +77,7 @@ def search_once(folder: Path, usual: float, only: bool, progress: Progress) -> C
 
 
 def found_rate(folder: Path) -> float | None:
-    """What the range test of an unfinished run came to; None where there was none."""
+    """The rate found by the range test of an unfinished run; None if there was no test."""
     rate: float | None = begun_with(folder).get(_FOUND)
     return rate
 
@@ -91,16 +91,17 @@ def read_splits_for_training(
     limit: int,
     largest: int = 0,
 ) -> tuple[ImageSet, ImageSet]:
-    """Training images for an augmentation and validation squares; unreadable files are named, or with `strict` an error.
+    """Read training images for an augmentation and validation squares; warn of unreadable files, or with `strict` fail.
 
     Args:
-        dataset: its splits "train" and "val" are read; with `strict` "test" is looked at, else its first readable image.
-        geometry: how images reach the input size.
-        how: what happens to training images.
+        dataset: its splits "train" and "val" are read; of "test", all images are checked with `strict`, else until one is
+            readable.
+        geometry: how images are brought to the input size.
+        how: augmentation of the training images.
         progress: where to report.
         strict: a damaged image is an error.
-        limit: bytes of decoded images that are kept, a split; 0 where they are needed only once more.
-        largest: side of the crops that are made of training images, pixels, where a teacher's are larger than the input.
+        limit: most bytes of decoded images kept in memory, per split; 0 if they are needed only once more.
+        largest: side of the crops of training images, pixels, if the teacher's input is larger than the network's.
 
     Raises:
         ResnetError: nothing readable is left of a split, or of a class; or an image is damaged and `strict`.
@@ -123,7 +124,7 @@ def read_splits_for_training(
 
 
 def splits_to_read_later(dataset: Dataset, geometry: Geometry, how: Augmentation) -> tuple[ImageSet, ImageSet]:
-    """Training images and validation squares at which nobody has looked, but for the first readable one of every class.
+    """Training images and validation squares that are decoded later; only one readable image of every class is searched now.
 
     Raises:
         ResnetError: a class, or the validation, has none.
@@ -143,7 +144,7 @@ def splits_to_read_later(dataset: Dataset, geometry: Geometry, how: Augmentation
 
 
 def _can_be_tested(dataset: Dataset, held_out: ImageSet) -> bool:
-    """Whether a test image can be read, if there are any: it is too late to learn that after a training."""
+    """Whether a test image can be read, if there are any: checked before the training, not after it."""
     test = dataset.splits.get("test", ())
     return not test or any(held_out.is_readable(sample) for sample in test)
 
@@ -159,7 +160,7 @@ def _require_enough(dataset: Dataset, present: Sequence[bool], validates: bool, 
 
 
 def as_read(dataset: Dataset, training: ImageSet, held_out: ImageSet) -> Dataset:
-    """The data set with those images alone that could be read, of the splits that were."""
+    """The data set with only the readable images of the splits that were read."""
     read = {"train": training.samples, "val": held_out.samples}
     if dataset.is_validated_by_test:
         read["test"] = held_out.samples
@@ -168,11 +169,11 @@ def as_read(dataset: Dataset, training: ImageSet, held_out: ImageSet) -> Dataset
 
 @dataclass(frozen=True)
 class Untrained:
-    """What is known of a backbone that was not trained.
+    """The available results of a backbone that stayed frozen.
 
     Attributes:
         pooled: features of the images in "val", in order, in pieces of float32 (n, D).
-        backbone: images to pooled features, as an OpenVINO model.
+        backbone: an OpenVINO model from images to pooled features.
     """
 
     pooled: Iterable[Outputs] | None = None
@@ -191,24 +192,24 @@ def write_trained(
     *,
     label_smoothing: float,
 ) -> dict[str, Measured]:
-    """Write a trained network, its curves and splits, and measure it on what was held out.
+    """Write a trained network, its curves and splits, and evaluate it on the held-out images.
 
     Args:
-        folder: the run, with its metrics.jsonl.
+        folder: the run folder, with its metrics.jsonl.
         model: the trained network, images to logits.
-        spec: what it is.
-        dataset: its splits hold the readable images.
-        geometry: how images reach the input size.
+        spec: its description.
+        dataset: the data set with its readable images.
+        geometry: how images are brought to the input size.
         progress: where to report.
-        engine: what measures.
-        untrained: what is known of its backbone from before.
-        label_smoothing: that the training loss of the curves carries.
+        engine: engine of the evaluation.
+        untrained: features and OpenVINO model of a frozen backbone, if available.
+        label_smoothing: label smoothing of the training loss in the curves.
 
     Returns:
-        Figures of "val", and of "test" where there is one.
+        Metrics of "val", and of "test" if there is one.
     """
     if reason := write_classifier(folder, model, spec, untrained.backbone):
-        progress.warn(f"{reason}; Keras answers from the weights, which is slower")
+        progress.warn(f"{reason}; Keras predicts from the weights, which is slower")
         engine = "keras"
     write_metrics_csv(folder)
     draw_curves(folder / "metrics.jsonl", folder / "curves.png", f"{dataset.name}-{spec.network.name}", label_smoothing)

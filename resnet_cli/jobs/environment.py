@@ -1,10 +1,10 @@
-"""What a command needs of the machine: TensorFlow without its chatter, and the user's cache (light).
+"""The environment of a command: TensorFlow without its log messages, GPUs, and the user's cache (light).
 
-TensorFlow leaves oneDNN off where the CPU has AVX2 alone. Training steps are 1.6 to 2.1 times faster with it there too
-(resnet18-compact and resnet20, two cores), so it is turned on everywhere.
+TensorFlow does not use oneDNN on CPUs with AVX2 only. Training steps are 1.6 to 2.1 times faster with it there too
+(resnet18-compact and resnet20, two cores), so it is always turned on.
 
-TensorFlow writes about oneDNN, CPU flags and absent GPU drivers to stderr while it is imported, before any of its own settings
-apply. What it writes in that time is held back, known chatter dropped, and the rest shown.
+During its import, TensorFlow logs messages about oneDNN, CPU flags and missing GPU drivers to stderr, before its own settings
+apply. These messages are captured; known ones are dropped, and the rest is shown.
 """
 
 import gc
@@ -24,7 +24,7 @@ from resnet_cli.engines import EngineName
 from resnet_cli.errors import ResnetError
 from resnet_cli.progress import Progress
 
-MANY = 2000  # images from which on a GPU makes up for the import of TensorFlow and the start of CUDA
+MANY = 2000  # images from which a GPU saves more time than importing TensorFlow and starting CUDA take
 
 _DEVICES = (("dev", "nvidia[0-9]*"), ("usr/lib/wsl/lib", "libcuda.so.1"))  # Linux, and Linux in Windows
 # What pip installs with tensorflow[and-cuda] and with jax[cuda12] or jax[cuda13].
@@ -36,13 +36,13 @@ _PACKAGES = {
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a process can know of GPUs by looking.
+    """Signs of a GPU that can be checked without importing Keras.
 
     Attributes:
         has_device: whether there is an NVIDIA device.
-        visible: `CUDA_VISIBLE_DEVICES`, None where it is not set.
-        backend: of Keras.
-        has_packages: whether the packages are installed by which that backend computes on one.
+        visible: `CUDA_VISIBLE_DEVICES`; None if it is not set.
+        backend: Keras' backend.
+        has_packages: whether the packages that this backend needs for a GPU are installed.
     """
 
     has_device: bool
@@ -52,7 +52,7 @@ class Surroundings:
 
 
 def surroundings(root: Path = Path("/"), environment: Mapping[str, str] = os.environ) -> Surroundings:
-    """Those of this process; `root` is where its file system begins."""
+    """The surroundings of this process; `root` is the root of its file system."""
     has_device = any(any((root / folder).glob(pattern)) for folder, pattern in _DEVICES)
     backend = keras_backend(environment)
     has_packages = has_device and any(map(_is_installed, _PACKAGES.get(backend, ())))
@@ -60,13 +60,13 @@ def surroundings(root: Path = Path("/"), environment: Mapping[str, str] = os.env
 
 
 def gpu_is_likely(seen: Surroundings) -> bool:
-    """Whether Keras is going to see a GPU, most probably."""
+    """Whether Keras will probably see a GPU."""
     hidden = seen.visible is not None and seen.visible.strip() in ("", "-1", "none", "NoDevFiles")
     return seen.has_device and seen.has_packages and not hidden
 
 
 def keras_backend(environment: Mapping[str, str] = os.environ) -> str:
-    """The backend that Keras is going to choose, by the rules of Keras: the variable, its file, TensorFlow."""
+    """The backend that Keras will choose, by its own rules: environment variable, configuration file, TensorFlow."""
     if chosen := environment.get("KERAS_BACKEND"):
         return chosen
     home = Path(environment.get("KERAS_HOME") or Path(environment.get("HOME", "~")).expanduser() / ".keras")
@@ -85,25 +85,25 @@ def _is_installed(package: str) -> bool:
 
 
 def is_worth_a_gpu(wish: EngineName, images: int, seen: Surroundings) -> bool:
-    """Whether to import Keras for so many images, only because it may find a GPU.
+    """Whether to import Keras for so many images, because it may find a GPU.
 
     Args:
-        wish: as it was asked for; whoever named an engine gets that one.
-        images: to classify; 0 where nobody knows how many will come.
-        seen: what is known of GPUs here.
+        wish: the requested engine; only "auto" may be replaced.
+        images: number of images to classify; 0 if it is unknown.
+        seen: signs of a GPU.
     """
     return wish == "auto" and images >= MANY and gpu_is_likely(seen)
 
 
 def settled(wish: EngineName, progress: Progress) -> EngineName:
-    """What can be had of what was asked for, before any work begins.
+    """Check the requested engine before any work begins.
 
     Args:
-        wish: auto = OpenVINO wherever this machine has it; openvino, keras = that one, or an error.
-        progress: is told why OpenVINO cannot be used.
+        wish: auto = OpenVINO if it is installed; openvino, keras = that engine, or an error.
+        progress: where to report why OpenVINO cannot be used.
 
     Raises:
-        ResnetError: OpenVINO was asked for, and is missing or too old.
+        ResnetError: OpenVINO was chosen by name, and is missing or too old.
     """
     if wish == "keras":
         return wish
@@ -114,13 +114,13 @@ def settled(wish: EngineName, progress: Progress) -> EngineName:
     except ResnetError as error:
         if wish == "openvino":
             raise
-        progress.line(f"{error.message}, so Keras takes its place, which is slower; {error.hint}")
+        progress.line(f"{error.message}, so Keras is used instead, which is slower; {error.hint}")
         return "keras"
     return wish
 
 
 _CHATTER = re.compile(
-    r"^[IW]\d{4} "  # TensorFlow's own remarks and warnings, where it was imported before its level could be set
+    r"^[IW]\d{4} "  # TensorFlow's own messages and warnings, if it was imported before its log level could be set
     r"|All log messages before absl::InitializeLog"
     r"|oneDNN custom operations are on"
     r"|Could not find cuda drivers|cudart_stub|failed call to cuInit|cuda_diagnostics"
@@ -135,15 +135,15 @@ _BACKENDS = "set KERAS_BACKEND=tensorflow, or KERAS_BACKEND=jax after pip instal
 
 @contextmanager
 def tensorflow_import() -> Iterator[None]:
-    """Everything that imports Keras first belongs inside; on leaving, Keras knows its devices."""
-    # From here on only errors of TensorFlow are shown.
+    """The context of the first import of Keras; on exit, Keras has initialised its devices."""
+    # From now on, only errors of TensorFlow are shown.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     if "keras" in sys.modules:
         yield
         return
     _make_xla_repeatable()
-    # What is imported comes to stay: looking through it again and again for garbage would take a sixth of the time.
+    # Imported modules stay in memory: searching them for garbage would take a sixth of the import time.
     gc.disable()
     try:
         with without_chatter():
@@ -157,11 +157,11 @@ def tensorflow_import() -> Iterator[None]:
 
 @contextmanager
 def _without_jax() -> Iterator[None]:
-    """On another backend JAX is not imported: TensorFlow does it for a converter, which takes 0.3 of its 3.4 seconds."""
+    """Hide JAX if it is not the backend: TensorFlow imports it for a converter, which takes 0.3 of its 3.4 seconds."""
     if "jax" in sys.modules or keras_backend() == "jax":
         yield
         return
-    # What Python itself puts there for a package that is not to be found.
+    # Python's own marker for a package that must not be found.
     sys.modules["jax"] = None  # type: ignore[assignment]
     try:
         yield
@@ -170,7 +170,7 @@ def _without_jax() -> Iterator[None]:
 
 
 def _make_xla_repeatable() -> None:
-    """Ask XLA, before JAX starts it, for operations on GPUs that give the same results every time, unless the user decided."""
+    """Set XLA's flag for deterministic GPU operations before JAX starts it, unless the user has set it."""
     flags = os.environ.get("XLA_FLAGS", "")
     seen = surroundings()
     if seen.backend == "jax" and gpu_is_likely(seen) and "xla_gpu_deterministic_ops" not in flags:
@@ -178,10 +178,10 @@ def _make_xla_repeatable() -> None:
 
 
 def _import_keras() -> Any:
-    """Import Keras as this program needs it, whatever the user's other projects made of ~/.keras/keras.json.
+    """Import Keras with the settings that this program needs, whatever ~/.keras/keras.json says.
 
     Raises:
-        ResnetError: its backend is none that trains here, or is not installed.
+        ResnetError: its backend is not supported here, or not installed.
     """
     try:
         with _without_jax():
@@ -198,7 +198,7 @@ def _import_keras() -> Any:
 
 @contextmanager
 def without_chatter() -> Iterator[None]:
-    """Hold back what libraries write to stderr, by whatever way, until the end; then show what is no known chatter."""
+    """Capture everything that libraries write to stderr; on exit, show it without the known log messages."""
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as held:
@@ -225,7 +225,7 @@ def cache_folder() -> Path:
 
 
 def kept_in_cache(name: str) -> Path | None:
-    """Where something is kept for later commands; nowhere on a machine whose cache cannot be written."""
+    """A folder in the user's cache; None if the cache cannot be written."""
     try:
         return cache_folder() / name
     except ResnetError:
@@ -233,13 +233,13 @@ def kept_in_cache(name: str) -> Path | None:
 
 
 def dataset_folder(asked: Path, progress: Progress) -> Path:
-    """The folder of a data set: as it was given, or in the cache where it is a known name and no folder here.
+    """The folder of a data set: as given, or in the cache if it is a known name and there is no such folder.
 
-    What is not in the cache yet is fetched and laid out there; only that opens a connection and imports Keras.
+    A data set that is not in the cache yet is downloaded; only that opens a connection and imports Keras.
 
     Raises:
-        ResnetError: it cannot be fetched, or there is no room for it.
-        Interrupted: a signal asked to stop.
+        ResnetError: it cannot be downloaded, or there is no room for it.
+        Interrupted: a signal requested a stop.
     """
     from resnet_cli.data.named import NAMED, lay_out, load_splits, require_source
 

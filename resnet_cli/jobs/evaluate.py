@@ -1,6 +1,6 @@
-"""What `resnet evaluate` does, and how `finetune` and `train` measure the run that they wrote (heavy).
+"""The work of `resnet evaluate`, and the evaluation of new runs by `finetune` and `train` (heavy).
 
-In: runs, and the images to score. Out: figures; predictions.csv, confusion.csv and report.html in a folder.
+In: runs, and the images to score. Out: metrics; predictions.csv, confusion.csv and report.html in a folder.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -36,19 +36,19 @@ from resnet_cli.reports.page import Mistake, Report, write_report
 from resnet_cli.runs.folder import EVALUATIONS, FIGURES, Run
 
 _SHOWN = 24  # mistakes in the report
-_ENSEMBLE = "ensemble"  # folder of several runs' figures, under runs/
+_ENSEMBLE = "ensemble"  # folder of an ensemble's results, under runs/
 
 
 @dataclass(frozen=True)
 class EvaluateRequest:
-    """What is to be measured, and where its files go.
+    """The arguments of an evaluation.
 
     Attributes:
-        runs: folders of runs, or of OpenVINO exports, that answer together; none for the newest run.
-        dataset: folder, or name of a known data set, whose images are scored; None for those that the first run held out.
-        split: train, val or test; None for test images where there are any, else validation images.
-        views: of each image that are averaged: 1, 2 or 10.
-        engine: what computes.
+        runs: folders of runs, or of OpenVINO exports; several form an ensemble, none means the newest run.
+        dataset: folder, or name of a known data set, whose images are scored; None for the first run's held-out images.
+        split: train, val or test; None for test images if there are any, else validation images.
+        views: views of each image to average: 1, 2 or 10.
+        engine: engine of the forward passes.
         output: folder of the files; None for the run, or a folder in it or under runs/.
         allow_changed: score held-out images whose content has changed since training.
         strict: a damaged or changed image is an error.
@@ -66,9 +66,9 @@ class EvaluateRequest:
 
 @dataclass(frozen=True)
 class Measured:
-    """Predictions of scored images, and the figures that they make; `views` of each image were averaged.
+    """Predictions of scored images, and their metrics; `views` views of each image were averaged.
 
-    `engine` says what computed them, and in what precision.
+    `engine` names the engine and its precision.
     """
 
     scored: Scored
@@ -80,13 +80,13 @@ class Measured:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What an evaluation came to.
+    """The result of an evaluation.
 
     Attributes:
-        runs: that answered, one or more.
-        measured: the images and their figures.
-        folder: it holds predictions.csv, confusion.csv and report.html.
-        warnings: what the reader of the figures must know.
+        runs: the evaluated runs, one or more.
+        measured: the images and their metrics.
+        folder: folder of predictions.csv, confusion.csv and report.html.
+        warnings: warnings about the metrics.
     """
 
     runs: tuple[Run, ...]
@@ -95,7 +95,7 @@ class Evaluated:
     warnings: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON contract of `evaluate`."""
+        """The JSON output of `evaluate`."""
         folders, measured = [str(run.folder) for run in self.runs], self.measured
         which = {"dataset": measured.scored.name, "split": measured.scored.split}
         names = {"run": folders[0], "runs": folders, "views": measured.views, **which}
@@ -123,7 +123,7 @@ def run_evaluation(request: EvaluateRequest, progress: Progress) -> Evaluated:
     name = _new_name(runs, scored, views)
     target = request.output or (choose_run_folder(name) if name else _place(runs[0], scored, views))
     _require_own(target, runs)
-    # What a training warned of is about the images of its headline figure, and of that figure where they are the same still.
+    # A training's warnings are about the images of its headline figure, and still apply to the figure if these are unchanged.
     told = runs[0].warnings_of_data if scored.changed else runs[0].warnings
     for warning in (*(told if scored.is_headline and len(runs) == 1 else ()), *scored.notes):
         progress.warn(warning)
@@ -135,13 +135,13 @@ def run_evaluation(request: EvaluateRequest, progress: Progress) -> Evaluated:
             raise ResnetError(left_out[0].reason, "without --strict it is left out")
         progress.warn(scoring.unreadable_note(left_out))
     if request.output is None and name:
-        target = make_run_folder(Place(target, name))  # another process may have taken it meanwhile
+        target = make_run_folder(Place(target, name))  # another process may have created it meanwhile
     _write_figures(target, measured, runs, progress.warnings)
     return Evaluated(runs, measured, target, tuple(progress.warnings))
 
 
 def _new_name(runs: Sequence[Run], scored: Scored, views: int) -> str:
-    """Of the folder under runs/ that figures get which no single run can keep; empty where one does."""
+    """The name of a new folder under runs/ for results that do not belong into a run's folder; else empty."""
     if len(runs) > 1:
         return _ENSEMBLE
     return f"{runs[0].folder.resolve().name}-{_measurement(scored, views)}" if runs[0].is_export else ""
@@ -152,8 +152,8 @@ def _measurement(scored: Scored, views: int) -> str:
 
 
 def _place(run: Run, scored: Scored, views: int) -> Path:
-    """A run's own files are those of its headline figure; other images and views are measured beside them, each data set's in
-    a folder of its own.
+    """The folder of the results: the run itself for its headline figure; else a folder in it for each data set and number of
+    views.
     """
     if scored.is_headline and views == 1:
         return run.folder
@@ -170,8 +170,8 @@ def _lies_in(image: Path, root: Path) -> bool:
 
 
 def _require_own(folder: Path, runs: Sequence[Run]) -> None:
-    """Figures are written over earlier figures, over nothing else that is called as they are, and into no export: that is
-    handed on as it is, and they name images.
+    """Refuse to overwrite files that are not from an evaluation, and to write into an export, which must not contain the names
+    of images.
     """
     for run in runs:
         if run.is_export and folder.resolve().is_relative_to(run.folder.resolve()):
@@ -201,16 +201,16 @@ def measure_together(
     engine: EngineName = "auto",
     pooled: Iterable[Outputs] | None = None,
 ) -> Measured:
-    """Score images through the files that `predict` loads, probabilities averaged over the classifiers and the views.
+    """Score images with the files that `predict` loads; probabilities are averaged over classifiers and views.
 
     Args:
         classifiers: one or more, of the same classes.
         scored: the images.
-        views: of each image.
+        views: views of each image.
         progress: where to report.
-        engine: what computes.
-        pooled: what one classifier's backbone gives for each image, in pieces of float32 (n, D), if that is known: then its
-            head alone is run, and only some images go through all of it.
+        engine: engine of the forward passes.
+        pooled: features of the images from the only classifier's backbone, in pieces of float32 (n, D), if they are known:
+            then only its head is run, and the whole network for some images.
     """
     members = load_members(classifiers, "many", engine, progress)
     words = ", ".join(sorted({f"{member.engine.name} {member.engine.precision}" for member in members}))
@@ -229,7 +229,7 @@ def measure_together(
 
 
 def _until_asked(results: Iterable[Classified], progress: Progress) -> Iterator[Classified]:
-    """The results, unless a signal asks to stop, which only trainings wait for."""
+    """The results; stop if a signal requests it."""
     for each in results:
         stop_if_asked(progress, "type the same command with --resume; only measuring is left")
         yield each
@@ -244,12 +244,12 @@ def measure_splits(
     engine: EngineName,
     pooled: Iterable[Outputs] | None,
 ) -> dict[str, Measured]:
-    """Figures of the held-out splits of a run that is about to be finished: "val", whose features may be known as `pooled`, and
-    "test" where there is one; once, where these are the same images.
+    """Evaluate a run before it is finished: on "val", whose features may be known as `pooled`, and on "test" if there is one;
+    only once if both are the same images.
     """
     rebuild = partial(read_weights, folder / "model.weights.h5", spec)
     classifier = Ready(str(folder), folder / "model.xml", dataset.classes, geometry, rebuild)
-    from resnet_cli.engines.frozen import measuring_engine  # only a process that trained has Keras already
+    from resnet_cli.engines.frozen import measuring_engine  # imports Keras, which a training process has already done
 
     engine = measuring_engine(engine)
 
@@ -267,11 +267,11 @@ def write_measured(folder: Path, measured: Measured, record: dict[str, Any], cur
     """Write predictions.csv, confusion.csv and report.html of one run, or of an export.
 
     Args:
-        folder: where to.
-        measured: the figures.
-        record: what run.json, or export.json, says of the run.
+        folder: the folder to write to.
+        measured: the metrics.
+        record: contents of run.json, or of export.json.
         curves: the run's curves.png; may be absent.
-        warnings: what the reader must know.
+        warnings: warnings for the report.
     """
     trained_on = _trained_on(record)
     facts = [
@@ -287,7 +287,7 @@ def write_measured(folder: Path, measured: Measured, record: dict[str, Any], cur
 
 
 def write_ensemble(folder: Path, measured: Measured, runs: Sequence[Run], warnings: list[str]) -> None:
-    """Write predictions.csv, confusion.csv and report.html of several runs that answered together."""
+    """Write predictions.csv, confusion.csv and report.html of an ensemble."""
     words = [f"{_network(run.record)}; weights {_weights(run.record)}; trained on {_trained_on(run.record)}" for run in runs]
     facts = [(str(run.folder), each) for run, each in zip(runs, words, strict=True)]
     _write(folder, measured, [("data", f"{measured.scored.root} ({measured.scored.split})"), *facts], None, warnings)
@@ -304,7 +304,7 @@ def _write(folder: Path, measured: Measured, facts: list[tuple[str, str]], curve
 
 
 def _trained_on(record: dict[str, Any]) -> str:
-    """The data set's folder; of an export its name alone is known."""
+    """The data set's folder; for an export, only its name is known."""
     return str(record["data"].get("path") or record["data"]["name"])
 
 
@@ -320,7 +320,7 @@ def _weights(record: dict[str, Any]) -> str:
 
 
 def _mistakes(scored: Scored, rows: Rows) -> list[Mistake]:
-    """The images whose true class got the least probability, among those that were taken for another class."""
+    """The misclassified images with the lowest probability of the true class."""
     predicted = rows.probabilities.argmax(1)
     worst = (-losses(rows.probabilities, rows.labels)).argsort(kind="stable")
     wrong = [i for i in worst if predicted[i] != rows.labels[i]][:_SHOWN]

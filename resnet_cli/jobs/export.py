@@ -1,7 +1,7 @@
-"""What `resnet export` does: write a run's classifier for other programs, in float or int8, and check what was written (light).
+"""The work of `resnet export`: write a run's classifier for other programs, in float or int8, and check it (light).
 
-In: a request. Out: a `FinishedExport`; the folder with the model is whole, or not there. TensorFlow and the converters are
-imported when all that can be wrong with the request is known.
+In: a request. Out: a `FinishedExport`; the folder with the model is complete or absent. TensorFlow and the converters are
+imported after the request has been checked.
 """
 
 from dataclasses import dataclass
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What is to be written.
+    """The arguments of an export.
 
     Attributes:
         format: such as "onnx".
         run: folder of the run; None for the newest.
         int8: with 8-bit weights and activations.
-        max_drop: points of held-out top-1 that int8 may lose, 0..100; None for the usual bound.
+        max_drop: points of held-out top-1 that int8 may lose, 0..100; None for the default.
         output: folder to write; None for export/<format>[-int8] in the run.
-        force: replace an export that is there, and keep an int8 model that loses more than it may.
+        force: replace an existing export, and keep an int8 model that loses more than it may.
     """
 
     format: FormatName
@@ -44,15 +44,15 @@ class ExportRequest:
 
 @dataclass(frozen=True)
 class FinishedExport:
-    """What was written and how it compares.
+    """A written export and its comparison.
 
     Attributes:
         format: such as "onnx".
-        run: whose classifier it is.
-        geometry: how images reach its input.
-        exported: files, and how they compare with the run, or of int8 with the float export.
-        quantized: of int8, what it cost; None in float.
-        warnings: what a reader must know.
+        run: the exported run.
+        geometry: how images are brought to its input size.
+        exported: the files, and the comparison with the run, or of int8 with the float export.
+        quantized: for int8, its loss of accuracy; None in float.
+        warnings: warnings about the export.
     """
 
     format: FormatName
@@ -63,7 +63,7 @@ class FinishedExport:
     warnings: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON contract of `export`."""
+        """The JSON output of `export`."""
         exported, parity, geometry = self.exported, self.exported.parity, self.geometry
         document = {
             "format": self.format,
@@ -83,7 +83,7 @@ class FinishedExport:
 
 
 def require_possible(request: ExportRequest) -> None:
-    """Refuse what contradicts itself, before anything is opened.
+    """Refuse contradicting arguments before anything is opened.
 
     Raises:
         ResnetError: the format has no int8, or the bound of int8 is given without it.
@@ -98,8 +98,8 @@ def run_export(request: ExportRequest, progress: Progress) -> FinishedExport:
     """Write a run's classifier in a format, load it again in that format's own runtime, and compare.
 
     Raises:
-        ResnetError: the run cannot be read, a package is missing, the folder cannot be written, or the model answers
-            differently from the run; nothing is left behind.
+        ResnetError: the run cannot be read, a package is missing, the folder cannot be written, or the model's probabilities
+            differ from the run's; no files are left behind.
     """
     require_possible(request)
     run, name = load_run(request.run), request.format

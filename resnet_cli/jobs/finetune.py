@@ -1,4 +1,4 @@
-"""The heavy half of `resnet finetune`: composes backbone, transfer, measuring and the run directory."""
+"""The heavy half of `resnet finetune`: backbone, transfer, evaluation and the run folder."""
 
 import time
 from dataclasses import asdict, replace
@@ -33,7 +33,7 @@ from resnet_cli.transfer.phases import run_frozen, transfer
 
 
 def run_finetune(plan: FinetunePlan, progress: Progress) -> dict[str, Any]:
-    """Fine-tune and write a run; returns the JSON contract of `finetune`, or that of `--lr-find plot`."""
+    """Fine-tune and write a run; returns the JSON output of `finetune`, or that of `--lr-find plot`."""
     request, config, dataset, source, spec = plan.request, plan.config, plan.dataset, plan.source, plan.spec
     require_convertible(config.engine)
     network, folder = spec.network, plan.place.folder
@@ -64,7 +64,7 @@ def run_finetune(plan: FinetunePlan, progress: Progress) -> dict[str, Any]:
     config = replace(config, learning_rate=found or config.learning_rate)
     seen = frozen.material
     readable = as_read(dataset, seen.training, seen.held_out)
-    # The features of a network whose last layers were not trained, by the engine that will measure it.
+    # Reuse the features of a frozen backbone if they come from the engine that evaluates the network.
     pooled = frozen.features[1].pieces() if result.kept == "head" and frozen.engine == "openvino" else None
     untrained = Untrained(pooled, frozen.backbone)
     where = (folder, model, spec, readable, plan.geometry, progress, config.engine, untrained)
@@ -82,7 +82,7 @@ def run_finetune(plan: FinetunePlan, progress: Progress) -> dict[str, Any]:
 def _read(
     request: FinetuneRequest, config: FinetuneConfig, dataset: Dataset, geometry: Geometry, progress: Progress
 ) -> tuple[ImageSet, ImageSet]:
-    """Frozen layers see every image once, and that is when it is read; training all layers comes back to them."""
+    """Read the images now if all layers are trained, which needs them again; frozen layers read every image once, later."""
     how = augmentation_of(config, geometry.resize)
     if config.unfreeze == "all":
         return read_splits_for_training(dataset, geometry, how, progress, request.strict, MEMORY_LIMIT)

@@ -1,8 +1,8 @@
-"""What `resnet train` and `resnet finetune` decide before TensorFlow is imported: data set, teacher, split, network, input size
-and run folder (light).
+"""The decisions of `resnet train` and `resnet finetune` before TensorFlow is imported: data set, teacher, split, network, input
+size and run folder (light).
 
-In: a request and a configuration. Out: a `TrainPlan` or a `FinetunePlan`. Everything that can be wrong with paths and options
-is found here, and the data set's summary is told here, within the first second.
+In: a request and a configuration. Out: a `TrainPlan` or a `FinetunePlan`. All errors in paths and options are raised here, and
+the data set's summary is reported, within the first second.
 """
 
 import time
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from resnet_cli.data.decode import Geometry
     from resnet_cli.engines.teacher import Teacher
 
-_ANYTIME = ("cache", "cache_limit")  # may differ when a run goes on
-_WITH_LABELS = 0.9  # the teacher's share of the loss where there are labels too
+_ANYTIME = ("cache", "cache_limit")  # may differ when a run is resumed
+_WITH_LABELS = 0.9  # default of teacher_weight for labelled images
 
 
 def taught_by(path: Path, progress: Progress) -> "Teacher":
-    """The teacher that was named; see `find_teacher`."""
+    """Open the teacher and report it; see `find_teacher`."""
     from resnet_cli.engines.teacher import find_teacher
 
     teacher = find_teacher(at_home(str(path)))
@@ -47,16 +47,16 @@ def taught_by(path: Path, progress: Progress) -> "Teacher":
 def dataset_to_teach(root: Path, teacher: "Teacher", config: TrainConfig) -> Dataset:
     """The images of a folder, with some held out.
 
-    Class folders that have the names of the teacher's classes are labels. A folder of images alone has none; nor has any other
-    tree where the teacher's answers are all that counts.
+    Class folders with the names of the teacher's classes are labels. A folder with images only has no labels, and with a
+    `teacher_weight` of 1 labels are ignored in any other tree.
 
     Args:
         root: the folder.
-        teacher: whose classes they are.
-        config: `teacher_weight` is 1 where all that counts are the teacher's answers, and 0 where nothing was said.
+        teacher: the teacher, which defines the classes.
+        config: `teacher_weight` is 1 to use only the teacher's probabilities, and 0 if it was not set.
 
     Raises:
-        ResnetError: the classes are others than the teacher's; or see `hold_out`.
+        ResnetError: the class folders differ from the teacher's classes; or see `hold_out`.
     """
     if not root.is_dir():
         raise ResnetError(f"there is no folder {root}", "name a folder of images")
@@ -76,20 +76,20 @@ def dataset_to_teach(root: Path, teacher: "Teacher", config: TrainConfig) -> Dat
         told = split_of(name)
         if told and told[1] and told[0] != "train":
             what = f"{root} has a folder {name}, and without labels nothing is measured on it"
-            raise ResnetError(what, "move it out of the folder, or name the folder of training images alone")
+            raise ResnetError(what, "move it out of the folder, or give only the folder of training images")
     if config.class_weights:
         raise ResnetError(f"class_weights needs labels, and {root} has none", "leave it out")
     return hold_out_photos(scan_photos(root, teacher.classes), config.val_split, config.seed)
 
 
 def with_teacher(config: TrainConfig, dataset: Dataset) -> TrainConfig:
-    """The recipe with the teacher's share of the loss settled."""
+    """The recipe with the default of `teacher_weight` filled in."""
     share = (config.teacher_weight or _WITH_LABELS) if dataset.labelled else 1.0
     return replace(config, teacher_weight=share)
 
 
 def _names_below(root: Path) -> set[str]:
-    """Names of the folders in a folder and in those."""
+    """Names of the subfolders of a folder, and of theirs."""
     names = folder_names(root)
     return {*names, *(inner for name in names for inner in folder_names(root / name))}
 
@@ -113,20 +113,20 @@ def _other_classes(dataset: Dataset, teacher: "Teacher") -> ResnetError:
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """A training that can begin; nothing is written yet.
+    """A training that is ready to begin; nothing is written yet.
 
     Attributes:
-        request: what was asked for.
-        config: the recipe; of a resumed run with the epochs and the rate that were found when it began.
-        dataset: with its splits.
-        teacher: whose answers are learned; None where the labels are.
-        source: where the first weights come from.
-        keeps_head: whether their head is kept, as its classes are those of the data set.
+        request: the request.
+        config: the recipe; in a resumed run with the epochs and the rate that were chosen when it began.
+        dataset: the data set with its splits.
+        teacher: the teacher; None without distillation.
+        source: the initial weights.
+        keeps_head: whether the head of the initial weights is kept, as its classes are those of the data set.
         spec: the classifier.
         place: the run folder.
-        chosen: what a resumed run must have begun with.
-        engine: what measures.
-        began: `time.perf_counter` when the command did.
+        chosen: settings that a resumed run must have begun with.
+        engine: engine of the evaluation.
+        began: `time.perf_counter` at the start of the command.
     """
 
     request: TrainRequest
@@ -182,7 +182,7 @@ def plan_training(request: TrainRequest, config: TrainConfig, progress: Progress
 
 
 def _require_scaling(request: TrainRequest, config: TrainConfig, network: Network, source: WeightsSource, size: int) -> None:
-    """Weights want their pixels scaled as they were when these were trained."""
+    """Refuse recipes that scale pixels in another way than the weights were trained with."""
     if source.path is None:
         return
     has_mean = network.preprocessing == "pixel-mean"
@@ -200,7 +200,7 @@ def _require_scaling(request: TrainRequest, config: TrainConfig, network: Networ
 def _chosen(
     request: TrainRequest, config: TrainConfig, dataset: Dataset, spec: ClassifierSpec, source: WeightsSource
 ) -> dict[str, Any]:
-    """What a run that goes on must have begun with."""
+    """The settings that a resumed run must have begun with."""
     network = spec.network
     options = {"arch": network.name, "shortcut": network.shortcut, "image_size": spec.image_size, "weights": source.sha256}
     limit = None if request.limit is None else f"{request.limit:g}s"
@@ -208,24 +208,24 @@ def _chosen(
 
 
 def _decided(request: TrainRequest) -> list[str]:
-    """What the clock and the range test choose when a run begins, and not again when it goes on."""
+    """The keys chosen by the time limit and the range test when a run begins, and not again when it is resumed."""
     return [*(["epochs"] if request.limit else []), *(["learning_rate"] if request.lr_find else [])]
 
 
 @dataclass(frozen=True)
 class FinetunePlan:
-    """A fine-tuning that can begin; nothing is written yet.
+    """A fine-tuning that is ready to begin; nothing is written yet.
 
     Attributes:
-        request: what was asked for.
-        config: how to train; engine, rate and held-out share are settled.
-        dataset: with its splits.
-        source: where the backbone's weights come from.
-        geometry: how an image reaches the input size.
+        request: the request.
+        config: the recipe, with engine, rate and held-out share filled in.
+        dataset: the data set with its splits.
+        source: the weights of the backbone.
+        geometry: how images are brought to the input size.
         spec: the classifier.
         place: the run folder.
-        chosen: what a resumed run must have begun with.
-        began: `time.perf_counter` when the command did.
+        chosen: settings that a resumed run must have begun with.
+        began: `time.perf_counter` at the start of the command.
     """
 
     request: FinetuneRequest
@@ -246,7 +246,7 @@ def plan_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pr
         ResnetError: a path or an option is wrong, or weights that were asked for by name cannot be had.
     """
     began = time.perf_counter()
-    config = replace(config, flip=config.mirrors)  # what is done is recorded
+    config = replace(config, flip=config.mirrors)  # record what is actually done
     asked = _asked_size(request.image_size)
     scanned = scan_dataset(request.dataset)
     share = config.share("test" in scanned.splits)
@@ -283,7 +283,7 @@ def plan_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pr
 
 
 def _refuse_former_layout(folder: Path) -> None:
-    """Refuse to go on with what an older version kept otherwise: this one would not find the views and epochs it chose."""
+    """Refuse to resume a run of an older version, whose chosen views and epochs this version could not find."""
     if (folder / "checkpoint" / "activations").exists():
         raise ResnetError(
             f"the run {folder} was interrupted in an older version, whose features this one cannot read",
@@ -292,7 +292,7 @@ def _refuse_former_layout(folder: Path) -> None:
 
 
 def _weights(request: FinetuneRequest, dataset: Dataset) -> str:
-    """What was asked for; but a run that began with the bundled network, for want of a better one, goes on with it."""
+    """The requested weights; but a run that fell back to the bundled network is resumed with it."""
     if request.resume and (request.arch, request.weights) == ("auto", "auto"):
         for arch, weights in ((PREFERRED, "auto"), (BUNDLED, "bundled")):
             with suppress(ResnetError):
@@ -303,7 +303,7 @@ def _weights(request: FinetuneRequest, dataset: Dataset) -> str:
 
 
 def _asked_size(asked: str) -> int | None:
-    """What --image-size says, None of auto."""
+    """The value of --image-size; None for auto."""
     if asked == "auto":
         return None
     if not asked.isdecimal() or int(asked) < 8:

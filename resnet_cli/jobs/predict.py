@@ -1,8 +1,8 @@
-"""What `resnet predict` does, and which classifiers answer: those of runs, or without any run a ready-made one.
+"""The work of `resnet predict`, and the choice of classifiers: those of runs, or without any run an ImageNet classifier.
 
-In: `--run`s or nothing, the engine that was asked for, and images. Out: classifiers, loaded into their engines; predictions.
-The bundled network comes with its OpenVINO model; ImageNet weights are converted once, into the user's cache. Only that, and
-Keras as the engine, import TensorFlow.
+In: the `--run` options, the requested engine, and images. Out: classifiers, loaded into their engines; predictions. The bundled
+network comes with its OpenVINO model; ImageNet weights are converted once, into the user's cache. TensorFlow is only imported
+for this conversion, and for Keras as the engine.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -40,14 +40,14 @@ from resnet_cli.runs.folder import EXPORT_RECORD, RUNS, Run, load_run, read_reco
 
 @dataclass(frozen=True)
 class PredictRequest:
-    """Which images are to be classified, and by what.
+    """The arguments of a prediction.
 
     Attributes:
-        words: files, folders and patterns; "-" stands for the paths that come on stdin.
-        runs: folders of runs, or of OpenVINO exports, that answer together; none for the newest run.
-        views: of each image that are averaged: 1, 2 or 10.
-        engine: what computes.
-        top: how many classes to name.
+        words: files, folders and patterns; "-" stands for paths on stdin.
+        runs: folders of runs, or of OpenVINO exports; several form an ensemble, none means the newest run.
+        views: views of each image to average: 1, 2 or 10.
+        engine: engine of the forward passes.
+        top: number of most probable classes to return.
     """
 
     words: Sequence[str]
@@ -60,18 +60,18 @@ class PredictRequest:
 def run_prediction(
     request: PredictRequest, listed: Iterable[Path | Pause], progress: Progress
 ) -> tuple[tuple[str, ...], Iterator[Prediction]]:
-    """Classify images; one that cannot be read has an error in place of classes, and disturbs no other.
+    """Classify images; an unreadable image gives an error instead of classes, and does not affect the others.
 
     Args:
-        request: what is asked for.
-        listed: what "-" stands for.
-        progress: is told what answers, and what is skipped.
+        request: the arguments.
+        listed: the paths that "-" stands for.
+        progress: where the classifiers and skipped files are reported.
 
     Returns:
-        The names of what answers, and the predictions in the order of the images, each as soon as it is there.
+        The names of the classifiers, and the predictions in the order of the images, each as soon as it is ready.
 
     Raises:
-        ResnetError: a run cannot be read, or a name stands for no image.
+        ResnetError: a run cannot be read, or an argument names no image.
     """
     engine = settled(request.engine, progress)
     classifiers = classifiers_for(request.runs, engine, progress)
@@ -88,12 +88,12 @@ class Ready:
     """A classifier that can be loaded.
 
     Attributes:
-        name: what answers: the run's folder, or the name of the ready-made network.
-        model: its OpenVINO file; where it was trained without OpenVINO there is none.
-        classes: in the order of its probabilities.
-        geometry: how images reach its input.
-        rebuild: makes the same classifier of Keras' layers, uint8 images to probabilities; imports Keras.
-        for_keras: whether Keras can answer too, as it cannot for an export.
+        name: the run's folder, or the name of the ImageNet network.
+        model: its OpenVINO file, which is missing if it was trained without OpenVINO.
+        classes: class names in the order of its probabilities.
+        geometry: how images are brought to its input size.
+        rebuild: builds the same classifier in Keras, uint8 images to probabilities; imports Keras.
+        for_keras: whether Keras can run it, which is not possible for an export.
     """
 
     name: str
@@ -105,7 +105,7 @@ class Ready:
 
 
 def classifiers_for(folders: Sequence[Path], engine: EngineName, progress: Progress) -> tuple[Ready, ...]:
-    """The classifiers of runs; without `folders` of the newest; without any run a ready-made one, and it says so."""
+    """The classifiers of runs; without `folders` that of the newest run; without any run an ImageNet classifier."""
     if folders or any(RUNS.glob("*/run.json")):
         runs = load_runs(folders)
         if not folders:
@@ -130,13 +130,13 @@ def run_classifier(run: Run) -> Ready:
 
 
 def engine_for_many(wish: EngineName, classifiers: Sequence[Ready], count: Callable[[], int], progress: Progress) -> EngineName:
-    """Keras in place of "auto" where many images are to be classified and Keras sees a GPU; else what was asked for.
+    """Keras instead of "auto" if there are many images and Keras sees a GPU; else the requested engine.
 
     Args:
-        wish: as `jobs.environment.settled` gave it.
-        classifiers: of an ensemble.
-        count: of the images; asked only where there may be a GPU. 0 where nobody knows how many will come.
-        progress: is told where there is a GPU that Keras does not see.
+        wish: as returned by `jobs.environment.settled`.
+        classifiers: the members of the ensemble.
+        count: returns the number of images, 0 if unknown; only called if there may be a GPU.
+        progress: where a GPU is reported that Keras does not see.
     """
     seen = surroundings()
     if not gpu_is_likely(seen) or not all(each.for_keras for each in classifiers) or not is_worth_a_gpu(wish, count(), seen):
@@ -144,16 +144,16 @@ def engine_for_many(wish: EngineName, classifiers: Sequence[Ready], count: Calla
     try:
         with tensorflow_import():
             from resnet_cli.networks.precision import has_gpu
-    except ResnetError:  # no backend that could be started: OpenVINO needs none
+    except ResnetError:  # Keras' backend cannot be started: OpenVINO does not need it
         return wish
     if has_gpu():
         return "keras"
-    progress.line(f"there is an NVIDIA GPU, but Keras does not see it on {seen.backend}: OpenVINO answers on the CPU")
+    progress.line(f"there is an NVIDIA GPU, but Keras does not see it on {seen.backend}: OpenVINO runs on the CPU")
     return wish
 
 
 def read_weights(weights: Path, spec: ClassifierSpec) -> Any:
-    """Rebuild a classifier of Keras' layers; only this imports Keras."""
+    """Rebuild a classifier in Keras; only this imports Keras."""
     with tensorflow_import():
         from resnet_cli.engines.frozen import read_classifier
     return read_classifier(weights, spec)
@@ -164,9 +164,9 @@ def load_members(classifiers: Sequence[Ready], purpose: Purpose, engine: EngineN
 
     Args:
         classifiers: one or more, of the same classes.
-        purpose: "one" image soon, or "many" images per second.
-        engine: as `jobs.environment.settled` gave it.
-        progress: is told where a run can be answered by Keras alone.
+        purpose: "one" optimises the latency of one image, "many" the images per second.
+        engine: as returned by `jobs.environment.settled`.
+        progress: where runs are reported that only Keras can run.
 
     Raises:
         ResnetError: a file is missing or damaged.
@@ -180,8 +180,8 @@ def load_members(classifiers: Sequence[Ready], purpose: Purpose, engine: EngineN
 def _load(ready: Ready, purpose: Purpose, engine: EngineName, progress: Progress) -> Engine:
     if engine != "keras" and not ready.model.exists():
         if engine == "openvino":
-            raise ResnetError(f"there is no {ready.model} for --engine openvino", "--engine keras answers from the weights")
-        progress.line(f"there is no {ready.model}, so Keras answers from the weights, which is slower")
+            raise ResnetError(f"there is no {ready.model} for --engine openvino", "--engine keras predicts from the weights")
+        progress.line(f"there is no {ready.model}, so Keras predicts from the weights, which is slower")
         engine = "keras"
     if engine != "keras":
         return OpenVinoEngine(ready.model, purpose, cache=kept_in_cache("compiled"))
@@ -192,7 +192,7 @@ def _load(ready: Ready, purpose: Purpose, engine: EngineName, progress: Progress
 
 
 def _columns(own: tuple[str, ...], common: tuple[str, ...]) -> tuple[int, ...] | None:
-    """Where a classifier with classes in the order `own` has each of the common ones; None where the orders are the same."""
+    """The index in `own` of each class of `common`; None if the orders are the same."""
     place = {name: index for index, name in enumerate(own)}
     return None if own == common else tuple(place[name] for name in common)
 
@@ -200,8 +200,8 @@ def _columns(own: tuple[str, ...], common: tuple[str, ...]) -> tuple[int, ...] |
 def _read(run: Run) -> Any:
     if "export" in run.record:
         raise ResnetError(
-            f"{run.folder} is an export for OpenVINO, and only OpenVINO answers it",
-            "leave --engine keras out, and see that OpenVINO is installed; Keras answers the run that it was made from",
+            f"{run.folder} is an export for OpenVINO, and only OpenVINO can run it",
+            "leave --engine keras out and install OpenVINO, or use the run that it was exported from",
         )
     return read_weights(run.weights, spec_from_record(run.record))
 
@@ -229,7 +229,7 @@ def _read_imagenet(files: ImagenetClassifier) -> tuple[Any, tuple[str, ...]]:
 def _bundled(run: Run, engine: EngineName) -> Ready:
     model = run.openvino
     if run.record.get("openvino_weights_sha256") != run.record["weights_sha256"] or not model.exists():
-        # Other weights were put there, and `scripts/make_bundled.py --openvino` was not run.
+        # The bundled weights were replaced without running `scripts/make_bundled.py --openvino`.
         model = cache_folder() / f"bundled-{run.record['weights_sha256'][:16]}.xml"
         if engine != "keras" and not model.exists():
             _convert(_read(run), model)
@@ -243,26 +243,26 @@ def _convert(classifier: Any, model: Path) -> None:
 
 
 def load_classifier(folder: Path) -> Run:
-    """Open a run, or an OpenVINO export of one, wherever it was moved to.
+    """Open a run, or an OpenVINO export of one.
 
     Raises:
-        ResnetError: see `load_run`; or it is an export that OpenVINO does not load.
+        ResnetError: see `load_run`; or it is an export in another format.
     """
     if (folder / EXPORT_RECORD).exists():
         return Run(folder, read_record(folder / EXPORT_RECORD))
     if (folder / LABELS).exists() and is_export(folder):
         raise ResnetError(
-            f"{folder} is an export for other programs; this one answers with runs, and with exports to OpenVINO alone",
-            "name a run with --run, or what `resnet export --format openvino` wrote",
+            f"{folder} is an export for other programs; this one only loads runs and OpenVINO exports",
+            "name a run with --run, or an export of `resnet export --format openvino`",
         )
     return load_run(folder)
 
 
 def load_runs(folders: Sequence[Path]) -> tuple[Run, ...]:
-    """Open runs of an ensemble; without folders, the newest complete one under runs/ alone.
+    """Open the runs of an ensemble; without folders, only the newest complete one under runs/.
 
     Raises:
-        ResnetError: a run cannot be opened or is named twice, or two of them know different classes.
+        ResnetError: a run cannot be opened or is given twice, or their classes differ.
     """
     runs = tuple(map(load_classifier, folders)) or (load_run(),)
     for number, run in enumerate(runs):
@@ -273,7 +273,7 @@ def load_runs(folders: Sequence[Path]) -> tuple[Run, ...]:
 
 
 def _require_same_classes(first: Run, other: Run) -> None:
-    """Averaging a class that one of them never learned would count its silence as an answer."""
+    """Refuse runs with different classes: a class that one of them does not know cannot be averaged."""
     pairs = ((first, other), (other, first))
     alone = [(knows, [name for name in knows.classes if name not in lacks.classes]) for knows, lacks in pairs]
     words = "; ".join(f"only {run.folder} knows {some_names(names)}" for run, names in alone if names)

@@ -1,4 +1,4 @@
-"""What is recorded and told of a run: data, configuration, figures, and warnings about figures that look wrong.
+"""The record of a run: data, configuration and metrics, and warnings about metrics that look wrong.
 
 In: a data set, a configuration and results. Out: the content of run.json and of `--json`.
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from resnet_cli.training.loop import TrainResult
 
 _FEW_STEPS = 300
-_MUCH_DROPOUT = 0.5  # more than this share of features dropped helps nobody
+_MUCH_DROPOUT = 0.5  # a higher dropout is not recommended
 
 
 def few_images(classes: Sequence[str], counts: Sequence[int]) -> list[str]:
@@ -48,7 +48,7 @@ def unequal_classes(classes: Sequence[str], counts: Sequence[int], config: Mappi
     Args:
         classes: names.
         counts: training images of each.
-        config: of the training; with class weights nothing is neglected.
+        config: configuration of the training; with class weights no class is neglected.
     """
     few, many = (choose(range(len(counts)), key=counts.__getitem__) for choose in (min, max))
     if config["class_weights"] or counts[many] <= IMBALANCE * counts[few]:
@@ -60,7 +60,7 @@ def unequal_classes(classes: Sequence[str], counts: Sequence[int], config: Mappi
 
 
 def few_steps(steps: int) -> list[str]:
-    """Too few optimizer steps to train random weights.
+    """A warning if there are too few optimizer steps to train random weights.
 
     Args:
         steps: optimizer steps of the whole training.
@@ -78,15 +78,15 @@ def odd_accuracies(
 ) -> list[str]:
     """Warnings about a pair of accuracies, 0..1.
 
-    Training accuracy high with held-out accuracy near chance is what wrong preprocessing, or batch-norm that trains in one mode
-    and predicts in the other, looks like (keras-team/keras pull request 9965); on few images, plain overfitting.
+    High training accuracy with held-out accuracy near chance indicates wrong preprocessing, or batch-norm in different modes in
+    training and prediction (keras-team/keras pull request 9965); on few images, plain overfitting.
 
     Args:
-        training: on training images.
-        held_out: on those that `counts` counts.
-        counts: images by class; chance is to answer with the largest.
-        kind: what they are called, "test" or "held-out".
-        config: of the training.
+        training: accuracy on training images.
+        held_out: accuracy on the held-out images.
+        counts: held-out images by class; chance is to always predict the largest class.
+        kind: name of the held-out images in messages, "test" or "held-out".
+        config: configuration of the training.
     """
     total = sum(counts.values())
     largest = max(counts, key=counts.__getitem__)
@@ -94,7 +94,7 @@ def odd_accuracies(
     near_chance = held_out < chance + max(0.1, 0.15 * (1 - chance))
     words = []
     if held_out <= chance:
-        words.append(f"{kind} accuracy {held_out:.1%} is no better than always answering {largest}, right for {chance:.1%}")
+        words.append(f"{kind} accuracy {held_out:.1%} is no better than always predicting {largest}, right for {chance:.1%}")
     if training > 0.9 and near_chance:
         words.append(
             f"training accuracy is {training:.0%} but {kind} accuracy {held_out:.0%}, near chance ({chance:.0%}): usually the"
@@ -111,7 +111,7 @@ def odd_accuracies(
 
 
 def _against_overfitting(config: Mapping[str, Any]) -> list[str]:
-    """What can still be done, with how a network was trained in mind."""
+    """Advice against overfitting that the training has not followed yet."""
     advice = ["more images"]
     solved = config.get("unfreeze") == "none" and not (config["hidden"] or config["epochs"])
     if config["dropout"] < _MUCH_DROPOUT and not solved:
@@ -135,7 +135,7 @@ def run_record(
     precision: str,
 ) -> dict[str, Any]:
     """The part of run.json that says how to repeat a run; `precision` is that of training."""
-    from resnet_cli.networks.precision import computed_on  # imports Keras, which whoever trained has
+    from resnet_cli.networks.precision import computed_on  # imports Keras, which the training has already done
 
     weights = {
         "source": source.kind,
@@ -167,7 +167,7 @@ def result_record(
     measured: "dict[str, Measured]",
     warnings: list[str],
 ) -> dict[str, Any]:
-    """The JSON contract of train and finetune: `val`, and `test` where the folder has one, as `evaluate` measures them."""
+    """The JSON output of train and finetune: `val`, and `test` if the folder has one, as `evaluate` measures them."""
     return {
         "run": str(folder),
         "arch": arch,
@@ -183,17 +183,17 @@ def result_record(
 def warn_of_figures(
     run: Run, dataset: Dataset, best: "EpochRecord", measured: "dict[str, Measured]", progress: Progress
 ) -> list[str]:
-    """Warn of what a user must know about the figures of a training, of which the last is the headline.
+    """Warn about the metrics of a training, of which the last split is the headline.
 
     Args:
-        run: it has its splits.csv already.
-        dataset: its images that could be read.
+        run: the run, which has its splits.csv already.
+        dataset: its readable images.
         best: the epoch that was kept.
-        measured: figures by split.
+        measured: metrics by split.
         progress: where to warn.
 
     Returns:
-        The warnings that hold for these figures alone.
+        The warnings that only apply to these metrics.
     """
     split, figures = list(measured)[-1], list(measured.values())[-1].figures
     counts, tested = dataset.counts("train"), {each.name: each.count for each in figures.classes}
@@ -205,14 +205,14 @@ def warn_of_figures(
         *(unequal_classes(dataset.classes, counts, config) if dataset.labelled else []),
         *odd,
         *([TEST_CHOSE] if dataset.is_validated_by_test else [VAL_CHOSE] if split == "val" else []),
-        *seen_by_earlier_runs(held, run, split),  # copies within the data set were warned of before the training
+        *seen_by_earlier_runs(held, run, split),  # copies within the data set were reported before the training
     ):
         progress.warn(words)
     return odd
 
 
 def split_rows(dataset: Dataset) -> list[SplitRow]:
-    """Lines of splits.csv: the images of every split, by their place in the data set's folder."""
+    """Lines of splits.csv: the images of every split, by their paths in the data set's folder."""
     samples = [(split, sample) for split, those in dataset.splits.items() for sample in those]
     return [
         SplitRow(sample.path.relative_to(dataset.root).as_posix(), _class_of(sample, dataset), split, content)
@@ -225,7 +225,7 @@ def _class_of(sample: Sample, dataset: Dataset) -> str:
 
 
 def data_record(dataset: Dataset) -> dict[str, Any]:
-    """Where the images came from, how many, and their fingerprint."""
+    """Folder, number and fingerprint of the images."""
     counts = {split: dataset.counts(split) for split in dataset.splits}
     return {
         "path": str(dataset.root.resolve()),
@@ -246,19 +246,19 @@ def fingerprint(dataset: Dataset) -> str:
 
 
 def images_fingerprint(dataset: Dataset) -> str:
-    """SHA-256 over the places and sizes of all images, whichever split they are in: what runs of other seeds share."""
+    """SHA-256 over the paths and sizes of all images, regardless of splits: equal for runs with different seeds."""
     paths = {sample.path for samples in dataset.splits.values() for sample in samples}
     lines = sorted(f"{path.relative_to(dataset.root).as_posix()}/{file_size(path)}\n" for path in paths)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def tell_dataset(dataset: Dataset, flips: bool, progress: Progress) -> None:
-    """Say in two lines what a data set with its splits holds, and warn of what is wrong with it.
+    """Report the contents of a data set with its splits in two lines, and warn of its problems.
 
     Args:
-        dataset: its images are held out already.
+        dataset: the data set with its held-out split.
         flips: training images are mirrored at random.
-        progress: where to.
+        progress: where to report.
     """
     counts = ", ".join(f"{len(samples)} {split}" for split, samples in dataset.splits.items())
     largest = ", ".join(
@@ -275,6 +275,6 @@ def tell_dataset(dataset: Dataset, flips: bool, progress: Progress) -> None:
 
 
 def warn_of_left_out(left_out: Sequence[LeftOut], progress: Progress) -> None:
-    """Warn of images that could not be read; nothing where there are none."""
+    """Warn of unreadable images, if there are any."""
     if left_out:
         progress.warn(unreadable_note(left_out))

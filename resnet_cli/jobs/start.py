@@ -1,6 +1,6 @@
-"""How a run begins: in a folder made only when all that can be wrong before training is known, or in an interrupted one.
+"""The start of a run: in a new folder, created after everything has been checked, or in that of an interrupted run.
 
-In: names and options. Out: a folder, with the configuration beside its checkpoints, locked by one process at a time (light).
+In: names and options. Out: a folder with configuration and checkpoints, locked by one process at a time (light).
 """
 
 import json
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """What the command line asks for beside the recipe; `limit` in seconds."""
+    """The arguments of `train` without the recipe; `limit` in seconds."""
 
     dataset: Path
     arch: str
@@ -46,7 +46,7 @@ class TrainRequest:
 
 @dataclass(frozen=True)
 class FinetuneRequest:
-    """What the command line asks for beside how to train."""
+    """The arguments of `finetune` without the recipe."""
 
     dataset: Path
     arch: str
@@ -68,11 +68,11 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 _LOCK = Path("checkpoint", "lock")
-_HELD: list[int] = []  # open files, each the lock of a run
+_HELD: list[int] = []  # descriptors of open lock files, one per run
 
 
 def hold(folder: Path) -> bool:
-    """Keep other processes from an unfinished run until this one ends, or lets go; False where another one is at it."""
+    """Lock an unfinished run until this process ends or calls `let_go`; False if another process has locked it."""
     if fcntl is None:  # Windows
         return True
     try:
@@ -80,23 +80,23 @@ def hold(folder: Path) -> bool:
         fcntl.lockf(_HELD[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # no unfinished run, a file system without locks, or one that cannot be written, which will be told
+    except OSError:  # no unfinished run, a file system without locks, or a read-only one, which is reported later
         return True
     return True
 
 
 def let_go() -> None:
-    """Let other processes at the runs that this one held: a command ends instead, a call of the Python API does not."""
+    """Release all locks of this process: for calls of the Python API, as a command just exits."""
     while _HELD:
         os.close(_HELD.pop())
 
 
 def is_held(folder: Path) -> bool:
-    """Whether another process is at an unfinished run, which this one does not hold."""
+    """Whether another process has locked an unfinished run that this process has not locked."""
     try:
         with (folder / _LOCK).open("r+") as lock:
             if fcntl is not None:
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until it is closed
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when the file is closed
     except BlockingIOError:
         return True
     except OSError:
@@ -105,31 +105,31 @@ def is_held(folder: Path) -> bool:
 
 
 def hold_first(folders: Sequence[Path]) -> Path:
-    """Hold the first of some runs, one at least, that no other process is at.
+    """Lock the first of one or more runs that no other process has locked.
 
     Raises:
-        ResnetError: there are others at all of them; the first is named.
+        ResnetError: all are locked by other processes; the message names the first.
     """
     for folder in folders:
         if hold(folder):
             return folder
-    raise ResnetError(f"the run {folders[0]} is still going on in another process", "wait for it, or stop it")
+    raise ResnetError(f"the run {folders[0]} is locked by another process", "wait for it, or stop it")
 
 
 _CONFIG, _COMMAND = Path("checkpoint", "config.json"), "command"
 PRECISION = "precision"
-# Kept as fingerprints, which say nothing to a reader.
+# Settings recorded as hashes, and their names in messages.
 _UNNAMED = {"weights": "weights", "data": "images", "teacher": "teachers"}
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run goes: a folder, and how it was chosen.
+    """The folder of a run, and how it was chosen.
 
     Attributes:
-        folder: the run's.
-        name: where nobody named a folder, what it was named after.
-        force: an older run there is replaced.
+        folder: the run folder.
+        name: its base name, if the user did not name the folder.
+        force: replace an existing run.
     """
 
     folder: Path
@@ -140,18 +140,18 @@ class Place:
 def place_of_run(
     name: str, output: Path | None, force: bool, resume: Mapping[str, Any] | None = None, begins_with: Sequence[str] = ()
 ) -> Place:
-    """The folder of a run that is about to begin, or to go on; nothing is written yet.
+    """The folder of a run that is about to be started or resumed; nothing is written yet.
 
     Args:
-        name: what it is called where nobody named a folder.
-        output: the folder that was named.
-        force: an older run there is replaced.
-        resume: options; of interrupted runs the one goes on that began with most of them, of several the newest that no other
-            process is at.
-        begins_with: the weights and the teacher that the run needs, as they were typed.
+        name: its base name, if the user did not name a folder.
+        output: the folder named by the user.
+        force: replace an existing run.
+        resume: options of the command. The interrupted run that began with most of them is resumed; of several, the newest one
+            that is not locked.
+        begins_with: the weights and the teacher that the run needs, as typed.
 
     Raises:
-        ResnetError: it is taken, cannot be written, holds what the run begins with, or there is nothing to resume.
+        ResnetError: it exists, cannot be written, contains the weights or the teacher, or there is no run to resume.
     """
     if resume is not None:
         return Place(_begun_likewise(unfinished_runs(name, output), resume))
@@ -162,22 +162,22 @@ def place_of_run(
 
 
 def tell_interrupted(place: Place, progress: Progress) -> None:
-    """Say where a run of the same name stopped half-way that nobody goes on with: it need not begin anew."""
+    """Tell the user about an interrupted run of the same name, which could be resumed instead."""
     with suppress(ResnetError):  # there is none
         stopped = [folder for folder in unfinished_runs(place.name) if not is_held(folder)] if place.name else []
         if stopped:
-            progress.notice(f"{stopped[0]} was interrupted, and this is a new run: --resume would go on with that one")
+            progress.notice(f"{stopped[0]} was interrupted, and this is a new run: --resume would continue that one")
 
 
 def _begun_likewise(folders: Sequence[Path], options: Mapping[str, Any]) -> Path:
-    """The first of some unfinished runs that began with most of the options and is free; it is held from here on."""
+    """Lock and return the unfinished run that began with most of the options and is not locked; the first of several."""
     agreeing = {folder: _agreement(folder, options) for folder in folders}
     most = max(agreeing.values())
     return hold_first([folder for folder, count in agreeing.items() if count == most])
 
 
 def _agreement(folder: Path, options: Mapping[str, Any]) -> int:
-    """How many of some options an unfinished run began with."""
+    """Number of options that an unfinished run began with."""
     try:
         before = begun_with(folder)
     except ResnetError:
@@ -186,10 +186,10 @@ def _agreement(folder: Path, options: Mapping[str, Any]) -> int:
 
 
 def begin_run(place: Place, config: dict[str, Any], command: str) -> Path:
-    """Make the folder of a new run and keep its configuration there; where another run took it meanwhile, the next free one.
+    """Create the folder of a new run and write its configuration; if another run has taken the name, use the next free one.
 
     Raises:
-        ResnetError: it cannot be written, or was taken and has been named by the user.
+        ResnetError: it cannot be written, or another run has taken a folder named by the user.
     """
     folder = make_run_folder(place)
     path = folder / _CONFIG
@@ -200,17 +200,17 @@ def begin_run(place: Place, config: dict[str, Any], command: str) -> Path:
 
 
 def choose_run_folder(name: str, output: Path | None = None, force: bool = False) -> Path:
-    """Decide where a new run goes: `output` itself, or the first free runs/<name>[-N]. Nothing is written yet.
+    """Choose the folder of a new run: `output`, or the first free runs/<name>[-N]. Nothing is written yet.
 
     Raises:
-        ResnetError: the folder exists and holds something (without `force`), or cannot be written.
+        ResnetError: the folder exists and is not empty (without `force`), or cannot be written.
     """
     folder = output or _first_free(name)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if not force:
             if (folder / _CONFIG).exists() and not (folder / "run.json").exists():
                 raise ResnetError(
-                    f"{folder} holds an interrupted run", "add --resume to go on with it, or --force to replace it"
+                    f"{folder} contains an interrupted run", "add --resume to continue it, or --force to replace it"
                 )
             raise ResnetError(f"{folder} exists already", "choose another --output, or add --force to replace it")
         if not is_run_like(folder):
@@ -221,14 +221,14 @@ def choose_run_folder(name: str, output: Path | None = None, force: bool = False
 
 
 def require_writable(folder: Path) -> None:
-    """Refuse a folder that can neither be written nor made; nothing is written yet.
+    """Refuse a folder that can be neither written nor created; nothing is written yet.
 
     Raises:
-        ResnetError: a file is in the way, or what is there may not be written.
+        ResnetError: there is a file of that name, or the folder is read-only.
     """
     above = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
     if not above.exists():
-        raise ResnetError(f"cannot write to {folder}: {above} is a link to what is not there", "mend it, or remove it")
+        raise ResnetError(f"cannot write to {folder}: {above} is a broken link", "correct or remove it")
     if not above.is_dir():
         raise ResnetError(f"cannot write to {folder}: {above} is a file", "choose another --output")
     if not os.access(above, os.W_OK | os.X_OK):
@@ -236,15 +236,15 @@ def require_writable(folder: Path) -> None:
 
 
 def make_run_folder(place: Place) -> Path:
-    """Make the folder of a place, which may have been chosen a while ago; see `begin_run`."""
+    """Create a run folder that was chosen earlier; see `begin_run`."""
     folder = place.folder
     try:
         if place.force and folder.exists():
             hold_first([folder])
-            _empty(folder)  # and not removed: it may be a link, or where somebody stands
+            _empty(folder)  # not removed: it may be a link, or someone's working directory
         while not _made(folder, take_empty=not place.name):
             if not place.name:
-                raise ResnetError(f"another run has begun in {folder} meanwhile", "choose another --output")
+                raise ResnetError(f"another run has started in {folder} meanwhile", "choose another --output")
             folder = _first_free(place.name)
         probe = folder / ".writable"
         probe.touch()
@@ -255,7 +255,7 @@ def make_run_folder(place: Place) -> Path:
 
 
 def begun_with(folder: Path) -> dict[str, Any]:
-    """The configuration that an unfinished run began with; keys that did not exist then have their defaults.
+    """The configuration that an unfinished run began with; keys that are new since then have their defaults.
 
     Raises:
         ResnetError: it cannot be read.
@@ -272,12 +272,12 @@ def begun_with(folder: Path) -> dict[str, Any]:
 
 
 def remember(folder: Path, name: str, value: Any) -> None:
-    """Keep a fact beside the configuration that an unfinished run began with, for when it goes on."""
+    """Add a value to the configuration of an unfinished run, for when it is resumed."""
     write_text(folder / _CONFIG, json.dumps({**begun_with(folder), name: value}))
 
 
 def begun_by(folder: Path) -> tuple[str, float]:
-    """The command that began a run, and the seconds that earlier processes trained it.
+    """The command that started a run, and the seconds that earlier processes trained it.
 
     Raises:
         ResnetError: it cannot be read.
@@ -286,10 +286,10 @@ def begun_by(folder: Path) -> tuple[str, float]:
 
 
 def require_same(folder: Path, config: dict[str, Any]) -> None:
-    """Refuse to go on with other options or images than the run began with.
+    """Refuse to resume with other options or images than the run began with.
 
     Raises:
-        ResnetError: which of them differs.
+        ResnetError: one of them differs; the message names it.
     """
     before = begun_with(folder)
     plain = json.loads(json.dumps(config))
@@ -306,10 +306,10 @@ def require_same(folder: Path, config: dict[str, Any]) -> None:
 
 
 def tell_other_precision(folder: Path, precision: str, progress: Progress) -> None:
-    """Say where a run goes on in another precision than it began in, as on another machine."""
+    """Tell the user if a run is resumed in another precision than it began in, as on another machine."""
     before = begun_with(folder).get(PRECISION, precision)
     if before != precision:
-        progress.notice(f"the run began in {before} and goes on in {precision}: it will end a little otherwise")
+        progress.notice(f"the run began in {before} and continues in {precision}: results will differ slightly")
 
 
 def _empty(folder: Path) -> None:
@@ -321,7 +321,7 @@ def _empty(folder: Path) -> None:
 
 
 def _made(folder: Path, take_empty: bool) -> bool:
-    """Make a folder, or take one that is there and empty; False where it is another's."""
+    """Create a folder, or take an existing empty one; False if it exists otherwise."""
     try:
         folder.mkdir(parents=True)
     except FileExistsError:

@@ -1,4 +1,4 @@
-"""The heavy half of `resnet train`: composes network, training, measuring and the run directory."""
+"""The heavy half of `resnet train`: network, training, evaluation and the run folder."""
 
 import time
 from dataclasses import asdict, dataclass, fields, replace
@@ -34,17 +34,17 @@ from resnet_cli.transfer.time_limit import Limit
 
 @dataclass(frozen=True)
 class _Setup:
-    """All that training needs, made of a plan; nothing is written yet.
+    """Everything that a training needs, made from a plan; nothing is written yet.
 
     Attributes:
         model: images to logits.
-        precision: of training, as `prepare` found it.
-        geometry: how images reach the input size.
+        precision: precision of the training, as returned by `prepare`.
+        geometry: how images are brought to the input size.
         images: training images and validation squares.
         stream: training batches.
         held_out: validation batches.
         small: training batches at half the size, for progressive training.
-        dataset: the plan's, its held-out images labelled by the teacher where nobody else did.
+        dataset: the plan's data set; the teacher labels held-out images without labels.
     """
 
     model: keras.Model
@@ -58,7 +58,7 @@ class _Setup:
 
 
 def run_training(plan: TrainPlan, progress: Progress) -> dict[str, Any]:
-    """Train and write a run; returns the JSON contract of `train`, or that of `--lr-find plot`."""
+    """Train and write a run; returns the JSON output of `train`, or that of `--lr-find plot`."""
     request, config, spec, folder = plan.request, plan.config, plan.spec, plan.place.folder
     setup = _set_up(plan, progress)
     limit = Limit(request.limit) if request.limit and not request.resume else None
@@ -98,7 +98,7 @@ def run_training(plan: TrainPlan, progress: Progress) -> dict[str, Any]:
         for words in few_steps(len(result.history) * setup.stream.steps_per_epoch):
             progress.warn(words)
     if not plan.dataset.labelled:
-        progress.warn("held-out images have no labels of their own: accuracy is the share of the teacher's first answers")
+        progress.warn("held-out images have no labels: accuracy is the agreement with the teacher's most probable class")
     odd = warn_of_figures(Run(folder, record), readable, result.best, measured, progress)
     warnings = progress.warnings
     figures = result_record(folder, spec.network.name, plan.source.kind, seconds, result, measured, warnings)
@@ -110,7 +110,7 @@ def run_training(plan: TrainPlan, progress: Progress) -> dict[str, Any]:
 
 
 def _pace(setup: _Setup, config: TrainConfig, limit: float, progress: Progress) -> Pace:
-    """Seconds of steps and validation; where a teacher's answers are kept, of steps with them and before."""
+    """Seconds of steps and validation; if a teacher's probabilities are cached, of steps with and without the cache."""
 
     def measured(answers: Assumed | None) -> Pace:
         stream, small = (
@@ -132,7 +132,7 @@ def _set_up(plan: TrainPlan, progress: Progress) -> _Setup:
     network, size = spec.network, spec.image_size or spec.network.image_size
     geometry = Geometry(size, fraction=network.crop_fraction)
     precision = prepare(config.seed)
-    # Built for any size where the batches of progressive training change theirs.
+    # Progressive training changes the size of images, so the network is built for any size.
     model = build_logits(
         replace(spec, image_size=None if config.progressive else size), stochastic_depth=config.stochastic_depth
     )
@@ -153,7 +153,7 @@ def _set_up(plan: TrainPlan, progress: Progress) -> _Setup:
     examined, batches, dataset = _examined(plan.dataset, lesson, held_out, geometry, progress)
     taught = Taught(stream, lesson).remembering(kept_in_cache("teacher"))
     if taught.lesson.views and not taught.lesson.answers:
-        progress.line("the cache has no room for the teacher's answers: it is asked again every epoch")
+        progress.line("the cache has no room for the teacher's probabilities: they are computed again every epoch")
     taught_small = replace(taught, side=half) if half else None
     return _Setup(model, precision, geometry, (training, examined), taught, batches, taught_small, dataset)
 
@@ -161,7 +161,7 @@ def _set_up(plan: TrainPlan, progress: Progress) -> _Setup:
 def _examined(
     dataset: Dataset, lesson: Lesson, held_out: ImageSet, geometry: Geometry, progress: Progress
 ) -> tuple[ImageSet, TaughtEvaluation, Dataset]:
-    """Held-out images for a student; where they have no labels, the teacher's first answers become those."""
+    """Held-out images of a student; without labels, the teacher's most probable classes are the labels."""
     if dataset.labelled:
         return held_out, TaughtEvaluation(EvaluationBatches(held_out, len(dataset.classes), 128), None), dataset
     squares = replace(held_out, read=reader_for_prediction(replace(geometry, size=lesson.side)), kept=None)

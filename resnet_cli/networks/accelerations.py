@@ -1,21 +1,21 @@
-"""What makes TensorFlow train faster on a CPU, each part with a switch, a check that it works, and a fallback.
+"""Accelerations of training with TensorFlow on a CPU, each with a switch, a check that it works, and a fallback.
 
-In: layers to build. Out: the same mathematics and the same variables as Keras' own, computed faster. Weights go
-back and forth, and exports are built with Keras' own layers.
+In: layers to build. Out: layers with the same mathematics and variables as Keras' own, computed faster. Weights are
+interchangeable, and exports are built with Keras' own layers.
 
 - fused-batch-norm: Keras 3 writes batch-norm as a chain of element-wise operations; TensorFlow has one fused kernel for it.
-- filter-gradients: in bf16 on a CPU, oneDNN under TensorFlow takes up to twice as long as it needs for the gradient of the
-  filters where maps are small, as in the last stages (batches of 128 on two cores: 12.5 ms for 4x4x256, 10.5 ms for 8x8x128).
-  That gradient is itself a convolution: of the input with the gradient of the output as its filters, batch and channels
-  exchanged. Asked for as such it takes the fast forward kernel (6.1 and 8.4 ms), and with a stride one whose filters are spread
-  by it (5.1 in place of 14.3 ms from 8x8x128 to 4x4x256). Maps of 14 pixels gain nothing; in float32 those of 4 would gain a
-  fifth, but those of 8 lose: there Keras' way stays.
+- filter-gradients: in bf16 on a CPU, oneDNN under TensorFlow takes up to twice as long as necessary for the filter gradients of
+  small feature maps, as in the last stages (batches of 128 on two cores: 12.5 ms for 4x4x256, 10.5 ms for 8x8x128). The filter
+  gradient is itself a convolution: of the input with the output's gradient as filters, batch and channels exchanged. Written as
+  such, it runs in the fast forward kernel (6.1 and 8.4 ms); with a stride, the filters are dilated by it (5.1 instead of
+  14.3 ms from 8x8x128 to 4x4x256). Maps of 14 pixels gain nothing; in float32, maps of 4 pixels would gain a fifth, but maps of
+  8 pixels lose. Keras' own gradient is used there.
 - bf16: oneDNN rewrites graphs for CPUs with AVX-512 BF16 or AMX; variables, and so the weights, stay float32.
-- kept-memory: glibc's malloc keeps what is freed, so that no step waits for the system to clear pages.
+- kept-memory: glibc's malloc keeps freed memory, so that no step waits for the system to clear pages.
 
-benchmarks/accelerations.py measures each of them end to end; docs/performance.md has the figures. `RESNET_WITHOUT`, names
-separated by commas, leaves some out. One that an installed TensorFlow no longer carries is left out by itself: `engages` tries
-each of them once.
+benchmarks/accelerations.py measures each of them end to end; docs/performance.md has the figures. The environment variable
+`RESNET_WITHOUT`, names separated by commas, switches some off. One that the installed TensorFlow no longer supports is skipped
+automatically: `engages` tries each of them once.
 """
 
 import ctypes
@@ -36,7 +36,7 @@ SWITCH = "RESNET_WITHOUT"
 
 
 def engages(name: str) -> bool:
-    """Whether an acceleration is used: nobody switched it off, and it works with the installed TensorFlow.
+    """Whether an acceleration is used: it is not switched off, and it works with the installed TensorFlow.
 
     Args:
         name: one of `ACCELERATIONS`.
@@ -50,16 +50,16 @@ def engages(name: str) -> bool:
 def _switched_off() -> set[str]:
     names = {word.strip() for word in os.environ.get(SWITCH, "").split(",")} - {""}
     if unknown := sorted(names - set(ACCELERATIONS)):
-        raise ResnetError(f"{SWITCH} names {unknown[0]}, which is no acceleration", f"there are {', '.join(ACCELERATIONS)}")
+        raise ResnetError(f"{SWITCH} names an unknown acceleration: {unknown[0]}", f"there are {', '.join(ACCELERATIONS)}")
     return names
 
 
 @cache
 def _works(name: str) -> bool:
-    """Try it on a few numbers: it may rely on what a newer TensorFlow or Keras has changed."""
+    """Try it on a few numbers: a newer TensorFlow or Keras may have changed what it relies on."""
     try:
         return ACCELERATIONS[name]()
-    except Exception:  # whatever it is, training goes on without
+    except Exception:  # whatever the error, training continues without it
         return False
 
 
@@ -68,7 +68,7 @@ def batch_norm(name: str, fused: bool) -> keras.layers.Layer:
 
     Args:
         name: layer name, as in keras.applications ("conv2_block1_1_bn").
-        fused: train by TensorFlow's fused kernel, where that engages; same mathematics.
+        fused: train with TensorFlow's fused kernel, if it works here; same mathematics.
     """
     layer = _fused_class() if fused and engages("fused-batch-norm") else keras.layers.BatchNormalization
     return layer(momentum=MOMENTUM, epsilon=EPSILON, name=name)
@@ -80,7 +80,7 @@ def _fused_class() -> type[keras.layers.BatchNormalization]:
     class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc]
         def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
             if training and not self.trainable:
-                # On GPUs the kernel has no repeatable gradient with fixed statistics; Keras' operations cost no more here.
+                # On GPUs the kernel's gradient with fixed statistics is not deterministic; Keras' operations are as fast here.
                 return super().call(inputs, training=False)
             learn = bool(training)
             outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
@@ -94,7 +94,7 @@ def _fused_class() -> type[keras.layers.BatchNormalization]:
             )
             if learn:
                 # The kernel returns the unbiased variance; Keras keeps the biased one.
-                # (Of single rows: in bf16 the whole map would be cast to float32 to be counted.)
+                # (Counted on single rows: in bf16 the whole map would be cast to float32 for it.)
                 count = tf.cast(tf.size(inputs[:, 0, 0, 0]) * tf.size(inputs[0, :, :, 0]), tf.float32)
                 variance = variance * (count - 1.0) / count
                 self.moving_mean.assign(self.moving_mean * self.momentum + mean * (1.0 - self.momentum))
@@ -117,15 +117,15 @@ _SMALL = 8  # largest side in pixels of a map, after the stride, that gains
 
 
 def convolution(filters: int, size: int, stride: int, bias: bool, name: str, fused: bool) -> keras.layers.Layer:
-    """A convolution layer that keeps sides at stride 1 and pads nothing otherwise, initialised as in He et al. 2015b.
+    """A convolution layer with "same" padding at stride 1 and no padding otherwise, initialised as in He et al. 2015b.
 
     Args:
         filters: output channels.
         size: side of its filters.
-        stride: of both axes.
-        bias: whether it adds one.
+        stride: stride of both axes.
+        bias: whether to add a bias.
         name: layer name, as in keras.applications ("conv2_block1_1_conv").
-        fused: whether it is to train as fast as it can; otherwise it is Keras' own layer.
+        fused: use the faster filter gradients, if they work here; otherwise Keras' own layer.
     """
     layer = _small_map_class() if fused and size == 3 and engages("filter-gradients") else keras.layers.Conv2D
     padding = "valid" if size > 1 and stride > 1 else "same"
@@ -137,7 +137,7 @@ def _small_map_class() -> type[keras.layers.Conv2D]:
 
     class SmallMapConv2D(keras.layers.Conv2D):  # type: ignore[misc]
         def convolution_op(self, inputs: Any, kernel: Any) -> Any:
-            # Known when a graph is traced, also of networks for any size: the batches tell.
+            # Sizes are known when a graph is traced, from the batches, even in networks for any size.
             side = self.compute_output_shape(inputs.shape)[1]
             if not rewrites() or side is None or side > _SMALL:
                 return super().convolution_op(inputs, kernel)
@@ -163,7 +163,7 @@ def _convolve(x: Any, kernel: Any, stride: int, padding: str) -> Any:
             beside = [1, 1] if padding == "SAME" else [0, 0]
             padded = tf.pad(tf.transpose(x, (3, 1, 2, 0)), [[0, 0], beside, beside, [0, 0]])
             of_kernel = tf.nn.conv2d(padded, tf.transpose(upstream, (1, 2, 0, 3)), 1, "VALID", dilations=stride)
-            # A row and a column more come where the last ones of the input are read by nothing.
+            # There is one row and column too many if no filter reads the last ones of the input.
             return of_input, tf.transpose(of_kernel[:, :3, :3], (1, 2, 0, 3))
 
         return tf.nn.conv2d(x, kernel, stride, padding), gradients
@@ -194,7 +194,7 @@ def rewrites() -> bool:
 
 
 def set_rewriting(on: bool) -> None:
-    """Turn rewriting to bf16 on or off, for graphs that are traced from now on."""
+    """Turn rewriting to bf16 on or off for graphs traced from now on."""
     import tensorflow as tf
 
     tf.config.optimizer.set_experimental_options({_OPTION: on})
@@ -213,7 +213,7 @@ _ALL = 2**31 - 1  # bytes
 
 
 def keep_memory() -> None:
-    """Have glibc's malloc keep what is freed, for the rest of the process."""
+    """Make glibc's malloc keep freed memory, for the rest of the process."""
     libc = ctypes.CDLL(None)
     libc.mallopt(_MMAP_MAX, 0)
     libc.mallopt(_TRIM_THRESHOLD, _ALL)

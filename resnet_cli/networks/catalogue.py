@@ -1,8 +1,8 @@
 """The catalogue: every network by name, as data; its parameters, and the classifier made of it (light: the standard library
 only).
 
-In: a name such as "resnet56v2". Out: a `Network`, which says in a few words what `residual.py` builds, or an error that names
-the nearest depths and names; the number of its parameters, by arithmetic; and a `ClassifierSpec`, as run.json keeps it.
+In: a name such as "resnet56v2". Out: a `Network`, the description from which `residual.py` builds it, or an error that names
+the nearest depths and names; its number of parameters; and a `ClassifierSpec`, as stored in run.json.
 """
 
 import difflib
@@ -22,7 +22,7 @@ Preprocessing = Literal["caffe", "tf", "torch", "unit", "pixel-mean"]
 
 @dataclass(frozen=True)
 class Network:
-    """A residual network in the papers' words (He et al. 2015, 2016).
+    """A residual network, described in the papers' terms (He et al. 2015, 2016).
 
     Attributes:
         name: catalogue key.
@@ -33,15 +33,15 @@ class Network:
         stem: "imagenet" = 7x7/2 and 3x3/2 max-pool, "cifar" = one 3x3.
         blocks: residual blocks per stage.
         filters: channels inside a block, per stage.
-        outputs: channels that leave a block, per stage.
+        outputs: output channels of a block, per stage.
         shortcut: A zero-padding, B projection where the shape changes, C projection always, none = plain network.
-        stride_in: the convolution of a bottleneck that strides: "1x1" (paper, Keras) or "3x3" (v1.5, and v2).
-        stride_block: "first" block of a stage strides, or the "last" of the stage before (Keras' V2).
-        biased: convolutions that carry a bias: "none", "all", or "ends" (stem, projection and last 1x1: Keras' V2).
+        stride_in: the convolution of a bottleneck that has the stride: "1x1" (paper, Keras) or "3x3" (v1.5, and v2).
+        stride_block: the block that has the stride: the "first" of a stage, or the "last" of the stage before (Keras' V2).
+        biased: convolutions that have a bias: "none", "all", or "ends" (stem, projection and last 1x1: Keras' V2).
         image_size: the usual input side, pixels.
-        sides: input sides, ascending, among which `finetune --image-size auto` chooses by the images' sizes; none: image_size.
+        sides: input sides, ascending, from which `finetune --image-size auto` chooses by image size; empty: image_size.
         unfreeze: layers that `finetune --unfreeze auto` trains in addition to the head: "last" = the last stage, "all" = every
-            layer, where that takes seconds as well.
+            layer, for networks small enough to train in seconds.
         preprocessing: how uint8 pixels are scaled; see `classifier.py`.
         pretrained: where weights come from: "imagenet" (keras.applications), "bundled", or "" for none.
     """
@@ -67,7 +67,7 @@ class Network:
 
     @property
     def reduction(self) -> int:
-        """How many times smaller the last feature map is than the input, per side (rounded up)."""
+        """Side of the input divided by the side of the last feature map (rounded up)."""
         stages: int = 2 ** (len(self.blocks) - 1)
         return stages * (4 if self.stem == "imagenet" else 1)
 
@@ -79,11 +79,11 @@ class Network:
 
 _IMAGENET_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 _STAGES = (64, 128, 256, 512)
-_SLIM_WIDTH = 0.5  # of ResNet-18's channels; the weights in the package have this width
+_SLIM_WIDTH = 0.5  # share of ResNet-18's channels; the bundled weights have this width
 _SLIM_SIDES = (96, 128)  # pixels; smaller images are scaled up to the first
 _SMALL_SIDES = (40, 48, 64, 96, 128)
 _TYPICAL_CIFAR_DEPTHS = {1: (20, 32, 44, 56, 110, 1202), 2: (20, 29, 56, 110, 164, 1001)}
-# No leading zero, or resnet050 would be a CIFAR network by the name of the ImageNet one.
+# No leading zero: resnet050 would be a CIFAR network named like the ImageNet one.
 _CIFAR_NAME = re.compile(r"(resnet|plain)([1-9][0-9]{0,3})(v2)?")
 
 
@@ -139,7 +139,7 @@ def _cifar(depth: int, version: int = 1, plain: bool = False) -> Network:
 
 
 def _slim() -> Network:
-    """ResNet-18 with fewer channels: its weights come with the package. At 128 pixels half of them cost 0.15 GFLOP."""
+    """ResNet-18 with half the channels, whose weights come with the package: 0.15 GFLOP at 128 pixels."""
     narrow = widen(_imagenet(18), _SLIM_WIDTH)
     return replace(narrow, name="resnet18-slim", image_size=128, sides=_SLIM_SIDES, unfreeze="all", pretrained="bundled")
 
@@ -195,12 +195,12 @@ def find_network(name: str, shortcut: Shortcut | None = None) -> Network:
         raise ResnetError(f"there is no shortcut option '{shortcut}'", f"choose one of {', '.join(get_args(Shortcut))}")
     if network.shortcut == "none":
         raise ResnetError(f"--shortcut {shortcut} contradicts {network.name}, a plain network without shortcuts")
-    # The name stays: the shortcut is recorded beside it; weights trained with another option do not fit.
+    # The name stays the same, as the shortcut is recorded separately; weights trained with another option do not fit.
     return replace(network, shortcut=shortcut, pretrained="")
 
 
 def _free_depth(key: str) -> Network | None:
-    """A CIFAR network of a depth that is not in the table, when it fits the papers' rule."""
+    """A CIFAR network of a depth that is not in the table, if it follows the papers' rule."""
     match = _CIFAR_NAME.fullmatch(key)
     if match is None:
         return None
@@ -224,7 +224,7 @@ _USUAL_CLASSES = {"imagenet": 1000, "cifar": 10, "compact": 200}
 
 
 def usual_classes(network: Network) -> int:
-    """Classes that published counts refer to: ImageNet's, CIFAR-10's, and Tiny ImageNet's."""
+    """Number of classes for published parameter counts: ImageNet's, CIFAR-10's or Tiny ImageNet's."""
     return _USUAL_CLASSES[network.family]
 
 
@@ -236,7 +236,7 @@ def parameter_count(network: Network, classes: int, hidden: int = 0) -> int:
         classes: number of classes.
         hidden: units of a layer between pooled features and classes; 0 for none.
     """
-    # The stem's bias goes with "ends" as well: keras.applications' V2 has one there.
+    # With "ends" the stem has a bias too, as in keras.applications' V2.
     weights = _conv(3, network.filters[0], 7 if network.stem == "imagenet" else 3, network.biased != "none")
     for stage, channels in _blocks(network):
         weights += _block(network, stage, channels)
@@ -253,7 +253,7 @@ def norm_channels(network: Network) -> int:
     total = network.filters[0] if network.version == 1 else network.outputs[-1]
     for stage, channels in _blocks(network):
         total += network.filters[stage] * (1 if network.block == "basic" else 2)
-        # The last batch-norm stands behind the block in v1, before it in v2; only v1 has one on a projection.
+        # The last batch-norm follows the block in v1 and precedes it in v2; only v1 has one on a projection.
         total += network.outputs[stage] if network.version == 1 else channels
         if network.version == 1 and _projects(network, stage, channels):
             total += network.outputs[stage]
@@ -311,14 +311,14 @@ class ClassifierSpec:
             raise ResnetError(f"a classifier needs at least two classes, not {self.classes}")
         smallest, name = self.network.reduction, self.network.name
         if self.image_size is not None and self.image_size < smallest:
-            # Here and not in the builder, which trains a network for any size: it must be said before the training.
+            # Checked here and not in the builder, which builds networks for any size: it must fail before the training.
             raise ResnetError(
                 f"--image-size {self.image_size} is too small for {name}, which halves its input down to 1/{smallest}",
                 f"use at least {smallest} pixels",
             )
 
     def to_record(self) -> dict[str, Any]:
-        """The plain words that `run.json` keeps."""
+        """The fields stored in run.json."""
         network = {
             "name": self.network.name,
             "shortcut": self.network.shortcut,
@@ -346,4 +346,4 @@ def spec_from_record(record: dict[str, Any]) -> ClassifierSpec:
             dropout=float(record["head"]["dropout"]),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise ResnetError(f"run.json does not describe a classifier: {error}", "the run is damaged: train it anew") from error
+        raise ResnetError(f"run.json does not describe a classifier: {error}", "the run is damaged: train it again") from error

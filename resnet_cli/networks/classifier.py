@@ -1,7 +1,7 @@
 """The classifier: preprocessing, backbone and head in one network; and its parts on either side of the freeze boundary.
 
-In: a `ClassifierSpec` (what `run.json` keeps). Out: Keras models of uint8 RGB pixels. Nothing is ever deserialised from a
-model config. The parts share the layers of the whole: what the tail learns the whole network knows.
+In: a `ClassifierSpec` (stored in run.json). Out: Keras models of uint8 RGB pixels. Models are never deserialised from a config.
+The parts share their layers with the whole network: training a part trains the whole.
 """
 
 import json
@@ -45,7 +45,7 @@ def preprocess(kind: Preprocessing, pixels: Any) -> Any:
 
 
 def _rescale(pixels: Any, scale: float | list[float], offset: float | list[float], name: str = "preprocess") -> Any:
-    # In float32 under mixed precision too: bf16 has eight bits, which the products of uint8 pixels no longer fit into.
+    # In float32 under mixed precision too: the 8 significant bits of bf16 are too few for scaled uint8 pixels.
     return layers.Rescaling(scale, offset=offset, dtype="float32", name=name)(pixels)
 
 
@@ -66,13 +66,13 @@ def add_head(spec: ClassifierSpec, features: Any) -> Any:
 
 
 def build_logits(spec: ClassifierSpec, fused: bool = True, stochastic_depth: float = 0.0) -> keras.Model:
-    """The whole network from uint8 pixels (N, H, W, 3) to logits (N, classes): what is trained.
+    """The trained network: from uint8 pixels (N, H, W, 3) to logits (N, classes).
 
     Args:
         spec: what to build.
-        fused: build with what trains faster on TensorFlow: the layers of `accelerations.py`.
-        stochastic_depth: how often training leaves out the last block, 0..1; see `build_backbone`. It is no part of the spec:
-            weights, runs and exports are the same with and without.
+        fused: build with the layers of `accelerations.py`, which train faster on TensorFlow.
+        stochastic_depth: probability that training drops the last block, 0..1; see `build_backbone`. It is not part of the
+            spec: weights, runs and exports are the same with and without.
 
     Raises:
         ResnetError: stochastic depth in a plain network.
@@ -92,7 +92,7 @@ def build_logits(spec: ClassifierSpec, fused: bool = True, stochastic_depth: flo
 
 
 def build_head(spec: ClassifierSpec) -> keras.Model:
-    """What follows pooling: features (N, D) to probabilities (N, classes).
+    """The head, with softmax: features (N, D) to probabilities (N, classes).
 
     Example:
         >>> from resnet_cli.networks.catalogue import ClassifierSpec, find_network
@@ -106,7 +106,7 @@ def build_head(spec: ClassifierSpec) -> keras.Model:
 
 
 def build_classifier(spec: ClassifierSpec) -> keras.Model:
-    """The whole network from uint8 pixels to probabilities (N, classes), of Keras' own layers only: what is exported.
+    """The exported network: from uint8 pixels to probabilities (N, classes), made of Keras' own layers only.
 
     Example:
         >>> import numpy as np
@@ -127,12 +127,12 @@ def _probabilities(logits: Any) -> Any:
 def boundary_layer(network: Network) -> str:
     """Name of the layer whose output the last stage reads.
 
-    Where it begins with strided 1x1 convolutions that is every second row and column of what the stage before gives.
+    If the last stage begins with strided 1x1 convolutions, that is every second row and column of the stage before.
     """
     stage = len(network.blocks) - 2
     if network.stride_in == "1x1":
         return f"conv{stage + 3}_block1_0_subsample"
-    # A plain v2 block ends in a convolution, every other kind in its addition or activation.
+    # A plain v2 block ends with a convolution, all others with the addition or activation.
     plain_v2 = network.version == 2 and network.shortcut == "none"
     ending = f"{3 if network.block == 'bottleneck' else 2}_conv" if plain_v2 else "out"
     return f"conv{stage + 2}_block{network.blocks[stage]}_{ending}"
@@ -146,7 +146,7 @@ def feature_model(model: keras.Model) -> keras.Model:
 def boundary_model(model: keras.Model, network: Network) -> keras.Model:
     """uint8 images to the boundary's feature map (N, h, w, c), as `tail_model` takes it."""
     backbone = model.get_layer(network.name)
-    # Of the layers before the boundary alone: jax takes the others' variables away while they are trained.
+    # Only of layers before the boundary: jax deletes the other layers' variables while they are trained.
     with room_for(network):
         inner = keras.Model(backbone.input, backbone.get_layer(boundary_layer(network)).output)
     return _on_pixels(model, network, "boundary", inner)
@@ -180,7 +180,7 @@ def tail_model(model: keras.Model, network: Network) -> keras.Model:
 
 
 def _on_pixels(model: keras.Model, network: Network, name: str, outputs: Callable[[Any], Any]) -> keras.Model:
-    """A model of uint8 images, whose pixels reach the layers as those of the whole network do."""
+    """A model of uint8 images with the preprocessing of the whole network."""
     pixels = keras.Input(model.input.shape[1:], dtype="uint8", name="image")
     first = keras.Model(pixels, outputs(preprocess(network.preprocessing, pixels)), name=name)
     if network.preprocessing == "pixel-mean":
@@ -189,7 +189,7 @@ def _on_pixels(model: keras.Model, network: Network, name: str, outputs: Callabl
 
 
 def freeze_batch_norm(model: keras.Model) -> None:
-    """Put every batch-norm, nested ones too, in inference mode for good: small data would spoil its statistics."""
+    """Put every batch-norm, also in nested models, into inference mode: small data sets would spoil its statistics."""
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             freeze_batch_norm(layer)
@@ -204,10 +204,10 @@ def load_backbone(model: keras.Model, network: Network, source: WeightsSource, w
     """Fill the backbone part of a model.
 
     Args:
-        model: from `build_logits` or `build_classifier`; its head layers keep what they have.
+        model: from `build_logits` or `build_classifier`; the weights of its head layers are not changed.
         network: its backbone.
-        source: from `choose_backbone`; nothing happens where its kind is none.
-        with_head: fill the head too; its classes are those of the model.
+        source: from `choose_backbone`; nothing is loaded if its kind is none.
+        with_head: load the head too, which has the same classes as the model.
 
     Raises:
         ResnetError: the file is missing, damaged, or belongs to another network.
@@ -238,17 +238,17 @@ def load_imagenet_classifier(files: ImagenetClassifier) -> tuple[keras.Model, tu
 
 
 def _is_keras_file(path: Path) -> bool:
-    """Whether this is Keras' legacy layout: a group for each layer, their order in an attribute."""
+    """Whether a file has Keras' legacy layout: a group for each layer, their order in an attribute."""
     try:
         with h5py.File(path, "r") as file:
             return "model_weights" in file or any(name.startswith("layer_names") for name in file.attrs)
     except OSError:
-        return False  # `load_weights` says what is wrong with it
+        return False  # `load_weights` will report what is wrong with it
 
 
 def _read_keras_file(network: Network, path: Path) -> keras.Model:
     if network.pretrained != "imagenet":
-        raise ResnetError(f"{path} is a file of keras.applications, which has no {network.name} of this kind")
+        raise ResnetError(f"{path} is a file of keras.applications, which has no such {network.name}")
     build = getattr(keras.applications, network.name.replace("resnet", "ResNet").replace("v2", "V2"))
     classes = _classes_in(path)
     try:
@@ -263,14 +263,14 @@ def _read_keras_file(network: Network, path: Path) -> keras.Model:
 
 
 def _classes_in(path: Path) -> int:
-    """Classes that a legacy file tells apart: the width of its only dense layer; 0 where it has none."""
+    """Number of classes of a legacy file: the width of its only dense layer; 0 if it has none."""
     with h5py.File(path, "r") as file:
         widths = [item.shape[1] for item in datasets(file).values() if item.ndim == 2]
     return widths[-1] if widths else 0
 
 
 def _class_names(path: Path) -> tuple[str, ...]:
-    """The 1000 names; two of them (crane, maillot) occur twice and carry their WordNet number as well."""
+    """The 1000 class names; two that occur twice (crane, maillot) get their WordNet number appended."""
     index = json.loads(path.read_text())
     entries = [index[str(position)] for position in range(1000)]
     names = [name for _, name in entries]

@@ -1,7 +1,7 @@
 """The device that Keras computes on, the fastest precision that is safe there, and repeatable results.
 
-In: a seed. Out: a process that trains in that precision, and what run.json says of it. The choice by compute capability is
-tested with stand-ins: docs/devices.md says what was seen on hardware.
+In: a random seed. Out: a process that trains in that precision, and its description for run.json. The choice by compute
+capability is tested with fake devices; docs/devices.md lists the hardware it was run on.
 """
 
 import os
@@ -25,7 +25,7 @@ class Device:
     Attributes:
         kind: "gpu" or "cpu".
         name: such as "NVIDIA A100-SXM4-40GB"; "cpu" for all CPUs.
-        capability: compute capability of an NVIDIA GPU, such as (8, 0); None of a CPU, of other makes, and where it is unknown.
+        capability: compute capability of an NVIDIA GPU, such as (8, 0); None for a CPU, for other makes, and if unknown.
     """
 
     kind: str
@@ -40,7 +40,7 @@ def has_gpu() -> bool:
     """Whether Keras' backend sees a GPU."""
     try:
         return bool(keras.distribution.list_devices("gpu"))
-    except RuntimeError:  # jax's answer where there is none
+    except RuntimeError:  # raised by jax if there is none
         return False
 
 
@@ -52,20 +52,20 @@ def current_device() -> Device:
 
 
 def least_capable(gpus: list[tuple[str, tuple[int, int] | str | None]]) -> Device:
-    """One device for all GPUs: each must be able to do what is chosen.
+    """The least capable of several GPUs, as the chosen precision must work on each of them.
 
     Args:
-        gpus: name and compute capability of each, as (8, 0) by TensorFlow and "8.0" by JAX, whose AMD GPUs say "gfx90a".
+        gpus: name and compute capability of each: (8, 0) in TensorFlow, "8.0" in JAX, or "gfx90a" for an AMD GPU in JAX.
     """
     devices = [Device("gpu", name, _as_numbers(capability)) for name, capability in gpus]
     return min(devices, key=lambda device: device.capability or (0, 0))
 
 
 def half_precision(device: Device) -> str | None:
-    """Keras' policy for training in half precision: "mixed_bfloat16", "mixed_float16", or None where float32 is as fast.
+    """Keras' policy for training in half precision: "mixed_bfloat16", "mixed_float16", or None if float32 is as fast.
 
-    NVIDIA's tensor cores take fp16 from compute capability 7.0 (Volta) on and bf16 from 8.0 (Ampere) on. Before that there are
-    none, and what GPUs of other makes do is not known here.
+    NVIDIA's tensor cores support fp16 from compute capability 7.0 (Volta) and bf16 from 8.0 (Ampere). Older GPUs have no tensor
+    cores; GPUs of other makes are not known here.
 
     Source: NVIDIA, "CUDA C++ Programming Guide", table "Technical specifications per compute capability".
     """
@@ -75,7 +75,7 @@ def half_precision(device: Device) -> str | None:
 
 
 def multiply_exactly() -> None:
-    """From here on float32 is multiplied as float32 on a GPU too, which would round to TF32's 10 bits otherwise."""
+    """From now on, multiply float32 in full precision on a GPU too, which otherwise rounds to TF32's 10 bits."""
     if not has_gpu():
         return
     if keras.backend.backend() == "tensorflow":
@@ -109,7 +109,7 @@ def _as_numbers(capability: tuple[int, int] | str | None) -> tuple[int, int] | N
 
 
 def prepare(seed: int) -> str:
-    """Seed everything, make operations repeatable, keep memory between steps, and turn on the fastest safe precision.
+    """Set random seeds, make operations deterministic, keep memory between steps, and turn on the fastest safe precision.
 
     On CPUs with AVX-512 BF16 or AMX, oneDNN rewrites TensorFlow's graph (1.3 to 1.6 times faster training). The variables, and
     so the weights, stay float32 in every precision.
@@ -121,7 +121,7 @@ def prepare(seed: int) -> str:
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        # Keras then leaves XLA out on this backend, whose compiled operations are not all repeatable (see docs/devices.md).
+        # Keras then does not use XLA on this backend: not all of its operations are deterministic (see docs/devices.md).
         tf.config.experimental.enable_op_determinism()
         if engages("kept-memory"):
             keep_memory()
@@ -135,9 +135,9 @@ def prepare(seed: int) -> str:
 
 @contextmanager
 def settings_put_back() -> Iterator[None]:
-    """What `prepare` sets for a whole process is put back at the end: random states, Keras' policy, TensorFlow's rewriting.
+    """Restore on exit what `prepare` sets for the process: random states, Keras' policy, TensorFlow's rewriting.
 
-    Operations stay repeatable, which TensorFlow cannot undo.
+    Operations stay deterministic, which TensorFlow cannot undo.
     """
     python, arrays, policy = random.getstate(), np.random.get_state(), keras.mixed_precision.dtype_policy()
     rewriting = None
@@ -159,8 +159,8 @@ def training_precision(device: Device, backend: str, cpu_has_bf16: bool) -> str:
     """The fastest precision that is safe, as `prepare` returns it.
 
     Args:
-        device: what Keras trains on.
-        backend: of Keras: "tensorflow" or "jax", which has no rewriting.
+        device: the device that Keras trains on.
+        backend: Keras' backend: "tensorflow" or "jax", which has no graph rewriting.
         cpu_has_bf16: whether the CPU multiplies bf16.
     """
     if device.kind == "gpu":
@@ -169,8 +169,8 @@ def training_precision(device: Device, backend: str, cpu_has_bf16: bool) -> str:
 
 
 def computed_on() -> dict[str, Any]:
-    """What run.json says of the machine beside the precision: backend, device, whether its operations are repeatable, and which
-    accelerations engaged.
+    """The description of the machine in run.json: backend, device, whether operations are deterministic, and the accelerations
+    in use.
     """
     device = current_device()
     return {
@@ -182,7 +182,7 @@ def computed_on() -> dict[str, Any]:
 
 
 def _is_deterministic(device: Device) -> bool:
-    """TensorFlow refuses operations that are not; on CPUs none of XLA's is different, and on GPUs it has to be asked for."""
+    """Whether operations are deterministic: in TensorFlow always, with XLA on CPUs always, on GPUs only if requested."""
     return (
         keras.backend.backend() == "tensorflow"
         or device.kind == "cpu"
@@ -194,7 +194,7 @@ def _seed(seed: int) -> None:
     if keras.backend.backend() == "tensorflow":
         keras.utils.set_random_seed(seed)
         return
-    # As Keras does it, which would import TensorFlow for its seed alone: seconds, and on a GPU most of the memory.
+    # Like Keras' own function, which would import TensorFlow just to seed it: seconds, and on a GPU most of the memory.
     random.seed(seed)
     np.random.seed(seed)
 

@@ -1,8 +1,8 @@
-"""Where a backbone's weights come from: `--arch` and `--weights` to a network and a file (light: the standard library only).
+"""Choose network and pretrained weights from `--arch` and `--weights` (light: the standard library only).
 
-In: two words of the command line. Out: a `Network` and a `WeightsSource`, which `loading.py` puts into a model. What was asked
-for by name never falls back; `auto` does, and says so. Published ImageNet weights are looked for where Keras keeps them, and
-fetched.
+In: the values of both options. Out: a `Network` and a `WeightsSource`, which `classifier.load_backbone` loads into a model.
+Weights chosen by name have no fallback; `auto` has one, and says so. Published ImageNet weights are read from Keras' cache, or
+downloaded into it.
 """
 
 import os
@@ -21,7 +21,7 @@ from resnet_cli.runs.folder import Run, load_run
 
 IMAGENET_BASE = "https://storage.googleapis.com/tensorflow/keras-applications/resnet/"
 CLASS_INDEX = "https://storage.googleapis.com/download.tensorflow.org/data/imagenet_class_index.json"
-# MD5 of the whole network and of the one without its top: WEIGHTS_HASHES in keras/src/applications/resnet.py.
+# MD5 of the files with and without the top layer: WEIGHTS_HASHES in keras/src/applications/resnet.py.
 IMAGENET_MD5 = {
     "resnet50": ("2cb95161c43110f7111970584f804107", "4d473c1dd8becc155b73f8504c6f6626"),
     "resnet101": ("f1aeb4b969a6efcfb50fad2f0c20cfc5", "88cf7a10940856eca736dc7b7e228a21"),
@@ -34,24 +34,24 @@ IMAGENET_MD5 = {
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """A file of keras.applications: where it is published and the MD5 that it must have."""
+    """A file of keras.applications: its URL and its MD5."""
 
     url: str
     md5: str
 
     @property
     def name(self) -> str:
-        """The file's name, the last part of its address."""
+        """The file's name, the last part of its URL."""
         return self.url.rsplit("/", 1)[-1]
 
     @property
     def path(self) -> Path:
-        """Where keras.applications looks for it too."""
+        """Its path in the cache of keras.applications."""
         return keras_cache() / self.name
 
 
 def weights_file(network: str, top: bool = False) -> PublishedFile:
-    """The weights of one of the six networks, with or without the layer that tells the 1000 classes apart."""
+    """The weights of one of the six networks, with or without the head of 1000 classes."""
     name = f"{network}_weights_tf_dim_ordering_tf_kernels{'' if top else '_notop'}.h5"
     return PublishedFile(IMAGENET_BASE + name, IMAGENET_MD5[network][0 if top else 1])
 
@@ -76,7 +76,7 @@ def is_cached(file: PublishedFile) -> bool:
     """Whether the file lies in Keras' cache.
 
     Raises:
-        ResnetError: it does, but it is not the published one.
+        ResnetError: it does, but differs from the published file.
     """
     if not file.path.is_file():
         return False
@@ -89,11 +89,11 @@ def is_cached(file: PublishedFile) -> bool:
 
 
 def obtain(file: PublishedFile, network: str, progress: Progress) -> Path:
-    """The path of a weights file in Keras' cache, downloaded if need be. Without a network the answer takes 3 seconds.
+    """The path of a weights file in Keras' cache, downloaded if necessary. Without a network this fails after 3 seconds.
 
     Raises:
-        ResnetError: it cannot be had; the message says which file is missing and where, the hint how to bring it there.
-        Interrupted: a signal asked to stop during the download.
+        ResnetError: it cannot be downloaded; the message names the missing file, the hint says how to copy it into the cache.
+        Interrupted: a signal requested a stop during the download.
     """
     if is_cached(file):
         return file.path
@@ -108,7 +108,7 @@ def obtain(file: PublishedFile, network: str, progress: Progress) -> Path:
 
 
 def _download(file: PublishedFile, progress: Progress) -> str:
-    """Fetch a file through Keras, beside the cache first so that no partial file stays in it; why it failed, or ""."""
+    """Download a file through Keras, first next to the cache so that it gets no partial file; return why it failed, or ""."""
     try:
         file.path.parent.mkdir(parents=True, exist_ok=True)
         holder = tempfile.TemporaryDirectory(prefix=".download-", dir=file.path.parent, ignore_cleanup_errors=True)
@@ -126,7 +126,7 @@ def _fetch(file: PublishedFile, folder: Path, progress: Progress) -> str:
     import keras
 
     def download() -> None:
-        # Keras' own bar goes to stdout, which belongs to results; the setting is this thread's alone.
+        # Keras' progress bar goes to stdout, which is for results; the setting is local to this thread.
         keras.config.disable_interactive_logging()
         keras.utils.get_file(file.name, file.url, cache_subdir=str(folder), file_hash=file.md5)
 
@@ -143,11 +143,11 @@ class WeightsSource:
     """Where weights come from.
 
     Attributes:
-        kind: imagenet = published by keras.applications; bundled = part of this package; file = of the user, or of a run; none.
+        kind: imagenet = published by keras.applications; bundled = part of this package; file = of the user or of a run; none.
         path: the weights file; None for none.
-        sha256: of that file, hexadecimal; "" for none.
-        fallback: why the bundled backbone stands in for ImageNet weights; "" where it does not.
-        classes: of the linear head in a run's weights; none where there is no such head. See `classes_of`.
+        sha256: SHA-256 of that file, hexadecimal; "" for none.
+        fallback: why the bundled backbone is used instead of ImageNet weights; "" if it is not.
+        classes: classes of the linear head in a run's weights; empty if there is no such head. See `classes_of`.
     """
 
     kind: Literal["imagenet", "bundled", "none", "file"]
@@ -159,7 +159,7 @@ class WeightsSource:
 
 @dataclass(frozen=True)
 class ImagenetClassifier:
-    """A published network with its 1000 classes, both files checked and in Keras' cache."""
+    """A published network with its 1000 classes; both files are in Keras' cache and have been checked."""
 
     network: Network
     weights: Path
@@ -175,11 +175,11 @@ def choose_backbone(
         arch: a network's name, or "auto".
         weights: auto, imagenet, bundled, none, or the path of a run folder, of a weights file of ours, or of a legacy
             .h5 file of keras.applications.
-        progress: hears of a download, and gets the notice when `auto` falls back.
+        progress: where to report downloads, and the notice when `auto` falls back.
         shortcut: replaces the network's usual shortcut option; published weights then no longer fit.
 
     Raises:
-        ResnetError: the two contradict each other, or what was asked for by name cannot be had.
+        ResnetError: the two contradict each other, or weights chosen by name are not available.
     """
     wanted = weights.strip().lower()
     if wanted == "auto" and arch == "auto":
@@ -195,7 +195,7 @@ def choose_backbone(
 
 
 def require_size(network: Network, source: WeightsSource, size: int) -> None:
-    """Refuse another input size than that of the mean image which weights subtract.
+    """Refuse an input size other than that of the mean image stored with the weights.
 
     Raises:
         ResnetError: the two differ.
@@ -208,10 +208,10 @@ def require_size(network: Network, source: WeightsSource, size: int) -> None:
 
 
 def cached_imagenet_classifier() -> ImagenetClassifier | None:
-    """The first network of the catalogue whose whole ImageNet weights lie in Keras' cache with the names of the classes.
+    """The first network of the catalogue with ImageNet weights, head and class names in Keras' cache.
 
     Raises:
-        ResnetError: a file of that name is there, but damaged.
+        ResnetError: one of these files is damaged.
     """
     index = class_index_file()
     for network in CATALOGUE.values():
@@ -223,7 +223,7 @@ def cached_imagenet_classifier() -> ImagenetClassifier | None:
 
 
 def classes_of(source: WeightsSource) -> tuple[str, ...]:
-    """The classes of the linear head that comes with weights; none where there is no such head, or nobody knows them."""
+    """The classes of the linear head in a weights file; empty if there is no such head or its classes are unknown."""
     return bundled_run().classes if source.kind == "bundled" else source.classes
 
 
@@ -247,11 +247,11 @@ def _best_at_hand(progress: Progress, shortcut: Shortcut | None) -> tuple[Networ
     except ResnetError as error:
         bundled = _bundled(fallback=error.message)
         progress.notice(
-            f"The bundled backbone {BUNDLED} stands in for {PREFERRED}. It is smaller, so expect a lower accuracy.\n"
+            f"The bundled backbone {BUNDLED} is used instead of {PREFERRED}. It is smaller, so expect a lower accuracy.\n"
             f"Why: {error.message}.\nTo use {PREFERRED}, connect to the network and repeat the command, or {error.hint}.\n"
             "To choose the bundled backbone without this notice: --weights bundled."
         )
-        progress.warnings.append(f"the bundled backbone stands in for {PREFERRED} with ImageNet weights")  # the notice said why
+        progress.warnings.append(f"the bundled backbone is used instead of {PREFERRED} with ImageNet weights")  # see the notice
         return find_network(BUNDLED), bundled
 
 
@@ -266,7 +266,7 @@ def _require_pretrained(network: Network, wanted: str) -> None:
     ]
     raise ResnetError(
         f"there are no {kinds[wanted]} for {network.name}{option}",
-        f"--weights none starts from random ones; networks with {kinds[wanted]}: {', '.join(having)}",
+        f"--weights none starts from random weights; networks with {kinds[wanted]}: {', '.join(having)}",
     )
 
 
@@ -297,7 +297,7 @@ def _from_path(arch: str, weights: str, shortcut: Shortcut | None) -> tuple[Netw
         )
     name = network_of_file(path.name) if arch == "auto" else arch
     if not name:
-        raise ResnetError(f"a weights file does not tell its network: {path}", "name the network with --arch")
+        raise ResnetError(f"the weights file {path} does not say which network it is for", "name the network with --arch")
     return find_network(name, shortcut), _file(path)
 
 
@@ -305,7 +305,7 @@ def _from_run(folder: Path, arch: str, shortcut: Shortcut | None) -> tuple[Netwo
     run = load_run(folder)
     spec = spec_from_record(run.record)
     network = spec.network
-    if network.preprocessing == "pixel-mean":  # an image of one size
+    if network.preprocessing == "pixel-mean":  # the mean image has one size
         network = replace(network, image_size=spec.image_size or network.image_size)
     asked = network.name if arch == "auto" else find_network(arch).name
     if asked != network.name:

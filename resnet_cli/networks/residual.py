@@ -1,7 +1,7 @@
 """The one residual builder: every network of He et al. 2015 and 2016 from a `Network` description.
 
-In: a description and an input size. Out: a Keras model from preprocessed pixels to the last feature map. Layers carry
-the names of keras.applications (conv2_block1_1_conv, ...), so weights are carried over by name.
+In: a description and an input size. Out: a Keras model from preprocessed pixels to the last feature map. Layers have the
+names of keras.applications (conv2_block1_1_conv, ...), so that weights can be copied by name.
 """
 
 import sys
@@ -22,7 +22,7 @@ Tensor = Any
 
 @dataclass(frozen=True)
 class _Place:
-    """One block of a network: its stage (from 0), stride, name, and how often training leaves its branch out."""
+    """One block of a network: its stage (from 0), stride, name, and the probability that training drops its branch."""
 
     stage: int
     stride: int
@@ -32,7 +32,7 @@ class _Place:
 
 @dataclass(frozen=True)
 class _Parts:
-    """The parts that every block is made of, named and configured alike."""
+    """The layers that every block is made of, named and configured in the same way."""
 
     network: Network
     fused: bool
@@ -40,15 +40,15 @@ class _Parts:
     def conv(self, x: Tensor, filters: int, size: int, name: str, stride: int = 1, role: str = "inner") -> Tensor:
         biased = self.network.biased == "all" or (self.network.biased == "ends" and role == "end")
         if size > 1 and stride > 1:
-            # Explicit padding: TensorFlow's "same" would pad a strided 3x3 on the far side only.
+            # Explicit padding: TensorFlow's "same" would pad a strided 3x3 on the right and bottom only.
             x = layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x)
         return convolution(filters, size, stride, biased, f"{name}_conv", self.fused)(x)
 
     def subsample(self, x: Tensor, stride: int, name: str) -> Tensor:
-        """Every so many rows and columns: an identity with a stride, or what convolutions of 1x1 with that stride read.
+        """Every `stride`-th row and column: an identity with a stride, the input of strided 1x1 convolutions.
 
-        To train, it is made once for all of them, and it is where frozen layers end: a quarter of the activations is stored.
-        OpenVINO answers a few percent faster without.
+        In training it is computed once for all of them, and frozen layers end at it: only a quarter of activations is stored.
+        OpenVINO is a few percent faster without it.
         """
         return layers.MaxPooling2D(1, strides=stride, name=f"{name}_0_subsample")(x) if stride > 1 else x
 
@@ -76,8 +76,8 @@ def build_backbone(
         network: what to build; see `Network`.
         image_size: input side in pixels, or None for any.
         fused: build with the layers of `accelerations.py` that train faster on TensorFlow.
-        stochastic_depth: how often training leaves out the last block, 0..1, 1 excluded; earlier blocks less often, falling
-            linearly to nothing at the input (Huang et al. 2016, equation 4; their 0.5 suits deep networks).
+        stochastic_depth: probability that training drops the last block, 0..1, 1 excluded; it falls linearly to 0 at the
+            input (Huang et al. 2016, equation 4; their 0.5 suits deep networks).
 
     Returns:
         A model of float input (N, H, W, 3) and output (N, H / reduction, W / reduction, outputs[-1]), sides rounded up.
@@ -93,7 +93,7 @@ def build_backbone(
     """
     if stochastic_depth and network.shortcut == "none":
         raise ResnetError(
-            f"stochastic_depth contradicts {network.name}, a plain network: nothing leads past a block that is left out"
+            f"stochastic_depth contradicts {network.name}, a plain network: there is no shortcut around a dropped block"
         )
     parts = _Parts(network, fused)
     block = _block_v2 if network.version == 2 else _block_v1
@@ -108,7 +108,7 @@ def build_backbone(
 
 
 def _places(network: Network, stochastic_depth: float) -> Iterator[_Place]:
-    """The blocks from the input on."""
+    """The blocks, from the input to the output."""
     last_stage = len(network.blocks) - 1
     before = 0
     for stage, blocks in enumerate(network.blocks):
@@ -123,7 +123,7 @@ def _places(network: Network, stochastic_depth: float) -> Iterator[_Place]:
 
 @contextmanager
 def room_for(network: Network) -> Iterator[None]:
-    """Room to make a model of this graph: Keras walks it by recursion, past Python's usual limit in the deepest."""
+    """Raise Python's recursion limit while a model is built: Keras traverses deep networks recursively."""
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(limit + 10 * network.depth)
     try:
@@ -212,21 +212,21 @@ def _shortcut(parts: _Parts, x: Tensor, outputs: int, stride: int, name: str, pr
 
 
 class StochasticDepth(keras.layers.Layer):  # type: ignore[misc]
-    """Drops a branch for each image of a batch on its own, and scales what is left by 1 / (1 - rate).
+    """Drop a branch for each image of a batch independently, and scale kept branches by 1 / (1 - rate).
 
-    The paper drops a branch for the whole batch and scales it by 1 - rate in inference: the expectation is the same, and
-    inference stays as it was. Keras' Dropout with a noise shape does not do: in half precision it draws multiples of 1/128,
-    more than the rates of the first blocks of a deep network.
+    The paper drops a branch for the whole batch and scales it by 1 - rate in inference: the expectation is the same, and here
+    inference needs no scaling. Keras' Dropout with a noise shape is not used: in half precision it draws multiples of 1/128,
+    which is more than the rates of the first blocks of a deep network.
 
     Args:
-        rate: probability that the branch is left out, 0..1, 1 excluded.
+        rate: probability that the branch is dropped, 0..1, 1 excluded.
         name: layer name.
     """
 
     def __init__(self, rate: float, name: str) -> None:
         super().__init__(name=name)
         self.rate = rate
-        # Its state is one of the model's variables, so a checkpoint keeps it and a resumed training draws as if never stopped.
+        # Its state is a variable of the model: it is part of checkpoints, so a resumed training draws the same numbers.
         self.seed_generator = keras.random.SeedGenerator()
 
     def call(self, branch: Any, training: bool | None = None) -> Any:
@@ -238,5 +238,5 @@ class StochasticDepth(keras.layers.Layer):  # type: ignore[misc]
         return branch * ops.cast(ops.floor(draws + kept) / kept, branch.dtype)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """The branch's own shape; said here, Keras need not trace `call` for every block."""
+        """The shape of the branch; given here so that Keras need not trace `call` for every block."""
         return input_shape

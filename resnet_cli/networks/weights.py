@@ -1,6 +1,6 @@
-"""Weights files: a flat HDF5 layout, one data set a variable ("conv1_conv/kernel"), checked against the network.
+"""Weights files: a flat HDF5 layout, one dataset per variable ("conv1_conv/kernel"), checked against the network.
 
-In: a Keras model and a path. Out: a filled model, or a file written whole or not at all.
+In: a Keras model and a path. Out: a model with loaded weights, or a file, written atomically.
 """
 
 import io
@@ -15,7 +15,7 @@ import numpy as np
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import write_bytes
 
-PIXEL_MEAN = "pixel_mean"  # the layer that subtracts the training images' mean, where a network has it
+PIXEL_MEAN = "pixel_mean"  # the layer that subtracts the mean training image, if a network has one
 
 
 def named_variables(model: keras.Model) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def save_weights(model: keras.Model, path: Path, dtype: str = "float32") -> None
         path: file to write.
         dtype: "float32", or "float16" for half the size.
     """
-    # In memory first: HDF5 itself crashes the process when the disk is full.
+    # Written in memory first: HDF5 crashes the process when the disk is full.
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
         for name, variable in named_variables(model).items():
@@ -45,15 +45,15 @@ def save_weights(model: keras.Model, path: Path, dtype: str = "float32") -> None
 
 
 def load_weights(model: keras.Model, path: Path, leave: Iterable[str] = ()) -> None:
-    """Fill a model from a weights file.
+    """Load a weights file into a model.
 
     Args:
-        model: the model to fill; its backbone may be nested.
+        model: the model; its backbone may be nested.
         path: a file that `save_weights` wrote.
-        leave: layers of the model that keep what they have, such as a new head.
+        leave: layers of the model that are not loaded, such as a new head.
 
     Raises:
-        ResnetError: the file is missing or damaged, lacks a variable, holds another shape, or variables of another network.
+        ResnetError: the file is missing or damaged, lacks a variable, or has another shape or variables of another network.
     """
     left = set(leave)
     wanted = {name: variable for name, variable in named_variables(model).items() if _layer(name) not in left}
@@ -65,7 +65,7 @@ def load_weights(model: keras.Model, path: Path, leave: Iterable[str] = ()) -> N
                 value = np.asarray(file[name], dtype="float32")
                 if value.shape != tuple(variable.shape):
                     raise ResnetError(
-                        f"the weights {path} hold {name} as {value.shape}, the network needs {tuple(variable.shape)}",
+                        f"the weights {path} have {name} as {value.shape}, the network needs {tuple(variable.shape)}",
                         "they belong to another network, shortcut option, head or number of classes",
                     )
                 variable.assign(value)
@@ -74,21 +74,21 @@ def load_weights(model: keras.Model, path: Path, leave: Iterable[str] = ()) -> N
     except FileNotFoundError:
         raise ResnetError(f"there are no weights at {path}") from None
     except OSError as error:
-        raise ResnetError(f"the weights {path} cannot be read: {error}", "the file is damaged: copy it anew") from error
+        raise ResnetError(f"the weights {path} cannot be read: {error}", "the file is damaged: copy it again") from error
 
 
 def _require_no_more(path: Path, surplus: list[str]) -> None:
-    """A part of another network would pass for this one."""
+    """Refuse a file with more variables than the model: it belongs to another network."""
     if any(_layer(name) == PIXEL_MEAN for name in surplus):
         raise ResnetError(
             f"the weights {path} subtract a mean image, which the file alone does not say", "name the run's folder instead"
         )
     if surplus:
-        raise ResnetError(f"the weights {path} hold {surplus[0]} as well: they belong to another network")
+        raise ResnetError(f"the weights {path} also have {surplus[0]}: they belong to another network")
 
 
 def datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
-    """All that a file holds, by name ("layer/variable"), in the order of the names."""
+    """The datasets of a file by name ("layer/variable"), sorted by name."""
     found: dict[str, h5py.Dataset] = {}
 
     def visit(name: str, item: h5py.Dataset | h5py.Group) -> None:
@@ -104,7 +104,7 @@ def _layer(name: str) -> str:
 
 
 def copy_weights(source: keras.Model, target: keras.Model, leave: Iterable[str] = ()) -> None:
-    """Carry variables over by name, for example from keras.applications to the builder."""
+    """Copy variables by name, for example from keras.applications to the builder."""
     values = named_variables(source)
     left = set(leave)
     for name, variable in named_variables(target).items():
@@ -114,7 +114,7 @@ def copy_weights(source: keras.Model, target: keras.Model, leave: Iterable[str] 
 
 
 def settle(model: keras.Model) -> None:
-    """Let the layer of the mean image take over its variables: it computes with copies of them."""
+    """Make the layer of the mean image use its newly loaded variables: it computes with copies of them."""
     for layer in model.layers:
         if layer.name == PIXEL_MEAN:
             layer.finalize_state()

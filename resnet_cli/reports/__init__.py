@@ -1,6 +1,6 @@
 """Figures and pages.
 
-Matplotlib remarks on its font cache, which it builds once on every machine; what goes to the terminal is the command line's.
+Matplotlib logs a message about its font cache, built once per machine; it is silenced, as only `cli/` writes to the terminal.
 """
 
 import logging

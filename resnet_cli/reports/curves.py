@@ -1,6 +1,6 @@
-"""Curves as image files: of one training, of several networks on one sheet, of a learning-rate range test.
+"""Curves as image files: of one training, of several networks in one figure, of a learning-rate range test.
 
-In: epochs or a `Curve` for every network. Out: a PNG or SVG figure, training error dashed and held-out error solid as in
+In: epochs, or a `Curve` for every network. Out: a PNG or SVG figure, training error dashed and held-out error solid as in
 figure 6 of He et al. 2015, and the table of a range test.
 """
 
@@ -24,7 +24,7 @@ from resnet_cli.runs.folder import EpochRecord, read_history
 
 
 def literal(text: str) -> str:
-    """A name as it is: matplotlib would read what stands between dollar signs as a formula, and knows no bytes beside text."""
+    """Escape a name: matplotlib would read text between dollar signs as a formula, and cannot draw undecodable bytes."""
     return text.replace("$", r"\$").encode(errors="backslashreplace").decode()
 
 
@@ -34,13 +34,13 @@ def save_figure(figure: Figure, image: Path, creator: str) -> None:
     Args:
         figure: what was drawn.
         image: .png or .svg.
-        creator: the command that drew it, kept in the file.
+        creator: the command that drew it, recorded in the file.
     """
     kind = image.suffix.lower().removeprefix(".")
     metadata = {"Creator": creator, "Date": None} if kind == "svg" else {"Software": creator}
     buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": creator}), warnings.catch_warnings():
-        # A name in letters that the font lacks is drawn as boxes: no reason to interrupt anybody.
+        # Letters that the font lacks are drawn as boxes; that needs no warning.
         warnings.filterwarnings("ignore", "Glyph .* missing")
         figure.savefig(buffer, format=kind, dpi=120, metadata=metadata)
     write_bytes(image, buffer.getbuffer())
@@ -55,8 +55,8 @@ def draw_curves(metrics: Path, image: Path, title: str, label_smoothing: float) 
     Args:
         metrics: the run's metrics.jsonl.
         image: PNG to write.
-        title: of the figure.
-        label_smoothing: that the training loss carries, in stages other than the head; the validation loss carries none.
+        title: title of the figure.
+        label_smoothing: label smoothing of the training loss, except in the head stage; the validation loss has none.
     """
     save_figure(curves(read_history(metrics), title, label_smoothing), image, f"{CREATOR}curves")
 
@@ -82,7 +82,7 @@ def curves(records: Sequence[EpochRecord], title: str, label_smoothing: float) -
 
 def _lines(axes: Axes, rows: Sequence[EpochRecord], figure: str, stage: str, smoothed: str = "") -> None:
     epochs, colour = [row.epoch for row in rows], _COLOURS[stage]
-    # One epoch is no line: it would be drawn as nothing.
+    # A line of one epoch would be invisible: draw a marker.
     marker = "o" if len(rows) == 1 else None
     training, validation = [getattr(row, figure) for row in rows], [getattr(row, f"val_{figure}") for row in rows]
     axes.plot(epochs, training, "--", color=colour, label=f"{stage}, training{smoothed}", marker=marker, fillstyle="none")
@@ -91,7 +91,7 @@ def _lines(axes: Axes, rows: Sequence[EpochRecord], figure: str, stage: str, smo
 
 @dataclass(frozen=True)
 class Curve:
-    """Errors (shares, 0..1) by epoch, a list a run; several runs become their mean, and a band of one standard deviation."""
+    """Errors (shares, 0..1) by epoch, one list per run; several become their mean and a band of one standard deviation."""
 
     label: str
     train: Sequence[Sequence[float]]
@@ -99,10 +99,10 @@ class Curve:
 
 
 def check_image(image: Path) -> None:
-    """See whether a figure may be written there: an earlier comparison is replaced, any other file is not.
+    """Check that a figure may be written to a path: it replaces an earlier comparison, but no other file.
 
     Raises:
-        ResnetError: it is neither PNG nor SVG, or the place is taken.
+        ResnetError: it is neither PNG nor SVG, or another file has that name.
     """
     if image.suffix.lower() not in (".png", ".svg"):
         raise ResnetError(f"--output {image} is neither .png nor .svg", "such as --output compare.png")
@@ -110,7 +110,7 @@ def check_image(image: Path) -> None:
         return
     if image.is_file() and is_figure(image, COMPARED_BY):
         return
-    raise ResnetError(f"{image} exists and is no figure of `{COMPARED_BY}`", "choose another --output")
+    raise ResnetError(f"{image} exists and is not a figure of `{COMPARED_BY}`", "choose another --output")
 
 
 def draw_comparison(curves: Sequence[Curve], title: str, held_out: str, image: Path) -> None:
@@ -118,8 +118,8 @@ def draw_comparison(curves: Sequence[Curve], title: str, held_out: str, image: P
 
     Args:
         curves: at least one.
-        title: of the figure.
-        held_out: what solid lines were measured on, such as "test".
+        title: title of the figure.
+        held_out: split of the solid lines, such as "test".
         image: file to write, .png or .svg.
     """
     figure = Figure(figsize=(7, 5), layout="constrained")
@@ -137,7 +137,7 @@ def draw_comparison(curves: Sequence[Curve], title: str, held_out: str, image: P
 
 
 def _line(axes: Axes, runs: Sequence[Sequence[float]], style: str, colour: tuple[float, ...], label: str | None) -> None:
-    # Runs that stopped early end the mean: beyond them it would be one of other runs.
+    # The mean ends with the shortest run: later it would be the mean of fewer runs.
     length = min(map(len, runs))
     values = 100 * np.array([run[:length] for run in runs])
     epochs, mean = np.arange(1, length + 1), values.mean(0)
@@ -148,9 +148,9 @@ def _line(axes: Axes, runs: Sequence[Sequence[float]], style: str, colour: tuple
 
 
 def error_limits(curves: Sequence[Curve]) -> tuple[float, float]:
-    """Both ends of the axis, in %, so that the last epochs can be told apart.
+    """Limits of the error axis, in %, chosen so that the last epochs can be distinguished.
 
-    The first epochs are cut off, as in the paper; the axis begins at 0 unless that left more than half of the figure empty.
+    The first epochs are cut off, as in the paper; the axis begins at 0 unless more than half of the figure would be empty.
     """
     runs = [run for curve in curves for run in (*curve.train, *curve.held_out)]
     top = min(100.0, 130 * max(*(max(run[len(run) // 2 :]) for run in runs), 0.01))
@@ -178,17 +178,17 @@ class RateCurve(Protocol):
 
     @property
     def suggested(self) -> float | None:
-        """The rate to train with; None where the loss fell nowhere clearly."""
+        """The rate to train with; None if the loss did not clearly fall."""
         ...
 
 
 def write_rate_curve(curve: RateCurve, image: Path, title: str) -> None:
-    """Draw loss against rate, single batches and their average, with the suggestion marked; list the same figures.
+    """Draw loss against rate, single batches and their average, with the suggested rate; write the same numbers as a table.
 
     Args:
-        curve: what to show.
-        image: PNG to write; the table is `image` with the ending .csv: rate, loss, smoothed.
-        title: of the figure.
+        curve: the range test.
+        image: PNG to write; the table is `image` with the extension .csv: rate, loss, smoothed.
+        title: title of the figure.
 
     Raises:
         ResnetError: the disk is full, or the folder cannot be written.
@@ -199,7 +199,7 @@ def write_rate_curve(curve: RateCurve, image: Path, title: str) -> None:
     axes.semilogx(curve.rates, curve.smoothed, color="tab:blue", label="smoothed")
     if curve.suggested is not None:
         axes.axvline(curve.suggested, color="tab:orange", linestyle="--", label=f"suggested: {curve.suggested:g}")
-    # What diverged may lie anywhere above; to scale, nothing would be seen of the rest.
+    # Diverged losses can be so high that the rest of the curve would be flat: cut them off.
     low, high = min(curve.losses), max(curve.smoothed)
     room = 0.1 * (high - low) or 0.1
     axes.set_ylim(low - room, high + room)

@@ -1,6 +1,6 @@
-"""The report: one HTML file that opens in any browser, without a network and without scripts.
+"""The report: one HTML file for any browser, without network access and scripts.
 
-In: figures that others computed, and paths of images. Out: report.html, with every image inside it.
+In: computed metrics, and paths of images. Out: report.html, with all images embedded.
 """
 
 import base64
@@ -18,13 +18,13 @@ from resnet_cli.errors import ResnetError
 from resnet_cli.files import write_text
 
 _THUMBNAIL = 160  # pixels
-_WIDEST = 30  # classes that the confusion table shows; of more, the most frequent confusions are listed
+_WIDEST = 30  # most classes in the confusion table; with more, the most frequent confusions are listed
 _LISTED = 20  # confusions
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """An image that was taken for another class; probability, 0..1, of the class that it was taken for."""
+    """A misclassified image; probability, 0..1, of the predicted class."""
 
     path: Path
     true: str
@@ -34,15 +34,15 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Report:
-    """What the page shows.
+    """The contents of the page.
 
     Attributes:
         title: data set and split.
         facts: labels and values: network, weights, input, command.
         figures: the fields of `evaluate --json`.
-        mistakes: the worst first; the page shows them all, so hand over a few.
-        curves: curves.png, where there is one.
-        warnings: what the reader must know.
+        mistakes: misclassified images, worst first; all are shown, so give a few.
+        curves: curves.png, if there is one.
+        warnings: warnings to show.
     """
 
     title: str
@@ -54,7 +54,7 @@ class Report:
 
 
 def write_report(path: Path, report: Report) -> None:
-    """Render and write the page, whole.
+    """Render the page and write it atomically.
 
     Raises:
         ResnetError: it cannot be written.
@@ -74,7 +74,7 @@ def write_report(path: Path, report: Report) -> None:
 
 
 def _shaded(figures: dict[str, Any]) -> list[tuple[str, list[tuple[int, float, bool]]]]:
-    """Rows of the confusion table: class, and for every cell its count, its share of the row, and whether it is right."""
+    """Rows of the confusion table: class, and for every cell its count, its share of the row, and whether it is correct."""
     rows = []
     for i, (each, counts) in enumerate(zip(figures["classes"], figures["confusion"], strict=True)):
         total = max(1, sum(counts))
@@ -87,7 +87,7 @@ def _listed(figures: dict[str, Any]) -> list[tuple[int, str, str]]:
 
 
 def _thumbnail(path: Path) -> str:
-    """The image, small, as a data URL; empty where it can no longer be read."""
+    """A thumbnail as a data URL; empty if the image can no longer be read."""
     try:
         image = Image.fromarray(decode(path, _THUMBNAIL))
     except ResnetError:
@@ -103,12 +103,12 @@ def _data_url(content: bytes, kind: str) -> str:
 
 
 def most_frequent_confusions(names: Sequence[str], confusion: Sequence[Sequence[int]], most: int) -> list[tuple[int, str, str]]:
-    """Pairs of classes that were confused: how many images, the true class, what they were taken for; the most first.
+    """Confused pairs of classes, most frequent first: number of images, true class, predicted class.
 
     Args:
-        names: of the classes.
-        confusion: `confusion[i][j]` images of class i were taken for class j.
-        most: pairs that are wanted.
+        names: class names.
+        confusion: `confusion[i][j]` is the number of images of class i predicted as class j.
+        most: largest number of pairs.
     """
     pairs = [(count, names[i], names[j]) for i, row in enumerate(confusion) for j, count in enumerate(row) if i != j and count]
     return sorted(pairs, key=lambda pair: -pair[0])[:most]

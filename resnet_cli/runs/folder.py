@@ -297,7 +297,7 @@ def read_history(path: Path) -> list[EpochRecord]:
         lines = path.read_text().splitlines() if path.exists() else []
         return [EpochRecord(**json.loads(line)) for line in lines if line.endswith("}")]
     except (OSError, ValueError, TypeError) as error:
-        raise ResnetError(f"{path} cannot be read: {error}", "the run is damaged: train it anew") from error
+        raise ResnetError(f"{path} cannot be read: {error}", "the run is damaged: train it again") from error
 
 
 def write_metrics_csv(folder: Path) -> None:

@@ -1,7 +1,7 @@
-"""Checkpoints: everything that training needs to go on as if it had never stopped.
+"""Checkpoints: everything that training needs to resume exactly.
 
-In: a compiled model and the place in the training that it has reached. Out: numbered files, each written whole or not at all,
-the two newest kept. A file that is damaged is skipped for the one before it. In memory, `untouched` does the same for a trial.
+In: a compiled model and its position in the training. Out: numbered files, written atomically, of which the two newest are
+kept. If a file is damaged, the one before it is used. `untouched` restores a model in memory after a trial.
 """
 
 import io
@@ -23,21 +23,21 @@ from resnet_cli.training.optimizers import inner_optimizer
 
 
 class Stream(Protocol):
-    """Training batches as a function of the step alone."""
+    """Training batches that depend only on the step."""
 
     @property
     def classes(self) -> int:
-        """How many classes there are."""
+        """Number of classes."""
         ...
 
     @property
     def images_per_step(self) -> int:
-        """Images of a batch."""
+        """Images in a batch."""
         ...
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches of an epoch."""
+        """Batches in an epoch."""
         ...
 
     @property
@@ -52,10 +52,10 @@ class Stream(Protocol):
 
 @dataclass(frozen=True)
 class Derived:
-    """Part of a stream that shows the images of another one otherwise: what both have in common.
+    """A stream derived from another one, with the same classes, steps and labels.
 
     Attributes:
-        stream: the other one.
+        stream: the other stream.
     """
 
     stream: TrainStream
@@ -83,13 +83,13 @@ class Derived:
 
 @dataclass(frozen=True)
 class Stage:
-    """Where a training belongs.
+    """One training of a run, and where it writes.
 
     Attributes:
-        name: "train", "head" or "tail": its records and checkpoints carry it.
-        folder: the run; metrics.jsonl and checkpoint/<name>/ are kept there.
-        resume: go on from the newest checkpoint, if there is one.
-        announce: report a line an epoch.
+        name: "train", "head" or "tail", used in its records and checkpoints.
+        folder: the run folder, with metrics.jsonl and checkpoint/<name>/.
+        resume: continue from the newest checkpoint, if there is one.
+        announce: report one line per epoch.
         tensorboard: write TensorBoard's event files into tensorboard/<name>/.
     """
 
@@ -101,7 +101,7 @@ class Stage:
 
     @property
     def step(self) -> str:
-        """What the terminal calls one pass of it."""
+        """The word for one epoch in the terminal."""
         return "head" if self.name == "head" else "epoch"
 
     @property
@@ -115,13 +115,13 @@ _KEPT = 2
 
 @dataclass(frozen=True)
 class Point:
-    """A place in a training.
+    """A position in a training.
 
     Attributes:
-        step: steps done.
-        validated: whether the epoch that ends with this step was validated and recorded; False between its last step and its
-            record. True in the middle of an epoch, and in checkpoints of older versions.
-        seconds: that the steps of the current epoch took.
+        step: number of finished steps.
+        validated: False between the last step of an epoch and its validation record; otherwise True, also in checkpoints of
+            older versions.
+        seconds: seconds that the steps of the current epoch took.
     """
 
     step: int
@@ -130,13 +130,13 @@ class Point:
 
 
 def save_checkpoint(folder: Path, model: keras.Model, point: Point, metrics: Sequence[Any] | None = None) -> None:
-    """Write all model and optimizer variables (seeds and step counter among them) at a point, and what metrics hold.
+    """Write all model and optimizer variables (including seeds and step counter), the position, and the metrics' values.
 
     Args:
-        folder: of the checkpoints.
+        folder: folder of the checkpoints.
         model: compiled, its optimizer built.
-        point: where it is.
-        metrics: values of the metrics' variables; None takes those that the model holds now.
+        point: position in the training.
+        metrics: values of the metrics' variables; None for the model's current ones.
     """
     folder.mkdir(parents=True, exist_ok=True)
     held = model.metrics_variables if metrics is None else metrics
@@ -153,7 +153,7 @@ def save_checkpoint(folder: Path, model: keras.Model, point: Point, metrics: Seq
 
 
 def load_checkpoint(folder: Path, model: keras.Model) -> Point:
-    """Put the newest readable checkpoint back into a compiled model of the same kind.
+    """Load the newest readable checkpoint into a compiled model of the same kind.
 
     Raises:
         ResnetError: no checkpoint is readable, or it belongs to another network.
@@ -171,19 +171,19 @@ def load_checkpoint(folder: Path, model: keras.Model) -> Point:
             raise ResnetError(f"the checkpoint {path} belongs to another network", "resume with the options it began with")
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
-        for variable, value in zip(scale, scaled, strict=False):  # none where the run began in another precision
+        for variable, value in zip(scale, scaled, strict=False):  # none if the run began in another precision
             variable.assign(value)
         return Point(int(path.stem.split("-")[1]), **known)
-    raise ResnetError(f"there is no readable checkpoint in {folder}", "start anew without --resume")
+    raise ResnetError(f"there is no readable checkpoint in {folder}", "start again without --resume")
 
 
 def stored_metrics(folder: Path, model: keras.Model, step: int) -> list[tuple[Any, NDArray[np.float32]]]:
-    """The variables of a model's metrics and what they held at a step, so that an epoch's figures are of all its steps.
+    """The variables of a model's metrics with their stored values, so that a resumed epoch's metrics cover all of its steps.
 
     Args:
-        folder: of the checkpoints; for one of an older version, which holds no metrics, nothing is returned.
-        model: fitted or evaluated for a step at least, which is when Keras makes its metrics; all of them sums and counts.
-        step: that `load_checkpoint` gave.
+        folder: folder of the checkpoints; nothing is returned for checkpoints of older versions, which have no metrics.
+        model: fitted or evaluated for at least one step, when Keras creates the metrics; all of them are sums and counts.
+        step: the step that `load_checkpoint` returned.
     """
     variables = model.metrics_variables
     with np.load(_file(folder, step), allow_pickle=False) as archive:
@@ -193,12 +193,12 @@ def stored_metrics(folder: Path, model: keras.Model, step: int) -> list[tuple[An
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether there is anything to go on from."""
+    """Whether there is a checkpoint to resume from."""
     return bool(_generations(folder))
 
 
 def write_whole(path: Path, values: dict[str, Any]) -> None:
-    """Write arrays as one .npz, on the disk before it gets its name."""
+    """Write arrays as one .npz, atomically."""
     buffer = io.BytesIO()
     np.savez(buffer, **values)
     write_bytes(path, buffer.getbuffer())
@@ -217,14 +217,14 @@ def _variables(model: keras.Model) -> list[Any]:
 
 
 def _loss_scale(model: keras.Model) -> list[Any]:
-    """What Keras scales the loss by in fp16, and since when; none in other precisions."""
+    """The variables of Keras' loss scaling in fp16; none in other precisions."""
     inner = {id(variable) for variable in inner_optimizer(model).variables}
     return [variable for variable in model.optimizer.variables if id(variable) not in inner]
 
 
 @contextmanager
 def untouched(model: keras.Model) -> Iterator[None]:
-    """Put every variable of the model back at the end, also after an error."""
+    """Restore every variable of the model on exit, also after an error."""
     before = [keras.ops.convert_to_numpy(variable) for variable in model.variables]
     try:
         yield

@@ -1,10 +1,10 @@
-"""Distillation: a student learns the probabilities of a teacher on the very crops that it sees (Hinton et al. 2015).
+"""Distillation: a student learns the probabilities of a teacher on the same crops (Hinton et al. 2015).
 
-In: a training stream and a teacher. Out: a stream whose targets hold labels and the teacher's answers, and the loss for them.
-Of every image a few crops are drawn and shown again and again, mirrored and recoloured anew each time; the teacher's answers
-are kept in the user's cache, so that after some epochs it costs nothing (Shen and Xing 2022, "A fast knowledge distillation
-framework for visual recognition"). The same crop for both, and long training: Beyer et al. 2022, "Knowledge distillation: a
-good teacher is patient and consistent".
+In: a training stream and a teacher. Out: a stream whose targets contain labels and the teacher's probabilities, and the loss
+for them. A few crops of every image are drawn and reused in all epochs, mirrored and recoloured differently each time. The
+teacher's probabilities are cached, so that after some epochs the teacher costs nothing (Shen and Xing 2022, "A fast knowledge
+distillation framework for visual recognition"). Same crops for both, and long training: Beyer et al. 2022, "Knowledge
+distillation: a good teacher is patient and consistent".
 """
 
 import hashlib
@@ -43,7 +43,7 @@ class Distillation(keras.losses.Loss):  # type: ignore[misc]
 
     Args:
         weight: w, 0..1.
-        temperature: T, above 0; logits are divided by it, so 1 leaves probabilities as they are and more evens them out.
+        temperature: T, above 0; logits are divided by it: 1 does not change probabilities, higher values soften them.
         label_smoothing: share of a label spread over all classes.
     """
 
@@ -71,7 +71,7 @@ def _cross_entropy(target: keras.KerasTensor, logits: keras.KerasTensor) -> kera
 
 
 def metrics_of_labels(metrics: Sequence[keras.metrics.Metric]) -> list[keras.metrics.Metric]:
-    """The same metrics of the first half of the targets, which holds labels."""
+    """The same metrics on the first half of the targets, the labels."""
     return [_OfLabels(metric) for metric in metrics]
 
 
@@ -85,25 +85,25 @@ class _OfLabels(keras.metrics.MeanMetricWrapper):  # type: ignore[misc]
 
 
 def loss_of(config: TrainConfig) -> keras.losses.Loss:
-    """Cross-entropy of logits against one-hot or mixed targets; where there is a teacher, `Distillation`."""
+    """Cross-entropy of logits against one-hot or mixed targets; with a teacher, `Distillation`."""
     if config.teacher_weight:
         return Distillation(config.teacher_weight, config.temperature, config.label_smoothing)
     return keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=config.label_smoothing)
 
 
-_LARGEST = 10_000_000_000  # bytes of all files of answers in the cache
-_SURE = 0.01  # how far a row of fp16 probabilities may sum to something else than 1
+_LARGEST = 10_000_000_000  # bytes of all files of probabilities in the cache
+_SURE = 0.01  # largest difference of a sum of fp16 probabilities from 1
 
 
 class Answers:
-    """Rows of probabilities on disk, each written once and read often; threads may do both at the same time.
+    """Rows of probabilities on disk, each written once and read often; thread-safe.
 
-    A row that was never written, or that a crash has cut, does not sum to 1, and counts as absent.
+    A row that was not written, or was truncated by a crash, does not sum to 1 and counts as absent.
 
     Args:
-        path: the file; it is made as long as it may get, and takes disk for rows that are written alone.
-        rows: how many there may be.
-        width: numbers a row.
+        path: the file, created at its full size as a sparse file: only written rows take disk space.
+        rows: largest number of rows.
+        width: numbers in a row.
     """
 
     def __init__(self, path: Path, rows: int, width: int) -> None:
@@ -113,31 +113,31 @@ class Answers:
             path.touch()
             self._file = path.open("r+b", buffering=0)
             weakref.finalize(self, self._file.close)
-            if path.stat().st_size < rows * self._size:  # others may have had more views
+            if path.stat().st_size < rows * self._size:  # an earlier training may have used fewer views
                 self._file.truncate(rows * self._size)
             os.utime(path)
         except OSError as error:
             raise ResnetError(f"cannot keep the teacher's answers in {path}: {error.strerror}", "free some disk") from error
 
     def read(self, row: int) -> NDArray[np.float16] | None:
-        """float16 (width,), or None where it is absent."""
+        """float16 (width,), or None if it is absent."""
         with self._lock:
             self._file.seek(row * self._size)
             values = np.frombuffer(self._file.read(self._size), np.float16)
         return values if abs(float(values.sum(dtype=np.float32)) - 1) < _SURE else None
 
     def write(self, row: int, values: NDArray[np.float16]) -> None:
-        """Keep one row; where the disk is full it is asked for again."""
+        """Store one row; if the disk is full it is not stored, and computed again later."""
         with suppress(OSError), self._lock:
             self._file.seek(row * self._size)
             self._file.write(values.tobytes())
 
 
 class Assumed:
-    """Stands for answers that are all there, to measure how fast a training is then; they say nothing.
+    """Constant probabilities in place of cached ones, to measure the speed of a training once all are cached.
 
     Args:
-        width: numbers a row.
+        width: numbers in a row.
     """
 
     def __init__(self, width: int) -> None:
@@ -148,11 +148,11 @@ class Assumed:
         return self._row
 
     def write(self, row: int, values: NDArray[np.float16]) -> None:
-        """Keeps nothing."""
+        """Stores nothing."""
 
 
 def has_room(file: Path, size: int) -> bool:
-    """Whether a file of answers may take so many bytes of its folder; those that were used longest ago make room."""
+    """Whether a file of probabilities may take so many bytes in its folder; deletes the least recently used files for it."""
     cache = file.parent
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -161,7 +161,7 @@ def has_room(file: Path, size: int) -> bool:
         if size > _LARGEST or size - held > shutil.disk_usage(cache).free // 2:
             return False
         taken = sum(path.stat().st_size for path in others)
-        while others and taken + size > _LARGEST:  # whoever reads one at the moment keeps it until the end
+        while others and taken + size > _LARGEST:  # a process that has one open can read it until it ends
             taken -= others[0].stat().st_size
             others.pop(0).unlink()
         return True
@@ -169,18 +169,18 @@ def has_room(file: Path, size: int) -> bool:
         return False
 
 
-_ASKED = 8  # images of a forward pass of the teacher
+_ASKED = 8  # images in a forward pass of the teacher
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """How a teacher is asked.
+    """How the teacher's probabilities are obtained.
 
     Attributes:
-        teacher: answers.
-        columns: where the teacher has each class of the student; None where the orders are the same.
-        views: crops of each image that are drawn; 0 draws new ones every epoch.
-        answers: those that were given already; None keeps none, and `Assumed` stands for all.
+        teacher: the engine of the teacher.
+        columns: the teacher's index of each class of the student; None if the orders are the same.
+        views: crops drawn of each image; 0 draws new ones every epoch.
+        answers: the cached probabilities; None caches nothing, and `Assumed` replaces all.
     """
 
     teacher: TeacherEngine
@@ -190,14 +190,14 @@ class Lesson:
 
     @property
     def side(self) -> int:
-        """Of the teacher's input, pixels."""
+        """Side of the teacher's input, pixels."""
         return self.teacher.teacher.size
 
     def ask(self, crops: Iterable[NDArray[np.uint8]]) -> NDArray[np.float16]:
         """Probabilities (N, classes) of N crops of uint8 (side, side, 3), in the student's order of classes; N is 1 or more.
 
-        The teacher always sees batches of one size: what it says of an image does not depend on what stands beside it, nor does
-        it after a training goes on whose answers were lost.
+        The teacher always gets batches of the same size, so that the probabilities of an image do not depend on the rest of its
+        batch, even in a resumed training whose cache was lost.
         """
         sizes = []
 
@@ -220,31 +220,31 @@ class Lesson:
 
 
 def columns_of(teacher: Teacher, dataset: Dataset) -> tuple[int, ...] | None:
-    """Where the teacher has each class of a data set; None where the orders are the same."""
+    """The teacher's index of each class of a data set; None if the orders are the same."""
     place = {name: index for index, name in enumerate(teacher.classes)}
     return None if teacher.classes == dataset.classes else tuple(place[name] for name in dataset.classes)
 
 
 @dataclass(frozen=True)
 class Taught(Derived):
-    """A training stream with the teacher's answers beside the labels.
+    """A training stream whose targets include the teacher's probabilities.
 
     Attributes:
-        stream: the images, and what happens to them.
-        lesson: how the teacher is asked.
-        side: of the batches' images, if not that of the stream's geometry, for which the crops are drawn; pixels.
+        stream: the images and their augmentation.
+        lesson: how the teacher's probabilities are obtained.
+        side: side of the images in batches, pixels, if it differs from the stream's geometry, for which crops are drawn.
     """
 
     lesson: Lesson
     side: int | None = None
 
     def remembering(self, cache: Path | None) -> "Taught":
-        """The same, with a file for the teacher's answers, in which other trainings find those to the same crops.
+        """The same stream with a cache file for the teacher's probabilities, shared by trainings with the same crops.
 
-        Nothing is kept where new crops are drawn every epoch, or where there is no room.
+        Nothing is cached if new crops are drawn every epoch, or if there is no room.
 
         Args:
-            cache: folder of such files; None for none.
+            cache: folder of the cache; None for none.
         """
         rows = self.lesson.views * len(self.stream.images)
         if cache is None or not rows:
@@ -257,7 +257,7 @@ class Taught(Derived):
         return self
 
     def _crops(self) -> str:
-        """A name for the teacher and the crops that it is shown, view after view: one name, the same answers."""
+        """A hash of the teacher and of its crops: equal hashes mean equal probabilities."""
         stream, lesson = self.stream, self.lesson
         how = stream.augmentation
         size = stream.geometry.size if how.crop == "pad" else 0  # other crops are the same for inputs of any size
@@ -290,7 +290,7 @@ class Taught(Derived):
         return images, targets
 
     def _answers(self, images: Sequence[NDArray[np.uint8]], drawn: Sequence[tuple[int, int]]) -> NDArray[np.float16]:
-        """The teacher's answers (N, classes) to some views: (view, index of the image)."""
+        """The teacher's probabilities (N, classes) of some views: (view, index of the image)."""
         stream, lesson = self.stream, self.lesson
         rows = [view * len(stream.images) + index for view, index in drawn]
         answers = np.empty((len(drawn), self.classes), np.float16)
@@ -313,10 +313,10 @@ class Taught(Derived):
 
 
 def both(labels: NDArray[np.int64], answers: NDArray[np.float16]) -> NDArray[np.float32]:
-    """Targets (N, 2 * classes): one-hot labels, then the teacher's probabilities; these in both places where no label is known.
+    """Targets (N, 2 * classes): one-hot labels, then the teacher's probabilities, which also replace unknown labels.
 
     Args:
-        labels: class indices (N,), `UNKNOWN` where there is none.
+        labels: class indices (N,), `UNKNOWN` if there is none.
         answers: probabilities (N, classes).
     """
     classes = answers.shape[1]
@@ -329,11 +329,11 @@ def both(labels: NDArray[np.int64], answers: NDArray[np.float16]) -> NDArray[np.
 
 
 class TaughtEvaluation(keras.utils.PyDataset):  # type: ignore[misc]
-    """Held-out images as prediction sees them, with the teacher's answers where the labels are those.
+    """Held-out images as prediction sees them; without labels, the teacher's probabilities are the targets.
 
     Args:
         batches: the images and one-hot labels.
-        answers: the teacher's probabilities (N, classes) of the same images; None where they have labels of their own.
+        answers: the teacher's probabilities (N, classes) of the same images; None if they are labelled.
     """
 
     def __init__(self, batches: EvaluationBatches, answers: NDArray[np.float16] | None) -> None:

@@ -1,11 +1,10 @@
-"""The optimizers: Keras' own and Muon, with a rate and a weight decay for every variable, and the table of their rates.
+"""The optimizers: Keras' own and Muon, with a learning rate and weight decay per variable, and the table of learning rates.
 
-In: a `TrainConfig` and the variables it trains. Out: rates (steps,), made by plain functions, and an optimizer that follows
-them.
+In: a `TrainConfig` and the variables to train. Out: learning rates (steps,), and an optimizer that follows them.
 
 Source of Muon: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks": steps of the same size in every
-direction that a kernel can move in. That the norm of a kernel is kept is from their training of CIFAR-10 (airbench). Keras'
-own Muon takes matrices alone, and gives the kernels of convolutions to AdamW.
+direction of a kernel. Keeping the norm of kernels constant is from their training of CIFAR-10 (airbench). Keras' own Muon only
+handles matrices, and gives the kernels of convolutions to AdamW.
 """
 
 import math
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 
 from resnet_cli.training.config import TrainConfig
 
-_PATIENCE, _LOWEST_SCALE = 5, 5e-4  # of a rate that follows the validation loss
+_PATIENCE, _LOWEST_SCALE = 5, 5e-4  # for cuts of the rate on a plateau of the validation loss
 
 
 def rates(config: TrainConfig, steps: int) -> NDArray[np.float32]:
@@ -49,9 +48,9 @@ def rates(config: TrainConfig, steps: int) -> NDArray[np.float32]:
 def plateau_scale(val_losses: Sequence[float], factor: float) -> float:
     """Highest rate after these epochs, as a share of the peak: times `factor` whenever the loss has not fallen for five epochs.
 
-    Source: Keras' CIFAR-10 ResNet example (ReduceLROnPlateau, patience 5, rate of 1e-3 never below 0.5e-6). It limits what the
-    schedule says and does not multiply it: the two would take the rate to nothing long before the end. (In the example the
-    schedule sets the rate anew in every epoch, and a cut is gone by the next one.)
+    Source: Keras' CIFAR-10 ResNet example (ReduceLROnPlateau, patience 5, rate of 1e-3 never below 0.5e-6). It is an upper
+    limit of the schedule's rate, not a factor on it: both together would reduce the rate to almost 0 long before the end. (In
+    the example the schedule sets the rate in every epoch, which undoes a cut.)
     """
     best, waited, scale = math.inf, 0, 1.0
     for loss in val_losses:
@@ -64,7 +63,7 @@ def plateau_scale(val_losses: Sequence[float], factor: float) -> float:
 
 
 class TableSchedule(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
-    """Looks the rate of a step up in a table; after its end the last rate holds."""
+    """Looks up the rate of a step in a table; after its end, the last rate is used."""
 
     def __init__(self, table: NDArray[np.float32]) -> None:
         self._table = table
@@ -78,7 +77,7 @@ class TableSchedule(keras.optimizers.schedules.LearningRateSchedule):  # type: i
         return {"table": self._table.tolist()}
 
 
-# Of their quintic, which takes singular values to 0.7 to 1.2 in few iterations, rather than to 1 in many.
+# Coefficients of their quintic, which brings singular values to 0.7 to 1.2 in few iterations, rather than to 1 in many.
 _LINEAR, _CUBIC, _QUINTIC = 3.4445, -4.7750, 2.0315
 _ITERATIONS = 5
 _EPSILON = 1e-7
@@ -88,12 +87,12 @@ def muon_step(optimizer: Any, gradient: Any, variable: Any, place: int, rate: An
     """Move a kernel along its orthogonalised momentum by `rate` times its norm, and keep that norm.
 
     Args:
-        optimizer: Keras' SGD, whose momentum (0..1) and Nesterov's look ahead average the gradients.
-        gradient: of the kernel, (..., inputs, outputs) as the kernel.
-        variable: the kernel. Batch-norm behind it makes its norm irrelevant, so it needs no weight decay; where there is none,
-            as behind the last convolutions of pre-activation blocks, the norm stays what it was in the beginning.
-        place: of the kernel among the optimizer's variables.
-        rate: step over norm, 0..1.
+        optimizer: Keras' SGD, whose momentum (0..1) and Nesterov look-ahead average the gradients.
+        gradient: gradient of the kernel, (..., inputs, outputs) like the kernel.
+        variable: the kernel. With batch-norm after it, its norm has no effect, so it needs no weight decay. Without, as after
+            the last convolutions of pre-activation blocks, the norm keeps its initial value.
+        place: index of the kernel among the optimizer's variables.
+        rate: step divided by norm, 0..1.
     """
     direction = gradient
     if share := optimizer.momentum:
@@ -108,9 +107,9 @@ def muon_step(optimizer: Any, gradient: Any, variable: Any, place: int, rate: An
 
 
 def orthogonal(matrix: Any) -> Any:
-    """Nearly the closest matrix (M, N) whose columns, or rows if there are fewer, are orthonormal: singular values about 1.
+    """Approximately the closest matrix (M, N) with orthonormal columns (or rows, if there are fewer): singular values about 1.
 
-    Directions without any gradient stay without.
+    Directions without a gradient stay 0.
     """
     wide = matrix.shape[0] < matrix.shape[1]
     matrix = ops.transpose(matrix) if wide else matrix
@@ -125,12 +124,12 @@ def _norm(values: Any) -> Any:
     return ops.sqrt(ops.sum(ops.square(values)))
 
 
-_BESIDE_MUON = 3.0  # times its rate is that of what momentum alone moves: 0.1 beside 0.033, as by sgd
+_BESIDE_MUON = 3.0  # learning rate of all other variables, as a multiple of Muon's: 0.1 with 0.033, like sgd's
 
 
 @dataclass(frozen=True)
 class _Setting:
-    """Of one variable: a factor on the rate, its weight decay, and whether Muon moves it."""
+    """The settings of one variable: a factor on the rate, its weight decay, and whether Muon updates it."""
 
     rate: float
     decay: float
@@ -141,9 +140,9 @@ def make_optimizer(config: TrainConfig, table: NDArray[np.float32], variables: l
     """The optimizer of a configuration, with weight decay on kernels only.
 
     Args:
-        config: recipe. Its weight decay is part of the gradient (He et al. 2015); of adamw's step, times the rate. Muon moves
-            the kernels of convolutions and decays none of them; all else moves as by sgd.
-        table: rate of every step.
+        config: recipe. Weight decay is added to the gradient (He et al. 2015); with adamw to the step, times the rate. Muon
+            updates the kernels of convolutions, without decay; all other variables are updated as with sgd.
+        table: learning rate of every step.
         variables: the trainable variables of the network.
     """
     has_momentum = config.optimizer in ("sgd", "muon")
@@ -167,15 +166,15 @@ def make_optimizer(config: TrainConfig, table: NDArray[np.float32], variables: l
 
 
 def inner_optimizer(model: keras.Model) -> Any:
-    """The optimizer that `make_optimizer` gave to a compiled model: in fp16 Keras wraps it in one that scales the loss."""
+    """The optimizer of `make_optimizer` in a compiled model: in fp16 Keras wraps it in one that scales the loss."""
     optimizer = model.optimizer
     return optimizer.inner_optimizer if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) else optimizer
 
 
 def _by_variable(kind: type[keras.optimizers.Optimizer]) -> type[keras.optimizers.Optimizer]:
-    """An optimizer whose rate and weight decay differ by variable; Keras has no such rates, and decouples every decay.
+    """An optimizer with a rate and weight decay per variable; Keras has no such rates, and always decouples weight decay.
 
-    `scale` times the peak is the highest rate that is taken, whatever the schedule says.
+    `scale` times the peak is an upper limit of the schedule's rate.
     """
 
     class ByVariable(kind):  # type: ignore[misc]
@@ -187,14 +186,14 @@ def _by_variable(kind: type[keras.optimizers.Optimizer]) -> type[keras.optimizer
             if self.built:
                 return
             super().build(variables)
-            # A variable of the optimizer, so that checkpoints hold it and every backend sees it change.
+            # A variable of the optimizer, so that it is part of checkpoints and every backend sees changes.
             self.scale = self.add_variable((), name="scale", initializer="ones")
 
         def finalize_variable_values(self, variables: list[Any]) -> None:
-            """Leave the weights as they are after `fit`, which training goes on with; Keras would put the averages there."""
+            """Keep the weights after `fit`, as training continues with them; Keras would replace them by their averages."""
 
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-            # What arrives here is the backend's own variable, which knows no path.
+            # The argument is the backend's own variable, which has no path.
             place = self._get_variable_index(variable)
             setting = self._settings[place]
             rate = keras.ops.minimum(learning_rate, self._peak * self.scale) * setting.rate

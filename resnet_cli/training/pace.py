@@ -1,6 +1,7 @@
-"""How long training takes here: measured on the first steps, so that `--time-limit` fits a whole schedule to the clock.
+"""Measure how long training takes on this machine, so that `--time-limit` can fit a whole schedule into the limit.
 
-In: a compiled-like setting (network, stream, held-out batches, recipe). Out: seconds a step and a validation; epochs that fit.
+In: the arguments of a training (network, stream, held-out batches, recipe). Out: seconds per step and per validation; the
+number of epochs that fit.
 """
 
 import time
@@ -18,8 +19,8 @@ from resnet_cli.training.optimizers import make_optimizer, rates
 from resnet_cli.training.reading import Reading, on_device
 
 _WARM_UP, _MEASURED = 5, 25  # steps: the first ones trace and compile
-_SHARE = 0.1  # of the limit, for each measuring of steps
-MARGIN = 0.95  # of the limit is planned: no machine keeps its pace
+_SHARE = 0.1  # share of the limit for each measurement of steps
+MARGIN = 0.95  # share of the limit that is planned: no machine has a constant speed
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,12 @@ class Pace:
 
     Attributes:
         step: of one training step.
-        small_step: of one step on the smaller images of progressive training; the same without.
-        validation: of measuring all held-out images once.
-        start: for graphs to be traced and compiled, of deep networks minutes. Training pays it again: its optimizer holds the
-            rates of all steps, whose number is not known before.
-        asking: what a step takes longer in the first epochs, in which a teacher is asked; 0 without one.
-        asking_epochs: how many those are.
+        small_step: of one step on the smaller images of progressive training; equal to `step` without.
+        validation: of one validation on all held-out images.
+        start: for tracing and compiling graphs, minutes for deep networks. Training needs it once more: its optimizer contains
+            the rates of all steps, whose number is not known before.
+        asking: additional time per step in the first epochs, in which a teacher predicts; 0 without one.
+        asking_epochs: number of these epochs.
     """
 
     step: float
@@ -44,14 +45,14 @@ class Pace:
     asking_epochs: int = 0
 
     def epochs_within(self, seconds: float, steps_per_epoch: int) -> int:
-        """Whole epochs that fit, those with smaller images among them; 0 where not even one does."""
+        """Epochs that fit, including those with smaller images; 0 if not even one does."""
         epochs = 0
         while self.seconds_of(epochs + 1, steps_per_epoch) <= seconds:
             epochs += 1
         return epochs
 
     def seconds_of(self, epochs: int, steps: int) -> float:
-        """Of a training of so many epochs of so many steps."""
+        """Seconds of a training of so many epochs of so many steps."""
         small = small_epochs(epochs)
         trained = steps * (small * self.small_step + (epochs - small) * self.step)
         trained += steps * min(epochs, self.asking_epochs) * self.asking
@@ -72,12 +73,13 @@ def measure_pace(
 
     Args:
         model, stream, held_out, config, progress, small: as of `train`.
-        limit: seconds that the training may take; each measuring of steps ends after a tenth of that, or two steps.
-        hint: how to go on after a signal.
+        limit: seconds that the training may take; each measurement of steps ends after a tenth of that, but not before two
+            steps.
+        hint: how to continue after a signal.
 
     Raises:
-        ResnetError: an image cannot be read any more.
-        Interrupted: a signal asked to stop.
+        ResnetError: an image can no longer be read.
+        Interrupted: a signal requested a stop.
     """
     task = progress.start("measuring the pace", None)
     clock, reading = _Clock(limit * _SHARE, progress, hint), Reading(hint.partition(": ")[2] or hint)
@@ -107,10 +109,10 @@ def fit_to_limit(config: TrainConfig, limit: float, pace: Pace, steps_per_epoch:
 
     Args:
         config: recipe.
-        limit: seconds, from the beginning of the training.
-        pace: of this machine.
-        steps_per_epoch: of the stream.
-        spent: seconds of the limit that are over, on measuring the pace among others.
+        limit: seconds, from the start of the training.
+        pace: measured on this machine.
+        steps_per_epoch: steps per epoch of the stream.
+        spent: seconds of the limit that are already used, including the measurement.
 
     Raises:
         ResnetError: not even one epoch fits.
@@ -126,7 +128,7 @@ def fit_to_limit(config: TrainConfig, limit: float, pace: Pace, steps_per_epoch:
 
 
 class _Clock(keras.callbacks.Callback):  # type: ignore[misc]
-    """When each step of a `fit` ended; ends it after so many seconds, and all of it where a signal asks to stop."""
+    """Records when each step of a `fit` ended; stops it after so many seconds, or when a signal requests a stop."""
 
     def __init__(self, seconds: float, progress: Progress, hint: str) -> None:
         super().__init__()
@@ -145,8 +147,8 @@ class _Clock(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 def _measure_steps(model: keras.Model, stream: Stream, clock: _Clock, reading: Reading) -> tuple[float, float]:
-    """Seconds a step, and what the first ones take beyond that."""
-    model.train_function = None  # each size is measured with a graph of its own, as it is trained
+    """Seconds per step, and the additional seconds of the first steps."""
+    model.train_function = None  # each image size is measured with its own graph, as in training
     with reading.batches(stream.batches()) as batches:
         model.fit(on_device(batches), steps_per_epoch=_WARM_UP + _MEASURED, callbacks=[clock], shuffle=False, verbose=0)
     warm_up = min(_WARM_UP, len(clock.times) // 2)

@@ -1,11 +1,11 @@
-"""The learning-rate range test: a short trial training whose rate grows until the loss does, and the rate that it suggests.
+"""The learning-rate range test: a short trial training whose rate grows until the loss rises, and the suggested rate.
 
-In: what `loop.train` gets. Out: a `RateSearch`; the network is left exactly as it was.
+In: the arguments of `loop.train`. Out: a `RateSearch`; the network's variables are restored.
 
 Source: Smith 2017, "Cyclical learning rates for training neural networks" (arXiv 1506.01186), section 3.3: the peak of a
 schedule is the rate beyond which training gets no better. The rate grows geometrically over 100 steps, and the test ends at
-four times the lowest loss, as in fast.ai's `lr_find`. Its suggestion, the steepest fall, is not ours: the loss of
-random weights falls steepest while they are unlearned, for resnet20 on CIFAR-10 at a fiftieth of the paper's rate.
+four times the lowest loss, as in fast.ai's `lr_find`. fast.ai suggests the steepest fall; this program does not: the loss of
+random weights falls fastest in the very first steps of learning, for resnet20 on CIFAR-10 at a fiftieth of the paper's rate.
 """
 
 import math
@@ -27,23 +27,23 @@ from resnet_cli.training.optimizers import make_optimizer
 STEPS = 100
 # Lowest and highest rate. Adam's and Muon's steps are as large as the rate, whatever the gradient: 1 is too much for them.
 BOUNDS = {"sgd": (1e-4, 10.0), "muon": (1e-5, 1.0), "adam": (1e-6, 1.0), "adamw": (1e-6, 1.0)}
-_DIVERGED = 4  # times the lowest running average
+_DIVERGED = 4  # a loss of so many times the lowest running average has diverged
 _RUNNING = 0.9  # momentum of that average: ten steps
-_SMOOTHING = 0.8  # momentum of the curve that is shown: five steps to each side, a quarter of a decade
-_CEILING = 2  # times the loss of the beginning
+_SMOOTHING = 0.8  # momentum of the smoothed curve: five steps to each side, a quarter of a decade
+_CEILING = 2  # losses are clipped to so many times the loss at the beginning
 _BEGINNING, _END = 10, 5  # steps
 
 
 @dataclass(frozen=True)
 class RateSearch:
-    """What the loss did while the rate grew; the three sequences are of one length, at most `STEPS`, and finite.
+    """The result of a range test; the three sequences have the same length, at most `STEPS`, and are finite.
 
     Attributes:
         rates: learning rate of each step, growing.
         losses: training loss of each step's batch, before the step, nats.
-        smoothed: their average, see `smooth`.
-        suggested: peak rate for a training, see `suggest`; None where the loss falls no further than by chance, as it may where
-            the head has learned nearly all there is on features alone.
+        smoothed: their moving average, see `smooth`.
+        suggested: peak rate for a training, see `suggest`; None if the loss falls no further than by chance, as it may if
+            the head already fits the features almost perfectly.
     """
 
     rates: tuple[float, ...]
@@ -59,21 +59,21 @@ def find_rate(
     progress: Progress,
     again: str = "nothing was trained yet: type the same command again",
 ) -> RateSearch:
-    """Try rates from low to high, one a step, with the optimizer, loss, batches and precision that the training would use.
+    """Try rates from low to high, one per step, with the optimizer, loss, batches and precision that the training would use.
 
     Args:
-        model: a functional network that gives logits (N, classes). Its variables (batch-norm statistics and random states among
-            them) are put back whatever happens, and it is not compiled.
+        model: a functional network that gives logits (N, classes). Its variables (including batch-norm statistics and random
+            states) are restored in any case, and it is not compiled.
         stream: the training batches.
-        config: recipe; `learning_rate`, `schedule` and `ema` play no part.
-        progress: where to report, and what asks to stop.
-        again: how to go on then.
+        config: recipe; `learning_rate`, `schedule` and `ema` have no effect.
+        progress: where to report; it also tells when a stop was requested.
+        again: how to continue after a stop.
 
     Raises:
-        ResnetError: the loss is no number at the lowest rate.
-        Interrupted: a signal asked to stop.
+        ResnetError: the loss is NaN or Inf at the lowest rate.
+        Interrupted: a signal requested a stop.
     """
-    # Another model of the same layers: compiling and fitting it leaves no trace in the one that was given.
+    # Another model of the same layers: compiling and fitting it does not change the given one.
     trial = keras.Model(model.inputs, model.outputs)
     rates = np.geomspace(*BOUNDS[config.optimizer], STEPS).astype(np.float32)
     trial.compile(
@@ -86,8 +86,8 @@ def find_rate(
     task.finish()
     if not losses:
         raise ResnetError(
-            f"the loss is no number even at the learning rate {rates[0]:g}",
-            "the weights hold values that are no numbers: start from other --weights",
+            f"the loss is NaN or Inf even at the learning rate {rates[0]:g}",
+            "the weights contain NaN or Inf: start from other --weights",
         )
     tried = tuple(map(float, rates[: len(losses)]))
     return RateSearch(tried, tuple(losses), tuple(map(float, smooth(losses))), suggest(tried, losses))
@@ -96,7 +96,7 @@ def find_rate(
 def _try_rates(
     trial: keras.Model, stream: Stream, config: TrainConfig, progress: Progress, task: Task, again: str
 ) -> list[float]:
-    """The loss of every step, until it is no number or its running average has grown fourfold."""
+    """The loss of every step, until it is NaN or Inf, or its running average has grown fourfold."""
     weights = balanced_weights(stream.labels, stream.classes) if config.class_weights else None
     losses: list[float] = []
     running, lowest = 0.0, math.inf
@@ -107,9 +107,9 @@ def _try_rates(
             break
         losses.append(loss)
         running = _RUNNING * running + (1 - _RUNNING) * loss
-        average = running / (1 - _RUNNING**step)  # the first steps without their bias towards zero, as in Adam
+        average = running / (1 - _RUNNING**step)  # bias correction of the first steps, as in Adam
         task.advance(1, {"loss": average})
-        # An average of a few batches is low or high by chance: the first ones are no measure.
+        # The average of a few batches is low or high by chance: ignore the first ones.
         if step > _BEGINNING:
             lowest = min(lowest, average)
             if average > _DIVERGED * lowest:
@@ -118,22 +118,22 @@ def _try_rates(
 
 
 def suggest(rates: Sequence[float], losses: Sequence[float]) -> float | None:
-    """The rate at which the smoothed loss is lowest, to two digits: with more, it falls no further.
+    """The rate at which the smoothed loss is lowest, to two digits: higher rates do not lower it further.
 
-    The ends are left out: the first ten steps, whose rates are too low to matter, and, where the loss diverged or was no
-    number in the end, the last five, which led there. So is all that follows a climb of twice the scatter of single batches:
-    a network that was thrown out of its valley may find another one at rates that no training survives. Where the whole fall is
-    less than the scatter, the lowest place is chance: None.
+    The ends are ignored: the first ten steps, whose rates are too low to matter, and, if the loss diverged or became NaN, the
+    last five, which led there. So is everything after a rise of twice the scatter of single batches: a network that has left
+    its minimum may find another one at rates that are too high for a training. If the whole fall is less than the scatter, the
+    minimum is random, and the result is None.
 
     Args:
-        rates: geometric, growing, `STEPS` of them or fewer where the test ended early.
-        losses: one a rate, finite.
+        rates: geometric, growing; `STEPS` of them, or fewer if the test ended early.
+        losses: one per rate, finite.
     """
     smoothed = smooth(losses)
     end = len(losses) - (_END if len(losses) < STEPS else 0)
     if end <= _BEGINNING:
         return None
-    # By the median, which those that diverged do not move; for normal scatter it is the standard deviation.
+    # From the median, which diverged losses do not change; for normal scatter it equals the standard deviation.
     scatter = 1.4826 * float(np.median(np.abs(np.asarray(losses) - smoothed)))
     middle = smoothed[_BEGINNING:end]
     climbed = middle > np.minimum.accumulate(middle) + 2 * scatter
@@ -144,13 +144,13 @@ def suggest(rates: Sequence[float], losses: Sequence[float]) -> float | None:
 
 
 def smooth(losses: Sequence[float]) -> NDArray[np.float64]:
-    """Exponential average to both sides (len(losses),), each divided by the weights that it has (bias correction).
+    """Two-sided exponential moving average (len(losses),) with bias correction.
 
-    A plain one lags: its lowest point stands at two to three times the rate of the losses' own, where a training may well
-    diverge. Losses over twice the beginning's count as that: how high a loss flies must not hide how low it was before.
+    A one-sided average lags: its minimum is at two to three times the rate of the true minimum, where a training may well
+    diverge. Losses are clipped to twice the initial loss, so that a diverging loss does not hide the minimum before it.
 
     Args:
-        losses: one a step.
+        losses: one per step.
     """
     step = np.arange(len(losses))
     weights = _SMOOTHING ** np.abs(step[:, None] - step)

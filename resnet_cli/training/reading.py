@@ -1,7 +1,7 @@
-"""Batches on their way into `fit`: on the GPU before the step that needs them; data-loading errors re-raised as they were.
+"""Feed batches to `fit`: copy them to the GPU ahead of the step, and re-raise data-loading errors unchanged.
 
-In: batches, and held-out batches. Out: the same; the first error of reading them, once Keras has stopped, which TensorFlow
-would turn into an error of its own.
+In: batches, and held-out batches. Out: the same; after Keras has stopped, the first error of reading them, which TensorFlow
+would otherwise replace by its own error.
 """
 
 import itertools
@@ -17,7 +17,7 @@ from resnet_cli.networks.precision import has_gpu
 
 
 class Reading:
-    """Remembers the first error of an image or a stored row that could not be read; `again` says what then helps."""
+    """Stores the first error of reading an image or a stored row; `again` is the hint that follows."""
 
     def __init__(self, again: str = "type the same command with --resume") -> None:
         self._hint = f"put it back, then {again}"
@@ -25,12 +25,12 @@ class Reading:
 
     @contextmanager
     def batches(self, batches: Iterator[Any]) -> Iterator[Iterator[Any]]:
-        """The same training batches; the threads that make them end with the block, for TensorFlow never lets go of them."""
+        """The same training batches; their threads end with the block, as TensorFlow never releases them."""
         watched = self._watched(batches)
         try:
             yield watched
         finally:
-            with suppress(ValueError):  # another batch is being asked for at this moment
+            with suppress(ValueError):  # another batch is being requested at this moment
                 watched.close()
 
     def held_out(self, batches: keras.utils.PyDataset) -> keras.utils.PyDataset:
@@ -39,13 +39,13 @@ class Reading:
 
     @contextmanager
     def told(self) -> Iterator[None]:
-        """Around what Keras does with the batches: while it lasts, held-out ones are read one ahead.
+        """A context for Keras' use of the batches; inside, held-out batches are prefetched by one.
 
         Raises:
-            ResnetError: what could not be read.
+            ResnetError: an image or row could not be read.
         """
         self._thread = ThreadPoolExecutor(1)
-        # Started here: Python would count the threads of TensorFlow, which ask for batches, among its own if they started one.
+        # The thread is started here: if TensorFlow's threads started it, Python would count them among its own.
         self._thread.submit(int)
         try:
             yield
@@ -59,7 +59,7 @@ class Reading:
             self._thread.shutdown(cancel_futures=True)
 
     def begin(self, batches: keras.utils.PyDataset, index: int) -> Future[Any]:
-        """Read one of some batches meanwhile."""
+        """Start to read a batch in the background."""
         return self._thread.submit(batches.__getitem__, index)
 
     def _watched(self, batches: Iterator[Any]) -> Generator[Any]:
@@ -79,7 +79,7 @@ class Reading:
 
 
 class _Watched(keras.utils.PyDataset):  # type: ignore[misc]
-    """Reads one batch ahead of the step, in order, which Keras does by processes or out of order alone."""
+    """Prefetches one batch, in order; Keras only prefetches with processes or out of order."""
 
     def __init__(self, batches: keras.utils.PyDataset, reading: Reading) -> None:
         super().__init__(workers=1)
@@ -95,18 +95,18 @@ class _Watched(keras.utils.PyDataset):  # type: ignore[misc]
             batch = self._batches[index] if begun is None else begun.result()
             self._ahead.clear()
             if index + 1 < len(self):
-                with suppress(RuntimeError):  # the training has ended, and a thread of TensorFlow goes on asking
+                with suppress(RuntimeError):  # the training has ended, but a thread of TensorFlow still requests batches
                     self._ahead[index + 1] = self._reading.begin(self._batches, index + 1)
             return batch
 
 
-_READY = 2  # batches on the GPU while a step runs on a third
+_READY = 2  # batches prefetched to the GPU while a step uses a third
 
 
 def on_device(batches: Iterator[tuple[Any, ...]]) -> Any:
     """The same batches, copied to a GPU while the step before runs.
 
-    Keras does so itself on JAX, and a CPU has nowhere to copy them to: there they are returned as they came.
+    With JAX, Keras does so itself, and on a CPU nothing is copied: the batches are returned unchanged.
     """
     if keras.backend.backend() != "tensorflow" or not has_gpu():
         return batches

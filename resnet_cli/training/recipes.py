@@ -1,7 +1,7 @@
-"""What a recipe may say: keys with types and ranges, read from TOML files, from `--set` and from Python (light).
+"""Recipe keys with types and ranges, read from TOML files, from `--set` and from Python (light).
 
 In: a frozen dataclass whose fields are `Annotated[type, Key(...)]`, and values by name. Out: checked values, or an error that
-names the key and where it stands; and the text of a recipe file (`as_toml`).
+names the key and its source; and the text of a recipe file (`as_toml`).
 """
 
 import math
@@ -22,16 +22,16 @@ _ABSENT = "auto"  # stands for None, which TOML does not have
 
 @dataclass(frozen=True)
 class Key:
-    """What a field of a configuration means, and which values it takes.
+    """The meaning and the allowed values of a field of a configuration.
 
     Attributes:
         text: one line for help pages, `--show` and documents.
         least: smallest number; None for no bound.
         most: largest number; None for no bound.
-        auto: what an absent value chooses, in words; "" where there is always a value.
-        name: of the field; `keys_of` fills it in, like the rest.
+        auto: the default if no value is given, in words; "" if there always is a value.
+        name: name of the field; `keys_of` fills in this and the following attributes.
         kind: bool, int, float, `Drops` or a Literal of words.
-        default: of the dataclass.
+        default: default of the dataclass.
     """
 
     text: str
@@ -44,12 +44,12 @@ class Key:
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The words that it may be; empty for numbers and switches."""
+        """The allowed words; empty for numbers and switches."""
         return get_args(self.kind) if get_origin(self.kind) is Literal else ()
 
     @property
     def values(self) -> str:
-        """The values that it takes, in words."""
+        """The allowed values, in words."""
         if self.choices:
             words = ", ".join(self.choices)
         elif self.kind is bool:
@@ -84,10 +84,10 @@ def checked(config: type, values: Mapping[str, Any], where: str = "") -> dict[st
     Args:
         config: the dataclass whose fields are the keys.
         values: by name, as TOML or Python has them.
-        where: what names them, before an error's text: "" or such as "my.toml: ".
+        where: prefix of error messages: "" or the source, such as "my.toml: ".
 
     Raises:
-        ResnetError: a name is unknown, or a value is none of those that its key takes.
+        ResnetError: a name is unknown, or a value is not allowed.
     """
     return {name: _checked(_key(config, name, where), value, where) for name, value in values.items()}
 
@@ -96,7 +96,7 @@ def parse_setting(config: type, text: str) -> tuple[str, Any]:
     """Read one `--set`, "dropout=0.3": the key and its value.
 
     Raises:
-        ResnetError: it is written otherwise, or see `checked`.
+        ResnetError: it has another form, or see `checked`.
     """
     name, equals, value = text.partition("=")
     where = f"--set {text}: "
@@ -107,15 +107,15 @@ def parse_setting(config: type, text: str) -> tuple[str, Any]:
 
 
 def read_recipe(recipe: str | Path, names: Collection[str], config: type) -> tuple[str | None, dict[str, Any]]:
-    """The recipe that another one builds on, and what that changes.
+    """The named recipe that a recipe is based on, and the keys that it changes.
 
     Args:
-        recipe: a name, which builds on itself and changes nothing, or a TOML file.
-        names: of the recipes that have one.
-        config: whose keys the file may set.
+        recipe: the name of a recipe, which changes nothing, or a TOML file.
+        names: names of the named recipes.
+        config: configuration whose keys the file may set.
 
     Returns:
-        A name, None where the file gives none; values by key.
+        A name, None if the file gives none; values by key.
 
     Raises:
         ResnetError: there is no such recipe, or the file cannot be read; or see `checked`.
@@ -135,7 +135,7 @@ def read_recipe(recipe: str | Path, names: Collection[str], config: type) -> tup
 
 
 def _toml(path: Path) -> dict[str, Any]:
-    import tomllib  # milliseconds that most commands need not wait
+    import tomllib  # takes milliseconds, and most commands do not need it
 
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -182,7 +182,7 @@ def _is_number(value: Any, *kinds: type) -> bool:
 
 
 def _refusal(key: Key, value: Any, where: str) -> ResnetError:
-    return ResnetError(f"{where}{key.name} = {value} is no value of {key.name}", _values(key))
+    return ResnetError(f"{where}{key.name} = {value} is not a valid value", _values(key))
 
 
 def _values(key: Key) -> str:
@@ -190,7 +190,7 @@ def _values(key: Key) -> str:
 
 
 def _from_text(key: Key, text: str, where: str) -> Any:
-    """A value as it is typed on a command line; other words stay text, which `_checked` refuses."""
+    """Convert a value typed on the command line; other words stay text, which `_checked` refuses."""
     if key.auto and text == _ABSENT:
         return None
     if key.kind == Drops:
@@ -212,7 +212,7 @@ def parse_drops(text: str) -> Drops:
     """Read "0.5:0.1,0.75:0.01": after half of all steps a tenth of the rate, after three quarters a hundredth.
 
     Raises:
-        ResnetError: it is written otherwise, or out of order.
+        ResnetError: it has another form, or is out of order.
     """
     try:
         pairs = [[float(number) for number in part.split(":")] for part in text.split(",")]
@@ -241,12 +241,12 @@ def _spelled(drops: Drops) -> str:
 
 
 def as_toml(config: Any, usual: Any, idle: Mapping[str, str]) -> list[str]:
-    """All keys of a configuration as the lines of a recipe file, each below a line that says what it means.
+    """All keys of a configuration as the lines of a recipe file, each below a comment that describes it.
 
     Args:
         config: an instance of a dataclass of keys.
-        usual: the one that it changes; what differs is marked.
-        idle: keys that have no effect with the rest, and why: they are commented out.
+        usual: the configuration that it is based on; changed keys are marked.
+        idle: keys that have no effect with the rest, with reasons: they are commented out.
     """
     lines = []
     for name, key in keys_of(type(config)).items():
@@ -259,7 +259,7 @@ def as_toml(config: Any, usual: Any, idle: Mapping[str, str]) -> list[str]:
 
 
 def value_text(value: Any) -> str:
-    """A value as a recipe file has it, such as `0.5`, `true`, `"auto"` or `[[0.5, 0.1]]`."""
+    """A value as written in a recipe file, such as `0.5`, `true`, `"auto"` or `[[0.5, 0.1]]`."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, tuple):

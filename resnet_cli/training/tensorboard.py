@@ -1,7 +1,7 @@
-"""TensorBoard's event files: the figures of metrics.jsonl once more, for `tensorboard --logdir runs` (light).
+"""TensorBoard's event files: the metrics of metrics.jsonl for `tensorboard --logdir runs` (light).
 
 In: the records of a stage. Out: tensorboard/<stage>/events.out.tfevents.* in the run's folder. The package `tensorboard` is
-optional; its record format and messages need neither TensorFlow, as Keras' callback does, nor a connection.
+optional; its record format and messages need no TensorFlow, unlike Keras' callback, and no network.
 """
 
 import time
@@ -19,7 +19,7 @@ _FIGURES = ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "im
 
 
 def require_tensorboard() -> None:
-    """Make sure that event files can be written, before anything else is done.
+    """Check that event files can be written, before anything else is done.
 
     Raises:
         ResnetError: the package is not installed.
@@ -29,13 +29,13 @@ def require_tensorboard() -> None:
 
 
 class EventFile:
-    """The events of one stage: a scalar a figure and epoch, the step being the epoch, from 1.
+    """The event file of one stage: one scalar per metric and epoch; the step is the epoch, from 1.
 
-    It is made anew from the epochs that are known already, so that a training that goes on neither repeats nor lacks one.
+    It is written again from the epochs that are already done, so that a resumed training neither repeats nor misses one.
 
     Args:
-        folder: of the stage; older event files there are deleted.
-        history: epochs of this stage that are done.
+        folder: folder of the stage; older event files there are deleted.
+        history: finished epochs of this stage.
 
     Raises:
         ResnetError: the disk is full, or the folder cannot be written.
@@ -52,17 +52,17 @@ class EventFile:
                 old.unlink()
         except OSError as error:
             raise ResnetError(f"cannot write {folder}: {error.strerror}", "is the disk full or read-only?") from error
-        # A viewer that is open all the while forgets what it knows from this step on.
+        # An open viewer discards the events from this step on.
         start = Event(wall_time=now, step=1, session_log=SessionLog(status=SessionLog.START))
         self._append([Event(wall_time=now, file_version="brain.Event:2"), start])
-        # The epochs that are known end now, each as long before the next as that one took.
+        # Times of the finished epochs are counted back from now by their durations.
         left = sum(record.seconds for record in history)
         for record in history:
             left -= record.seconds
             self.append(record, now - left)
 
     def append(self, record: "EpochRecord", ended: float | None = None) -> None:
-        """Add an epoch that ended just now, or at a time (seconds since 1970)."""
+        """Add an epoch that ended now, or at a given time (seconds since 1970)."""
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
