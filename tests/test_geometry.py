@@ -294,7 +294,7 @@ def test_what_happens_to_images_is_recorded_in_the_run(tiny_dataset: Path, run_c
 @pytest.mark.parametrize(
     ("options", "words", "code"),
     [
-        (["--augment", "none", "--set", "views=4"], "augment none augments nothing", 1),
+        (["--augment", "none", "--set", "views=4"], "with augment none all views are equal", 1),
         (["--augment", "strong", "--set", "views=1"], "augment contradicts the rest: views 1 shows images as they are", 1),
         (["--augment", "some"], "none", 2),
     ],

@@ -270,7 +270,7 @@ def test_a_run_says_that_its_test_images_chose_the_epoch(run_cli: RunCli, make_d
     results = json.loads((output / "run.json").read_text())["results"]
     assert results["test"] == results["val"] and results["test"]["count"] == 6
     assert any(said in warning for warning in results["warnings"])
-    assert "the test images chose the epoch" in (output / "report.html").read_text()
+    assert "the test images also selected the epoch" in (output / "report.html").read_text()
     notes = json.loads(run_cli("evaluate", "--run", output, "--json").stdout)["notes"]
     assert any(said in note for note in notes)
 

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from dataclasses import fields
 from typing import Any
 
 import typer
@@ -67,20 +68,8 @@ def finetune(
         find_network(arch)  # report a misspelt name before a data set is downloaded
     reporter = Reporter(quiet or json)
     folder = dataset_folder(dataset, reporter)
-    request = FinetuneRequest(
-        dataset=folder,
-        arch=arch,
-        weights=weights,
-        image_size=image_size,
-        resize=resize,
-        output=output,
-        force=force,
-        resume=resume,
-        strict=strict,
-        lr_find=lr_find,
-        tensorboard=tensorboard,
-        command=shlex.join(["resnet", *sys.argv[1:]]),
-    )
+    beside = {each.name: typed[each.name] for each in fields(FinetuneRequest) if each.name in typed}
+    request = FinetuneRequest(**beside | {"dataset": folder}, command=shlex.join(["resnet", *sys.argv[1:]]))
     return _run(request, config, reporter, json)
 
 
