@@ -379,4 +379,4 @@ def test_only_openvino_answers_an_export(
     for result in (asked, missing):
         error, hint = result.stderr.splitlines()[-2:]
         assert (result.exit_code, result.stdout, error) == (1, "", said)
-        assert hint.startswith("hint: leave --engine keras out, and see that OpenVINO is installed")
+        assert hint.startswith("hint: leave --engine keras out and install OpenVINO")
