@@ -202,7 +202,7 @@ def test_a_damaged_pil_image_is_named(run: resnet.Run, paths: list[Path], tmp_pa
 
 WRONG: dict[str, tuple[Callable[[resnet.Run, Path], Any], str]] = {
     "views": (lambda run, data: run.predict(data, views=3), "views=3 is not allowed"),
-    "top": (lambda run, data: run.predict(data, top=0), "top=0 is too small"),
+    "top": (lambda run, data: run.predict(data, top=0), "top=0 is not a number of classes"),
     "engine": (lambda run, data: run.predict(data, engine="torch"), "engine='torch' is not allowed"),
     "split": (lambda run, data: run.evaluate(split="all"), "split='all' is not allowed"),
     "format": (lambda run, data: run.export("pdf"), "format='pdf' is not allowed"),
@@ -218,6 +218,21 @@ WRONG: dict[str, tuple[Callable[[resnet.Run, Path], Any], str]] = {
         lambda run, data: resnet.finetune(data, seed=1, settings={"seed": 2}),
         "seed is an argument and in settings as well",
     ),
+    "weights of no kind": (lambda run, data: resnet.finetune(data, weights=None), "weights=None is neither text nor a path"),
+    "a limit of no kind": (lambda run, data: resnet.finetune(data, time_limit=-1), "time_limit=-1 is not a duration"),
+    "settings of no kind": (
+        lambda run, data: resnet.train(data, settings="views=2"),
+        "settings is not a mapping of keys to values",
+    ),
+    "a size of no kind": (lambda run, data: resnet.train(data, image_size="32"), "image_size='32' is not a number of pixels"),
+    "a data set of no kind": (lambda run, data: resnet.check(None), "data=None is neither text nor a path"),
+    "unfreeze given twice": (
+        lambda run, data: resnet.finetune(data, unfreeze="last", settings={"unfreeze": "none"}),
+        "unfreeze is an argument and in settings as well",
+    ),
+    "an image of no pixels": (lambda run, data: run.predict(Image.new("RGB", (0, 0))), "the image has no pixels: 0 x 0"),
+    "views of no kind": (lambda run, data: run.predict(data, views=True), "views=True is not allowed"),
+    "progress of no kind": (lambda run, data: run.predict(data, progress=None), "progress=None is not a Progress"),
     "epochs and a limit": (lambda run, data: resnet.train(data, epochs=2, time_limit="5m"), "time_limit chooses the epochs"),
     "unfreeze": (lambda run, data: resnet.finetune(data, unfreeze="some", progress=False), "unfreeze"),
     "a network": (lambda run, data: resnet.train(data, arch="resnet21"), "resnet21"),

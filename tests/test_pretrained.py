@@ -233,7 +233,7 @@ def test_without_a_network_auto_takes_the_bundled_backbone_within_five_seconds_a
     assert (network.name, source.kind, source.path) == ("resnet18-slim", "bundled", bundled)
     for text in (source.fallback, *listener.notices):
         assert NOTOP in text and str(keras_home / "models") in text and f"{HOST} cannot be reached" in text
-    assert len(listener.notices) == 1 and "resnet18-slim stands in" in listener.notices[0]
+    assert len(listener.notices) == 1 and "resnet18-slim is used instead of resnet50" in listener.notices[0]
     if not hanging:
         assert offline == [HOST]
 
@@ -398,7 +398,7 @@ def test_a_weights_file_with_a_mean_image_is_refused_as_it_does_not_say_so(tmp_p
 @pytest.mark.slow
 def test_a_file_of_keras_applications_does_not_fit_other_networks(published: tuple[keras.Model, Path]) -> None:
     path = str(published[1] / NOTOP)
-    for arch, words in (("resnet18", "no resnet18"), ("resnet50v2", "do not fit resnet50v2")):
+    for arch, words in (("resnet18", "no such resnet18"), ("resnet50v2", "do not fit resnet50v2")):
         network, source = choose_backbone(arch, path, Silent())
         with pytest.raises(ResnetError, match=words):
             load_backbone(build_logits(ClassifierSpec(network, 2, 64)), network, source)

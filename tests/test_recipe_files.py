@@ -2,11 +2,13 @@
 
 import json
 import re
+import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import MakeDataset, Result, RunCli
 
@@ -97,14 +99,14 @@ def test_another_optimizer_or_schedule_than_the_files_leaves_what_belonged_to_it
     [
         ("droput = 0.3", "my.toml: there is no key droput; did you mean dropout?", "--show lists all keys"),
         ("weight-decay = 0.1", "my.toml: there is no key weight-decay; did you mean weight_decay?", "--show lists all keys"),
-        ('dropout = "much"', "my.toml: dropout = much is not a valid value", "dropout takes: number, 0 to 0.9"),
+        ('dropout = "much"', 'my.toml: dropout = "much" is not a valid value', "dropout takes: number, 0 to 0.9"),
         ("epochs = 2.5", "my.toml: epochs = 2.5 is not a valid value", "epochs takes: whole number, "),
-        ("epochs = true", "my.toml: epochs = True is not a valid value", "epochs takes: whole number, "),
+        ("epochs = true", "my.toml: epochs = true is not a valid value", "epochs takes: whole number, "),
         ("flip = 1", "my.toml: flip = 1 is not a valid value", "flip takes: true or false"),
         ("dropout = 1.5", "my.toml: dropout = 1.5 is out of range", "dropout takes: number, 0 to 0.9"),
         ("learning_rate = -1", "my.toml: learning_rate = -1 is out of range", "learning_rate takes: number, 0 or more"),
         ("learning_rate = nan", "my.toml: learning_rate = nan is not a finite number", "learning_rate takes: number"),
-        ('optimizer = "lion"', "my.toml: optimizer = lion is not a valid value", "optimizer takes: sgd, muon, adam, adamw"),
+        ('optimizer = "lion"', 'my.toml: optimizer = "lion" is not a valid value', "optimizer takes: sgd, muon, adam, adamw"),
         ("[training]\nepochs = 3", "my.toml: there is no key training", "--show lists all keys"),
         ("epochs = 3\ndropout 0.1", "my.toml is not TOML: ", "(at line 2, column 9)"),
         ("epochs = 3\nepochs = 4\n", "my.toml is not TOML: ", "line 2"),
@@ -341,3 +343,24 @@ def test_the_examples_of_the_page_train(run_cli: RunCli, make_dataset: MakeDatas
     config = json.loads((tmp_path / "tuned" / "run.json").read_text())["config"]
     wanted = {"optimizer": "sgd", "learning_rate": 0.02, "rotate": 30.0, "views": 4, "patience": 0, "class_weights": True}
     assert config | wanted == config
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_recipe_file_is_read_as_windows_shells_write_it(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "my.toml").write_bytes("epochs = 3\r\ndropout = 0.25\r\n".encode(encoding))
+    config = make_finetune_config(tmp_path / "my.toml", {})
+    assert (config.epochs, config.dropout) == (3, 0.25)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    config = make_finetune_config(None, {"epochs": np.int64(3), "learning_rate": np.float32(0.5)})
+    assert config == make_finetune_config(None, {"epochs": 3, "learning_rate": 0.5})
+    assert type(config.epochs) is int and type(config.learning_rate) is float
+
+
+def test_a_shown_recipe_names_the_recipe_that_it_is_based_on(tmp_path: Path, run_cli: RunCli) -> None:
+    shown = run_cli("train", "--recipe", "paper", "--epochs", 5, "--show").stdout
+    assert tomllib.loads(shown)["recipe"] == "paper"
+    (tmp_path / "my.toml").write_text(shown)
+    again = run_cli("train", "--recipe", tmp_path / "my.toml", "--show").stdout
+    assert "He et al. 2015, section 4.2" in again and tomllib.loads(again) == tomllib.loads(shown)

@@ -125,8 +125,15 @@ def test_options_that_contradict_each_other_are_refused(
     assert not (tmp_path / "runs").exists()
 
 
-def test_what_cannot_be_typed_together_is_a_usage_error(run_cli: RunCli, tiny_dataset: Path) -> None:
+def test_what_cannot_be_typed_together_is_a_usage_error(run_cli: RunCli, tiny_dataset: Path, tmp_path: Path) -> None:
     assert run_cli("train", tiny_dataset, "--time-limit", "5m", "--epochs", 3).exit_code == 2
+    recipe = tmp_path / "three.toml"
+    recipe.write_text("epochs = 3")
+    for command in ("train", "finetune"):
+        refused = run_cli(command, tiny_dataset, "--recipe", recipe, "--time-limit", "5m")
+        assert refused.exit_code == 2 and "three.toml sets them: leave one out" in " ".join(
+            refused.stderr.replace("│", "").split()
+        )
     assert run_cli("train", tiny_dataset, "--lr-find", "use", "--learning-rate", 0.1).exit_code == 2
     assert run_cli("train", tiny_dataset, "--lr-find", "plot", "--time-limit", "5m").exit_code == 2
     assert run_cli("train", tiny_dataset, "--lr-find", "plot", "--resume").exit_code == 2

@@ -4,6 +4,7 @@ In: a run's folder; images as files or in memory. Out: metrics, predictions, an 
 API calls: progress in terminals and notebooks, warnings without progress, and the handling of Ctrl-C.
 """
 
+import numbers
 import os
 import signal
 import threading
@@ -73,6 +74,8 @@ def _shown(progress: bool | Progress) -> tuple[Progress, Callable[[], None]]:
 
         reporter = Reporter()
         return reporter, reporter.close
+    if progress is not False and not hasattr(progress, "start"):
+        raise ResnetError(f"progress={progress!r} is not a Progress", "give True, False or an object of that protocol")
     return (WarningsAlone() if progress is False else progress), lambda: None
 
 
@@ -82,8 +85,19 @@ def require_one_of(name: str, value: object, choices: Sequence[object]) -> None:
     Raises:
         ResnetError: it is not.
     """
-    if value not in choices:
+    if value not in choices or isinstance(value, bool):
         raise ResnetError(f"{name}={value!r} is not allowed", f"choose {', '.join(map(repr, choices))}")
+
+
+def as_text(name: str, value: object) -> str:
+    """The text of an argument that is a name or a path.
+
+    Raises:
+        ResnetError: it is neither.
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise ResnetError(f"{name}={value!r} is neither text nor a path", f"give {name} as text")
+    return str(os.fspath(value))
 
 
 def optional_path(given: PathLike | None) -> Path | None:
@@ -93,7 +107,7 @@ def optional_path(given: PathLike | None) -> Path | None:
 
 def data_path(given: PathLike) -> Path:
     """The path of a data set; the bare word `cifar10` is a name, and `./cifar10` a folder."""
-    text = os.fspath(given)
+    text = as_text("data", given)
     path = at_home(text)
     return path.absolute() if str(path) in NAMED and str(path) != text else path
 
@@ -112,7 +126,7 @@ def load(folder: PathLike | None = None) -> "Run":
     """
     from resnet_cli.jobs.predict import load_classifier
 
-    found = runs.load_run() if folder is None else load_classifier(at_home(os.fspath(folder)))
+    found = runs.load_run() if folder is None else load_classifier(at_home(as_text("folder", folder)))
     return Run(runs.Run(found.folder.absolute(), found.record))
 
 
@@ -219,8 +233,8 @@ class Run:
         """
         require_one_of("views", views, get_args(Views))
         require_one_of("engine", engine, get_args(EngineName))
-        if top < 1:
-            raise ResnetError(f"top={top} is too small", "give 1 or more")
+        if not isinstance(top, numbers.Integral) or top < 1:
+            raise ResnetError(f"top={top!r} is not a number of classes", "give 1 or more")
         from resnet_cli.inference.classify import predict
 
         with call(progress) as shown:
@@ -230,7 +244,7 @@ class Run:
             found = []
             for prediction in predict(sources, members, self.classes, top, views):
                 if prediction.error is not None:
-                    raise ResnetError(prediction.error, "leave it out; all images before it could be read")
+                    raise ResnetError(prediction.error, "leave it out, or replace it")
                 found.append(prediction)
                 task.advance()
             task.finish()

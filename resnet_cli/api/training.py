@@ -4,13 +4,15 @@ In: a folder and arguments. Out: problems; a `Run`. Arguments become the request
 """
 
 import inspect
+import math
+import numbers
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from resnet_cli.api.run import PathLike, Run, call, data_path, load, optional_path, require_one_of
+from resnet_cli.api.run import PathLike, Run, as_text, call, data_path, load, optional_path, require_one_of
 from resnet_cli.errors import ResnetError
 from resnet_cli.jobs.environment import dataset_folder, tensorflow_import
 from resnet_cli.jobs.plan import plan_finetune, plan_training
@@ -30,14 +32,22 @@ if TYPE_CHECKING:
     from resnet_cli.data.check import Inspection
 
 Resize = Literal["crop", "pad", "squash"]
-_KEYS = ("epochs", "batch_size", "learning_rate", "val_split", "seed")  # of a recipe, which have an argument of their own
+_KEYS = (
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "val_split",
+    "seed",
+    "unfreeze",
+    "time_limit",
+)  # of a recipe, which have an argument of their own
 
 
 def finetune(
     data: PathLike,
     *,
     arch: str = "auto",
-    weights: str = "auto",
+    weights: PathLike = "auto",
     unfreeze: Literal["auto", "none", "last", "all"] | None = None,
     image_size: int | None = None,
     resize: Resize = "crop",
@@ -45,7 +55,7 @@ def finetune(
     epochs: int | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
-    time_limit: str | None = None,
+    time_limit: str | float | None = None,
     val_split: float | None = None,
     seed: int | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -63,7 +73,7 @@ def finetune(
         image_size: input side in pixels; None chooses it by network and image sizes.
         recipe: name or TOML file of a recipe; see docs/recipes.md.
         unfreeze, epochs, batch_size, learning_rate, val_split, seed: keys of the recipe; None keeps the recipe's value.
-        time_limit: limit of both phases, such as "10m"; views and epochs are chosen to fit.
+        time_limit: limit of both phases, such as "10m", or in seconds; views and epochs are chosen to fit.
         settings: any other keys of the recipe by name, such as {"dropout": 0.3}.
         progress: True shows it, False does not, an object of the `Progress` protocol is told.
 
@@ -87,14 +97,14 @@ def train(
     *,
     arch: str = "resnet20",
     shortcut: Shortcut | None = None,
-    weights: str = "none",
+    weights: PathLike = "none",
     teacher: PathLike | None = None,
     image_size: int | None = None,
     recipe: str | Path = "fast",
     epochs: int | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
-    time_limit: str | None = None,
+    time_limit: str | float | None = None,
     val_split: float | None = None,
     seed: int | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -112,7 +122,7 @@ def train(
         image_size: input side in pixels; None for the network's.
         recipe: name or TOML file of a recipe; see docs/recipes.md.
         epochs, batch_size, learning_rate, val_split, seed: keys of the recipe; None keeps the recipe's value.
-        time_limit: limit of the training itself, such as "30m"; epochs are chosen to fit.
+        time_limit: limit of the training itself, such as "30m", or in seconds; epochs are chosen to fit.
         settings: any other keys of the recipe by name, such as {"mixup": 0.2}.
         progress: True shows it, False does not, an object of the `Progress` protocol is told.
 
@@ -158,40 +168,50 @@ def check(data: PathLike, *, progress: bool | Progress = True) -> "Inspection":
 
 def _given(asked: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of a recipe that a call set, by an argument or in `settings`."""
-    named = {name: asked[name] for name in _KEYS if asked[name] is not None}
-    settings = dict(asked["settings"] or {})
+    named = {name: asked[name] for name in _KEYS if asked.get(name) is not None}
+    settings = asked["settings"] or {}
+    if not isinstance(settings, Mapping) or not all(isinstance(name, str) for name in settings):
+        raise ResnetError("settings is not a mapping of keys to values", 'such as settings={"dropout": 0.3}')
     if twice := sorted(named.keys() & settings.keys()):
         raise ResnetError(f"{twice[0]} is an argument and in settings as well", "give it once")
-    if asked["time_limit"] is not None and "epochs" in (named | settings):
-        raise ResnetError("time_limit chooses the epochs", "leave epochs out")
-    return named | settings
+    given = {**named, **settings}
+    if "time_limit" in named:
+        given["time_limit"] = _seconds(named["time_limit"])
+        if "epochs" in given:
+            raise ResnetError("time_limit chooses the epochs", "leave epochs out")
+    return given
+
+
+def _seconds(limit: str | float) -> float:
+    """A time limit in seconds, from "10m" or a number of seconds."""
+    if isinstance(limit, str):
+        return parse_duration(limit)
+    if not isinstance(limit, numbers.Real) or isinstance(limit, bool) or not 0 < limit < math.inf:
+        raise ResnetError(f"time_limit={limit!r} is not a duration", 'give "10m", or seconds as a number')
+    return float(limit)
 
 
 def _finetune_config(asked: Mapping[str, Any]) -> FinetuneConfig:
-    given = _given(asked)
-    if asked["unfreeze"] is not None:
-        given["unfreeze"] = asked["unfreeze"]
-    if asked["time_limit"] is not None:
-        given["time_limit"] = parse_duration(asked["time_limit"])
-    return make_finetune_config(asked["recipe"], given)
+    return make_finetune_config(asked["recipe"], _given(asked))
 
 
 def _train_config(asked: Mapping[str, Any]) -> TrainConfig:
     given = _given(asked)
+    given.pop("time_limit", None)  # of the request
     if asked["teacher"] is None:
         require_teacher(given)
-    return make_config(asked["recipe"], find_network(asked["arch"], asked["shortcut"]), given)
+    return make_config(asked["recipe"], find_network(as_text("arch", asked["arch"]), asked["shortcut"]), given)
 
 
 def _finetune_request(asked: Mapping[str, Any], progress: Progress) -> FinetuneRequest:
     require_one_of("resize", asked["resize"], get_args(Resize))
-    if asked["arch"] != "auto":
+    if as_text("arch", asked["arch"]) != "auto":
         find_network(asked["arch"])  # report a misspelt name before a data set is downloaded
     return FinetuneRequest(
         dataset=dataset_folder(data_path(asked["data"]), progress),
         arch=asked["arch"],
-        weights=asked["weights"],
-        image_size="auto" if asked["image_size"] is None else str(asked["image_size"]),
+        weights=as_text("weights", asked["weights"]),
+        image_size=str(_size(asked["image_size"]) or "auto"),
         resize=asked["resize"],
         output=optional_path(asked["output"]),
         force=asked["force"],
@@ -210,11 +230,11 @@ def _train_request(asked: Mapping[str, Any], progress: Progress) -> TrainRequest
         dataset=dataset_folder(data_path(asked["data"]), progress),
         arch=asked["arch"],
         shortcut=asked["shortcut"],
-        image_size=asked["image_size"],
-        weights=asked["weights"],
+        image_size=_size(asked["image_size"]),
+        weights=as_text("weights", asked["weights"]),
         teacher=optional_path(asked["teacher"]),
         recipe=os.fspath(asked["recipe"]),
-        limit=None if limit is None else parse_duration(limit),
+        limit=None if limit is None else _seconds(limit),
         lr_find=None,
         output=optional_path(asked["output"]),
         force=asked["force"],
@@ -223,6 +243,15 @@ def _train_request(asked: Mapping[str, Any], progress: Progress) -> TrainRequest
         tensorboard=False,
         command=_spelled(train, asked),
     )
+
+
+def _size(image_size: int | None) -> int | None:
+    """The input side in pixels."""
+    if image_size is None:
+        return None
+    if not isinstance(image_size, numbers.Integral) or isinstance(image_size, bool):
+        raise ResnetError(f"image_size={image_size!r} is not a number of pixels", "such as image_size=224")
+    return int(image_size)
 
 
 def _spelled(function: Callable[..., Run], asked: Mapping[str, Any]) -> str:

@@ -40,6 +40,7 @@ def finetune(
     engine: o.Engine = None,
     augment: o.AugmentName = None,
     flip: o.FinetuneFlip = None,
+    views: o.Views = None,
     output: o.RunOutput = None,
     force: o.ForceRun = False,
     resume: o.Resume = False,
@@ -52,8 +53,7 @@ def finetune(
     typed["time_limit"] = parse_duration(time_limit) if time_limit else None
     given = o.given_keys(FinetuneConfig, typed, settings or ())
     o.require_effect_of_search(lr_find, given, {"--time-limit": time_limit, "--tensorboard": tensorboard})
-    if time_limit and "epochs" in given:
-        raise typer.BadParameter("--time-limit chooses the epochs: leave epochs out")
+    o.require_epochs_to_choose(time_limit, given, recipe, FinetuneConfig)
     config = make_finetune_config(recipe, given)
     if show:
         base, _ = based_on(recipe, FinetuneConfig)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from glob import escape, glob
 from pathlib import Path
+from textwrap import shorten
 from typing import Annotated, Any, Literal
 
 import typer
@@ -29,7 +30,7 @@ from resnet_cli.training.config import (
     source_of,
     without_effect,
 )
-from resnet_cli.training.recipes import Key, as_toml, checked, keys_of, parse_setting
+from resnet_cli.training.recipes import BASE, Key, as_toml, checked, keys_of, parse_setting
 
 DATA, NETWORK, TRAINING, AUGMENTATION, OUTPUT = "Data", "Network", "Training", "Augmentation", "Output"
 NO_DATASET = "name a folder of images (or --show the recipe)"
@@ -53,6 +54,9 @@ def _option(panel: str, text: str, *spellings: str, **how: Any) -> Any:
     return typer.Option(*spellings, help=text, rich_help_panel=panel, **how)
 
 
+_SHORT = 40  # characters of a description in completion: a line that wraps would be another choice
+
+
 def _networks(incomplete: str) -> list[str]:
     return [name for name in CATALOGUE if name.startswith(incomplete)]
 
@@ -66,7 +70,11 @@ def _recipes(names: Sequence[str]) -> Any:
 
 def _settings(config: type) -> Any:
     def found(incomplete: str) -> list[tuple[str, str]]:
-        return [(f"{name}=", key.text) for name, key in _KEYS[config].items() if name.startswith(incomplete)]
+        return [
+            (f"{name}=", shorten(key.text, _SHORT, placeholder=" ..."))
+            for name, key in _KEYS[config].items()
+            if name.startswith(incomplete)
+        ]
 
     return found
 
@@ -145,6 +153,7 @@ FinetuneSeed = Annotated[int | None, _of_key(FinetuneConfig, "seed", TRAINING)]
 Engine = Annotated[EngineName | None, _of_key(FinetuneConfig, "engine", TRAINING)]
 
 AugmentName = Annotated[Augment | None, _of_key(FinetuneConfig, "augment", AUGMENTATION)]
+Views = Annotated[int | None, _of_key(FinetuneConfig, "views", AUGMENTATION)]
 TrainFlip = Annotated[bool | None, _of_key(TrainConfig, "flip", AUGMENTATION)]
 FinetuneFlip = Annotated[bool | None, _of_key(FinetuneConfig, "flip", AUGMENTATION)]
 
@@ -178,8 +187,23 @@ def given_keys(config: type, typed: Mapping[str, Any], settings: Sequence[str]) 
                 raise typer.BadParameter(f"--set {name} is given twice: leave one out")
             given[name] = value
     except ResnetError as error:
-        raise typer.BadParameter(f"{error.message}. {error.hint}") from error
+        joint = " " if error.message.endswith("?") else "; "
+        raise typer.BadParameter(f"{error.message}{joint}{error.hint}") from error
     return given
+
+
+def require_epochs_to_choose(time_limit: str | None, given: Mapping[str, Any], recipe: str, config: type) -> None:
+    """Refuse a number of epochs, typed or in a recipe file, where a time limit is to choose it.
+
+    Raises:
+        typer.BadParameter: there are both.
+    """
+    if time_limit is None:
+        return
+    if "epochs" in given:
+        raise typer.BadParameter("--time-limit chooses the epochs: leave epochs out")
+    if "epochs" in based_on(recipe, config)[1]:
+        raise typer.BadParameter(f"--time-limit chooses the epochs, and {recipe} sets them: leave one out")
 
 
 def require_effect_of_search(lr_find: str | None, given: Mapping[str, Any], untrained: Mapping[str, object]) -> None:
@@ -213,9 +237,8 @@ def instead_of_option(command: str, option: str, value: str) -> str:
     """
     keys = _KEYS[_CONFIGS[command]] if command in _CONFIGS else {}
     name = option.removeprefix("--").replace("-", "_")
-    turned_off = name.removeprefix("no_")
-    key = keys.get(name) or keys.get(turned_off)
-    if key is None:
+    key = keys.get(name) or keys.get(name.removeprefix("no_"))
+    if key is None or (name not in keys and key.kind is not bool):
         return ""
     if key.kind is bool:
         value = "true" if name in keys else "false"
@@ -243,5 +266,5 @@ def show_recipe(recipe: str, config: TrainConfig | FinetuneConfig, usual: TrainC
     name = recipe if recipe == base else f"{recipe}, which changes {base}"
     command = shlex.join(["resnet", *sys.argv[1:]])
     titles = [f"# Recipe {name}: {source_of(base)}.", f"# To a file, for --recipe my.toml: {command} > my.toml", ""]
-    for line in [*titles, *as_toml(config, usual, without_effect(config))]:
+    for line in [*titles, f'{BASE} = "{base}"', *as_toml(config, usual, without_effect(config))]:
         console.out.print(line, markup=False, style="dim" if line.startswith("#") else None)

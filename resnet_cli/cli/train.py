@@ -50,7 +50,8 @@ def train(
     """Train a network of the residual papers on a folder of images, from scratch or from weights."""
     typed = dict(locals())
     given, network = o.given_keys(TrainConfig, typed, settings or ()), find_network(arch, shortcut)
-    limit = _limit(time_limit, given, show)
+    limit = _limit(time_limit, show)
+    o.require_epochs_to_choose(time_limit, given, recipe, TrainConfig)
     o.require_effect_of_search(lr_find, given, {"--time-limit": limit, "--resume": resume, "--tensorboard": tensorboard})
     config = make_config(recipe, network, given)
     if show:
@@ -69,13 +70,11 @@ def _request(typed: Mapping[str, Any], given: Mapping[str, Any], limit: float | 
     return TrainRequest(**beside, limit=limit, command=shlex.join(["resnet", *sys.argv[1:]]))
 
 
-def _limit(time_limit: str | None, given: Mapping[str, Any], show: bool) -> float | None:
+def _limit(time_limit: str | None, show: bool) -> float | None:
     if time_limit is None:
         return None
     if show:
         raise typer.BadParameter("--show trains nothing, so no clock can choose the epochs: leave --time-limit out")
-    if "epochs" in given:
-        raise typer.BadParameter("--time-limit chooses the epochs: leave epochs out")
     return parse_duration(time_limit)
 
 

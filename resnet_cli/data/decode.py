@@ -90,6 +90,8 @@ def in_memory(image: Image.Image | Pixels, name: str) -> InMemory:
         (60, 40)
     """
     if isinstance(image, Image.Image):
+        if 0 in image.size:
+            raise ResnetError(f"{name} has no pixels: {image.width} x {image.height}", "leave it out")
         try:
             return InMemory(name, _to_rgb(_upright(image.copy())))
         except Exception as error:  # as for files, Pillow's parsers raise errors of any type

@@ -5,6 +5,7 @@ names the key and its source; and the text of a recipe file (`as_toml`).
 """
 
 import math
+import numbers
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
@@ -138,7 +139,10 @@ def _toml(path: Path) -> dict[str, Any]:
     import tomllib  # takes milliseconds, and most commands do not need it
 
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        # As Windows' shells write files: UTF-16, or UTF-8 with a byte-order mark.
+        encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+        return tomllib.loads(content.decode(encoding).replace("\r\n", "\n"))
     except FileNotFoundError:
         raise ResnetError(f"there is no recipe file {path}", "name a TOML file of keys; --show prints one") from None
     except OSError as error:
@@ -167,7 +171,7 @@ def _checked(key: Key, value: Any, where: str) -> Any:
         return _drops(key, value, where)
     fits = {bool: isinstance(value, bool), int: _is_number(value, int), float: _is_number(value, int, float)}
     if not (value in key.choices if key.choices else fits[key.kind]):
-        raise _refusal(key, value, where)
+        raise _refusal(key, value_text(value), where)
     if key.choices or key.kind is bool:
         return value
     if not math.isfinite(value):
@@ -177,11 +181,15 @@ def _checked(key: Key, value: Any, where: str) -> Any:
     return key.kind(value)
 
 
+_NUMBERS: dict[type, type] = {int: numbers.Integral, float: numbers.Real}
+
+
 def _is_number(value: Any, *kinds: type) -> bool:
-    return isinstance(value, kinds) and not isinstance(value, bool)
+    """NumPy's numbers too."""
+    return isinstance(value, tuple(_NUMBERS[kind] for kind in kinds)) and not isinstance(value, bool)
 
 
-def _refusal(key: Key, value: Any, where: str) -> ResnetError:
+def _refusal(key: Key, value: str, where: str) -> ResnetError:
     return ResnetError(f"{where}{key.name} = {value} is not a valid value", _values(key))
 
 
@@ -190,18 +198,19 @@ def _values(key: Key) -> str:
 
 
 def _from_text(key: Key, text: str, where: str) -> Any:
-    """Convert a value typed on the command line; other words stay text, which `_checked` refuses."""
+    """Convert a value typed on the command line."""
     if key.auto and text == _ABSENT:
         return None
     if key.kind == Drops:
         return parse_drops(text)
-    if key.kind is bool:
-        return {"true": True, "false": False}.get(text.lower(), text)
-    if key.choices:
-        return text
+    truth = {"true": True, "false": False}
     try:
+        if key.kind is bool:
+            return truth[text.lower()]
+        if key.choices:
+            return key.choices[key.choices.index(text)]
         return key.kind(text)
-    except ValueError:
+    except (KeyError, ValueError):
         raise _refusal(key, text, where) from None
 
 
