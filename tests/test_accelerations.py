@@ -13,7 +13,7 @@ from conftest import RunCli
 
 from resnet_cli.errors import ResnetError
 from resnet_cli.networks import accelerations
-from resnet_cli.networks.accelerations import ACCELERATIONS, engages
+from resnet_cli.networks.accelerations import ACCELERATIONS, convolution, engages
 from resnet_cli.networks.catalogue import ClassifierSpec, find_network
 from resnet_cli.networks.classifier import build_logits
 from resnet_cli.networks.precision import CPU, training_precision
@@ -64,14 +64,7 @@ def test_an_unknown_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert told.value.hint == f"there are {', '.join(ACCELERATIONS)}"
 
 
-@pytest.mark.parametrize(
-    "gone",
-    [
-        "tensorflow.compat.v1.nn.fused_batch_norm",
-        "tensorflow.raw_ops.Conv2DBackpropInput",
-    ],
-)
-def test_where_tensorflow_lacks_it_training_goes_keras_own_way(gone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_tensorflow_lacks_the_kernel_training_goes_keras_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
     config = TrainConfig(epochs=1, learning_rate=0.01)
     first = network()
     second = network()
@@ -79,14 +72,29 @@ def test_where_tensorflow_lacks_it_training_goes_keras_own_way(gone: str, monkey
     expected = steps_of(first, config)
 
     def missing(*_: Any, **__: Any) -> None:
-        raise AttributeError(f"module has no attribute {gone}")
+        raise AttributeError("module has no attribute fused_batch_norm")
 
-    monkeypatch.setattr(gone, missing)
+    monkeypatch.setattr("tensorflow.compat.v1.nn.fused_batch_norm", missing)
     accelerations._works.cache_clear()
     third = network()
     copy_weights(second, third)
     for ours, theirs in zip(steps_of(third, config), expected, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-4)
+
+
+def test_a_convolution_whose_gradients_come_out_otherwise_is_keras_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = convolution(128, 3, 1, bias=False, name="conv", fused=True)
+    assert type(layer) is not keras.layers.Conv2D
+    assert type(convolution(64, 3, 1, bias=False, name="conv", fused=True)) is keras.layers.Conv2D, "64 filters gain nothing"
+    monkeypatch.setattr("tensorflow.raw_ops.Conv2DBackpropInput", lambda input_sizes, **others: tf_zeros(input_sizes))
+    accelerations._works.cache_clear()
+    assert type(convolution(128, 3, 1, bias=False, name="conv", fused=True)) is keras.layers.Conv2D
+
+
+def tf_zeros(shape: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.zeros(shape)
 
 
 def test_a_tensorflow_that_cannot_rewrite_graphs_trains_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:

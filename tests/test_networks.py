@@ -208,7 +208,7 @@ def test_the_filter_gradient_of_small_maps_is_keras_gradient(bf16: bool, side: i
 
     random = np.random.default_rng(0)
     images = random.normal(size=(6, side, side, 3)).astype(np.float32)
-    fast, plain = (convolution(5, 3, stride, bias=True, name="conv", fused=fused) for fused in (True, False))
+    fast, plain = (convolution(128, 3, stride, bias=True, name="conv", fused=fused) for fused in (True, False))
     assert type(plain) is keras.layers.Conv2D and type(fast) is not keras.layers.Conv2D
     fast.build(images.shape)
     plain.build(images.shape)
