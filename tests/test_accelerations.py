@@ -103,6 +103,7 @@ def test_a_tensorflow_that_cannot_rewrite_graphs_trains_in_float32(monkeypatch: 
     assert training_precision(CPU, "tensorflow", engages("bf16")) == "float32"
 
 
+@pytest.mark.slow
 def test_a_run_records_which_engaged(
     tiny_dataset: Path, tmp_path: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -169,6 +169,7 @@ def test_damaged_images_are_named_and_left_out_and_with_strict_an_error(
     assert contents(tiny_dataset) == before
 
 
+@pytest.mark.slow
 def test_damaged_test_images_are_named_too_and_not_only_after_the_training(
     make_dataset: MakeDataset, run_cli: RunCli, tmp_path: Path
 ) -> None:
@@ -311,6 +312,7 @@ def train_anew(dataset: Path, run: Path, **environment: str) -> subprocess.Compl
     return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "words"),
     [("openvino", "this program does not train with Keras' backend openvino"), ("cntk", "Keras cannot start its backend cntk")],

@@ -121,6 +121,7 @@ def test_predict_and_evaluate_answer_alike_with_either_engine(
     assert figures["keras"]["loss"] == pytest.approx(figures["openvino"]["loss"], abs=0.02)
 
 
+@pytest.mark.slow
 def test_finetune_runs_frozen_layers_and_measures_with_the_engine_that_was_asked_for(
     fruit: Path, run_cli: RunCli, tmp_path: Path
 ) -> None:
@@ -280,6 +281,7 @@ def test_loading_a_model_leaves_the_stack_of_signal_handlers_alone() -> None:
 TINY = ("--arch", "resnet8", "--weights", "none", "--image-size", "32", "--epochs", "1")
 
 
+@pytest.mark.slow
 def test_a_converter_that_fails_costs_speed_and_no_finished_training(
     tiny_dataset: Path, tmp_path: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -309,6 +311,7 @@ def test_a_converter_that_fails_costs_speed_and_no_finished_training(
     )
 
 
+@pytest.mark.slow
 def test_where_parts_cannot_be_joined_the_whole_network_is_converted(
     tiny_dataset: Path, tmp_path: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -157,6 +157,7 @@ def test_labels_stand_in_the_order_of_the_probabilities(
     assert sorted(labels) == sorted(names)
 
 
+@pytest.mark.slow
 def test_without_the_images_random_patterns_stand_in_and_it_says_so(
     make_run: MakeRun, make_dataset: MakeDataset, run_cli: RunCli, tmp_path: Path
 ) -> None:

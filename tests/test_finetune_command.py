@@ -153,6 +153,7 @@ def test_a_run_that_fails_leaves_the_run_that_it_was_to_replace(tiny_dataset: Pa
     assert [path.name for path in old.iterdir()] == ["run.json"]
 
 
+@pytest.mark.slow
 def test_without_network_and_weights_the_bundled_backbone_stands_in_and_says_so(
     tiny_dataset: Path, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,6 +198,7 @@ def test_two_classes_of_ten_images_with_a_hidden_layer_and_everything_unfrozen(
     assert {line["stage"] for line in lines} == {"head", "tail"}
 
 
+@pytest.mark.slow
 def test_sixty_classes_of_four_images(run_cli: RunCli, make_dataset: MakeDataset, tmp_path: Path) -> None:
     data = make_dataset(tmp_path / "many", tuple(f"class {number:02d}" for number in range(60)), count=4)
     result = run_cli("finetune", data, *QUICK, "--unfreeze", "none", "--output", tmp_path / "run")
@@ -269,6 +271,7 @@ def test_a_second_stage_that_spoils_the_network_is_thrown_away(
                 np.testing.assert_array_equal(values, np.asarray(file[name], np.float32), err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_run_is_a_starting_point_for_the_next(finetuned_run: Finetuned, run_cli: RunCli, tmp_path: Path) -> None:
     run = tmp_path / "run"
     options = ["--set", "views=2", "--image-size", "32", "--unfreeze", "none", "--json"]

@@ -121,6 +121,7 @@ def test_other_weights_and_sizes_do_not_share_features_and_no_cache_keeps_none(
     assert len(list(kept.iterdir())) == 3
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written_costs_time_and_nothing_else(
     tiny_dataset: Path, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

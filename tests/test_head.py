@@ -77,6 +77,7 @@ def test_features_that_never_vary_are_not_divided_by_nothing() -> None:
     np.testing.assert_array_equal(feature_scale(np.zeros(3, np.float32)), np.zeros(3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hidden", [0, 16])
 def test_a_feature_that_hardly_varies_gets_a_weight_like_the_others_and_a_constant_one_none(
     hidden: int, tmp_path: Path
@@ -145,6 +146,7 @@ def test_epochs_of_a_head_alone_are_those_of_adamw(config: FinetuneConfig, epoch
     assert len(result.history) == epochs
 
 
+@pytest.mark.slow
 def test_a_head_on_more_numbers_than_are_solved_soon_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resnet_cli.transfer.head._SOLVED", 300 * FEATURES * CLASSES - 1)
     _, result = head_on(tmp_path, features_of(LABELS, 0), features_of(VAL_LABELS, 1))

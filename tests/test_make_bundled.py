@@ -62,6 +62,7 @@ def make(script: ModuleType, monkeypatch: pytest.MonkeyPatch, *words: object) ->
     return record
 
 
+@pytest.mark.slow
 def test_two_runs_become_the_network_and_its_card(
     script: ModuleType, make_run: MakeRun, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,6 +39,7 @@ class Asked(Silent):
         return 2
 
 
+@pytest.mark.slow
 def test_it_ends_after_a_tenth_of_the_limit_and_leaves_the_network_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Counted, "made", 0)
     model, untouched = network(), network()
@@ -67,6 +68,7 @@ def test_an_image_that_vanishes_meanwhile_is_named(stream: Points, held_out: Hel
     assert caught.value.hint == "put it back, then type the same command again"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("progressive", "told"), [(False, ["3 min to go", "2 min to go", "60 s to go", ""]), (True, ["", "", "60 s to go", ""])]
 )

@@ -119,6 +119,7 @@ def assert_counted_right(network: Network, classes: int, image_size: int | None)
     assert statistics == 2 * norm_channels(network)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -139,6 +140,7 @@ def test_the_counts_are_those_of_built_networks(name: str) -> None:
     assert_counted_right(network, usual_classes(network), network.image_size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet8", "resnet11v2", "resnet18", "resnet18v2", "resnet50", "resnet50v2"])
 @pytest.mark.parametrize("shortcut", ["A", "B", "C", "none"])
 def test_every_shortcut_option_builds_at_any_width_image_size_and_number_of_classes(name: str, shortcut: str) -> None:

@@ -66,6 +66,7 @@ def test_features_of_other_images_are_not_trusted(make_dataset: MakeDataset, mak
     assert classify_pooled(model, iter([features[:32]]), paths[:32], member) is None
 
 
+@pytest.mark.slow
 def test_images_near_a_tie_are_answered_by_the_whole_network(
     make_dataset: MakeDataset, make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

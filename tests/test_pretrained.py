@@ -218,6 +218,7 @@ def hang(monkeypatch: pytest.MonkeyPatch, release: threading.Event) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", wait)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hanging", [False, True])
 def test_without_a_network_auto_takes_the_bundled_backbone_within_five_seconds_and_says_so(
     keras_home: Path, bundled: Path, offline: list[str], monkeypatch: pytest.MonkeyPatch, hanging: bool

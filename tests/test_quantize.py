@@ -239,6 +239,7 @@ def test_one_lost_image_of_forty_is_no_failure_and_a_failure_says_images_and_poi
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_held_out_images_that_changed_or_are_damaged_are_in_no_figure_of_int8(
     make_run: MakeRun, make_dataset: MakeDataset, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,6 +95,7 @@ def test_the_suggested_rate_is_stable_and_better_than_far_lower_and_far_higher_o
     assert good < loss_after_training(search.suggested * 30)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [
@@ -117,6 +118,7 @@ def test_a_training_after_the_search_is_the_one_without_it(config: TrainConfig, 
     assert_same(weights_after_training("with", True), weights_after_training("without", False))
 
 
+@pytest.mark.slow
 def test_the_last_stage_on_stored_activations_is_searched_and_left_as_it_was() -> None:
     whole = build_logits(ClassifierSpec(find_network("resnet8"), CLASSES, 32, dropout=0.2))
     freeze_batch_norm(whole)

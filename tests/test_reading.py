@@ -48,6 +48,7 @@ def _os_error() -> OSError:
     return OSError(5, "Input/output error", "training-boundary.f16")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "said"),
     [(ResnetError, "photos/7.jpg cannot be read: gone"), (OSError, "training-boundary.f16 cannot be read: Input/output error")],

@@ -325,6 +325,7 @@ def test_the_examples_of_the_page_are_recipes(run_cli: RunCli, tmp_path: Path, m
     assert (tuning["optimizer"], tuning["rotate"], tuning["weight_decay"]) == ("sgd", 30, 5e-4)
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_page_train(run_cli: RunCli, make_dataset: MakeDataset, tmp_path: Path) -> None:
     mine, tuned = blocks("recipes.md", "toml")
     (tmp_path / "my.toml").write_text(mine)

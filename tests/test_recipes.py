@@ -187,6 +187,7 @@ def test_a_training_within_a_time_limit_anneals_to_the_end(
     assert history[-1].learning_rate < 0.1 * max(each.learning_rate for each in history)
 
 
+@pytest.mark.slow
 def test_a_run_that_subtracts_the_mean_image_keeps_it(run_cli: RunCli, make_dataset: MakeDataset, tmp_path: Path) -> None:
     data = make_dataset(tmp_path / "pets", ("cat", "dog"), count=10)
     output = tmp_path / "run"

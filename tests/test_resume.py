@@ -85,6 +85,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[TrainCo
     return get
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("steps", "config"),
     [
@@ -202,6 +203,7 @@ def test_a_loss_of_power_in_validation_costs_that_validation_alone(
     assert histories(tmp_path / "parts") == histories(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_loss_of_power_in_a_long_epoch_costs_the_time_since_the_last_checkpoint_alone(
     tmp_path: Path, uninterrupted: Callable[[TrainConfig], tuple[Path, list[np.ndarray]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,6 +232,7 @@ def test_short_epochs_are_not_saved_one_by_one(ema: float, tmp_path: Path, monke
     assert saved == [(STEPS, False), (4 * STEPS, True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [b"", b"PK not really", None], ids=["empty", "garbage", "cut short"])
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     damage: bytes | None, tmp_path: Path, uninterrupted: Callable[[TrainConfig], tuple[Path, list[np.ndarray]]]

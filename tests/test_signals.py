@@ -26,6 +26,7 @@ def blocked(before: str = "") -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.slow
 def test_a_process_with_nothing_to_save_ends_out_of_a_blocking_call_and_says_how_to_go_on() -> None:
     with blocked() as process:
         process.send_signal(signal.SIGTERM)

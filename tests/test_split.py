@@ -52,6 +52,7 @@ def forty(tmp_path_factory: pytest.TempPathFactory, make_dataset: MakeDataset) -
     return make_dataset(tmp_path_factory.mktemp("forty"), count=40)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("added", [1, 5, 50])
 def test_adding_images_moves_no_other_image(forty: Path, tmp_path: Path, make_dataset: MakeDataset, added: int) -> None:
     """But where chance holds out less than half of the share, or more than twice, and the bound has to be kept."""

@@ -53,6 +53,7 @@ def test_notices_that_cannot_be_written_cost_no_answer(
     assert done.stdout.count(b"cat.png,1,") == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [("models",), ("models", "--json"), ("--help",)])
 def test_a_reader_that_went_away_is_no_error(words: tuple[str, ...]) -> None:
     done = in_shell('"$@" | (exec 0<&-; sleep 4)', *words)

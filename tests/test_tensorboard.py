@@ -50,6 +50,7 @@ def run(folder: Path, progress: Progress, resume: bool = False, tensorboard: boo
     train(network(), Points(), HeldOut(), CONFIG, stage, progress)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [STEPS + 2, 2 * STEPS], ids=["in the middle of an epoch", "between two epochs"])
 def test_a_training_that_goes_on_has_every_epoch_once(steps: int, tmp_path: Path) -> None:
     folder = tmp_path / "tensorboard" / "train"
@@ -64,6 +65,7 @@ def test_a_training_that_goes_on_has_every_epoch_once(steps: int, tmp_path: Path
     assert_same_as_metrics(tmp_path, "train", viewer)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_older_than_the_newest_epoch_takes_it_from_the_events_too(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         run(tmp_path, StopAfter(2 * STEPS + 1))
@@ -72,6 +74,7 @@ def test_a_checkpoint_that_is_older_than_the_newest_epoch_takes_it_from_the_even
     assert_same_as_metrics(tmp_path, "train", reader(tmp_path / "tensorboard" / "train"))
 
 
+@pytest.mark.slow
 def test_a_run_that_began_without_events_has_all_of_them_if_it_goes_on_with(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         run(tmp_path, StopAfter(2 * STEPS), tensorboard=False)

@@ -91,6 +91,7 @@ def test_a_limit_that_nothing_fits_into_is_one_sentence_and_leaves_nothing(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_without_time_for_an_epoch_the_head_alone_is_trained_and_the_result_says_so(
     tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

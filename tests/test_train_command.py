@@ -178,6 +178,7 @@ def test_a_network_that_is_lost_in_the_last_step_of_an_epoch_is_not_kept(tmp_pat
     assert not (tmp_path / "metrics.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_training_stops_when_it_no_longer_gains_and_keeps_the_best_epoch(tmp_path: Path) -> None:
     model, result = run(tmp_path, replace(CONFIG, epochs=50, patience=3))
     accuracies = [record.val_accuracy for record in result.history]
@@ -256,6 +257,7 @@ def test_train_writes_a_run_with_the_whole_recipe(run_cli: RunCli, make_dataset:
     assert json.loads(measured.stdout)["top1"] == pytest.approx(figures["val"]["top1"], abs=1.01 / count)
 
 
+@pytest.mark.slow
 def test_a_run_says_that_its_test_images_chose_the_epoch(run_cli: RunCli, make_dataset: MakeDataset, tmp_path: Path) -> None:
     data, output = tmp_path / "pets", tmp_path / "run"
     make_dataset(data / "train", ("cat", "dog"), count=4)
@@ -275,6 +277,7 @@ def test_a_run_says_that_its_test_images_chose_the_epoch(run_cli: RunCli, make_d
     assert any(said in note for note in notes)
 
 
+@pytest.mark.slow
 def test_a_network_learns_what_colours_tell(run_cli: RunCli, make_dataset: MakeDataset, tmp_path: Path) -> None:
     data = make_dataset(tmp_path / "pets", ("cat", "dog"), count=24)
     recipe = [
