@@ -2,16 +2,14 @@
 
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Finetuned, MakeDataset, Result, RunCli
+from conftest import Finetuned, MakeDataset, Result, RunCli, room_for
 
 QUICK = ("--arch", "resnet8", "--weights", "none", "--image-size", "32", "--set", "views=2", "--epochs", "1")
 Spoil = Callable[[Path], object]
@@ -253,17 +251,6 @@ def test_an_output_that_cannot_be_a_folder_is_told_before_any_work(
     result = run_cli("evaluate", "--run", finetuned_run.folder, "--output", file / "figures", "--quiet")
     assert_one_sentence(result, f"cannot write to {file / 'figures'}")
     assert file.read_text() == "mine"
-
-
-@contextmanager
-def room_for(size: int) -> Iterator[None]:
-    """No file may grow beyond `size` bytes, as on a full disk: only inside, for pytest writes files of its own."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.slow

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MakeDataset, MakeImage, MakeRun, RunCli
+from conftest import MakeDataset, MakeImage, MakeRun, RunCli, room_for
 from PIL import Image
 from scipy.special import log_softmax, softmax
-from test_bad_input import room_for
 from test_resume import assert_same_run, histories
 
 from resnet_cli.data.augment import Augmentation, crop_view, generator

@@ -5,14 +5,13 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import MakeImage
+from conftest import MakeImage, room_for
 from numpy.typing import NDArray
 
 from resnet_cli.data.augment import Augmentation
@@ -198,19 +197,6 @@ def test_an_image_that_was_renamed_or_copied_is_known_by_its_content(
     resumed = compute(tmp_path / "run", views_in(tiny_dataset), engine)
     assert engine.seen == 2 and len(resumed[0][0]) == 38 * 2
     assert_same(resumed, compute(tmp_path / "anew", views_in(tiny_dataset), Colours()))
-
-
-@contextmanager
-def room_for(size: int) -> Iterator[None]:
-    """No file may grow beyond `size` bytes, as on a full disk."""
-    import resource
-
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_on_a_full_disk_no_file_is_half_written_and_there_is_one_sentence(tiny_dataset: Path, tmp_path: Path) -> None:

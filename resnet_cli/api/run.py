@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from resnet_cli.data.inputs import given_images
-from resnet_cli.data.named import NAMED
+from resnet_cli.data.named import no_name
 from resnet_cli.data.scoring import SplitName
 from resnet_cli.engines import EngineName
 from resnet_cli.errors import Interrupted, ResnetError
@@ -108,8 +108,7 @@ def optional_path(given: PathLike | None) -> Path | None:
 def data_path(given: PathLike) -> Path:
     """The path of a data set; the bare word `cifar10` is a name, and `./cifar10` a folder."""
     text = as_text("data", given)
-    path = at_home(text)
-    return path.absolute() if str(path) in NAMED and str(path) != text else path
+    return no_name(at_home(text), text)
 
 
 def load(folder: PathLike | None = None) -> "Run":
@@ -198,9 +197,18 @@ class Run:
         from resnet_cli.jobs.evaluate import EvaluateRequest, run_evaluation
 
         root = None if data is None else data_path(data)
-        where = ((self.folder,), root, split, views, engine, optional_path(output), allow_changed, strict)
+        request = EvaluateRequest(
+            runs=(self.folder,),
+            dataset=root,
+            split=split,
+            views=views,
+            engine=engine,
+            output=optional_path(output),
+            allow_changed=allow_changed,
+            strict=strict,
+        )
         with call(progress) as shown:
-            return run_evaluation(EvaluateRequest(*where), shown).measured.figures
+            return run_evaluation(request, shown).measured.figures
 
     def predict(
         self,

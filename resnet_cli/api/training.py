@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from resnet_cli.api.run import PathLike, Run, as_text, call, data_path, load, optional_path, require_one_of
+from resnet_cli.data import Resize
 from resnet_cli.errors import ResnetError
 from resnet_cli.jobs.environment import dataset_folder, tensorflow_import
 from resnet_cli.jobs.plan import plan_finetune, plan_training
@@ -27,20 +28,10 @@ from resnet_cli.training.config import (
     parse_duration,
     require_teacher,
 )
+from resnet_cli.training.recipes import keys_of
 
 if TYPE_CHECKING:
     from resnet_cli.data.check import Inspection
-
-Resize = Literal["crop", "pad", "squash"]
-_KEYS = (
-    "epochs",
-    "batch_size",
-    "learning_rate",
-    "val_split",
-    "seed",
-    "unfreeze",
-    "time_limit",
-)  # of a recipe, which have an argument of their own
 
 
 def finetune(
@@ -75,7 +66,7 @@ def finetune(
         unfreeze, epochs, batch_size, learning_rate, val_split, seed: keys of the recipe; None keeps the recipe's value.
         time_limit: limit of both phases, such as "10m", or in seconds; views and epochs are chosen to fit.
         settings: any other keys of the recipe by name, such as {"dropout": 0.3}.
-        progress: True shows it, False does not, an object of the `Progress` protocol is told.
+        progress: True shows it, False hides it, an object of the `Progress` protocol receives it.
 
     Raises:
         ResnetError: data, an argument or a file is wrong.
@@ -124,7 +115,7 @@ def train(
         epochs, batch_size, learning_rate, val_split, seed: keys of the recipe; None keeps the recipe's value.
         time_limit: limit of the training itself, such as "30m", or in seconds; epochs are chosen to fit.
         settings: any other keys of the recipe by name, such as {"mixup": 0.2}.
-        progress: True shows it, False does not, an object of the `Progress` protocol is told.
+        progress: True shows it, False hides it, an object of the `Progress` protocol receives it.
 
     Raises:
         ResnetError: data, an argument or a file is wrong.
@@ -166,19 +157,19 @@ def check(data: PathLike, *, progress: bool | Progress = True) -> "Inspection":
         return inspect_dataset(dataset_folder(data_path(data), shown), shown)
 
 
-def _given(asked: Mapping[str, Any]) -> dict[str, Any]:
+def _given(asked: Mapping[str, Any], config: type) -> dict[str, Any]:
     """The keys of a recipe that a call set, by an argument or in `settings`."""
-    named = {name: asked[name] for name in _KEYS if asked.get(name) is not None}
+    named = {name: asked[name] for name in keys_of(config) if asked.get(name) is not None}
     settings = asked["settings"] or {}
     if not isinstance(settings, Mapping) or not all(isinstance(name, str) for name in settings):
         raise ResnetError("settings is not a mapping of keys to values", 'such as settings={"dropout": 0.3}')
     if twice := sorted(named.keys() & settings.keys()):
         raise ResnetError(f"{twice[0]} is an argument and in settings as well", "give it once")
     given = {**named, **settings}
+    if asked["time_limit"] is not None and "epochs" in given:
+        raise ResnetError("time_limit chooses the epochs", "leave epochs out")
     if "time_limit" in named:
         given["time_limit"] = _seconds(named["time_limit"])
-        if "epochs" in given:
-            raise ResnetError("time_limit chooses the epochs", "leave epochs out")
     return given
 
 
@@ -192,12 +183,11 @@ def _seconds(limit: str | float) -> float:
 
 
 def _finetune_config(asked: Mapping[str, Any]) -> FinetuneConfig:
-    return make_finetune_config(asked["recipe"], _given(asked))
+    return make_finetune_config(asked["recipe"], _given(asked, FinetuneConfig))
 
 
 def _train_config(asked: Mapping[str, Any]) -> TrainConfig:
-    given = _given(asked)
-    given.pop("time_limit", None)  # of the request
+    given = _given(asked, TrainConfig)
     if asked["teacher"] is None:
         require_teacher(given)
     return make_config(asked["recipe"], find_network(as_text("arch", asked["arch"]), asked["shortcut"]), given)

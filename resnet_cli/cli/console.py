@@ -217,7 +217,23 @@ def _writes_utf8(encoding: str | None) -> bool:
 _SHOWN = 40  # most classes in the table
 
 
-def print_result(result: dict[str, Any]) -> None:
+def print_training(result: dict[str, Any], only_search: bool, json: bool) -> None:
+    """Print what `finetune` or `train` returned.
+
+    Args:
+        result: its JSON output.
+        only_search: whether it is that of `--lr-find plot`.
+        json: print it as JSON.
+    """
+    if json:
+        print_json(result)
+    elif only_search:
+        _print_search(result)
+    else:
+        _print_result(result)
+
+
+def _print_result(result: dict[str, Any]) -> None:
     """Print the results of `finetune` and `train` as text."""
     split = "test" if "test" in result else "val"
     headline = result[split]
@@ -258,7 +274,7 @@ def print_result(result: dict[str, Any]) -> None:
     )
 
 
-def print_search(result: dict[str, Any]) -> None:
+def _print_search(result: dict[str, Any]) -> None:
     """Print the result of a learning-rate range test."""
     if result["suggested"] is None:
         out.print("[bold]no rate is suggested[/]: the loss did not clearly fall at any rate")

@@ -7,9 +7,8 @@ from typing import Any
 
 import typer
 
-from resnet_cli.cli import console
 from resnet_cli.cli import recipe_options as o
-from resnet_cli.cli.console import print_result, print_search
+from resnet_cli.cli.console import print_training
 from resnet_cli.cli.reporter import Reporter
 from resnet_cli.jobs.environment import dataset_folder, tensorflow_import
 from resnet_cli.jobs.plan import plan_finetune
@@ -21,7 +20,7 @@ from resnet_cli.training.tensorboard import require_tensorboard
 
 def finetune(
     dataset: o.Dataset = None,
-    resize: o.Resize = "crop",
+    resize: o.ResizeName = "crop",
     val_split: o.FinetuneValSplit = None,
     strict: o.Strict = False,
     arch: o.FinetuneArch = "auto",
@@ -80,9 +79,4 @@ def _run(request: FinetuneRequest, config: FinetuneConfig, reporter: Reporter, j
 
     reporter.listen()
     result = run_finetune(plan, reporter)
-    if json:
-        console.print_json(result)
-    elif request.lr_find == "plot":
-        print_search(result)
-    else:
-        print_result(result)
+    print_training(result, request.lr_find == "plot", json)

@@ -10,10 +10,9 @@ from resnet_cli.engines import EngineName
 
 def dataset_path(typed: str) -> Path:
     """The data set as typed; only the bare word `cifar10` is a name, `./cifar10` is a folder."""
-    from resnet_cli.data.named import NAMED
+    from resnet_cli.data.named import no_name
 
-    path = Path(typed)
-    return path.absolute() if str(path) in NAMED and str(path) != typed else path
+    return no_name(Path(typed), typed)
 
 
 DATASET = typer.Argument(help="Folder with one folder of images per class; or cifar10, cifar100.", parser=dataset_path)

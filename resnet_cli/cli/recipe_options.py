@@ -16,6 +16,7 @@ import typer
 
 from resnet_cli.cli import console
 from resnet_cli.cli.options import DATASET
+from resnet_cli.data import Resize
 from resnet_cli.engines import EngineName
 from resnet_cli.errors import ResnetError
 from resnet_cli.networks.catalogue import CATALOGUE
@@ -81,8 +82,8 @@ def _settings(config: type) -> Any:
 
 Dataset = Annotated[Path | None, DATASET]
 Strict = Annotated[bool, _option(DATA, "Stop at a damaged image; otherwise these are named and left out.", "--strict")]
-Resize = Annotated[
-    Literal["crop", "pad", "squash"],
+ResizeName = Annotated[
+    Resize,
     _option(DATA, "How an image becomes a square: crop its middle, pad it with grey bars, or squash it."),
 ]
 TrainValSplit = Annotated[float | None, _of_key(TrainConfig, "val_split", DATA)]

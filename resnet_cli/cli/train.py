@@ -8,9 +8,8 @@ from typing import Any
 
 import typer
 
-from resnet_cli.cli import console
 from resnet_cli.cli import recipe_options as o
-from resnet_cli.cli.console import print_result, print_search
+from resnet_cli.cli.console import print_training
 from resnet_cli.cli.reporter import Reporter
 from resnet_cli.jobs.environment import dataset_folder, tensorflow_import
 from resnet_cli.jobs.plan import plan_training
@@ -89,9 +88,4 @@ def _run(request: TrainRequest, config: TrainConfig, quiet: bool, json: bool) ->
 
     reporter.listen()
     result = run_training(plan, reporter)
-    if json:
-        console.print_json(result)
-    elif request.lr_find == "plot":
-        print_search(result)
-    else:
-        print_result(result)
+    print_training(result, request.lr_find == "plot", json)

@@ -64,8 +64,27 @@ def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
     return generator(seed, epoch, 0, ORDER).permutation(count)
 
 
+class Shuffled:
+    """A stream whose batches are drawn by an `Order`."""
+
+    @property
+    def order(self) -> Order:
+        """The images of each batch."""
+        raise NotImplementedError
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """See `Order`."""
+        return self.order.steps_per_epoch
+
+    @property
+    def images_per_step(self) -> int:
+        """See `Order`."""
+        return self.order.images_per_step
+
+
 @dataclass(frozen=True)
-class TrainStream:
+class TrainStream(Shuffled):
     """Batches of shuffled and augmented training images.
 
     Every epoch contains every image; see `Order`.
@@ -90,16 +109,6 @@ class TrainStream:
     def order(self) -> Order:
         """The images of each batch."""
         return Order(len(self.images), self.batch_size, self.seed)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """See `Order`."""
-        return self.order.steps_per_epoch
-
-    @property
-    def images_per_step(self) -> int:
-        """See `Order`."""
-        return self.order.images_per_step
 
     @property
     def labels(self) -> NDArray[np.int64]:

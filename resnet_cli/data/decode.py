@@ -12,18 +12,18 @@ import warnings
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from resnet_cli.data import Resize
 from resnet_cli.data.folders import HEIF_INSTALL as INSTALL
 from resnet_cli.errors import ResnetError
 from resnet_cli.runs.folder import Run
 
 Pixels = NDArray[np.uint8]
-Resize = Literal["crop", "pad", "squash"]
 
 # HEIC is opened by `open_heif`; JPEG includes MPO, the stereo images of some cameras.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")

@@ -87,6 +87,11 @@ NAMED = {
 }
 
 
+def no_name(path: Path, typed: str) -> Path:
+    """The path of a data set, made absolute where it would read as a name: only the bare word `cifar10` is one."""
+    return path.absolute() if str(path) in NAMED and str(path) != typed else path
+
+
 def require_source(data: NamedDataset) -> None:
     """Check that the archive is in Keras' cache or that its host can be reached. Without a network this takes 3 seconds.
 

@@ -10,17 +10,15 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from resnet_cli.data import Resize
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import at_home, write_text
 from resnet_cli.networks.catalogue import Shortcut
 from resnet_cli.progress import Progress
 from resnet_cli.runs.folder import RUNS, is_run_like, read_history, unfinished_runs
 from resnet_cli.training.config import FinetuneConfig, TrainConfig
-
-if TYPE_CHECKING:
-    from resnet_cli.data.decode import Resize
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class FinetuneRequest:
     arch: str
     weights: str
     image_size: str
-    resize: "Resize"
+    resize: Resize
     output: Path | None
     force: bool
     resume: bool

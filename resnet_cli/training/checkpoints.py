@@ -16,7 +16,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_cli.data.batches import TrainStream
+from resnet_cli.data.batches import Order, Shuffled, TrainStream
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import write_bytes
 from resnet_cli.training.optimizers import inner_optimizer
@@ -51,7 +51,7 @@ class Stream(Protocol):
 
 
 @dataclass(frozen=True)
-class Derived:
+class Derived(Shuffled):
     """A stream derived from another one, with the same classes, steps and labels.
 
     Attributes:
@@ -66,14 +66,9 @@ class Derived:
         return self.stream.classes
 
     @property
-    def images_per_step(self) -> int:
-        """See `Stream`."""
-        return self.stream.images_per_step
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """See `Stream`."""
-        return self.stream.steps_per_epoch
+    def order(self) -> Order:
+        """See `Shuffled`."""
+        return self.stream.order
 
     @property
     def labels(self) -> NDArray[np.int64]:

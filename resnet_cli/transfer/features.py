@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_cli.data import Resize
 from resnet_cli.data.augment import Augmentation, augment, generator
-from resnet_cli.data.decode import Geometry, Pixels, Resize
+from resnet_cli.data.decode import Geometry, Pixels
 from resnet_cli.data.images import ImageSet
 from resnet_cli.data.threads import items_ahead, map_in_order
 from resnet_cli.engines.base import Engine, good_batch

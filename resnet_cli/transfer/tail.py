@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_cli.data.batches import EvaluationBatches, Order, TrainStream
+from resnet_cli.data.batches import EvaluationBatches, Order, Shuffled, TrainStream
 from resnet_cli.data.threads import batches_ahead, map_in_order
 from resnet_cli.engines.base import Engine
 from resnet_cli.networks.classifier import tail_model
@@ -27,7 +27,7 @@ Batch = tuple[NDArray[np.float32], NDArray[np.float32]]  # activations (N, ...) 
 
 
 @dataclass(frozen=True)
-class StoredStream:
+class StoredStream(Shuffled):
     """Training batches of stored rows; each epoch uses the next view of an image, and starts again after the last one.
 
     Attributes:
@@ -48,16 +48,6 @@ class StoredStream:
     def order(self) -> Order:
         """The images of each batch."""
         return Order(len(self.labels), self.batch_size, self.seed)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """See `Order`."""
-        return self.order.steps_per_epoch
-
-    @property
-    def images_per_step(self) -> int:
-        """See `Order`."""
-        return self.order.images_per_step
 
     def batches(self, first_step: int = 0) -> Iterator[Batch]:
         """Batches from a step on, read ahead by threads, without end."""
