@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from sklearn.metrics import average_precision_score, confusion_matrix, precision_recall_curve, precision_recall_fscore_support
 
 _BINS = 15  # of the calibration error, as Guo et al. 2017 use
 
@@ -18,13 +18,49 @@ _LEAST = float(np.finfo(np.float32).tiny)  # smallest probability; one that an e
 
 @dataclass(frozen=True)
 class ClassFigures:
-    """Figures of one class; shares, 0..1."""
+    """Figures of one class; shares, 0..1; the 95 % interval of the recall is None for a class without images."""
 
     name: str
     count: int
     precision: float
     recall: float
     f1: float
+
+    @property
+    def recall_interval(self) -> tuple[float, float] | None:
+        """95 % interval of the recall (Wilson)."""
+        return wilson_interval(self.recall, self.count) if self.count else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Its entry in the JSON output."""
+        figures = {"precision": self.precision, "recall": self.recall, "f1": self.f1}
+        return {"class": self.name, "count": self.count, **figures, "recall_interval": self.recall_interval}
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """Images whose predicted class has a probability from `low` to `high`: their number, mean probability and accuracy."""
+
+    low: float
+    high: float
+    count: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class PrecisionRecall:
+    """Precision against recall of one class, over all thresholds of its probability; shares, 0..1.
+
+    Attributes:
+        name: the class.
+        average_precision: area under the curve, as scikit-learn's `average_precision_score`.
+        points: (recall, precision), recall falling from 1 to 0.
+    """
+
+    name: str
+    average_precision: float
+    points: tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
@@ -68,10 +104,7 @@ class Evaluation:
             "loss": self.loss,
             "ece": self.ece,
             "macro": {"precision": precision, "recall": recall, "f1": f1},
-            "classes": [
-                {"class": each.name, "count": each.count, "precision": each.precision, "recall": each.recall, "f1": each.f1}
-                for each in self.classes
-            ],
+            "classes": [each.to_json() for each in self.classes],
             "confusion": self.confusion.tolist(),
         }
 
@@ -122,7 +155,7 @@ def measure(probabilities: NDArray[np.float32], labels: NDArray[np.int64], names
         top1_interval=(low, high),
         top5=top5,
         loss=float(losses(probabilities, labels).mean()),
-        ece=_calibration_error(probabilities.max(1), right),
+        ece=calibration_error(reliability(probabilities, labels)),
         classes=tuple(
             ClassFigures(name, int(count[i]), float(precision[i]), float(recall[i]), float(f1[i]))
             for i, name in enumerate(names)
@@ -131,8 +164,51 @@ def measure(probabilities: NDArray[np.float32], labels: NDArray[np.int64], names
     )
 
 
-def _calibration_error(confidence: NDArray[np.float32], right: NDArray[np.bool_]) -> float:
-    """Mean gap between confidence and accuracy over bins of confidence, weighted by the number of images."""
+def reliability(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[ReliabilityBin, ...]:
+    """Accuracy by confidence, in 15 bins of equal width (Guo et al. 2017); empty bins are left out.
+
+    Args:
+        probabilities: (N, classes), rows sum to 1.
+        labels: true class indices (N,).
+    """
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
     bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
-    gaps = [abs(confidence[bins == i].mean() - right[bins == i].mean()) * (bins == i).mean() for i in np.unique(bins)]
-    return float(sum(gaps))
+    found = []
+    for i in np.unique(bins):
+        inside = bins == i
+        mean, accuracy = float(confidence[inside].mean()), float(right[inside].mean())
+        found.append(ReliabilityBin(i / _BINS, (i + 1) / _BINS, int(inside.sum()), mean, accuracy))
+    return tuple(found)
+
+
+def calibration_error(bins: tuple[ReliabilityBin, ...]) -> float:
+    """Expected calibration error: the mean gap between confidence and accuracy, weighted by the number of images, 0..1."""
+    total = sum(each.count for each in bins)
+    return sum(abs(each.confidence - each.accuracy) * each.count for each in bins) / total
+
+
+_POINTS = 200  # of a precision-recall curve; more cannot be seen
+
+
+def precision_recall(
+    probabilities: NDArray[np.float32], labels: NDArray[np.int64], names: tuple[str, ...], most: int
+) -> tuple[PrecisionRecall, ...]:
+    """Precision-recall curves of the classes with the lowest F1, or of all if there are few.
+
+    Args:
+        probabilities: (N, classes), rows sum to 1.
+        labels: true class indices (N,).
+        names: class names.
+        most: largest number of curves; classes without images have none.
+    """
+    every = np.arange(len(names))
+    _, _, f1, count = precision_recall_fscore_support(labels, probabilities.argmax(1), labels=every, zero_division=0)
+    chosen = [i for i in np.argsort(f1, kind="stable") if count[i]][:most]
+    curves = []
+    for i in sorted(chosen):
+        positive, score = labels == i, probabilities[:, i]
+        precision, recall, _ = precision_recall_curve(positive, score)
+        kept = np.unique(np.linspace(0, len(recall) - 1, min(len(recall), _POINTS)).round().astype(int))
+        points = tuple((float(recall[k]), float(precision[k])) for k in kept)
+        curves.append(PrecisionRecall(names[i], float(average_precision_score(positive, score)), points))
+    return tuple(curves)

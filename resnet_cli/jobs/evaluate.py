@@ -4,7 +4,7 @@ In: runs, and the images to score. Out: metrics; predictions.csv, confusion.csv 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from resnet_cli.engines import EngineName
 from resnet_cli.engines.base import Outputs
 from resnet_cli.errors import ResnetError
 from resnet_cli.inference.classify import Classified, classify
-from resnet_cli.inference.metrics import Evaluation, losses, measure
+from resnet_cli.inference.metrics import Evaluation, losses, measure, precision_recall, reliability
 from resnet_cli.inference.scoring import (
     Rows,
     classify_pooled,
@@ -32,10 +32,12 @@ from resnet_cli.jobs.predict import Ready, engine_for_many, load_members, load_r
 from resnet_cli.jobs.start import Place, choose_run_folder, make_run_folder, require_writable
 from resnet_cli.networks.catalogue import ClassifierSpec
 from resnet_cli.progress import Progress, stop_if_asked
-from resnet_cli.reports.page import Mistake, Report, write_report
-from resnet_cli.runs.folder import EVALUATIONS, FIGURES, Run
+from resnet_cli.reports.page import Contents, Report, Shown, write_report
+from resnet_cli.runs.folder import EVALUATIONS, FIGURES, Run, read_history
 
 _SHOWN = 24  # mistakes in the report
+_UNSURE = 12  # least certain images in it
+_CURVES = 8  # precision-recall curves in it
 _ENSEMBLE = "ensemble"  # folder of an ensemble's results, under runs/
 
 
@@ -188,7 +190,7 @@ def _write_figures(target: Path, measured: Measured, runs: Sequence[Run], warnin
     except OSError as error:
         raise ResnetError(f"cannot write to {target}: {error.strerror}", "choose another --output") from error
     if len(runs) == 1:
-        write_measured(target, measured, runs[0].record, runs[0].folder / "curves.png", warnings)
+        write_measured(target, measured, runs[0], warnings)
     else:
         write_ensemble(target, measured, runs, warnings)
 
@@ -263,16 +265,16 @@ def measure_splits(
     return {**validation, "test": measured("test", None)} if "test" in dataset.splits else validation
 
 
-def write_measured(folder: Path, measured: Measured, record: dict[str, Any], curves: Path, warnings: list[str]) -> None:
+def write_measured(folder: Path, measured: Measured, run: Run, warnings: Sequence[str]) -> None:
     """Write predictions.csv, confusion.csv and report.html of one run, or of an export.
 
     Args:
         folder: the folder to write to.
         measured: the metrics.
-        record: contents of run.json, or of export.json.
-        curves: the run's curves.png; may be absent.
+        run: the run, with its metrics.jsonl; its record may not be written yet.
         warnings: warnings for the report.
     """
+    record = run.record
     trained_on = _trained_on(record)
     facts = [
         ("network", _network(record)),
@@ -283,24 +285,64 @@ def write_measured(folder: Path, measured: Measured, record: dict[str, Any], cur
         *([("command", record["command"])] if record["command"] else []),
         ("versions", ", ".join(f"{name} {version}" for name, version in record["versions"].items())),
     ]
-    _write(folder, measured, facts, curves, warnings)
+    results, data = record.get("results", {}), record["data"]
+    counts = data.get("counts")
+    report = replace(
+        _report(measured, facts, warnings),
+        history=read_history(run.folder / "metrics.jsonl"),
+        best=(results.get("kept", "train"), results["best_epoch"]) if "best_epoch" in results else None,
+        label_smoothing=record.get("config", {}).get("label_smoothing", 0.0),
+        contents=Contents(run.classes, counts, data.get("left_out"), data.get("copies")) if counts else None,
+    )
+    _write(folder, measured, report)
 
 
-def write_ensemble(folder: Path, measured: Measured, runs: Sequence[Run], warnings: list[str]) -> None:
+def write_ensemble(folder: Path, measured: Measured, runs: Sequence[Run], warnings: Sequence[str]) -> None:
     """Write predictions.csv, confusion.csv and report.html of an ensemble."""
     words = [f"{_network(run.record)}; weights {_weights(run.record)}; trained on {_trained_on(run.record)}" for run in runs]
     facts = [(str(run.folder), each) for run, each in zip(runs, words, strict=True)]
-    _write(folder, measured, [("data", f"{measured.scored.root} ({measured.scored.split})"), *facts], None, warnings)
+    _write(
+        folder, measured, _report(measured, [("data", f"{measured.scored.root} ({measured.scored.split})"), *facts], warnings)
+    )
 
 
-def _write(folder: Path, measured: Measured, facts: list[tuple[str, str]], curves: Path | None, warnings: list[str]) -> None:
-    scored, rows = measured.scored, measured.rows
-    write_predictions(folder / "predictions.csv", rows, scored.classes)
+def _write(folder: Path, measured: Measured, report: Report) -> None:
+    write_predictions(folder / "predictions.csv", measured.rows, measured.scored.classes)
     write_confusion(folder / "confusion.csv", measured.figures)
-    facts = [*facts, ("engine", measured.engine), ("views averaged", str(measured.views))]
-    title = f"{scored.name}: {scored.split}"
-    report = Report(title, facts, measured.figures.to_json(), _mistakes(scored, rows), curves, warnings)
     write_report(folder / "report.html", report)
+
+
+def _report(measured: Measured, facts: Sequence[tuple[str, str]], warnings: Sequence[str]) -> Report:
+    """The report of what was measured, without a training."""
+    scored, rows = measured.scored, measured.rows
+    probabilities, labels = rows.probabilities, rows.labels
+    predicted, confidence = probabilities.argmax(1), probabilities.max(1)
+    worst = (-losses(probabilities, labels)).argsort(kind="stable")
+    unsure = confidence.argsort(kind="stable")
+    return Report(
+        f"{scored.name}: {scored.split}",
+        [*facts, ("engine", measured.engine), ("views averaged", str(measured.views))],
+        measured.figures.to_json(),
+        _shown(measured, [i for i in worst if predicted[i] != labels[i]][:_SHOWN]),
+        _shown(measured, unsure[:_UNSURE]),
+        [(each.low, each.high, each.confidence, each.accuracy) for each in reliability(probabilities, labels)],
+        [
+            (each.name, each.average_precision, each.points)
+            for each in precision_recall(probabilities, labels, scored.classes, _CURVES)
+        ],
+        warnings=warnings,
+    )
+
+
+def _shown(measured: Measured, places: Sequence[int]) -> list[Shown]:
+    """Images of the report, by their places in the rows."""
+    rows, classes = measured.rows, measured.scored.classes
+    shown = []
+    for i in places:
+        own, true = rows.probabilities[i], int(rows.labels[i])
+        guess = int(own.argmax())
+        shown.append(Shown(rows.samples[i].path, classes[true], classes[guess], float(own[guess]), float(own[true])))
+    return shown
 
 
 def _trained_on(record: dict[str, Any]) -> str:
@@ -317,19 +359,3 @@ def _network(record: dict[str, Any]) -> str:
 def _weights(record: dict[str, Any]) -> str:
     weights = record["weights"]
     return f"{weights['source']}: {weights['fallback']}" if weights["fallback"] else str(weights["source"])
-
-
-def _mistakes(scored: Scored, rows: Rows) -> list[Mistake]:
-    """The misclassified images with the lowest probability of the true class."""
-    predicted = rows.probabilities.argmax(1)
-    worst = (-losses(rows.probabilities, rows.labels)).argsort(kind="stable")
-    wrong = [i for i in worst if predicted[i] != rows.labels[i]][:_SHOWN]
-    return [
-        Mistake(
-            rows.samples[i].path,
-            scored.classes[rows.labels[i]],
-            scored.classes[predicted[i]],
-            float(rows.probabilities[i, predicted[i]]),
-        )
-        for i in wrong
-    ]

@@ -74,8 +74,9 @@ def run_finetune(plan: FinetunePlan, progress: Progress) -> dict[str, Any]:
     odd = warn_of_figures(Run(folder, record), readable, result.best.best, measured, progress)
     figures = result_record(folder, network.name, source.kind, seconds, result.best, measured, progress.warnings)
     summary = {**figures, **result.to_json(), "views": frozen.views, "figure_warnings": odd}
-    write_measured(folder, list(measured.values())[-1], record, folder / "curves.png", progress.warnings)
-    finish_run(folder, {**record, "engine": f"{frozen.engine} {frozen.precision}", "results": summary})
+    record |= {"engine": f"{frozen.engine} {frozen.precision}", "results": summary}
+    write_measured(folder, list(measured.values())[-1], Run(folder, record), progress.warnings)
+    finish_run(folder, record)
     return summary
 
 

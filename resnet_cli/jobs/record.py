@@ -225,7 +225,7 @@ def _class_of(sample: Sample, dataset: Dataset) -> str:
 
 
 def data_record(dataset: Dataset) -> dict[str, Any]:
-    """Folder, number and fingerprint of the images."""
+    """Folder, fingerprint and number of the images, files left out, and groups of identical images."""
     counts = {split: dataset.counts(split) for split in dataset.splits}
     return {
         "path": str(dataset.root.resolve()),
@@ -233,6 +233,8 @@ def data_record(dataset: Dataset) -> dict[str, Any]:
         "fingerprint": fingerprint(dataset),
         "pictures": images_fingerprint(dataset),
         "counts": counts,
+        "left_out": len(dataset.left_out),
+        "copies": len(dataset.copies),
     }
 
 

@@ -104,8 +104,9 @@ def run_training(plan: TrainPlan, progress: Progress) -> dict[str, Any]:
     figures = result_record(folder, spec.network.name, plan.source.kind, seconds, result, measured, warnings)
     summary = {**figures, "figure_warnings": odd}
     headline = list(measured.values())[-1]
-    write_measured(folder, headline, record, folder / "curves.png", warnings)
-    finish_run(folder, {**record, "engine": headline.engine, "results": summary})
+    record |= {"engine": headline.engine, "results": summary}
+    write_measured(folder, headline, Run(folder, record), warnings)
+    finish_run(folder, record)
     return summary
 
 
