@@ -141,11 +141,37 @@ def behind_pooling(path: Path) -> Any:
     """The head of a classifier's model.xml: pooled features, float32 (N, D), to probabilities (N, classes)."""
     openvino = import_openvino()
     model = openvino.Core().read_model(path)
-    pooling = [op for op in model.get_ordered_ops() if op.get_type_name() == "ReduceMean"][-1].output(0)
+    pooling = _pooling(model).output(0)
     features = openvino.opset13.parameter(pooling.get_partial_shape(), np.float32, "features")
     for reader in pooling.get_target_inputs():
         reader.replace_source_output(features.output(0))
     return openvino.Model(model.get_results(), [features])
+
+
+def _pooling(model: Any) -> Any:
+    """The global average pooling of a classifier."""
+    return [op for op in model.get_ordered_ops() if op.get_type_name() == "ReduceMean"][-1]
+
+
+def with_feature_map(path: Path) -> Any:
+    """A classifier's model.xml with a second output: what its pooling reads, float32 (N, h, w, D)."""
+    openvino = import_openvino()
+    model = openvino.Core().read_model(path)
+    pooling = _pooling(model)
+    features = pooling.input_value(0)
+    if sorted(axis % 4 for axis in pooling.input_value(1).get_node().data.tolist()) == [2, 3]:  # (N, D, h, w)
+        order = openvino.opset13.constant(np.array([0, 2, 3, 1]))
+        features = openvino.opset13.transpose(features, order).output(0)
+    results = [each.input_value(0) for each in model.get_results()]
+    return openvino.Model([*results, features], model.get_parameters())
+
+
+def logits_of_features(path: Path) -> Any:
+    """The head of a classifier's model.xml without its softmax: pooled features, float32 (N, D), to logits (N, classes)."""
+    openvino = import_openvino()
+    head = behind_pooling(path)
+    softmax = [op for op in head.get_ordered_ops() if op.get_type_name() == "Softmax"][-1]
+    return openvino.Model([softmax.input_value(0)], head.get_parameters())
 
 
 def save(model: Any, path: Path) -> None:

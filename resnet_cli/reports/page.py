@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from resnet_cli.data.decode import decode
@@ -27,7 +25,6 @@ _THUMBNAIL = 160  # pixels
 _TABLE = 30  # most classes in the confusion table; with more, the matrix is a heat map
 _LISTED = 15  # confusions
 _MANY = 12  # classes; the counts of more are folded
-_HEAT = (230, 57, 70)  # colour of a heat map
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ class Shown:
         true, predicted: classes.
         probability: of the predicted class, 0..1.
         true_probability: of the true class, 0..1.
-        heat: evidence for the predicted class, (h, w), 0..1; None without a map.
+        heat: evidence for the predicted class, RGBA; None without a map.
         box: the part of the image that the map covers: left, top, right, bottom, shares of its sides.
     """
 
@@ -48,7 +45,7 @@ class Shown:
     predicted: str
     probability: float
     true_probability: float
-    heat: NDArray[np.float32] | None = None
+    heat: Image.Image | None = None
     box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
 
 
@@ -193,16 +190,8 @@ def _embedded(shown: Shown) -> Embedded:
     left, top, right, bottom = (100 * edge for edge in shown.box)
     place = f"left:{left:.2f}%;top:{top:.2f}%;width:{right - left:.2f}%;height:{bottom - top:.2f}%"
     url = data_url(image, "JPEG", quality=80)
-    heat = "" if shown.heat is None else data_url(heat_image(shown.heat), "PNG")
+    heat = "" if shown.heat is None else data_url(shown.heat, "PNG")
     return Embedded(shown, url, width, height, scale >= 2, heat, place)
-
-
-def heat_image(heat: NDArray[np.float32]) -> Image.Image:
-    """A heat map, (h, w), 0..1, as an image that is the more opaque the hotter it is; the browser smooths it."""
-    layers = np.empty((*heat.shape, 4), np.uint8)
-    layers[..., :3] = _HEAT
-    layers[..., 3] = (190 * np.clip(heat, 0, 1)).round()
-    return Image.fromarray(layers)
 
 
 def data_url(image: Image.Image, kind: str, **how: Any) -> str:
