@@ -11,6 +11,7 @@ import typer
 from resnet_cli.cli import console
 from resnet_cli.cli.options import Json
 from resnet_cli.errors import ResnetError
+from resnet_cli.runs.folder import require_own_report
 
 if TYPE_CHECKING:
     from resnet_cli.jobs.compare import Errors, Row, Spread
@@ -28,6 +29,9 @@ def compare(
     output: Annotated[
         Path, typer.Option(help="Figure to write, .png or .svg; only an earlier comparison is overwritten.")
     ] = Path("compare.png"),
+    report: Annotated[
+        Path | None, typer.Option(help="Write an HTML report too, with the images on which runs differ.", metavar="FILE")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Compare runs in a table and a figure of error curves; runs that differ only by seed share a row."""
@@ -35,6 +39,8 @@ def compare(
     from resnet_cli.reports.curves import Curve, check_image, draw_comparison
 
     check_image(output)
+    if report is not None:
+        require_own_report(report)
     trained = read_runs(runs)
     groups = group_by_seed(trained)
     rows, name = make_rows(groups), trained[0].dataset
@@ -49,13 +55,25 @@ def compare(
     ]
     draw_comparison(curves, name, held_out, output)
     notes = notes_on(trained, rows)
+    if report is not None:
+        from resnet_cli.jobs.compare import pairs_of
+        from resnet_cli.reports.comparison import Comparison, write_comparison
+
+        headings, cells = _headings(rows, held_out), [[" ".join(cell.split("\n")) for cell in _row(row, rows)] for row in rows]
+        title = f"{name}: {len(rows)} networks compared" if len(rows) > 1 else name
+        plain = [" ".join(heading.split()) for heading in headings]
+        plain[4], plain[6] = f"training {plain[4]}", f"{plain[5].split()[0]} {plain[6]}"
+        write_comparison(report, Comparison(title, plain, cells, curves, held_out, pairs_of(trained), notes))
     if json:
-        console.print_json({"figure": str(output), "dataset": name, "rows": [asdict(row) for row in rows], "notes": notes})
+        where = {"figure": str(output), **({"report": str(report)} if report else {})}
+        console.print_json({**where, "dataset": name, "rows": [asdict(row) for row in rows], "notes": notes})
         return
     _print_table(rows, f"{name}: training and {held_out} error", held_out)
     for note in notes:
         console.out.print(f"[yellow]note:[/] {console.escape(note)}")
     console.out.print(f"figure: {console.escape(str(output))}")
+    if report is not None:
+        console.out.print(f"report: {console.escape(str(report))}")
 
 
 def _print_table(rows: "Sequence[Row]", title: str, held_out: str) -> None:
@@ -64,31 +82,38 @@ def _print_table(rows: "Sequence[Row]", title: str, held_out: str) -> None:
     # Up to ten columns in eighty characters: without lines between them, and ± in the line below the mean.
     table = console.Table(title=console.escape(title), caption_justify="left", box=None, padding=(0, 1, 0, 0))
     table.caption = _CAPTION + (_TEST if tested else "") + (_SEEDS if several else "")
-    table.add_column("\nnetwork")
-    errors = [
-        "training\nbest",
-        "\nfinal",
-        f"{'val' if held_out == 'validation' else held_out}\nbest",
-        "\nfinal",
-        *(["kept,\ntest"] if tested else []),
-    ]
-    for heading in ["million\nparams", "\nepochs", *errors, "images\nper s", "\ntime"]:
+    first, *others = _headings(rows, held_out)
+    table.add_column(first)
+    for heading in others:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        low, high = min(row.epochs), max(row.epochs)
-        table.add_row(
-            console.escape(row.label) + (f"\n{len(row.runs)} seeds" if len(row.runs) > 1 else ""),
-            f"{row.parameters / 1e6:.2f}",
-            str(low) if low == high else f"{low} to {high}",
-            *_cells(row.train_error),
-            *_cells(row.held_out_error),
-            *([_cell(row.test_error)] if tested else []),
-            f"{row.images_per_second:,.0f}",
-            str(timedelta(seconds=round(row.seconds))),
-        )
+        table.add_row(*map(console.escape, _row(row, rows)))
     # On a narrower terminal lines wrap: rich would omit the names.
     table.width = console.full_width(table)
     console.out.print(table)
+
+
+def _headings(rows: "Sequence[Row]", held_out: str) -> list[str]:
+    """Of the columns, in two lines each."""
+    short = "val" if held_out == "validation" else held_out
+    kept = ["kept,\ntest"] if any(row.test_error for row in rows) else []
+    errors = ["training\nbest", "\nfinal", f"{short}\nbest", "\nfinal", *kept]
+    return ["\nnetwork", "million\nparams", "\nepochs", *errors, "images\nper s", "\ntime"]
+
+
+def _row(row: "Row", rows: "Sequence[Row]") -> list[str]:
+    """The cells of a row, some in two lines."""
+    low, high = min(row.epochs), max(row.epochs)
+    return [
+        row.label + (f"\n{len(row.runs)} seeds" if len(row.runs) > 1 else ""),
+        f"{row.parameters / 1e6:.2f}",
+        str(low) if low == high else f"{low} to {high}",
+        *_cells(row.train_error),
+        *_cells(row.held_out_error),
+        *([_cell(row.test_error)] if any(each.test_error for each in rows) else []),
+        f"{row.images_per_second:,.0f}",
+        str(timedelta(seconds=round(row.seconds))),
+    ]
 
 
 def _cells(errors: "Errors") -> tuple[str, str]:

@@ -3,19 +3,23 @@
 In: run folders. Out: `Trained`, in groups of runs that differ only by seed, and their rows.
 """
 
+import csv
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, median, stdev
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from resnet_cli.data.contents import is_validated_by_test
 from resnet_cli.errors import ResnetError
 from resnet_cli.networks.catalogue import ClassifierSpec, parameter_count, spec_from_record
 from resnet_cli.runs.folder import EpochRecord, Run, is_evaluation, is_rate_search, load_run, read_history, read_splits
 from resnet_cli.training.config import FinetuneConfig
+
+if TYPE_CHECKING:
+    from resnet_cli.reports.comparison import Pair
 
 
 @dataclass(frozen=True)
@@ -273,3 +277,64 @@ def _errors(runs: list[list[float]]) -> Errors:
 
 def _spread(values: list[float]) -> Spread:
     return Spread(fmean(values), stdev(values) if len(values) > 1 else None)
+
+
+_CHANGED = 24  # images of a report, of either kind
+
+
+def pairs_of(trained: Sequence[Trained]) -> "list[Pair]":
+    """What changed from the first run to each of the others, by the predictions of their held-out images.
+
+    Only images that both runs have measured with the same true class are compared; a pair without any is left out.
+    """
+    from scipy.stats import binomtest
+
+    from resnet_cli.reports.comparison import Guess, Pair
+
+    pairs = []
+    first, before = trained[0], _predictions(trained[0].folder)
+    for other in trained[1:]:
+        after = _predictions(other.folder)
+        common = [path for path in before if path in after and before[path].true == after[path].true]
+        if not common:
+            continue
+        by_right: dict[tuple[bool, bool], list[Guess]] = defaultdict(list)
+        for path in common:
+            one, two = before[path], after[path]
+            guess = Guess(Path(path), one.true, one.predicted, one.probability, two.predicted, two.probability)
+            by_right[one.right, two.right].append(guess)
+        lost, gained = by_right[True, False], by_right[False, True]
+        changed = len(lost) + len(gained)
+        p_value = float(binomtest(len(lost), changed).pvalue) if changed else 1.0
+        lost.sort(key=lambda guess: -guess.second_probability)
+        gained.sort(key=lambda guess: -guess.first_probability)
+        counts = (len(by_right[True, True]), len(lost), len(gained), len(by_right[False, False]))
+        names = (str(first.folder), str(other.folder))
+        pairs.append(Pair(*names, *counts, p_value, lost[:_CHANGED], gained[:_CHANGED]))
+    return pairs
+
+
+@dataclass(frozen=True)
+class _Predicted:
+    """A line of predictions.csv."""
+
+    true: str
+    predicted: str
+    probability: float
+
+    @property
+    def right(self) -> bool:
+        return self.true == self.predicted
+
+
+def _predictions(folder: Path) -> dict[str, _Predicted]:
+    """The held-out images of a run with its predictions; empty without a predictions.csv."""
+    path = folder / "predictions.csv"
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            lines = csv.DictReader(file)
+            return {line["path"]: _Predicted(line["true"], line["predicted"], float(line["probability"])) for line in lines}
+    except FileNotFoundError:
+        return {}
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise ResnetError(f"{path} cannot be read: {error}", f"write it again: resnet evaluate --run {folder}") from error

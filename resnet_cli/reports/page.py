@@ -109,8 +109,8 @@ def write_report(path: Path, report: Report) -> None:
             report=report,
             figures=figures,
             classes=worst_first,
-            mistakes=list(map(_embedded, report.mistakes)),
-            unsure=list(map(_embedded, report.unsure)),
+            mistakes=list(map(embed, report.mistakes)),
+            unsure=list(map(embed, report.unsure)),
             with_heat=any(each.heat is not None for each in report.mistakes),
             training=_training_plots(report),
             legend=_legend(report),
@@ -178,7 +178,8 @@ class Embedded:
     place: str
 
 
-def _embedded(shown: Shown) -> Embedded:
+def embed(shown: Shown) -> Embedded:
+    """Prepare an image for the page; one that can no longer be read has no thumbnail."""
     try:
         image = Image.fromarray(decode(shown.path, _THUMBNAIL))
     except ResnetError:  # it can no longer be read
