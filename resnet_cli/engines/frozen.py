@@ -146,8 +146,8 @@ class KerasEngine:
             rewritten = rewrites()
         self.precision = "bf16" if rewritten else _SHORT[model.compute_dtype]
 
-    def run(self, images: Images) -> tuple[Outputs, ...]:
-        """See `Engine.run`."""
+    def run(self, images: Images | Outputs) -> tuple[Outputs, ...]:
+        """See `Engine.run`; a head takes features, float32 (N, D), instead of images."""
         outputs = self._model.predict_on_batch(images)
         several = outputs if isinstance(outputs, list | tuple) else (outputs,)
         return tuple(np.asarray(output, dtype=np.float32) for output in several)
@@ -157,6 +157,25 @@ class KerasEngine:
         for images in batches:
             if not isinstance(images, Pause):
                 yield self.run(images)
+
+
+def keras_parts(model: keras.Model) -> tuple[KerasEngine, KerasEngine]:
+    """A classifier's network with its feature map, and its head: what class-activation maps need.
+
+    Args:
+        model: uint8 images to probabilities (N, classes), from `read_classifier`.
+
+    Returns:
+        uint8 images to probabilities and the feature map (N, h, w, D); pooled features (N, D) to logits (N, classes).
+    """
+    pooling = model.get_layer("avg_pool")
+    features = keras.Input(pooling.output.shape[1:], name="features")
+    x = features
+    for name in ("hidden", "logits"):
+        if any(layer.name == name for layer in model.layers):
+            x = model.get_layer(name)(x)
+    network = keras.Model(model.input, [model.output, pooling.input], name="explained")
+    return KerasEngine(network, exact=True), KerasEngine(keras.Model(features, x, name="head"), exact=True)
 
 
 def require_convertible(wish: EngineName) -> None:

@@ -22,6 +22,7 @@ from resnet_cli.engines.base import Images, Outputs
 from resnet_cli.files import write_bytes
 
 Array = NDArray[np.float32]
+Head = Callable[[NDArray[np.float32]], tuple[Outputs, ...]]
 Box = tuple[float, float, float, float]
 _NAME = 80  # characters of the class in a file name
 _STEP = 0.02  # of finite differences, in units of the mean feature: small enough to stay on one side of nearly all ReLUs
@@ -33,13 +34,13 @@ class Explainable:
 
     Attributes:
         network: uint8 images (N, H, W, 3) to probabilities (N, classes) and the feature map (N, h, w, D).
-        head: pooled features (N, D) to logits (N, classes), in float32.
+        head: pooled features (N, D) to logits (N, classes), in float32, the only output.
         geometry: how images are brought to the input size.
         classes: class names in the order of the probabilities.
     """
 
-    network: Callable[[Images], tuple[Outputs, Outputs]]
-    head: Callable[[Outputs], Outputs]
+    network: Callable[[Images], tuple[Outputs, ...]]
+    head: Head
     geometry: Geometry
     classes: Sequence[str]
 
@@ -81,7 +82,7 @@ def explain(classifier: Explainable, path: Path, label: str | None = None) -> Ex
     return Explanation(heat, box, classifier.classes[place], float(probabilities[0, place]))
 
 
-def activation_map(features: Array, head: Callable[[Outputs], Outputs], place: int) -> Array:
+def activation_map(features: Array, head: Head, place: int) -> Array:
     """The class-activation map of one class.
 
     Args:
@@ -97,15 +98,15 @@ def activation_map(features: Array, head: Callable[[Outputs], Outputs], place: i
     return (evidence / (evidence.max() or 1.0)).astype(np.float32)
 
 
-def gradient(head: Callable[[Outputs], Outputs], pooled: Array, place: int) -> NDArray[np.float64]:
+def gradient(head: Head, pooled: Array, place: int) -> NDArray[np.float64]:
     """The gradient of a class's logit with respect to the pooled features, (D,), by central differences.
 
     The logits are piecewise linear in the features, so differences are exact where no ReLU changes sides.
     """
     step = np.float32(_STEP * float(np.abs(pooled).mean()) or 1.0)
     steps = step * np.eye(len(pooled), dtype=np.float32)
-    logits = head(np.concatenate([pooled + steps, pooled - steps]))[:, place].astype(np.float64)
-    ahead, behind = np.split(logits, 2)
+    (logits,) = head(np.concatenate([pooled + steps, pooled - steps]))
+    ahead, behind = np.split(logits[:, place].astype(np.float64), 2)
     return (ahead - behind) / (2.0 * float(step))
 
 

@@ -18,11 +18,12 @@ from resnet_cli.data.layout import some_names
 from resnet_cli.data.threads import Pause
 from resnet_cli.engines import EngineName
 from resnet_cli.engines.base import Engine
-from resnet_cli.engines.openvino import OpenVinoEngine, Purpose
+from resnet_cli.engines.openvino import OpenVinoEngine, Purpose, logits_of_features, with_feature_map
 from resnet_cli.errors import ResnetError
 from resnet_cli.export.formats import is_export
 from resnet_cli.files import write_text
 from resnet_cli.inference.classify import Member, Prediction, predict
+from resnet_cli.inference.explain import Explainable
 from resnet_cli.jobs.environment import (
     cache_folder,
     gpu_is_likely,
@@ -189,6 +190,25 @@ def _load(ready: Ready, purpose: Purpose, engine: EngineName, progress: Progress
     from resnet_cli.engines.frozen import KerasEngine
 
     return KerasEngine(classifier, exact=True)
+
+
+def explainable(ready: Ready, engine: EngineName, progress: Progress) -> Explainable:
+    """Load a classifier in the parts that class-activation maps need.
+
+    Raises:
+        ResnetError: a file is missing or damaged.
+    """
+    if engine != "keras" and ready.model.exists():
+        network = OpenVinoEngine(with_feature_map(ready.model), "one")
+        head = OpenVinoEngine(logits_of_features(ready.model), "one", exact=True)
+        return Explainable(network.run, head.run, ready.geometry, ready.classes)
+    if engine != "keras":
+        progress.line(f"there is no {ready.model}, so Keras explains, which is slower")
+    classifier = ready.rebuild()
+    from resnet_cli.engines.frozen import keras_parts
+
+    parts = keras_parts(classifier)
+    return Explainable(parts[0].run, parts[1].run, ready.geometry, ready.classes)
 
 
 def _columns(own: tuple[str, ...], common: tuple[str, ...]) -> tuple[int, ...] | None:
