@@ -20,12 +20,21 @@ import numpy as np
 from resnet_cli.data.threads import Pause
 from resnet_cli.engines import EngineName
 from resnet_cli.engines.base import Engine, Images, Outputs
-from resnet_cli.engines.openvino import OpenVinoEngine, convert, import_openvino, joined, rounded, save, usual_precision
+from resnet_cli.engines.openvino import (
+    OpenVinoEngine,
+    convert,
+    divide_logits,
+    import_openvino,
+    joined,
+    rounded,
+    save,
+    usual_precision,
+)
 from resnet_cli.errors import ResnetError
 from resnet_cli.networks.catalogue import ClassifierSpec
 from resnet_cli.networks.classifier import build_classifier, build_head
 from resnet_cli.networks.precision import has_gpu, multiply_exactly
-from resnet_cli.networks.weights import copy_weights, load_weights, save_weights
+from resnet_cli.networks.weights import copy_weights, divide_stored_logits, load_weights, save_weights
 
 _CONVERT = """
 import json, sys
@@ -68,6 +77,17 @@ def write_classifier(folder: Path, trained: keras.Model, spec: ClassifierSpec, b
         return error.message
     save(model, folder / "model.xml")
     return ""
+
+
+def calibrate(folder: Path, temperature: float) -> None:
+    """Divide the logits of the classifier in a folder by a temperature, in the weights and in model.xml if there is one.
+
+    Raises:
+        ResnetError: the folder cannot be written.
+    """
+    divide_stored_logits(folder / "model.weights.h5", temperature)
+    if (folder / "model.xml").exists():
+        divide_logits(folder / "model.xml", temperature)
 
 
 def _joined(backbone: Any, spec: ClassifierSpec, trained: keras.Model) -> Any | None:

@@ -170,8 +170,26 @@ def logits_of_features(path: Path) -> Any:
     """The head of a classifier's model.xml without its softmax: pooled features, float32 (N, D), to logits (N, classes)."""
     openvino = import_openvino()
     head = behind_pooling(path)
-    softmax = [op for op in head.get_ordered_ops() if op.get_type_name() == "Softmax"][-1]
-    return openvino.Model([softmax.input_value(0)], head.get_parameters())
+    return openvino.Model([_softmax(head).input_value(0)], head.get_parameters())
+
+
+def _softmax(model: Any) -> Any:
+    return [op for op in model.get_ordered_ops() if op.get_type_name() == "Softmax"][-1]
+
+
+def divide_logits(path: Path, temperature: float) -> None:
+    """Divide the logits of a classifier's model.xml by a temperature; the file is replaced.
+
+    Raises:
+        ResnetError: the folder cannot be written.
+    """
+    openvino = import_openvino()
+    model = openvino.Core().read_model(path)
+    softmax = _softmax(model)
+    factor = openvino.opset13.constant(np.float32(1 / temperature))
+    cooled = openvino.opset13.multiply(softmax.input_value(0), factor)
+    softmax.input(0).replace_source_output(cooled.output(0))
+    save(model, path)
 
 
 def save(model: Any, path: Path) -> None:

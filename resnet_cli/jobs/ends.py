@@ -21,6 +21,7 @@ from resnet_cli.engines import EngineName
 from resnet_cli.engines.base import Outputs
 from resnet_cli.engines.frozen import write_classifier
 from resnet_cli.errors import ResnetError
+from resnet_cli.inference.calibration import Calibration
 from resnet_cli.jobs.evaluate import Measured, measure_splits
 from resnet_cli.jobs.record import split_rows, warn_of_left_out
 from resnet_cli.jobs.start import begun_with, remember
@@ -191,8 +192,8 @@ def write_trained(
     untrained: Untrained = Untrained(),
     *,
     label_smoothing: float,
-) -> dict[str, Measured]:
-    """Write a trained network, its curves and splits, and evaluate it on the held-out images.
+) -> tuple[dict[str, Measured], Calibration | None]:
+    """Write a trained network, its curves and splits; calibrate it, and evaluate it on the held-out images.
 
     Args:
         folder: the run folder, with its metrics.jsonl.
@@ -206,7 +207,7 @@ def write_trained(
         label_smoothing: label smoothing of the training loss in the curves.
 
     Returns:
-        Metrics of "val", and of "test" if there is one.
+        Metrics of "val", and of "test" if there is one; the calibration, None for images without labels.
     """
     if reason := write_classifier(folder, model, spec, untrained.backbone):
         progress.warn(f"{reason}; Keras predicts from the weights, which is slower")
@@ -214,7 +215,7 @@ def write_trained(
     write_metrics_csv(folder)
     draw_curves(folder / "metrics.jsonl", folder / "curves.png", f"{dataset.name}-{spec.network.name}", label_smoothing)
     write_splits(folder, split_rows(dataset))
-    measured = measure_splits(folder, spec, dataset, geometry, progress, engine, untrained.pooled)
+    measured, fitted = measure_splits(folder, spec, dataset, geometry, progress, engine, untrained.pooled)
     for each in measured.values():
         warn_of_left_out(each.rows.left_out, progress)
-    return measured
+    return measured, fitted

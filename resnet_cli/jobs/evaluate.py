@@ -16,6 +16,7 @@ from resnet_cli.data.scoring import Scored, SplitName
 from resnet_cli.engines import EngineName
 from resnet_cli.engines.base import Outputs
 from resnet_cli.errors import ResnetError
+from resnet_cli.inference.calibration import Calibration, calibration, fit_temperature, tempered
 from resnet_cli.inference.classify import Classified, classify
 from resnet_cli.inference.metrics import Evaluation, losses, measure, precision_recall, reliability
 from resnet_cli.inference.scoring import (
@@ -245,13 +246,19 @@ def measure_splits(
     progress: Progress,
     engine: EngineName,
     pooled: Iterable[Outputs] | None,
-) -> dict[str, Measured]:
-    """Evaluate a run before it is finished: on "val", whose features may be known as `pooled`, and on "test" if there is one;
-    only once if both are the same images.
+) -> tuple[dict[str, Measured], Calibration | None]:
+    """Calibrate and evaluate a run before it is finished.
+
+    Returns:
+        Metrics of "val", whose features may be known as `pooled`, and of "test" if there is one, with calibrated probabilities;
+        the same images, as with --val-split 0, are evaluated once. The calibration; None for images without labels.
     """
     rebuild = partial(read_weights, folder / "model.weights.h5", spec)
     classifier = Ready(str(folder), folder / "model.xml", dataset.classes, geometry, rebuild)
-    from resnet_cli.engines.frozen import measuring_engine  # imports Keras, which a training process has already done
+    from resnet_cli.engines.frozen import (
+        calibrate,
+        measuring_engine,
+    )  # imports Keras, which a training process has already done
 
     engine = measuring_engine(engine)
 
@@ -259,10 +266,18 @@ def measure_splits(
         scored = Scored(dataset.name, split, dataset.classes, dataset.splits[split], (), dataset.root)
         return measure_together([classifier], scored, 1, progress, engine, known)
 
+    first = measured("test" if dataset.is_validated_by_test else "val", pooled)
+    fitted = None
+    if dataset.labelled:
+        rows = first.rows
+        temperature = fit_temperature(rows.probabilities, rows.labels)
+        calibrate(folder, temperature)
+        rows = replace(rows, probabilities=tempered(rows.probabilities, temperature))
+        after = replace(first, rows=rows, figures=measure(rows.probabilities, rows.labels, dataset.classes))
+        fitted, first = calibration(temperature, first.figures, after.figures), after
     if dataset.is_validated_by_test:
-        return dict.fromkeys(("val", "test"), measured("test", pooled))
-    validation = {"val": measured("val", pooled)}
-    return {**validation, "test": measured("test", None)} if "test" in dataset.splits else validation
+        return dict.fromkeys(("val", "test"), first), fitted
+    return {"val": first, **({"test": measured("test", None)} if "test" in dataset.splits else {})}, fitted
 
 
 def write_measured(folder: Path, measured: Measured, run: Run, warnings: Sequence[str]) -> None:
@@ -282,6 +297,7 @@ def write_measured(folder: Path, measured: Measured, run: Run, warnings: Sequenc
         *([("teacher", record["teacher"]["name"])] if "teacher" in record else []),
         ("data", f"{measured.scored.root} ({measured.scored.split})"),
         *([("trained on", trained_on)] if trained_on != str(measured.scored.root.resolve()) else []),
+        *([("temperature", _temperature(record["calibration"]))] if "calibration" in record else []),
         *([("command", record["command"])] if record["command"] else []),
         ("versions", ", ".join(f"{name} {version}" for name, version in record["versions"].items())),
     ]
@@ -343,6 +359,13 @@ def _shown(measured: Measured, places: Sequence[int]) -> list[Shown]:
         guess = int(own.argmax())
         shown.append(Shown(rows.samples[i].path, classes[true], classes[guess], float(own[guess]), float(own[true])))
     return shown
+
+
+def _temperature(fitted: dict[str, Any]) -> str:
+    return (
+        f"{fitted['temperature']:.3f}, fitted on {fitted['images']} validation images: their calibration error went from"
+        f" {fitted['ece_before']:.3f} to {fitted['ece_after']:.3f}"
+    )
 
 
 def _trained_on(record: dict[str, Any]) -> str:

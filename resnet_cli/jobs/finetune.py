@@ -68,13 +68,17 @@ def run_finetune(plan: FinetunePlan, progress: Progress) -> dict[str, Any]:
     pooled = frozen.features[1].pieces() if result.kept == "head" and frozen.engine == "openvino" else None
     untrained = Untrained(pooled, frozen.backbone)
     where = (folder, model, spec, readable, plan.geometry, progress, config.engine, untrained)
-    measured = write_trained(*where, label_smoothing=config.label_smoothing)
+    measured, fitted = write_trained(*where, label_smoothing=config.label_smoothing)
     seconds = earlier + time.perf_counter() - plan.began
     record = run_record(command, asdict(config), dataset, spec, plan.geometry, source, precision)
     odd = warn_of_figures(Run(folder, record), readable, result.best.best, measured, progress)
     figures = result_record(folder, network.name, source.kind, seconds, result.best, measured, progress.warnings)
     summary = {**figures, **result.to_json(), "views": frozen.views, "figure_warnings": odd}
-    record |= {"engine": f"{frozen.engine} {frozen.precision}", "results": summary}
+    record |= {
+        "engine": f"{frozen.engine} {frozen.precision}",
+        "results": summary,
+        **({"calibration": fitted.to_json()} if fitted else {}),
+    }
     write_measured(folder, list(measured.values())[-1], Run(folder, record), progress.warnings)
     finish_run(folder, record)
     return summary

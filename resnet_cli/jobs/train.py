@@ -88,7 +88,7 @@ def run_training(plan: TrainPlan, progress: Progress) -> dict[str, Any]:
         progress.line(limit.outcome())
     readable = as_read(setup.dataset, *setup.images)
     where = (folder, setup.model, spec, readable, setup.geometry, progress, plan.engine)
-    measured = write_trained(*where, label_smoothing=config.label_smoothing)
+    measured, fitted = write_trained(*where, label_smoothing=config.label_smoothing)
     seconds = earlier + time.perf_counter() - plan.began
     configuration = {"recipe": request.recipe, **asdict(config)}
     record = run_record(command, configuration, setup.dataset, spec, setup.geometry, plan.source, setup.precision)
@@ -104,7 +104,7 @@ def run_training(plan: TrainPlan, progress: Progress) -> dict[str, Any]:
     figures = result_record(folder, spec.network.name, plan.source.kind, seconds, result, measured, warnings)
     summary = {**figures, "figure_warnings": odd}
     headline = list(measured.values())[-1]
-    record |= {"engine": headline.engine, "results": summary}
+    record |= {"engine": headline.engine, "results": summary, **({"calibration": fitted.to_json()} if fitted else {})}
     write_measured(folder, headline, Run(folder, record), warnings)
     finish_run(folder, record)
     return summary

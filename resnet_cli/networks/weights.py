@@ -77,6 +77,21 @@ def load_weights(model: keras.Model, path: Path, leave: Iterable[str] = ()) -> N
         raise ResnetError(f"the weights {path} cannot be read: {error}", "the file is damaged: copy it again") from error
 
 
+def divide_stored_logits(path: Path, temperature: float) -> None:
+    """Divide the logits of a stored classifier by a temperature: weights and bias of its last layer.
+
+    Args:
+        path: a file that `save_weights` wrote; it is replaced, whole.
+        temperature: above 0.
+    """
+    buffer = io.BytesIO()
+    with h5py.File(path, "r") as source, h5py.File(buffer, "w") as file:
+        for name, item in datasets(source).items():
+            values = np.asarray(item)
+            file.create_dataset(name, data=(values / temperature).astype(values.dtype) if _layer(name) == "logits" else values)
+    write_bytes(path, buffer.getbuffer())
+
+
 def _require_no_more(path: Path, surplus: list[str]) -> None:
     """Refuse a file with more variables than the model: it belongs to another network."""
     if any(_layer(name) == PIXEL_MEAN for name in surplus):

@@ -1,0 +1,110 @@
+"""Calibration: probabilities that mean what they say, and thresholds below which an answer is better left open.
+
+In: probabilities on held-out images, and their classes. Out: a temperature (Guo et al. 2017, section 4.2), which changes no
+prediction; accuracy against the share of images that are answered.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+
+from resnet_cli.inference.metrics import Evaluation, losses
+
+_LEAST = 1e-30  # smallest probability whose logarithm is taken
+_SPREAD = 0.5  # standard deviation of the prior of log T: a few images, all right, do not make the network certain
+_RANGE = (0.05, 20.0)
+
+
+def fit_temperature(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """The temperature T with the lowest loss of softmax(logits / T), with a weak prior that keeps it near 1 on few images.
+
+    Args:
+        probabilities: of validation images (N, classes), at temperature 1.
+        labels: true class indices (N,).
+
+    Returns:
+        T: over 1 for a network that is too certain, under 1 for one that is not certain enough.
+    """
+
+    def cost(log_t: float) -> float:
+        return float(losses(tempered(probabilities, np.exp(log_t)), labels).sum()) + log_t**2 / (2 * _SPREAD**2)
+
+    found = minimize_scalar(cost, bounds=tuple(np.log(_RANGE)), method="bounded", options={"xatol": 1e-4})
+    return float(np.exp(found.x))
+
+
+def tempered(probabilities: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:
+    """softmax(logits / T) from softmax(logits): (N, classes), rows sum to 1."""
+    logits = np.log(np.maximum(probabilities.astype(np.float64), _LEAST)) / temperature
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return np.asarray(powers / powers.sum(1, keepdims=True), np.float32)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A fitted temperature, and what it did on the validation images.
+
+    Attributes:
+        temperature: the logits are divided by it.
+        images: validation images it was fitted on.
+        ece, loss: expected calibration error, 0..1, and cross-entropy, nats: before and after.
+    """
+
+    temperature: float
+    images: int
+    ece: tuple[float, float]
+    loss: tuple[float, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Its entry in run.json."""
+        (ece, ece_after), (loss, loss_after) = self.ece, self.loss
+        figures = {"ece_before": ece, "ece_after": ece_after, "loss_before": loss, "loss_after": loss_after}
+        return {"temperature": self.temperature, "images": self.images, **figures}
+
+
+def calibration(temperature: float, before: Evaluation, after: Evaluation) -> Calibration:
+    """What a temperature did on the images it was fitted on."""
+    return Calibration(temperature, before.count, (before.ece, after.ece), (before.loss, after.loss))
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Accuracy where only certain predictions are answered; shares, 0..1.
+
+    Attributes:
+        threshold: probability of the predicted class from which an image is answered.
+        answered: share of the images that are.
+        accuracy: of the answered images.
+    """
+
+    threshold: float
+    answered: float
+    accuracy: float
+
+
+def coverage(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[Coverage, ...]:
+    """Accuracy against the share of answered images, for every threshold that changes it, from all images to the most certain.
+
+    Args:
+        probabilities: (N, classes).
+        labels: true class indices (N,).
+    """
+    confidence = probabilities.max(1)
+    order = np.argsort(-confidence, kind="stable")
+    right = np.cumsum(probabilities.argmax(1)[order] == labels[order])
+    ranked = confidence[order]
+    last = np.flatnonzero(np.append(ranked[1:] < ranked[:-1], True))[::-1]  # images of equal confidence are answered together
+    return tuple(Coverage(float(ranked[i]), (i + 1) / len(order), float(right[i] / (i + 1))) for i in last)
+
+
+def threshold_for(wanted: float, points: tuple[Coverage, ...]) -> Coverage | None:
+    """The threshold that answers most images at this accuracy or a higher one; None if there is none.
+
+    Args:
+        wanted: accuracy, 0..1.
+        points: from `coverage`.
+    """
+    return next((point for point in points if point.accuracy >= wanted), None)
