@@ -18,7 +18,7 @@ class Line:
     """One line of a plot.
 
     Attributes:
-        points: (x, y), at least one; a single one is drawn as a dot.
+        points: (x, y), at least one; a single one is drawn as a dot, hollow if the line is dashed.
         tone: its colour, a class of the page's style sheet, such as "tone-0".
         dashed: whether it is dashed.
         dots: whether it has a dot at every point.
@@ -118,8 +118,9 @@ def _drawn(line: Line, places: Sequence[tuple[float, float]]) -> list[str]:
     way = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
     dashed = " dashed" if line.dashed else ""
     parts = [f'<path class="line {line.tone}{dashed}" d="M{way}"/>'] if len(places) > 1 else []
+    hollow = " hollow" if line.dashed else ""
     if line.dots or len(places) == 1:
-        parts += [f'<circle class="dot {line.tone}" cx="{x:.1f}" cy="{y:.1f}" r="{_DOT}"/>' for x, y in places]
+        parts += [f'<circle class="dot {line.tone}{hollow}" cx="{x:.1f}" cy="{y:.1f}" r="{_DOT}"/>' for x, y in places]
     return parts
 
 
