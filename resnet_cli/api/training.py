@@ -17,7 +17,7 @@ from resnet_cli.data import Resize
 from resnet_cli.errors import ResnetError
 from resnet_cli.jobs.environment import dataset_folder, tensorflow_import
 from resnet_cli.jobs.plan import plan_finetune, plan_training
-from resnet_cli.jobs.start import FinetuneRequest, TrainRequest, let_go
+from resnet_cli.jobs.start import FinetuneRequest, TrainRequest, let_go, require_folds_to_fit
 from resnet_cli.networks.catalogue import Shortcut, find_network
 from resnet_cli.progress import Interruptible, Progress
 from resnet_cli.training.config import (
@@ -49,6 +49,7 @@ def finetune(
     time_limit: str | float | None = None,
     val_split: float | None = None,
     seed: int | None = None,
+    folds: int | None = None,
     settings: Mapping[str, Any] | None = None,
     output: PathLike | None = None,
     force: bool = False,
@@ -65,6 +66,7 @@ def finetune(
         recipe: name or TOML file of a recipe; see docs/recipes.md.
         unfreeze, epochs, batch_size, learning_rate, val_split, seed: keys of the recipe; None keeps the recipe's value.
         time_limit: limit of both phases, such as "10m", or in seconds; views and epochs are chosen to fit.
+        folds: also cross-validate the head on so many folds, 2 to 20; see docs/small-sets.md.
         settings: any other keys of the recipe by name, such as {"dropout": 0.3}.
         progress: True shows it, False hides it, an object of the `Progress` protocol receives it.
 
@@ -76,6 +78,7 @@ def finetune(
     """
     asked = dict(locals())
     config = _finetune_config(asked)
+    require_folds_to_fit(folds, None, config.time_limit)
     with _training(progress) as shown:
         plan = plan_finetune(_finetune_request(asked, shown), config, shown)
         with tensorflow_import():
@@ -210,7 +213,16 @@ def _finetune_request(asked: Mapping[str, Any], progress: Progress) -> FinetuneR
         lr_find=None,
         tensorboard=False,
         command=_spelled(finetune, asked),
+        folds=_folds(asked["folds"]),
     )
+
+
+def _folds(folds: int | None) -> int | None:
+    if folds is None:
+        return None
+    if not isinstance(folds, numbers.Integral) or isinstance(folds, bool) or not 2 <= folds <= 20:
+        raise ResnetError(f"folds={folds!r} is not a number of folds", "give a whole number from 2 to 20")
+    return int(folds)
 
 
 def _train_request(asked: Mapping[str, Any], progress: Progress) -> TrainRequest:

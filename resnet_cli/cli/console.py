@@ -251,6 +251,8 @@ def _print_result(result: dict[str, Any]) -> None:
         f"[bold]{kind_of(split)} accuracy {headline['top1']:.1%}[/]"
         f"  (95 % interval {low:.1%} to {high:.1%}, {headline['count']} images)"
     )
+    if "folds" in result:
+        _print_folds(result["folds"])
     if "test" in result and result["test"] != result["val"]:
         out.print(f"validation accuracy {result['val']['top1']:.1%} ({result['val']['count']} images)")
     kept = f"epoch {result['best_epoch']} of {result['epochs']}"
@@ -272,6 +274,20 @@ def _print_result(result: dict[str, Any]) -> None:
     out.print(
         f"next: [bold]resnet predict image.jpg --run {escape(run)}[/]\n      [bold]resnet evaluate --run {escape(run)}[/]"
     )
+
+
+def _print_folds(found: dict[str, Any]) -> None:
+    """Print the result of a cross-validation."""
+    table = Table("fold", "images", "accuracy")
+    for each in found["folds"]:
+        table.add_row(str(each["fold"]), str(each["count"]), f"{each['top1']:.1%}")
+    out.print(table)
+    low, high = found["top1_interval"]
+    out.print(
+        f"cross-validated accuracy {found['mean']:.1%}, standard deviation over folds {found['sd']:.1%}"
+        f"  (all {found['count']} images: {found['top1']:.1%}, 95 % interval {low:.1%} to {high:.1%})"
+    )
+    out.print("cross-validated: the head on frozen features; fine-tuning is not repeated for each fold")
 
 
 def _print_search(result: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from resnet_cli.cli.console import print_training
 from resnet_cli.cli.reporter import Reporter
 from resnet_cli.jobs.environment import dataset_folder, tensorflow_import
 from resnet_cli.jobs.plan import plan_finetune
-from resnet_cli.jobs.start import FinetuneRequest
+from resnet_cli.jobs.start import FinetuneRequest, require_folds_to_fit
 from resnet_cli.networks.catalogue import find_network
 from resnet_cli.training.config import FinetuneConfig, based_on, make_finetune_config, parse_duration
 from resnet_cli.training.tensorboard import require_tensorboard
@@ -22,6 +22,7 @@ def finetune(
     dataset: o.Dataset = None,
     resize: o.ResizeName = "crop",
     val_split: o.FinetuneValSplit = None,
+    folds: o.Folds = None,
     strict: o.Strict = False,
     arch: o.FinetuneArch = "auto",
     weights: o.FinetuneWeights = "auto",
@@ -61,6 +62,7 @@ def finetune(
         raise typer.BadParameter(o.NO_DATASET, param_hint="DATASET")
     if lr_find and config.unfreeze == "none":
         raise typer.BadParameter("--lr-find is about the fine-tuning phase, which unfreeze none skips: leave it out")
+    require_folds_to_fit(folds, lr_find, config.time_limit)
     if tensorboard:
         require_tensorboard()
     if arch != "auto":

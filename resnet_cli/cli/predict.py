@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -24,6 +25,16 @@ def predict(
     views: Views = "1",
     engine: Engine = "auto",
     top: Annotated[int, typer.Option(min=1, help="Number of most probable classes to print.")] = 5,
+    threshold: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="Below this probability, 0..1, the answer is unsure; `evaluate --coverage` suggests one."
+        ),
+    ] = 0.0,
+    explain: Annotated[
+        Path | None,
+        typer.Option(help="Folder for a heat map of each image: where the predicted class is seen.", show_default=False),
+    ] = None,
     json: Json = False,
     null: Annotated[bool, typer.Option("--null", "-0", help="Paths on stdin end with NUL, as after find -print0.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print the result as CSV.")] = False,
@@ -39,7 +50,7 @@ def predict(
         raise typer.BadParameter("- stands for paths on stdin, which is closed")
     from resnet_cli.jobs.predict import PredictRequest, run_prediction
 
-    request = PredictRequest(images, run or (), int(views), engine, top)
+    request = PredictRequest(images, run or (), int(views), engine, top, threshold, explain)
     names, results = run_prediction(request, listed_paths(stdin, null), Reporter(quiet))
     runs = list(map(path_text, names))
     show = partial(_show_json, runs) if json else partial(_show_csv, runs) if csv else _show_text
@@ -57,6 +68,8 @@ def _show_json(runs: Sequence[str], results: "Iterable[Prediction]") -> int:
             "path": path_text(result.name),
             "error": result.error and path_text(result.error),
             "predictions": [{"class": name, "probability": probability} for name, probability in result.top],
+            "unsure": result.unsure,
+            **({"explanation": path_text(result.explanation)} if result.explanation else {}),
             "runs": runs,
         }
         sys.stdout.write(("[\n" if first else ",\n") + console.json_text(row))
@@ -74,13 +87,13 @@ def _show_csv(runs: Sequence[str], results: "Iterable[Prediction]") -> int:
         sys.stdout.write(csv_line(row))
 
     answered = ";".join(runs)
-    write("path", "rank", "class", "probability", "error", "runs")
+    write("path", "rank", "class", "probability", "error", "runs", "unsure")
     for result in results:
         if result.error is not None:
             failed += 1
-            write(path_text(result.name), "", "", "", path_text(result.error), answered)
+            write(path_text(result.name), "", "", "", path_text(result.error), answered, "")
         for rank, (name, probability) in enumerate(result.top, 1):
-            write(path_text(result.name), rank, name, f"{probability:.6f}", "", answered)
+            write(path_text(result.name), rank, name, f"{probability:.6f}", "", answered, str(result.unsure).lower())
         sys.stdout.flush()
     return failed
 
@@ -93,8 +106,10 @@ def _show_text(results: "Iterable[Prediction]") -> int:
             failed += 1
             console.print_error(result.error, "")
             continue
-        console.out.print(f"[bold]{console.escape(result.name)}[/]")
+        console.out.print(f"[bold]{console.escape(result.name)}[/]{'  unsure' if result.unsure else ''}")
         for name, probability in result.top:
             bar = "█" * round(probability * 20)
             console.out.print(f"  {probability:7.2%}  {console.escape(name)}  [dim]{bar}[/]")
+        if result.explanation:
+            console.out.print(f"  heat map: {console.escape(str(result.explanation))}")
     return failed

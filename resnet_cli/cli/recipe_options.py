@@ -87,6 +87,17 @@ ResizeName = Annotated[
     _option(DATA, "How an image becomes a square: crop its middle, pad it with grey bars, or squash it."),
 ]
 TrainValSplit = Annotated[float | None, _of_key(TrainConfig, "val_split", DATA)]
+Folds = Annotated[
+    int | None,
+    _option(
+        DATA,
+        "Also cross-validate the head on so many stratified folds of the training and validation images.  \\[default: none]",
+        "--folds",
+        min=2,
+        max=20,
+        show_default=False,
+    ),
+]
 FinetuneValSplit = Annotated[float | None, _of_key(FinetuneConfig, "val_split", DATA)]
 
 _ARCH = "Network; `resnet models` lists them."

@@ -147,12 +147,16 @@ class Prediction:
         path: its file; None for an image in memory.
         error: why the image could not be classified; None if it was.
         top: the most probable classes and their probabilities, 0..1, best first; empty if there is an error.
+        unsure: whether the most probable class is below the requested threshold.
+        explanation: the written class-activation map; None without one.
     """
 
     name: str
     path: Path | None
     error: str | None
     top: tuple[tuple[str, float], ...]
+    unsure: bool = False
+    explanation: Path | None = None
 
     @property
     def label(self) -> str:
@@ -180,7 +184,12 @@ class Prediction:
 
 
 def predict(
-    images: Iterable[Path | InMemory | Pause], members: Sequence[Member], names: Sequence[str], top: int, views: int
+    images: Iterable[Path | InMemory | Pause],
+    members: Sequence[Member],
+    names: Sequence[str],
+    top: int,
+    views: int,
+    threshold: float = 0.0,
 ) -> Iterator[Prediction]:
     """Predict images.
 
@@ -190,6 +199,7 @@ def predict(
         names: class names in their common order.
         top: number of most probable classes to return.
         views: views of each image: 1, 2 or 10.
+        threshold: probability, 0..1, below which a prediction is marked as unsure.
 
     Example:
         >>> from resnet_cli.data.decode import in_memory, run_geometry
@@ -210,7 +220,8 @@ def predict(
             yield Prediction(name, path, result.error, ())
             continue
         best = np.argsort(-result.probabilities, kind="stable")[:top]
-        yield Prediction(name, path, None, tuple((names[i], float(result.probabilities[i])) for i in best))
+        found = tuple((names[i], float(result.probabilities[i])) for i in best)
+        yield Prediction(name, path, None, found, unsure=found[0][1] < threshold)
 
 
 _KEPT = 0.875  # share of the side that a crop keeps: 224 of 256 pixels

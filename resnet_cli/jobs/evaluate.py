@@ -298,6 +298,7 @@ def write_measured(folder: Path, measured: Measured, run: Run, warnings: Sequenc
         ("data", f"{measured.scored.root} ({measured.scored.split})"),
         *([("trained on", trained_on)] if trained_on != str(measured.scored.root.resolve()) else []),
         *([("temperature", _temperature(record["calibration"]))] if "calibration" in record else []),
+        *([("cross-validation", _cross_validation(found))] if (found := record.get("results", {}).get("folds")) else []),
         *([("command", record["command"])] if record["command"] else []),
         ("versions", ", ".join(f"{name} {version}" for name, version in record["versions"].items())),
     ]
@@ -377,6 +378,12 @@ def _network(record: dict[str, Any]) -> str:
     exported = record.get("export")
     form = f", exported as {exported['format']} in {exported['precision']}" if exported else ""
     return f"{record['network']['name']}, {record['image_size']} pixels{form}"
+
+
+def _cross_validation(found: dict[str, Any]) -> str:
+    shares = ", ".join(f"{each['top1']:.1%}" for each in found["folds"])
+    how = f"standard deviation {found['sd']:.1%} over {len(found['folds'])} folds: {shares}"
+    return f"head on frozen features, accuracy {found['mean']:.1%}, {how}"
 
 
 def _weights(record: dict[str, Any]) -> str:

@@ -29,6 +29,7 @@ from resnet_cli.progress import Progress
 from resnet_cli.runs.folder import Run, drop_checkpoint, finish_run
 from resnet_cli.training.config import FinetuneConfig
 from resnet_cli.transfer.features import Material, augmentation_of
+from resnet_cli.transfer.folds import cross_validate
 from resnet_cli.transfer.phases import run_frozen, transfer
 
 
@@ -49,9 +50,10 @@ def run_finetune(plan: FinetunePlan, progress: Progress) -> dict[str, Any]:
     kept = kept_in_cache("features") if config.cache else None
     room = None if config.cache_limit is None else int(config.cache_limit * 1e9)
     how = augmentation_of(config, plan.geometry.resize)
-    material = Material(spec, plan.geometry, how, training, held_out, folder, kept, room, request.tensorboard)
+    material = Material(spec, plan.geometry, how, training, held_out, folder, kept, room, request.tensorboard, plan.folds)
     frozen = run_frozen(model, material, config, progress)
     warn_of_left_out(frozen.left_out, progress)
+    folds = cross_validate(frozen.pool, spec, config, folder, request.resume, progress).to_json() if frozen.pool else None
     only_search = request.lr_find == "plot"
     choose_rate = search_once(folder, config.learning_rate, only_search, progress) if request.lr_find else None
     result = transfer(model, frozen, config, progress, request.resume, choose_rate)
@@ -74,6 +76,7 @@ def run_finetune(plan: FinetunePlan, progress: Progress) -> dict[str, Any]:
     odd = warn_of_figures(Run(folder, record), readable, result.best.best, measured, progress)
     figures = result_record(folder, network.name, source.kind, seconds, result.best, measured, progress.warnings)
     summary = {**figures, **result.to_json(), "views": frozen.views, "figure_warnings": odd}
+    summary |= {"folds": folds} if folds else {}
     record |= {
         "engine": f"{frozen.engine} {frozen.precision}",
         "results": summary,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from resnet_cli.data.dataset import Dataset, scan_dataset, scan_photos
 from resnet_cli.data.folders import folder_names, list_folder
 from resnet_cli.data.layout import some_names, split_of
-from resnet_cli.data.split import hold_out, hold_out_photos
+from resnet_cli.data.split import hold_out, hold_out_photos, stratified_folds
 from resnet_cli.engines import EngineName
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import at_home
@@ -226,6 +226,7 @@ class FinetunePlan:
         place: the run folder.
         chosen: settings that a resumed run must have begun with.
         began: `time.perf_counter` at the start of the command.
+        folds: the fold of each image by path, for `--folds`; None without.
     """
 
     request: FinetuneRequest
@@ -237,6 +238,7 @@ class FinetunePlan:
     place: Place
     chosen: dict[str, Any]
     began: float
+    folds: dict[Path, int] | None = None
 
 
 def plan_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Progress) -> FinetunePlan:
@@ -252,6 +254,7 @@ def plan_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pr
     share = config.share("test" in scanned.splits)
     dataset = hold_out(scanned, share, config.seed)
     tell_dataset(dataset, config.mirrors, progress)
+    folds = stratified_folds(dataset, request.folds, config.seed) if request.folds else None
     config = replace(config, engine=settled(config.engine, progress))
     network, source = choose_backbone(request.arch, _weights(request, dataset), progress)
     if config.unfreeze == "auto":
@@ -267,6 +270,7 @@ def plan_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pr
     spec = ClassifierSpec(network, len(dataset.classes), size, config.hidden, config.dropout)
     name = f"{dataset.name}-{network.name}{'-lr-find' if request.lr_find == 'plot' else ''}"
     options = {"arch": network.name, "image_size": size, "weights": source.sha256, "resize": request.resize}
+    options["folds"] = request.folds
     recipe = {name: value for name, value in asdict(config).items() if name not in _ANYTIME}
     chosen = {**recipe, **options, "lr_find": request.lr_find, "data": fingerprint(dataset)}
     place = place_of_run(name, request.output, request.force, chosen if request.resume else None, (request.weights,))
@@ -279,7 +283,7 @@ def plan_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pr
     from resnet_cli.data.decode import Geometry
 
     geometry = Geometry(size, request.resize, network.crop_fraction)
-    return FinetunePlan(request, replace(config, val_split=share), dataset, source, geometry, spec, place, chosen, began)
+    return FinetunePlan(request, replace(config, val_split=share), dataset, source, geometry, spec, place, chosen, began, folds)
 
 
 def _refuse_former_layout(folder: Path) -> None:

@@ -6,7 +6,7 @@ for this conversion, and for Keras as the engine.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from resnet_cli.errors import ResnetError
 from resnet_cli.export.formats import is_export
 from resnet_cli.files import write_text
 from resnet_cli.inference.classify import Member, Prediction, predict
-from resnet_cli.inference.explain import Explainable
+from resnet_cli.inference.explain import Explainable, explain, write_explanation
 from resnet_cli.jobs.environment import (
     cache_folder,
     gpu_is_likely,
@@ -49,6 +49,8 @@ class PredictRequest:
         views: views of each image to average: 1, 2 or 10.
         engine: engine of the forward passes.
         top: number of most probable classes to return.
+        threshold: probability, 0..1, below which a prediction is marked as unsure.
+        explain: folder of class-activation maps, which is created; None for no maps.
     """
 
     words: Sequence[str]
@@ -56,6 +58,8 @@ class PredictRequest:
     views: int = 1
     engine: EngineName = "auto"
     top: int = 5
+    threshold: float = 0.0
+    explain: Path | None = None
 
 
 def run_prediction(
@@ -80,8 +84,30 @@ def run_prediction(
     purpose: Purpose = "one" if is_one_file(request.words) else "many"
     members = load_members(classifiers, purpose, engine, progress)
     paths = image_paths(request.words, listed, progress)
-    predictions = predict(paths, members, classifiers[0].classes, request.top, request.views)
+    predictions = predict(paths, members, classifiers[0].classes, request.top, request.views, request.threshold)
+    if request.explain is not None:
+        predictions = _explained(predictions, classifiers, engine, request.explain, progress)
     return tuple(classifier.name for classifier in classifiers), predictions
+
+
+def _explained(
+    predictions: Iterable[Prediction], classifiers: "Sequence[Ready]", engine: EngineName, folder: Path, progress: Progress
+) -> Iterator[Prediction]:
+    """The predictions, each with a written map of the evidence for its most probable class."""
+    if len(classifiers) > 1:
+        raise ResnetError("--explain needs one run, and an ensemble answers here", "name one of them with --run")
+    classifier = explainable(classifiers[0], engine, progress)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResnetError(f"cannot write to {folder}: {error.strerror}", "choose another folder for --explain") from error
+
+    def explained(each: Prediction) -> Prediction:
+        if each.path is None or each.error is not None:
+            return each
+        return replace(each, explanation=write_explanation(folder, each.path, explain(classifier, each.path, each.label)))
+
+    return map(explained, predictions)
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,19 @@ class FinetuneRequest:
     lr_find: str | None
     tensorboard: bool
     command: str
+    folds: int | None = None
+
+
+def require_folds_to_fit(folds: int | None, lr_find: str | None, time_limit: float) -> None:
+    """Refuse a cross-validation where nothing is trained, or beside a time limit, whose plan does not include it.
+
+    Raises:
+        ResnetError: there are both.
+    """
+    if folds and lr_find == "plot":
+        raise ResnetError("--lr-find plot trains nothing, so there is nothing to cross-validate", "leave --folds out")
+    if folds and time_limit:
+        raise ResnetError("--time-limit does not plan the heads of --folds", "leave one of them out")
 
 
 try:
