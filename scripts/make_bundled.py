@@ -35,7 +35,7 @@ from resnet_cli.engines.frozen import read_classifier
 from resnet_cli.engines.openvino import convert, save
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import digest
-from resnet_cli.jobs.evaluate import Measured, measure_together
+from resnet_cli.jobs.measure import Measured, measure_together
 from resnet_cli.jobs.predict import Ready
 from resnet_cli.networks.catalogue import spec_from_record
 from resnet_cli.progress import Silent

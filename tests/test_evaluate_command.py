@@ -430,3 +430,58 @@ def test_the_newest_complete_run_is_taken(
     (tmp_path / "runs" / "unfinished" / "checkpoint").mkdir(parents=True)
     run_folder.rename(tmp_path / "runs" / "finished")
     assert evaluated(run_cli)["run"] == "runs/finished"
+
+
+def test_the_report_goes_where_it_is_wanted_and_no_stale_one_stays(run_folder: Path, run_cli: RunCli, tmp_path: Path) -> None:
+    assert evaluated(run_cli, "--run", run_folder)["report"] == str(run_folder / "report.html")
+    elsewhere = tmp_path / "page.html"
+    for _ in range(2):  # an earlier report is replaced
+        assert evaluated(run_cli, "--run", run_folder, "--report", elsewhere)["report"] == str(elsewhere)
+    assert "top-1 accuracy on" in elsewhere.read_text() and not (run_folder / "report.html").exists()
+    assert evaluated(run_cli, "--run", run_folder)["report"] and (run_folder / "report.html").exists()
+    assert evaluated(run_cli, "--run", run_folder, "--no-report")["report"] is None
+    assert not (run_folder / "report.html").exists() and (run_folder / "predictions.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [("notes.html", "notes.html exists and is no report of this program"), ("page.txt", "page.txt is no .html file")],
+)
+def test_a_report_replaces_no_other_file(name: str, sentence: str, run_folder: Path, run_cli: RunCli, tmp_path: Path) -> None:
+    (tmp_path / "notes.html").write_text("my notes")
+    result = run_cli("evaluate", "--run", run_folder, "--report", tmp_path / name)
+    assert result.exit_code == 1 and sentence in result.stderr
+    assert (tmp_path / "notes.html").read_text() == "my notes" and not (tmp_path / "page.txt").exists()
+
+
+def test_the_worst_mistakes_have_heat_maps_in_the_report(run_folder: Path, run_cli: RunCli) -> None:
+    wrong = round((1 - evaluated(run_cli, "--run", run_folder)["top1"]) * evaluated(run_cli, "--run", run_folder)["count"])
+    assert 2 <= wrong <= 24
+    for wanted in (24, 1, 0):
+        evaluated(run_cli, "--run", run_folder, "--explain", wanted)
+        page = (run_folder / "report.html").read_text()
+        assert page.count('class="heat"') == min(wanted, wrong)
+        assert ("heat maps" in page) == bool(wanted)
+
+
+def test_coverage_suggests_thresholds_that_predict_takes(finetuned_run: Finetuned, run_folder: Path, run_cli: RunCli) -> None:
+    document = evaluated(run_cli, "--run", run_folder, "--coverage")
+    assert document["coverage"]["points"][0] | {"threshold": None} == {
+        "threshold": None,
+        "answered": 1.0,
+        "accuracy": document["top1"],
+    }
+    rows = rows_of(run_folder / "predictions.csv")
+    confidence = np.array([float(row["probability"]) for row in rows])
+    right = np.array([row["true"] == row["predicted"] for row in rows])
+    for point in document["coverage"]["points"]:
+        answered = confidence >= point["threshold"] - 1e-6
+        assert answered.mean() == pytest.approx(point["answered"])
+        assert right[answered].mean() == pytest.approx(point["accuracy"])
+    (best, *_) = [each for each in document["coverage"]["wanted"] if each["point"]]
+    printed = run_cli("evaluate", "--run", run_folder, "--coverage").stdout
+    threshold = f"{best['point']['threshold']:.3f}"
+    assert f"{best['accuracy']:.0%} right: predict --threshold {threshold}" in printed
+    found = run_cli("predict", *[row["path"] for row in rows], "--run", run_folder, "--threshold", threshold, "--json")
+    unsure = np.array([each["unsure"] for each in json.loads(found.stdout)])
+    assert abs((~unsure).mean() - best["point"]["answered"]) <= 2 / len(rows)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Finetuned, MakeDataset, MakeImage, RunCli
+from PIL import Image
 
 from resnet_cli.data.decode import Geometry, decode_square
 from resnet_cli.engines.frozen import read_classifier
@@ -38,7 +39,7 @@ def predicted(run_cli: RunCli, finetuned_run: Finetuned, *arguments: object, std
 
 def test_the_most_probable_classes_come_first(finetuned_run: Finetuned, run_cli: RunCli, album: Path) -> None:
     (row,) = predicted(run_cli, finetuned_run, album / "apple" / "080.png")
-    assert list(row) == ["path", "error", "predictions", "runs"]
+    assert list(row) == ["path", "error", "predictions", "unsure", "runs"]
     assert row["runs"] == [str(finetuned_run.folder)]
     assert (row["path"], row["error"]) == (str(album / "apple" / "080.png"), None)
     assert len(row["predictions"]) == 5
@@ -156,7 +157,7 @@ def test_folders_that_a_pattern_fits_are_listed_as_if_the_shell_had_named_them(
 def test_csv_has_a_line_for_every_image_and_class(finetuned_run: Finetuned, run_cli: RunCli, album: Path) -> None:
     result = run_cli("predict", album / "apple", "--run", finetuned_run.folder, "--csv", "--top", 2)
     rows = list(csv.DictReader(io.StringIO(result.stdout)))
-    assert list(rows[0]) == ["path", "rank", "class", "probability", "error", "runs"]
+    assert list(rows[0]) == ["path", "rank", "class", "probability", "error", "runs", "unsure"]
     assert {row["runs"] for row in rows} == {str(finetuned_run.folder)}
     assert [(row["path"], row["rank"]) for row in rows] == [
         (f"{album}/apple/{number:03d}.png", str(rank)) for number in (80, 81, 82) for rank in (1, 2)
@@ -225,3 +226,39 @@ def test_a_named_run_that_is_not_there_is_not_replaced_by_another(run_cli: RunCl
     result = run_cli("predict", album, "--run", tmp_path / "nowhere")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith(f"error: there is no run folder {tmp_path / 'nowhere'}\n")
+
+
+def test_a_heat_map_is_written_for_every_image_that_can_be_read(
+    finetuned_run: Finetuned, run_cli: RunCli, album: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    maps = tmp_path / "maps"
+    names = [album / "apple" / "080.png", tmp_path / "broken.jpg", album / "apple" / "081.png"]
+    result = run_cli("predict", *names, "--run", finetuned_run.folder, "--explain", maps, "--json")
+    rows = json.loads(result.stdout)
+    assert result.exit_code == 1
+    assert [row.get("explanation") for row in rows] == [
+        str(maps / f"080-{rows[0]['predictions'][0]['class']}.jpg"),
+        None,
+        str(maps / f"081-{rows[2]['predictions'][0]['class']}.jpg"),
+    ]
+    for place in (0, 2):
+        with Image.open(names[place]) as image, Image.open(rows[place]["explanation"]) as shown:
+            assert shown.size == image.size
+    assert "heat map:" in run_cli("predict", names[0], "--run", finetuned_run.folder, "--explain", maps).stdout
+
+
+def test_an_ensemble_is_not_explained(finetuned_run: Finetuned, run_cli: RunCli, album: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(finetuned_run.folder, tmp_path / "other")
+    result = run_cli("predict", album, "--run", finetuned_run.folder, "--run", other, "--explain", tmp_path / "maps")
+    assert result.exit_code == 1 and "--explain needs one run" in result.stderr and not (tmp_path / "maps").exists()
+
+
+def test_a_prediction_below_the_threshold_is_unsure(finetuned_run: Finetuned, run_cli: RunCli, album: Path) -> None:
+    rows = predicted(run_cli, finetuned_run, album)
+    middle = sorted(row["predictions"][0]["probability"] for row in rows)[len(rows) // 2]
+    again = predicted(run_cli, finetuned_run, album, "--threshold", middle)
+    assert [row["unsure"] for row in again] == [row["predictions"][0]["probability"] < middle for row in rows]
+    assert not any(row["unsure"] for row in rows)
+    printed = run_cli("predict", album, "--run", finetuned_run.folder, "--threshold", middle).stdout
+    assert printed.count("  unsure\n") == sum(row["unsure"] for row in again)

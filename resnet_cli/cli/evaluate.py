@@ -14,6 +14,7 @@ from resnet_cli.data.scoring import SplitName
 if TYPE_CHECKING:
     from resnet_cli.inference.metrics import Evaluation
     from resnet_cli.jobs.evaluate import Evaluated
+    from resnet_cli.jobs.measure import Measured
 
 _MANY = 12  # most classes in a confusion table on the terminal
 
@@ -37,6 +38,16 @@ Output = Annotated[
 AllowChanged = Annotated[
     bool, typer.Option("--allow-changed", help="Score held-out images whose content has changed since training.")
 ]
+Explain = Annotated[
+    int, typer.Option(min=0, max=24, help="Worst mistakes of the report with a heat map: where the predicted class is seen.")
+]
+CoverageTable = Annotated[
+    bool, typer.Option("--coverage", help="Print accuracy against the share of images answered, and thresholds for `predict`.")
+]
+ReportFile = Annotated[
+    Path | None, typer.Option("--report", metavar="FILE", help="HTML report.  \\[default: report.html beside the CSV files]")
+]
+NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report.")]
 Strict = Annotated[bool, typer.Option("--strict", help="A damaged or changed image is an error.")]
 
 
@@ -50,6 +61,10 @@ def evaluate(
     output: Output = None,
     allow_changed: AllowChanged = False,
     strict: Strict = False,
+    coverage: CoverageTable = False,
+    explain: Explain = 24,
+    report: ReportFile = None,
+    no_report: NoReport = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -63,26 +78,50 @@ def evaluate(
     """
     if allow_changed and dataset is not None:
         raise typer.BadParameter("--allow-changed is for a run's held-out images: leave it out with a DATASET")
+    if no_report and report is not None:
+        raise typer.BadParameter("--report and --no-report exclude each other")
     from resnet_cli.jobs.evaluate import EvaluateRequest, run_evaluation
+    from resnet_cli.jobs.report import Page
 
-    where = (run or (), dataset, split, int(views), engine, output, allow_changed, strict)
+    page = Page(report, not no_report, explain)
+    where = (run or (), dataset, split, int(views), engine, output, allow_changed, strict, page)
     done = run_evaluation(EvaluateRequest(*where), Reporter(quiet or json))
     if json:
         console.print_json(done.to_json())
     else:
-        _print_result(done)
+        _print_result(done, coverage)
     top1 = done.measured.figures.top1
     if min_accuracy is not None and top1 < min_accuracy:
         console.print_error(f"top-1 accuracy {top1:.4f} is below --min-accuracy {min_accuracy:g}", "")
         raise typer.Exit(3)
 
 
-def _print_result(done: "Evaluated") -> None:
+def _print_result(done: "Evaluated", with_coverage: bool) -> None:
     measured, runs = done.measured, len(done.runs)
     together = f", ensemble of {runs} runs" if runs > 1 else ""
     crops = f", {measured.views} views" if measured.views > 1 else ""
     _print_tables(measured.figures, f"{measured.scored.name}, {measured.scored.split}{together}{crops}")
-    console.out.print(f"report: {console.escape(str(done.folder / 'report.html'))}; worst images first: predictions.csv")
+    if with_coverage:
+        _print_coverage(measured)
+    report = f"report: {console.escape(str(done.report))}; " if done.report else ""
+    console.out.print(f"{report}worst images first: {console.escape(str(done.folder / 'predictions.csv'))}")
+
+
+def _print_coverage(measured: "Measured") -> None:
+    points, wanted = measured.coverage
+    table = console.Table(title="accuracy of the most certain answers")
+    for heading in ("threshold", "answered", "accuracy"):
+        table.add_column(heading, justify="right")
+    for point in points:
+        table.add_row(f"{point.threshold:.3f}", f"{point.answered:.1%}", f"{point.accuracy:.1%}")
+    console.out.print(table)
+    for accuracy, found in wanted.items():
+        if found is None:
+            console.out.print(f"no threshold reaches an accuracy of {accuracy:.0%}")
+        else:
+            console.out.print(
+                f"{accuracy:.0%} right: predict --threshold {found.threshold:.3f}, which answers {found.answered:.1%}"
+            )
 
 
 def _print_tables(evaluation: "Evaluation", title: str) -> None:

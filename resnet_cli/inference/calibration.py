@@ -108,3 +108,22 @@ def threshold_for(wanted: float, points: tuple[Coverage, ...]) -> Coverage | Non
         points: from `coverage`.
     """
     return next((point for point in points if point.accuracy >= wanted), None)
+
+
+_SHARES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)  # of answered images, in a summary
+_WANTED = (0.9, 0.95, 0.99)  # accuracies
+
+
+def coverage_summary(points: tuple[Coverage, ...]) -> tuple[tuple[Coverage, ...], dict[float, Coverage | None]]:
+    """A few points of the curve, and thresholds for accuracies above that of all images.
+
+    Args:
+        points: from `coverage`.
+
+    Returns:
+        For 100, 95, 90, 80, 70 and 50 % of the images, the point that answers this share or the next larger one; the
+        thresholds that reach an accuracy of 90, 95 and 99 %, None where no threshold does.
+    """
+    few = [next(point for point in reversed(points) if point.answered >= share - 1e-9) for share in _SHARES]
+    wanted = {accuracy: threshold_for(accuracy, points) for accuracy in _WANTED if accuracy > points[0].accuracy}
+    return tuple(dict.fromkeys(few)), wanted

@@ -77,7 +77,7 @@ def explain(classifier: Explainable, path: Path, label: str | None = None) -> Ex
     probabilities, features = classifier.network(decode_square(path, classifier.geometry)[None])
     place = int(probabilities[0].argmax()) if label is None else list(classifier.classes).index(label)
     heat = activation_map(features[0], classifier.head, place)
-    height, width = decode(path).shape[:2]
+    height, width = decode(path, classifier.geometry.size).shape[:2]  # only their ratio matters
     box = covered(width, height, classifier.geometry)
     return Explanation(heat, box, classifier.classes[place], float(probabilities[0, place]))
 

@@ -34,7 +34,8 @@ class ClassFigures:
     def to_json(self) -> dict[str, Any]:
         """Its entry in the JSON output."""
         figures = {"precision": self.precision, "recall": self.recall, "f1": self.f1}
-        return {"class": self.name, "count": self.count, **figures, "recall_interval": self.recall_interval}
+        interval = None if self.recall_interval is None else list(self.recall_interval)
+        return {"class": self.name, "count": self.count, **figures, "recall_interval": interval}
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from resnet_cli.engines.base import Outputs
 from resnet_cli.engines.frozen import write_classifier
 from resnet_cli.errors import ResnetError
 from resnet_cli.inference.calibration import Calibration
-from resnet_cli.jobs.evaluate import Measured, measure_splits
+from resnet_cli.jobs.measure import Measured, measure_splits
 from resnet_cli.jobs.record import split_rows, warn_of_left_out
 from resnet_cli.jobs.start import begun_with, remember
 from resnet_cli.networks.catalogue import ClassifierSpec

@@ -3,42 +3,24 @@
 In: runs, and the images to score. Out: metrics; predictions.csv, confusion.csv and report.html in a folder.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from resnet_cli.data import scoring
-from resnet_cli.data.dataset import Dataset
-from resnet_cli.data.decode import Geometry
 from resnet_cli.data.scoring import Scored, SplitName
 from resnet_cli.engines import EngineName
-from resnet_cli.engines.base import Outputs
 from resnet_cli.errors import ResnetError
-from resnet_cli.inference.calibration import Calibration, calibration, fit_temperature, tempered
-from resnet_cli.inference.classify import Classified, classify
-from resnet_cli.inference.metrics import Evaluation, losses, measure, precision_recall, reliability
-from resnet_cli.inference.scoring import (
-    Rows,
-    classify_pooled,
-    collect,
-    first_image,
-    is_predictions,
-    write_confusion,
-    write_predictions,
-)
+from resnet_cli.inference.scoring import first_image, is_predictions
 from resnet_cli.jobs.environment import dataset_folder, settled
-from resnet_cli.jobs.predict import Ready, engine_for_many, load_members, load_runs, read_weights, run_classifier
+from resnet_cli.jobs.measure import Measured, measure_together
+from resnet_cli.jobs.predict import engine_for_many, load_runs, run_classifier
+from resnet_cli.jobs.report import Page, write_measured
 from resnet_cli.jobs.start import Place, choose_run_folder, make_run_folder, require_writable
-from resnet_cli.networks.catalogue import ClassifierSpec
-from resnet_cli.progress import Progress, stop_if_asked
-from resnet_cli.reports.page import Contents, Report, Shown, write_report
-from resnet_cli.runs.folder import EVALUATIONS, FIGURES, Run, read_history
+from resnet_cli.progress import Progress
+from resnet_cli.runs.folder import EVALUATIONS, FIGURES, Run, require_own_report
 
-_SHOWN = 24  # mistakes in the report
-_UNSURE = 12  # least certain images in it
-_CURVES = 8  # precision-recall curves in it
 _ENSEMBLE = "ensemble"  # folder of an ensemble's results, under runs/
 
 
@@ -55,6 +37,7 @@ class EvaluateRequest:
         output: folder of the files; None for the run, or a folder in it or under runs/.
         allow_changed: score held-out images whose content has changed since training.
         strict: a damaged or changed image is an error.
+        page: which report is written.
     """
 
     runs: Sequence[Path] = ()
@@ -65,20 +48,7 @@ class EvaluateRequest:
     output: Path | None = None
     allow_changed: bool = False
     strict: bool = False
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Predictions of scored images, and their metrics; `views` views of each image were averaged.
-
-    `engine` names the engine and its precision.
-    """
-
-    scored: Scored
-    rows: Rows
-    figures: Evaluation
-    engine: str
-    views: int = 1
+    page: Page = field(default_factory=Page)
 
 
 @dataclass(frozen=True)
@@ -88,13 +58,15 @@ class Evaluated:
     Attributes:
         runs: the evaluated runs, one or more.
         measured: the images and their metrics.
-        folder: folder of predictions.csv, confusion.csv and report.html.
+        folder: folder of predictions.csv and confusion.csv.
+        report: the report; None without one.
         warnings: warnings about the metrics.
     """
 
     runs: tuple[Run, ...]
     measured: Measured
     folder: Path
+    report: Path | None
     warnings: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -103,8 +75,9 @@ class Evaluated:
         which = {"dataset": measured.scored.name, "split": measured.scored.split}
         names = {"run": folders[0], "runs": folders, "views": measured.views, **which}
         warnings = list(self.warnings)
-        outcome = {"engine": measured.engine, "output": str(self.folder), "warnings": warnings, "notes": warnings}
-        return {**names, **measured.figures.to_json(), **outcome}
+        where = {"output": str(self.folder), "report": str(self.report) if self.report else None}
+        outcome = {"engine": measured.engine, **where, "warnings": warnings, "notes": warnings}
+        return {**names, **measured.figures.to_json(), "coverage": measured.coverage_json(), **outcome}
 
 
 def run_evaluation(request: EvaluateRequest, progress: Progress) -> Evaluated:
@@ -126,6 +99,8 @@ def run_evaluation(request: EvaluateRequest, progress: Progress) -> Evaluated:
     name = _new_name(runs, scored, views)
     target = request.output or (choose_run_folder(name) if name else _place(runs[0], scored, views))
     _require_own(target, runs)
+    if request.page.path is not None:
+        require_own_report(request.page.path)
     # A training's warnings are about the images of its headline figure, and still apply to the figure if these are unchanged.
     told = runs[0].warnings_of_data if scored.changed else runs[0].warnings
     for warning in (*(told if scored.is_headline and len(runs) == 1 else ()), *scored.notes):
@@ -139,8 +114,10 @@ def run_evaluation(request: EvaluateRequest, progress: Progress) -> Evaluated:
         progress.warn(scoring.unreadable_note(left_out))
     if request.output is None and name:
         target = make_run_folder(Place(target, name))  # another process may have created it meanwhile
-    _write_figures(target, measured, runs, progress.warnings)
-    return Evaluated(runs, measured, target, tuple(progress.warnings))
+    _make_folder(target)
+    write_measured(target, measured, runs, progress, request.page)
+    report = request.page.at(target)
+    return Evaluated(runs, measured, target, report, tuple(progress.warnings))
 
 
 def _new_name(runs: Sequence[Run], scored: Scored, views: int) -> str:
@@ -185,207 +162,8 @@ def _require_own(folder: Path, runs: Sequence[Run]) -> None:
     require_writable(folder)
 
 
-def _write_figures(target: Path, measured: Measured, runs: Sequence[Run], warnings: list[str]) -> None:
+def _make_folder(target: Path) -> None:
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ResnetError(f"cannot write to {target}: {error.strerror}", "choose another --output") from error
-    if len(runs) == 1:
-        write_measured(target, measured, runs[0], warnings)
-    else:
-        write_ensemble(target, measured, runs, warnings)
-
-
-def measure_together(
-    classifiers: Sequence[Ready],
-    scored: Scored,
-    views: int,
-    progress: Progress,
-    engine: EngineName = "auto",
-    pooled: Iterable[Outputs] | None = None,
-) -> Measured:
-    """Score images with the files that `predict` loads; probabilities are averaged over classifiers and views.
-
-    Args:
-        classifiers: one or more, of the same classes.
-        scored: the images.
-        views: views of each image.
-        progress: where to report.
-        engine: engine of the forward passes.
-        pooled: features of the images from the only classifier's backbone, in pieces of float32 (n, D), if they are known:
-            then only its head is run, and the whole network for some images.
-    """
-    members = load_members(classifiers, "many", engine, progress)
-    words = ", ".join(sorted({f"{member.engine.name} {member.engine.precision}" for member in members}))
-    paths = [sample.path for sample in scored.samples]
-    results: Iterable[Classified] | None = None
-    if pooled is not None and members[0].engine.name == "openvino":
-        results = classify_pooled(classifiers[0].model, pooled, paths, members[0])
-    words += ", on stored features" if results is not None else ""
-    progress.line(f"measuring {scored.split}, engine: {words}")
-    task = progress.start(f"measuring {scored.split}", len(paths))
-    if results is None:
-        results = classify(paths, members, views)
-    rows = collect(_until_asked(results, progress), scored.samples, task)
-    task.finish()
-    return Measured(scored, rows, measure(rows.probabilities, rows.labels, scored.classes), words, views)
-
-
-def _until_asked(results: Iterable[Classified], progress: Progress) -> Iterator[Classified]:
-    """The results; stop if a signal requests it."""
-    for each in results:
-        stop_if_asked(progress, "type the same command with --resume; only measuring is left")
-        yield each
-
-
-def measure_splits(
-    folder: Path,
-    spec: ClassifierSpec,
-    dataset: Dataset,
-    geometry: Geometry,
-    progress: Progress,
-    engine: EngineName,
-    pooled: Iterable[Outputs] | None,
-) -> tuple[dict[str, Measured], Calibration | None]:
-    """Calibrate and evaluate a run before it is finished.
-
-    Returns:
-        Metrics of "val", whose features may be known as `pooled`, and of "test" if there is one, with calibrated probabilities;
-        the same images, as with --val-split 0, are evaluated once. The calibration; None for images without labels.
-    """
-    rebuild = partial(read_weights, folder / "model.weights.h5", spec)
-    classifier = Ready(str(folder), folder / "model.xml", dataset.classes, geometry, rebuild)
-    from resnet_cli.engines.frozen import (
-        calibrate,
-        measuring_engine,
-    )  # imports Keras, which a training process has already done
-
-    engine = measuring_engine(engine)
-
-    def measured(split: str, known: Iterable[Outputs] | None) -> Measured:
-        scored = Scored(dataset.name, split, dataset.classes, dataset.splits[split], (), dataset.root)
-        return measure_together([classifier], scored, 1, progress, engine, known)
-
-    first = measured("test" if dataset.is_validated_by_test else "val", pooled)
-    fitted = None
-    if dataset.labelled:
-        rows = first.rows
-        temperature = fit_temperature(rows.probabilities, rows.labels)
-        calibrate(folder, temperature)
-        rows = replace(rows, probabilities=tempered(rows.probabilities, temperature))
-        after = replace(first, rows=rows, figures=measure(rows.probabilities, rows.labels, dataset.classes))
-        fitted, first = calibration(temperature, first.figures, after.figures), after
-    if dataset.is_validated_by_test:
-        return dict.fromkeys(("val", "test"), first), fitted
-    return {"val": first, **({"test": measured("test", None)} if "test" in dataset.splits else {})}, fitted
-
-
-def write_measured(folder: Path, measured: Measured, run: Run, warnings: Sequence[str]) -> None:
-    """Write predictions.csv, confusion.csv and report.html of one run, or of an export.
-
-    Args:
-        folder: the folder to write to.
-        measured: the metrics.
-        run: the run, with its metrics.jsonl; its record may not be written yet.
-        warnings: warnings for the report.
-    """
-    record = run.record
-    trained_on = _trained_on(record)
-    facts = [
-        ("network", _network(record)),
-        ("weights", _weights(record)),
-        *([("teacher", record["teacher"]["name"])] if "teacher" in record else []),
-        ("data", f"{measured.scored.root} ({measured.scored.split})"),
-        *([("trained on", trained_on)] if trained_on != str(measured.scored.root.resolve()) else []),
-        *([("temperature", _temperature(record["calibration"]))] if "calibration" in record else []),
-        *([("cross-validation", _cross_validation(found))] if (found := record.get("results", {}).get("folds")) else []),
-        *([("command", record["command"])] if record["command"] else []),
-        ("versions", ", ".join(f"{name} {version}" for name, version in record["versions"].items())),
-    ]
-    results, data = record.get("results", {}), record["data"]
-    counts = data.get("counts")
-    report = replace(
-        _report(measured, facts, warnings),
-        history=read_history(run.folder / "metrics.jsonl"),
-        best=(results.get("kept", "train"), results["best_epoch"]) if "best_epoch" in results else None,
-        label_smoothing=record.get("config", {}).get("label_smoothing", 0.0),
-        contents=Contents(run.classes, counts, data.get("left_out"), data.get("copies")) if counts else None,
-    )
-    _write(folder, measured, report)
-
-
-def write_ensemble(folder: Path, measured: Measured, runs: Sequence[Run], warnings: Sequence[str]) -> None:
-    """Write predictions.csv, confusion.csv and report.html of an ensemble."""
-    words = [f"{_network(run.record)}; weights {_weights(run.record)}; trained on {_trained_on(run.record)}" for run in runs]
-    facts = [(str(run.folder), each) for run, each in zip(runs, words, strict=True)]
-    _write(
-        folder, measured, _report(measured, [("data", f"{measured.scored.root} ({measured.scored.split})"), *facts], warnings)
-    )
-
-
-def _write(folder: Path, measured: Measured, report: Report) -> None:
-    write_predictions(folder / "predictions.csv", measured.rows, measured.scored.classes)
-    write_confusion(folder / "confusion.csv", measured.figures)
-    write_report(folder / "report.html", report)
-
-
-def _report(measured: Measured, facts: Sequence[tuple[str, str]], warnings: Sequence[str]) -> Report:
-    """The report of what was measured, without a training."""
-    scored, rows = measured.scored, measured.rows
-    probabilities, labels = rows.probabilities, rows.labels
-    predicted, confidence = probabilities.argmax(1), probabilities.max(1)
-    worst = (-losses(probabilities, labels)).argsort(kind="stable")
-    unsure = confidence.argsort(kind="stable")
-    return Report(
-        f"{scored.name}: {scored.split}",
-        [*facts, ("engine", measured.engine), ("views averaged", str(measured.views))],
-        measured.figures.to_json(),
-        _shown(measured, [i for i in worst if predicted[i] != labels[i]][:_SHOWN]),
-        _shown(measured, unsure[:_UNSURE]),
-        [(each.low, each.high, each.confidence, each.accuracy) for each in reliability(probabilities, labels)],
-        [
-            (each.name, each.average_precision, each.points)
-            for each in precision_recall(probabilities, labels, scored.classes, _CURVES)
-        ],
-        warnings=warnings,
-    )
-
-
-def _shown(measured: Measured, places: Sequence[int]) -> list[Shown]:
-    """Images of the report, by their places in the rows."""
-    rows, classes = measured.rows, measured.scored.classes
-    shown = []
-    for i in places:
-        own, true = rows.probabilities[i], int(rows.labels[i])
-        guess = int(own.argmax())
-        shown.append(Shown(rows.samples[i].path, classes[true], classes[guess], float(own[guess]), float(own[true])))
-    return shown
-
-
-def _temperature(fitted: dict[str, Any]) -> str:
-    return (
-        f"{fitted['temperature']:.3f}, fitted on {fitted['images']} validation images: their calibration error went from"
-        f" {fitted['ece_before']:.3f} to {fitted['ece_after']:.3f}"
-    )
-
-
-def _trained_on(record: dict[str, Any]) -> str:
-    """The data set's folder; for an export, only its name is known."""
-    return str(record["data"].get("path") or record["data"]["name"])
-
-
-def _network(record: dict[str, Any]) -> str:
-    exported = record.get("export")
-    form = f", exported as {exported['format']} in {exported['precision']}" if exported else ""
-    return f"{record['network']['name']}, {record['image_size']} pixels{form}"
-
-
-def _cross_validation(found: dict[str, Any]) -> str:
-    shares = ", ".join(f"{each['top1']:.1%}" for each in found["folds"])
-    how = f"standard deviation {found['sd']:.1%} over {len(found['folds'])} folds: {shares}"
-    return f"head on frozen features, accuracy {found['mean']:.1%}, {how}"
-
-
-def _weights(record: dict[str, Any]) -> str:
-    weights = record["weights"]
-    return f"{weights['source']}: {weights['fallback']}" if weights["fallback"] else str(weights["source"])

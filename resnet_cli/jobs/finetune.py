@@ -19,9 +19,9 @@ from resnet_cli.jobs.ends import (
     write_trained,
 )
 from resnet_cli.jobs.environment import kept_in_cache
-from resnet_cli.jobs.evaluate import write_measured
 from resnet_cli.jobs.plan import FinetunePlan
 from resnet_cli.jobs.record import result_record, run_record, warn_of_figures, warn_of_left_out
+from resnet_cli.jobs.report import write_measured
 from resnet_cli.jobs.start import PRECISION, FinetuneRequest, begin_run, begun_by, tell_other_precision
 from resnet_cli.networks.classifier import build_logits, load_backbone
 from resnet_cli.networks.precision import prepare
@@ -82,7 +82,7 @@ def run_finetune(plan: FinetunePlan, progress: Progress) -> dict[str, Any]:
         "results": summary,
         **({"calibration": fitted.to_json()} if fitted else {}),
     }
-    write_measured(folder, list(measured.values())[-1], Run(folder, record), progress.warnings)
+    write_measured(folder, list(measured.values())[-1], [Run(folder, record)], progress)
     finish_run(folder, record)
     return summary
 

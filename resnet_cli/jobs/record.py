@@ -20,7 +20,7 @@ from resnet_cli.runs.folder import Run, SplitRow, read_splits, versions
 
 if TYPE_CHECKING:
     from resnet_cli.data.decode import Geometry
-    from resnet_cli.jobs.evaluate import Measured
+    from resnet_cli.jobs.measure import Measured
     from resnet_cli.runs.folder import EpochRecord
     from resnet_cli.training.loop import TrainResult
 

@@ -15,9 +15,9 @@ from resnet_cli.data.images import MEMORY_LIMIT, ImageSet, mean_image, reader_fo
 from resnet_cli.engines.teacher import TeacherEngine
 from resnet_cli.jobs.ends import as_read, read_splits_for_training, search_record, usable_rate, write_search, write_trained
 from resnet_cli.jobs.environment import kept_in_cache
-from resnet_cli.jobs.evaluate import write_measured
 from resnet_cli.jobs.plan import TrainPlan
 from resnet_cli.jobs.record import few_steps, result_record, run_record, warn_of_figures
+from resnet_cli.jobs.report import write_measured
 from resnet_cli.jobs.start import PRECISION, begin_run, begun_by, make_run_folder, tell_other_precision
 from resnet_cli.networks.classifier import build_logits, load_backbone, set_pixel_mean
 from resnet_cli.networks.precision import prepare
@@ -105,7 +105,7 @@ def run_training(plan: TrainPlan, progress: Progress) -> dict[str, Any]:
     summary = {**figures, "figure_warnings": odd}
     headline = list(measured.values())[-1]
     record |= {"engine": headline.engine, "results": summary, **({"calibration": fitted.to_json()} if fitted else {})}
-    write_measured(folder, headline, Run(folder, record), warnings)
+    write_measured(folder, headline, [Run(folder, record)], progress)
     finish_run(folder, record)
     return summary
 

@@ -1,0 +1,140 @@
+"""Measure classifiers on images whose class is known; calibrate a new run (heavy).
+
+In: classifiers, and the images to score. Out: `Measured`: predictions and metrics.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from resnet_cli.data.dataset import Dataset
+from resnet_cli.data.decode import Geometry
+from resnet_cli.data.scoring import Scored
+from resnet_cli.engines import EngineName
+from resnet_cli.engines.base import Outputs
+from resnet_cli.inference.calibration import (
+    Calibration,
+    Coverage,
+    calibration,
+    coverage,
+    coverage_summary,
+    fit_temperature,
+    tempered,
+)
+from resnet_cli.inference.classify import Classified, classify
+from resnet_cli.inference.metrics import Evaluation, measure
+from resnet_cli.inference.scoring import Rows, classify_pooled, collect
+from resnet_cli.jobs.predict import Ready, load_members, read_weights
+from resnet_cli.networks.catalogue import ClassifierSpec
+from resnet_cli.progress import Progress, stop_if_asked
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Predictions of scored images, and their metrics; `views` views of each image were averaged.
+
+    `engine` names the engine and its precision.
+    """
+
+    scored: Scored
+    rows: Rows
+    figures: Evaluation
+    engine: str
+    views: int = 1
+
+    @property
+    def coverage(self) -> tuple[tuple[Coverage, ...], dict[float, Coverage | None]]:
+        """See `inference.calibration.coverage_summary`."""
+        return coverage_summary(coverage(self.rows.probabilities, self.rows.labels))
+
+    def coverage_json(self) -> dict[str, Any]:
+        """Its entry in the JSON of `evaluate`."""
+        points, wanted = self.coverage
+        reached = [{"accuracy": each, "point": None if point is None else asdict(point)} for each, point in wanted.items()]
+        return {"points": list(map(asdict, points)), "wanted": reached}
+
+
+def measure_together(
+    classifiers: Sequence[Ready],
+    scored: Scored,
+    views: int,
+    progress: Progress,
+    engine: EngineName = "auto",
+    pooled: Iterable[Outputs] | None = None,
+) -> Measured:
+    """Score images with the files that `predict` loads; probabilities are averaged over classifiers and views.
+
+    Args:
+        classifiers: one or more, of the same classes.
+        scored: the images.
+        views: views of each image.
+        progress: where to report.
+        engine: engine of the forward passes.
+        pooled: features of the images from the only classifier's backbone, in pieces of float32 (n, D), if they are known:
+            then only its head is run, and the whole network for some images.
+    """
+    members = load_members(classifiers, "many", engine, progress)
+    words = ", ".join(sorted({f"{member.engine.name} {member.engine.precision}" for member in members}))
+    paths = [sample.path for sample in scored.samples]
+    results: Iterable[Classified] | None = None
+    if pooled is not None and members[0].engine.name == "openvino":
+        results = classify_pooled(classifiers[0].model, pooled, paths, members[0])
+    words += ", on stored features" if results is not None else ""
+    progress.line(f"measuring {scored.split}, engine: {words}")
+    task = progress.start(f"measuring {scored.split}", len(paths))
+    if results is None:
+        results = classify(paths, members, views)
+    rows = collect(_until_asked(results, progress), scored.samples, task)
+    task.finish()
+    return Measured(scored, rows, measure(rows.probabilities, rows.labels, scored.classes), words, views)
+
+
+def _until_asked(results: Iterable[Classified], progress: Progress) -> Iterator[Classified]:
+    """The results; stop if a signal requests it."""
+    for each in results:
+        stop_if_asked(progress, "type the same command with --resume; only measuring is left")
+        yield each
+
+
+def measure_splits(
+    folder: Path,
+    spec: ClassifierSpec,
+    dataset: Dataset,
+    geometry: Geometry,
+    progress: Progress,
+    engine: EngineName,
+    pooled: Iterable[Outputs] | None,
+) -> tuple[dict[str, Measured], Calibration | None]:
+    """Calibrate and evaluate a run before it is finished.
+
+    Returns:
+        Metrics of "val", whose features may be known as `pooled`, and of "test" if there is one, with calibrated probabilities;
+        the same images, as with --val-split 0, are evaluated once. The calibration; None for images without labels.
+    """
+    rebuild = partial(read_weights, folder / "model.weights.h5", spec)
+    classifier = Ready(str(folder), folder / "model.xml", dataset.classes, geometry, rebuild)
+    from resnet_cli.engines.frozen import (
+        calibrate,
+        measuring_engine,
+    )  # imports Keras, which a training process has already done
+
+    engine = measuring_engine(engine)
+
+    def measured(split: str, known: Iterable[Outputs] | None) -> Measured:
+        scored = Scored(dataset.name, split, dataset.classes, dataset.splits[split], (), dataset.root)
+        return measure_together([classifier], scored, 1, progress, engine, known)
+
+    first = measured("test" if dataset.is_validated_by_test else "val", pooled)
+    fitted = None
+    if dataset.labelled:
+        rows = first.rows
+        temperature = fit_temperature(rows.probabilities, rows.labels)
+        calibrate(folder, temperature)
+        rows = replace(rows, probabilities=tempered(rows.probabilities, temperature))
+        after = replace(first, rows=rows, figures=measure(rows.probabilities, rows.labels, dataset.classes))
+        fitted, first = calibration(temperature, first.figures, after.figures), after
+    if dataset.is_validated_by_test:
+        return dict.fromkeys(("val", "test"), first), fitted
+    return {"val": first, **({"test": measured("test", None)} if "test" in dataset.splits else {})}, fitted
