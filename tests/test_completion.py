@@ -36,12 +36,18 @@ QUESTIONS = {
     "resnet finetune --recipe ./m": ["./my.toml"],
     "resnet predict --engine o": ["openvino"],
     "resnet export --format ke": ["keras"],
+    "resnet predict --run runs/n": ["runs/new"],
+    "resnet export --run ": ["runs/new"],
     "resnet train --momentum": [],
 }
 
 
 def test_the_shell_completes_commands_options_and_values(tmp_path: Path) -> None:
     (tmp_path / "my.toml").touch()
+    (tmp_path / "runs" / "new").mkdir(parents=True)
+    record = {"format": 1, "classes": ["a"], "data": {"name": "d"}, "network": {"name": "n"}}
+    results = {"val": {"top1": 0.5, "count": 2}, "seconds": 1.0}
+    (tmp_path / "runs" / "new" / "run.json").write_text(json.dumps({**record, "results": results}))
     asked = json.dumps([question.split(" ") for question in QUESTIONS])
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("COMP_", "_RESNET"))}
     done = subprocess.run(

@@ -15,12 +15,23 @@ def dataset_path(typed: str) -> Path:
     return no_name(Path(typed), typed)
 
 
+def _runs(incomplete: str) -> list[str]:
+    """Complete runs, newest first, for completion."""
+    from resnet_cli.runs.folder import RUNS, summaries
+
+    return [name for each in summaries(RUNS) if (name := str(each.folder)).startswith(incomplete)]
+
+
 DATASET = typer.Argument(help="Folder with one folder of images per class; or cifar10, cifar100.", parser=dataset_path)
 DatasetFolder = Annotated[Path, DATASET]
-RunFolder = Annotated[Path | None, typer.Option("--run", help="Run folder.  \\[default: the newest]")]
+RunFolder = Annotated[Path | None, typer.Option("--run", help="Run folder.  \\[default: the newest]", autocompletion=_runs)]
 RunFolders = Annotated[
     list[Path] | None,
-    typer.Option("--run", help="Run folder; several form an ensemble: probabilities are averaged.  \\[default: the newest]"),
+    typer.Option(
+        "--run",
+        help="Run folder; several form an ensemble: probabilities are averaged.  \\[default: the newest]",
+        autocompletion=_runs,
+    ),
 ]
 # Words, not numbers: older versions of click do not support choices of numbers.
 Views = Annotated[

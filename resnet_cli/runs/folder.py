@@ -254,6 +254,60 @@ def newest_run() -> Path:
     return complete[-1].parent
 
 
+@dataclass(frozen=True)
+class Summary:
+    """A run in a list.
+
+    Attributes:
+        folder: the run.
+        dataset, network: names; None if an interrupted run does not record them.
+        split: split of the accuracy, test or val.
+        top1: accuracy, 0..1; None for an interrupted run.
+        images: images it was measured on.
+        seconds: time of the training.
+        finished: when it was finished, seconds since the epoch; None for an interrupted run.
+    """
+
+    folder: Path
+    dataset: str | None = None
+    network: str | None = None
+    split: str | None = None
+    top1: float | None = None
+    images: int | None = None
+    seconds: float | None = None
+    finished: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Its entry in the JSON of `runs`."""
+        return {**asdict(self), "folder": str(self.folder)}
+
+
+def summaries(root: Path) -> list[Summary]:
+    """The runs in a folder: complete ones, newest first, then interrupted ones; damaged ones are passed over.
+
+    Raises:
+        ResnetError: there is no such folder, other than the usual one.
+    """
+    if root != RUNS and not root.is_dir():
+        raise ResnetError(f"there is no folder {root}", "name the folder that contains the runs")
+    complete = sorted(root.glob("*/run.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    found = [each for path in complete if (each := _summary(path)) is not None]
+    begun = sorted(root.glob("*/checkpoint/config.json"))
+    return found + [Summary(path.parent.parent) for path in begun if not (path.parent.parent / "run.json").exists()]
+
+
+def _summary(path: Path) -> Summary | None:
+    try:
+        record = read_record(path)
+        results = record["results"]
+        split = "test" if "test" in results else "val"
+        figures = results[split]
+        about = (record["data"]["name"], record["network"]["name"], split, figures["top1"], figures["count"])
+        return Summary(path.parent, *about, results["seconds"], path.stat().st_mtime)
+    except (ResnetError, KeyError, TypeError):
+        return None
+
+
 def write_splits(folder: Path, rows: Iterable[SplitRow]) -> None:
     """Write splits.csv, whole."""
     lines = ((path_text(row.path), row.label, row.split, *(row.content or ("", ""))) for row in rows)
