@@ -2,8 +2,8 @@
 
     python benchmarks/explain.py RUN FOLDER [--images N]
 
-The part is a tenth of the network's input in squares of 1/16 of its side, replaced by the mean colour of the image. Printed: how much the
-probability of the predicted class falls, on average, and on how many images the hottest tenth matters more.
+The part is a tenth of the network's input in squares of 1/16 of its side, replaced by the mean colour of the image. Printed:
+how much the probability of the predicted class falls, on average, and on how many images the hottest tenth matters more.
 """
 
 import argparse
@@ -59,9 +59,9 @@ def main() -> None:
         drops.append((probabilities[0, place] - after[0], probabilities[0, place] - after[1:].mean()))
     hot, random = np.array(drops).T
     print(f"{len(drops)} images; mean drop of the predicted class's probability:")
-    print(
-        f"| deleted | drop, points |\n|---|---|\n| the hottest tenth | {100 * hot.mean():.1f} |\n| a random tenth | {100 * random.mean():.1f} |"
-    )
+    print("| deleted | drop, points |\n|---|---|")
+    for name, values in (("the hottest tenth", hot), ("a random tenth", random)):
+        print(f"| {name} | {100 * values.mean():.1f} |")
     print(f"the hottest tenth matters more on {np.mean(hot > random):.1%} of the images")
 
 
