@@ -493,6 +493,11 @@ def test_predict_and_evaluate_answer_with_the_1000_classes(
     output = Path(document["output"])
     assert output.parent == Path("runs") and output.name.startswith("timm-resnet18.a1_in1k-")
     assert {"predictions.csv", "confusion.csv", "report.html"} <= {path.name for path in output.iterdir()}
+    # ImageNet's own folders have WordNet's numbers of these classes.
+    for name, number in (("jay", "n01580077"), ("magpie", "n01582220")):
+        (data / name).rename(data / number)
+    again = run_cli("evaluate", data, "--run", NAME, "--json")
+    assert json.loads(again.stdout)["confusion"] == document["confusion"], again.stderr
     without = run_cli("evaluate", "--run", NAME)
     assert without.exit_code == 1
     assert f"error: {NAME} has no held-out images: it was not trained here" in without.stderr.replace("\n", " ")
@@ -534,6 +539,13 @@ def test_arch_may_be_left_at_auto_or_must_agree(in_cache: list[str], tmp_path: P
     with pytest.raises(ResnetError, match=f"{NAME} holds resnet18, not resnet50") as caught:
         choose_backbone("resnet50", NAME, Silent())
     assert caught.value.hint == "add --arch resnet18"
+
+
+@pytest.mark.parametrize("weights", ["imagenet", "auto"])
+def test_imagenet_weights_of_resnet18_are_torchvisions(weights: str, hugging_face: Path, offline: list[str]) -> None:
+    with pytest.raises(ResnetError, match="the weights torchvision:resnet18.imagenet1k_v1 are not in Hugging Face's cache"):
+        choose_backbone("resnet18", weights, Silent())
+    assert offline == ["huggingface.co"]
 
 
 def test_without_a_config_what_is_assumed_is_said(resnet18: Path, tmp_path: Path) -> None:
