@@ -16,6 +16,7 @@ from resnet_cli.jobs.start import FinetuneRequest, require_folds_to_fit
 from resnet_cli.networks.catalogue import find_network
 from resnet_cli.training.config import FinetuneConfig, based_on, make_finetune_config, parse_duration
 from resnet_cli.training.tensorboard import require_tensorboard
+from resnet_cli.training.tuning import require_tunable
 
 
 def finetune(
@@ -35,6 +36,7 @@ def finetune(
     batch_size: o.FinetuneBatchSize = None,
     learning_rate: o.FinetuneRate = None,
     time_limit: o.FinetuneLimit = None,
+    tune: o.Tune = None,
     lr_find: o.LrFind = None,
     seed: o.FinetuneSeed = None,
     engine: o.Engine = None,
@@ -55,6 +57,10 @@ def finetune(
     o.require_effect_of_search(lr_find, given, {"--time-limit": time_limit, "--tensorboard": tensorboard})
     o.require_epochs_to_choose(time_limit, given, recipe, FinetuneConfig)
     config = make_finetune_config(recipe, given)
+    typed["tune"] = parse_duration(tune, "--tune") if tune else None
+    typed["fixed"] = frozenset(given) | based_on(recipe, FinetuneConfig)[1].keys()
+    against = {"--time-limit": config.time_limit, "--lr-find": lr_find, "--folds": folds, "--show": show}
+    require_tunable(typed["tune"], against, typed["fixed"], image_size)
     if show:
         base, _ = based_on(recipe, FinetuneConfig)
         return o.show_recipe(recipe, config, make_finetune_config(base, {}), json)

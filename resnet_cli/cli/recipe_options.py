@@ -161,6 +161,10 @@ FinetuneLimit = Annotated[
     str | None,
     _option(TRAINING, "Time for the training itself, such as 10m: views and epochs are chosen to fit.", metavar="DURATION"),
 ]
+Tune = Annotated[
+    str | None,
+    _option(TRAINING, "Search settings for a time, such as 10m, then train with the best.", "--tune", metavar="DURATION"),
+]
 LrFind = Annotated[
     Literal["plot", "use"] | None,
     _option(TRAINING, "Learning-rate range test: plot it and stop, or use the suggested rate."),

@@ -283,6 +283,7 @@ def write_measured(folder: Path, measured: Measured, record: dict[str, Any], cur
         ("data", f"{measured.scored.root} ({measured.scored.split})"),
         *([("trained on", trained_on)] if trained_on != str(measured.scored.root.resolve()) else []),
         *([("cross-validation", _cross_validation(found))] if (found := record.get("results", {}).get("folds")) else []),
+        *([("tuning", _tuning(found))] if (found := record.get("results", {}).get("tuning", {})).get("trials") else []),
         *([("command", record["command"])] if record["command"] else []),
         ("versions", ", ".join(f"{name} {version}" for name, version in record["versions"].items())),
     ]
@@ -321,6 +322,11 @@ def _cross_validation(found: dict[str, Any]) -> str:
     shares = ", ".join(f"{each['top1']:.1%}" for each in found["folds"])
     how = f"standard deviation {found['sd']:.1%} over {len(found['folds'])} folds: {shares}"
     return f"head on frozen features, accuracy {found['mean']:.1%}, {how}"
+
+
+def _tuning(found: dict[str, Any]) -> str:
+    scores = f"accuracy {found['default']['top1']:.1%} with the defaults, {found['best']['top1']:.1%} with {found['changed']}"
+    return f"{found['trials']} trials, scored on {found['count']} images ({found['scored_on']}): {scores}"
 
 
 def _weights(record: dict[str, Any]) -> str:

@@ -254,6 +254,8 @@ def plan_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pr
     share = config.share("test" in scanned.splits)
     dataset = hold_out(scanned, share, config.seed)
     tell_dataset(dataset, config.mirrors, progress)
+    if request.tune and dataset.is_validated_by_test:
+        raise ResnetError("--val-split 0 validates on the test images, which --tune must not see", "leave --val-split out")
     folds = stratified_folds(dataset, request.folds, config.seed) if request.folds else None
     config = replace(config, engine=settled(config.engine, progress))
     network, source = choose_backbone(request.arch, _weights(request, dataset), progress)
@@ -270,7 +272,7 @@ def plan_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pr
     spec = ClassifierSpec(network, len(dataset.classes), size, config.hidden, config.dropout)
     name = f"{dataset.name}-{network.name}{'-lr-find' if request.lr_find == 'plot' else ''}"
     options = {"arch": network.name, "image_size": size, "weights": source.sha256, "resize": request.resize}
-    options["folds"] = request.folds
+    options |= {"folds": request.folds, "tune": request.tune}
     recipe = {name: value for name, value in asdict(config).items() if name not in _ANYTIME}
     chosen = {**recipe, **options, "lr_find": request.lr_find, "data": fingerprint(dataset)}
     place = place_of_run(name, request.output, request.force, chosen if request.resume else None, (request.weights,))

@@ -44,7 +44,7 @@ class TrainRequest:
 
 @dataclass(frozen=True)
 class FinetuneRequest:
-    """The arguments of `finetune` without the recipe."""
+    """The arguments of `finetune` without the recipe; `tune` in seconds, `fixed` the keys that it does not search."""
 
     dataset: Path
     arch: str
@@ -59,6 +59,8 @@ class FinetuneRequest:
     tensorboard: bool
     command: str
     folds: int | None = None
+    tune: float | None = None
+    fixed: frozenset[str] = frozenset()
 
 
 def require_folds_to_fit(folds: int | None, lr_find: str | None, time_limit: float) -> None:
