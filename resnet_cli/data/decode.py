@@ -9,6 +9,7 @@ import io
 import math
 import stat
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -73,6 +74,17 @@ class InMemory:
     image: Image.Image
 
 
+@dataclass(frozen=True)
+class Remote:
+    """An image file on another file system: its URL, and what reads its bytes, which may raise a ResnetError."""
+
+    name: str
+    read: Callable[[], bytes]
+
+
+Source = Path | InMemory | Remote
+
+
 def in_memory(image: Image.Image | Pixels, name: str) -> InMemory:
     """Convert an image in memory as `decode` converts a file; the result is a copy.
 
@@ -103,11 +115,11 @@ def in_memory(image: Image.Image | Pixels, name: str) -> InMemory:
     return InMemory(name, Image.fromarray(pixels))
 
 
-def decode(path: Path | InMemory, short_side: int | None = None) -> Pixels:
+def decode(path: Source, short_side: int | None = None) -> Pixels:
     """Decode an image.
 
     Args:
-        path: a JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC file; an image in memory is decoded already.
+        path: a JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC file, here or elsewhere; an image in memory is decoded already.
         short_side: sufficient size of the short side, pixels: a JPEG may be decoded at a half, quarter or eighth of its size,
             never below this; None decodes at full size.
 
@@ -127,7 +139,7 @@ def decode(path: Path | InMemory, short_side: int | None = None) -> Pixels:
     return np.asarray(_open(path, short_side))
 
 
-def decode_square(path: Path | InMemory, geometry: Geometry) -> Pixels:
+def decode_square(path: Source, geometry: Geometry) -> Pixels:
     """Decode an image and bring it to the input size: uint8 (size, size, 3).
 
     Example:
@@ -222,10 +234,15 @@ def read_header(path: Path) -> Header | None:
         return None
 
 
-def _open(path: Path | InMemory, short_side: int | None) -> Image.Image:
+def _open(path: Source, short_side: int | None) -> Image.Image:
     """Read, decode fully and convert; every failure becomes one sentence that names the file."""
     if isinstance(path, InMemory):
         return path.image
+    if isinstance(path, Remote):
+        content = path.read()
+        if not content:
+            raise ResnetError(f"{path.name} is empty (0 bytes)")
+        return _read(io.BufferedReader(io.BytesIO(content)), path.name, short_side)
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -238,6 +255,10 @@ def _open(path: Path | InMemory, short_side: int | None) -> Image.Image:
     except ValueError as error:  # a NUL in the path
         hint = "where paths are separated by NUL, as by find -print0, add -0 (--null)"
         raise ResnetError(f"{str(path)!r} is not a valid path: {error}; {hint}") from error
+    return _read(file, path, short_side)
+
+
+def _read(file: io.BufferedReader, path: Path | str, short_side: int | None) -> Image.Image:
     with file:
         try:
             return _decode(file, short_side)

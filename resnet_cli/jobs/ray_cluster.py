@@ -20,6 +20,7 @@ from typing import Any
 
 from resnet_cli.data.threads import workers
 from resnet_cli.errors import ResnetError
+from resnet_cli.jobs.environment import without_chatter
 
 LOCAL = "local"
 INSTALL = "pip install 'resnet-cli[ray]'"
@@ -29,6 +30,7 @@ _PATIENCE_OF_RAY = 30  # seconds until a cluster counts as not answering; by its
 _STORE = 512_000_000  # bytes of the object store of a local Ray: little passes through it
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # of Ray's own processes: what matters arrives as an exception
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else it warns about workers without a GPU
 }
@@ -110,7 +112,7 @@ def connect(address: str) -> Iterator[Cluster]:
     if is_mine:
         if address != LOCAL:
             _require_answer(address)
-        with _own_signals():
+        with _own_signals(), without_chatter():
             begin(address)
     try:
         yield Cluster(_machines(ray), address == LOCAL)
