@@ -37,3 +37,13 @@ Engine = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+
+BULK = "Many images, on Ray Data"
+Ray = Annotated[
+    str | None,
+    typer.Option(help="Ray to run on: local (this machine), auto, or HOST:PORT of a cluster.", rich_help_panel=BULK),
+]
+Input = Annotated[
+    str | None,
+    typer.Option(help="Parquet file of paths, folder or pattern; a path, or a URL such as s3://...", rich_help_panel=BULK),
+]
