@@ -1,4 +1,4 @@
-"""The work of `resnet predict --ray`: classify many images on Ray Data, restartable, into Parquet files (light).
+"""The work of `resnet predict --ray`: classify many images on Ray Data, restartable, into Parquet files (heavy).
 
 In: a table of paths, a folder or a pattern, and an output folder. Out: predictions/block-NNNNNN.parquet, a row per image. The
 list of images is written once and cut into numbered blocks; Ray Data hands the numbers of those that are not finished to a
