@@ -17,13 +17,13 @@ def dataset_path(typed: str) -> Path:
 
 DATASET = typer.Argument(help="Folder with one folder of images per class; or cifar10, cifar100.", parser=dataset_path)
 DatasetFolder = Annotated[Path, DATASET]
-RunFolder = Annotated[Path | None, typer.Option("--run", help="Run folder, or published weights.  \\[default: the newest run]")]
+RunFolder = Annotated[Path | None, typer.Option("--run", help="Run folder, or published weights.  \\[default: the newest]")]
 RunFolders = Annotated[
     list[Path] | None,
     typer.Option(
         "--run",
         help="Run folder, or published weights as timm:resnet50.a1_in1k; several form an ensemble: probabilities are averaged."
-        "  \\[default: the newest run]",
+        "  \\[default: the newest]",
     ),
 ]
 # Words, not numbers: older versions of click do not support choices of numbers.

@@ -137,7 +137,11 @@ def folder(runs: Sequence[Run], root: Path, split: SplitName | None = None) -> S
         raise ResnetError(f"{root} has no {split} folder", hint)
     chosen: str = split or next(name for name in ("test", "val", "all", "train") if name in found.classes)
     _require_readable(found, chosen)
-    listings = {_composed(name): listing.images for name, listing in found.classes[chosen].items() if listing.images}
+    # ImageNet's own folders have WordNet's numbers as names.
+    named = dict(zip(run.record.get("wordnet", ()), run.classes, strict=False))
+    listings = {
+        _composed(named.get(name, name)): listing.images for name, listing in found.classes[chosen].items() if listing.images
+    }
     shared = [name for name in run.classes if _composed(name) in listings]
     if not shared:
         raise _no_known_class(root, run)

@@ -331,7 +331,9 @@ def _tuning(found: dict[str, Any]) -> str:
 
 def _weights(record: dict[str, Any]) -> str:
     weights = record["weights"]
-    return f"{weights['source']}: {weights['fallback']}" if weights["fallback"] else str(weights["source"])
+    return (
+        f"{weights['source']}: {weights['fallback']}" if weights["fallback"] else weights.get("name") or str(weights["source"])
+    )
 
 
 def _mistakes(scored: Scored, rows: Rows) -> list[Mistake]:

@@ -252,6 +252,11 @@ def bundled_run() -> Run:
     return load_run(BUNDLED_FILE.parent)
 
 
+def wordnet_numbers() -> list[str]:
+    """WordNet's numbers of ImageNet's 1000 classes ("n01440764"), in the order of `bundled_run().classes`."""
+    return (BUNDLED_FILE.parent / "wordnet.txt").read_text("utf-8").split()
+
+
 def _best_at_hand(progress: Progress, shortcut: Shortcut | None) -> tuple[Network, WeightsSource]:
     network = find_network(PREFERRED, shortcut)
     _require_pretrained(network, "auto")
