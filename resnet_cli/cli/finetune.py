@@ -20,6 +20,9 @@ from resnet_cli.training.tensorboard import require_tensorboard
 
 def finetune(
     dataset: o.Dataset = None,
+    labels: o.LabelsFile = None,
+    fraction: o.Fraction = None,
+    per_class: o.PerClass = None,
     resize: o.ResizeName = "crop",
     val_split: o.FinetuneValSplit = None,
     strict: o.Strict = False,
@@ -57,8 +60,7 @@ def finetune(
     if show:
         base, _ = based_on(recipe, FinetuneConfig)
         return o.show_recipe(recipe, config, make_finetune_config(base, {}), json)
-    if dataset is None:
-        raise typer.BadParameter(o.NO_DATASET, param_hint="DATASET")
+    o.require_data(dataset, labels, fraction, per_class)
     if lr_find and config.unfreeze == "none":
         raise typer.BadParameter("--lr-find is about the fine-tuning phase, which unfreeze none skips: leave it out")
     if tensorboard:
@@ -66,7 +68,7 @@ def finetune(
     if arch != "auto":
         find_network(arch)  # report a misspelt name before a data set is downloaded
     reporter = Reporter(quiet or json)
-    folder = dataset_folder(dataset, reporter)
+    folder = dataset_folder(dataset, reporter, labels)
     beside = {each.name: typed[each.name] for each in fields(FinetuneRequest) if each.name in typed}
     request = FinetuneRequest(**beside | {"dataset": folder}, command=shlex.join(["resnet", *sys.argv[1:]]))
     return _run(request, config, reporter, json)

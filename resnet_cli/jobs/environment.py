@@ -232,8 +232,10 @@ def kept_in_cache(name: str) -> Path | None:
         return None
 
 
-def dataset_folder(asked: Path, progress: Progress) -> Path:
-    """The folder of a data set: as given, or in the cache if it is a known name and there is no such folder.
+def dataset_folder(asked: Path | None, progress: Progress, labels: Path | None = None) -> Path:
+    """The folder of a data set: as given; or in the cache if it is a known name and no folder is called so.
+
+    With a table of labels and no folder, it is the table's own.
 
     A data set that is not in the cache yet is downloaded; only that opens a connection and imports Keras.
 
@@ -243,6 +245,8 @@ def dataset_folder(asked: Path, progress: Progress) -> Path:
     """
     from resnet_cli.data.named import NAMED, lay_out, load_splits, require_source
 
+    if asked is None:
+        return labels.parent if labels is not None else Path()
     data = NAMED.get(str(asked))
     if data is None or asked.is_dir():
         return asked

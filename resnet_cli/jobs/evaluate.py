@@ -52,6 +52,8 @@ class EvaluateRequest:
         output: folder of the files; None for the run, or a folder in it or under runs/.
         allow_changed: score held-out images whose content has changed since training.
         strict: a damaged or changed image is an error.
+        labels: table of labels that is scored in place of class folders; its relative paths start from `dataset`, or from the
+            table's own folder.
     """
 
     runs: Sequence[Path] = ()
@@ -62,6 +64,7 @@ class EvaluateRequest:
     output: Path | None = None
     allow_changed: bool = False
     strict: bool = False
+    labels: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -113,11 +116,11 @@ def run_evaluation(request: EvaluateRequest, progress: Progress) -> Evaluated:
     views, strict = request.views, request.strict
     engine = settled(request.engine, progress)
     runs = load_runs(request.runs)
-    root = None if request.dataset is None else dataset_folder(request.dataset, progress)
-    if root is None:
+    if request.dataset is None and request.labels is None:
         scored = scoring.held_out(runs, request.split, request.allow_changed)
     else:
-        scored = scoring.folder(runs, root, request.split)
+        root = dataset_folder(request.dataset, progress, request.labels)
+        scored = scoring.folder(runs, root, request.split, request.labels, strict)
     if strict and scored.changed and not request.allow_changed:
         raise ResnetError(f"{scored.changed[0]} has changed since training", "put it back, or add --allow-changed")
     name = _new_name(runs, scored, views)
@@ -159,7 +162,8 @@ def _place(run: Run, scored: Scored, views: int) -> Path:
         return run.folder
     first = run.folder / EVALUATIONS / _measurement(scored, views)
     place, number = first, 1
-    while (image := first_image(place / "predictions.csv")) and not _lies_in(image, scored.root):
+    own = {sample.path for sample in scored.samples}  # a table of labels may name images outside of the folder
+    while (image := first_image(place / "predictions.csv")) and not (_lies_in(image, scored.root) or image in own):
         number += 1
         place = first.with_name(f"{first.name}-{number}")
     return place
@@ -279,6 +283,7 @@ def write_measured(folder: Path, measured: Measured, record: dict[str, Any], cur
         ("weights", _weights(record)),
         *([("teacher", record["teacher"]["name"])] if "teacher" in record else []),
         ("data", f"{measured.scored.root} ({measured.scored.split})"),
+        *([("labels", record["data"]["labels"]["path"])] if "labels" in record["data"] else []),
         *([("trained on", trained_on)] if trained_on != str(measured.scored.root.resolve()) else []),
         *([("command", record["command"])] if record["command"] else []),
         ("versions", ", ".join(f"{name} {version}" for name, version in record["versions"].items())),
