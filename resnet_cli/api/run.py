@@ -176,7 +176,7 @@ class Run:
         """Measure the classifier as `resnet evaluate` does, which also writes predictions.csv, confusion.csv and report.html.
 
         Args:
-            data: folder, or name of a known data set, whose images are scored; None for the run's held-out images.
+            data: folder, archive or name of a known data set whose images are scored; None for the run's held-out images.
             labels: table of labels that is scored in place of class folders.
             split: "val", "test" or "train"; None for test images if there are any, else validation images.
             views: views of each image to average: 1, 2 or 10.

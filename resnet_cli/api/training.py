@@ -62,7 +62,7 @@ def finetune(
     """Turn a folder of photos into a classifier, from a pretrained network, as `resnet finetune` does.
 
     Args:
-        data: a folder with one folder of images per class, or the name of a known data set; may be left
+        data: a folder with one folder of images per class, a .zip or .tar of it, or the name of a known data set; may be left
             out with `labels`.
         labels: table of labels in place of class folders; docs/data.md describes it.
         fraction, per_class: sample of the training and validation images, for a quick trial.
@@ -117,7 +117,7 @@ def train(
     """Train a network of the residual papers on a folder of images, as `resnet train` does.
 
     Args:
-        data: a folder with one folder of images per class, or the name of a known data set; may be left
+        data: a folder with one folder of images per class, a .zip or .tar of it, or the name of a known data set; may be left
             out with `labels`.
         labels: table of labels in place of class folders; docs/data.md describes it.
         fraction, per_class: sample of the training and validation images, for a quick trial.
@@ -148,7 +148,7 @@ def check(data: PathLike | None = None, *, labels: PathLike | None = None, progr
     """Check a data set for problems, as `resnet check` does: damaged files, copies, leaks, small classes.
 
     Args:
-        data: a folder with one folder of images per class, or the name of a known data set; may be left
+        data: a folder with one folder of images per class, a .zip or .tar of it, or the name of a known data set; may be left
             out with `labels`.
         labels: table of labels in place of class folders; docs/data.md describes it.
         progress: as for `finetune`.

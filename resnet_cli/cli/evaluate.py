@@ -21,7 +21,7 @@ _MANY = 12  # most classes in a confusion table on the terminal
 Dataset = Annotated[
     Path | None,
     typer.Argument(
-        help="Folder to score; or cifar10, cifar100.  \\[default: the run's held-out images]",
+        help="Folder to score, or a .zip or .tar of it; or cifar10, cifar100.  \\[default: the run's held-out images]",
         parser=dataset_path,
     ),
 ]

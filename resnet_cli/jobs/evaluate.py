@@ -45,7 +45,7 @@ class EvaluateRequest:
 
     Attributes:
         runs: folders of runs, or of OpenVINO exports; several form an ensemble, none means the newest run.
-        dataset: folder, or name of a known data set, whose images are scored; None for the first run's held-out images.
+        dataset: folder, archive or name of a known data set whose images are scored; None for the first run's held-out images.
         split: train, val or test; None for test images if there are any, else validation images.
         views: views of each image to average: 1, 2 or 10.
         engine: engine of the forward passes.
@@ -117,6 +117,7 @@ def run_evaluation(request: EvaluateRequest, progress: Progress) -> Evaluated:
     engine = settled(request.engine, progress)
     runs = load_runs(request.runs)
     if request.dataset is None and request.labels is None:
+        _unpack_again(runs[0], progress)
         scored = scoring.held_out(runs, request.split, request.allow_changed)
     else:
         root = dataset_folder(request.dataset, progress, request.labels)
@@ -141,6 +142,13 @@ def run_evaluation(request: EvaluateRequest, progress: Progress) -> Evaluated:
         target = make_run_folder(Place(target, name))  # another process may have created it meanwhile
     _write_figures(target, measured, runs, progress.warnings)
     return Evaluated(runs, measured, target, tuple(progress.warnings))
+
+
+def _unpack_again(run: Run, progress: Progress) -> None:
+    """Put the images of a run back that came from an archive and are no longer in the cache."""
+    archive = run.record.get("data", {}).get("archive")
+    if archive and not run.data.is_dir() and Path(archive).is_file():
+        dataset_folder(Path(archive), progress)
 
 
 def _new_name(runs: Sequence[Run], scored: Scored, views: int) -> str:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resnet_cli.data.archives import archive_of
 from resnet_cli.data.contents import contents, kind_of, seen_by_earlier_runs
 from resnet_cli.data.dataset import IMBALANCE, SMALL_CLASS, UNKNOWN, Dataset, LeftOut, Sample
 from resnet_cli.data.folders import file_size
@@ -228,13 +229,14 @@ def _class_of(sample: Sample, dataset: Dataset) -> str:
 def data_record(dataset: Dataset) -> dict[str, Any]:
     """Folder, table of labels, number and fingerprint of the images, and how they were sampled."""
     counts = {split: dataset.counts(split) for split in dataset.splits}
-    labels, sampling = dataset.labels, dataset.sampling
+    labels, sampling, archive = dataset.labels, dataset.sampling, archive_of(dataset.root.resolve())
     return {
         "path": str(dataset.root.resolve()),
         "name": dataset.name,
         "fingerprint": fingerprint(dataset),
         "pictures": images_fingerprint(dataset),
         "counts": counts,
+        **({"archive": str(archive)} if archive else {}),
         **({"labels": {"path": str(labels.path.resolve()), "sha256": labels.sha256}} if labels else {}),
         **({"sample": asdict(sampling)} if sampling else {}),
     }
