@@ -17,18 +17,20 @@ from resnet_cli.data import Resize
 from resnet_cli.errors import ResnetError
 from resnet_cli.jobs.environment import dataset_folder, tensorflow_import
 from resnet_cli.jobs.plan import plan_finetune, plan_training
-from resnet_cli.jobs.start import FinetuneRequest, TrainRequest, let_go
+from resnet_cli.jobs.start import FinetuneRequest, TrainRequest, let_go, require_folds_to_fit
 from resnet_cli.networks.catalogue import Shortcut, find_network
 from resnet_cli.progress import Interruptible, Progress
 from resnet_cli.training.config import (
     FinetuneConfig,
     TrainConfig,
+    based_on,
     make_config,
     make_finetune_config,
     parse_duration,
     require_teacher,
 )
 from resnet_cli.training.recipes import keys_of
+from resnet_cli.training.tuning import require_tunable
 
 if TYPE_CHECKING:
     from resnet_cli.data.check import Inspection
@@ -52,6 +54,8 @@ def finetune(
     time_limit: str | float | None = None,
     val_split: float | None = None,
     seed: int | None = None,
+    folds: int | None = None,
+    tune: str | float | None = None,
     settings: Mapping[str, Any] | None = None,
     output: PathLike | None = None,
     force: bool = False,
@@ -71,6 +75,8 @@ def finetune(
         recipe: name or TOML file of a recipe; see docs/recipes.md.
         unfreeze, epochs, batch_size, learning_rate, val_split, seed: keys of the recipe; None keeps the recipe's value.
         time_limit: limit of both phases, such as "10m", or in seconds; views and epochs are chosen to fit.
+        folds: also cross-validate the head on so many folds, 2 to 20; see docs/small-sets.md.
+        tune: search the settings for this time, such as "10m", or in seconds, then train with the best.
         settings: any other keys of the recipe by name, such as {"dropout": 0.3}.
         progress: True shows it, False hides it, an object of the `Progress` protocol receives it.
 
@@ -82,6 +88,8 @@ def finetune(
     """
     asked = dict(locals())
     config = _finetune_config(asked)
+    require_folds_to_fit(folds, None, config.time_limit)
+    require_tunable(tune, {"--time-limit": config.time_limit, "--folds": folds}, _fixed(asked), str(image_size or "auto"))
     with _training(progress) as shown:
         plan = plan_finetune(_finetune_request(asked, shown), config, shown)
         with tensorflow_import():
@@ -214,12 +222,17 @@ def _given(asked: Mapping[str, Any], config: type) -> dict[str, Any]:
     return given
 
 
-def _seconds(limit: str | float) -> float:
-    """A time limit in seconds, from "10m" or a number of seconds."""
+def _fixed(asked: Mapping[str, Any]) -> frozenset[str]:
+    """The keys of the recipe that `tune` does not search, as the call or a recipe file sets them."""
+    return frozenset(_given(asked, FinetuneConfig)) | based_on(asked["recipe"], FinetuneConfig)[1].keys()
+
+
+def _seconds(limit: str | float, name: str = "time_limit") -> float:
+    """A time in seconds, from "10m" or a number of seconds."""
     if isinstance(limit, str):
-        return parse_duration(limit)
+        return parse_duration(limit, f"--{name.replace('_', '-')}")
     if not isinstance(limit, numbers.Real) or isinstance(limit, bool) or not 0 < limit < math.inf:
-        raise ResnetError(f"time_limit={limit!r} is not a duration", 'give "10m", or seconds as a number')
+        raise ResnetError(f"{name}={limit!r} is not a duration", 'give "10m", or seconds as a number')
     return float(limit)
 
 
@@ -252,7 +265,18 @@ def _finetune_request(asked: Mapping[str, Any], progress: Progress) -> FinetuneR
         lr_find=None,
         tensorboard=False,
         command=_spelled(finetune, asked),
+        folds=_folds(asked["folds"]),
+        tune=None if asked["tune"] is None else _seconds(asked["tune"], "tune"),
+        fixed=_fixed(asked),
     )
+
+
+def _folds(folds: int | None) -> int | None:
+    if folds is None:
+        return None
+    if not isinstance(folds, numbers.Integral) or isinstance(folds, bool) or not 2 <= folds <= 20:
+        raise ResnetError(f"folds={folds!r} is not a number of folds", "give a whole number from 2 to 20")
+    return int(folds)
 
 
 def _train_request(asked: Mapping[str, Any], progress: Progress) -> TrainRequest:

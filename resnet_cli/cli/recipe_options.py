@@ -100,6 +100,17 @@ ResizeName = Annotated[
     _option(DATA, "How an image becomes a square: crop its middle, pad it with grey bars, or squash it."),
 ]
 TrainValSplit = Annotated[float | None, _of_key(TrainConfig, "val_split", DATA)]
+Folds = Annotated[
+    int | None,
+    _option(
+        DATA,
+        "Also cross-validate the head on so many stratified folds of the training and validation images.  \\[default: none]",
+        "--folds",
+        min=2,
+        max=20,
+        show_default=False,
+    ),
+]
 FinetuneValSplit = Annotated[float | None, _of_key(FinetuneConfig, "val_split", DATA)]
 
 _ARCH = "Network; `resnet models` lists them."
@@ -112,10 +123,15 @@ ShortcutOption = Annotated[
 ]
 TrainSize = Annotated[int | None, _option(NETWORK, "Input side, pixels.  \\[default: the network's]", min=8)]
 FinetuneSize = Annotated[str, _option(NETWORK, "Input side, pixels; auto: chosen by network and image sizes.")]
-TrainWeights = Annotated[str, _option(NETWORK, "Initial weights: none, imagenet, bundled, a run or a weights file.")]
+TrainWeights = Annotated[
+    str, _option(NETWORK, "Initial weights: none, imagenet, bundled, timm:NAME, torchvision:NAME, a run or a file.")
+]
 FinetuneWeights = Annotated[
     str,
-    _option(NETWORK, "Initial weights: imagenet, bundled, none, a run or a weights file; auto: imagenet, else bundled."),
+    _option(
+        NETWORK,
+        "Initial weights: imagenet, bundled, none, timm:NAME, torchvision:NAME, a run or a file; auto: imagenet, else bundled.",
+    ),
 ]
 TeacherOption = Annotated[
     Path | None, _option(NETWORK, "Teacher for distillation: a run, or an ONNX or OpenVINO file.", show_default=False)
@@ -157,6 +173,10 @@ TrainLimit = Annotated[
 FinetuneLimit = Annotated[
     str | None,
     _option(TRAINING, "Time for the training itself, such as 10m: views and epochs are chosen to fit.", metavar="DURATION"),
+]
+Tune = Annotated[
+    str | None,
+    _option(TRAINING, "Search settings for a time, such as 10m, then train with the best.", "--tune", metavar="DURATION"),
 ]
 LrFind = Annotated[
     Literal["plot", "use"] | None,

@@ -9,7 +9,7 @@ within bounds: below half of the share or above twice the share, the images with
 
 import hashlib
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -145,6 +145,39 @@ def _sample(groups: Sequence[Alike], share: float, least: int) -> set[int]:
                 chosen.add(index)
                 count += sizes[index]
     return chosen
+
+
+def stratified_folds(dataset: Dataset, count: int, seed: int) -> dict[Path, int]:
+    """The fold of every training and validation image, 0 to `count` - 1; test images are in no fold.
+
+    Every fold has the same number of images of a class, or one more. Copies of one file are in the same fold, even in two
+    classes; with copies, folds may differ by more.
+
+    Args:
+        dataset: as returned by `hold_out`.
+        count: number of folds.
+        seed: random seed of the choice.
+
+    Raises:
+        ResnetError: a class has fewer different images than there are folds.
+    """
+    pool = [*dataset.splits["train"], *(() if dataset.is_validated_by_test else dataset.splits["val"])]
+    groups = _numbered(pool, _sketched(pool), seed)
+    different = Counter(label for group in groups for label in group.labels)
+    for label, name in enumerate(dataset.classes):
+        if different[label] < count:
+            fewest = min(different[each] for each in range(len(dataset.classes)))
+            hint = f"--folds {fewest} is the most for these classes, or add images" if fewest > 1 else "add images"
+            what = f"the class {name} has {different[label]} different images for training and validation"
+            raise ResnetError(f"{what}, fewer than --folds {count}", hint)
+    of_class = [Counter[int]() for _ in range(count)]
+    totals, fold_of = [0] * count, dict[Path, int]()
+    for group in sorted(groups, key=lambda group: (-len(group.samples), group.number)):
+        fold = min(range(count), key=lambda fold: (sum(of_class[fold][label] for label in group.labels), totals[fold], fold))
+        totals[fold] += len(group.samples)
+        of_class[fold].update(sample.label for sample in group.samples)
+        fold_of.update({sample.path: fold for sample in group.samples})
+    return fold_of
 
 
 def _divided(dataset: Dataset, groups: list[Alike], share: float) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:

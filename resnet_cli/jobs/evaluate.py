@@ -44,7 +44,8 @@ class EvaluateRequest:
     """The arguments of an evaluation.
 
     Attributes:
-        runs: folders of runs, or of OpenVINO exports; several form an ensemble, none means the newest run.
+        runs: folders of runs or of OpenVINO exports, names of published weights, or .safetensors files; several form an
+            ensemble, none means the newest run.
         dataset: folder, archive or name of a known data set whose images are scored; None for the first run's held-out images.
         split: train, val or test; None for test images if there are any, else validation images.
         views: views of each image to average: 1, 2 or 10.
@@ -99,7 +100,7 @@ class Evaluated:
 
     def to_json(self) -> dict[str, Any]:
         """The JSON output of `evaluate`."""
-        folders, measured = [str(run.folder) for run in self.runs], self.measured
+        folders, measured = [run.name for run in self.runs], self.measured
         which = {"dataset": measured.scored.name, "split": measured.scored.split}
         names = {"run": folders[0], "runs": folders, "views": measured.views, **which}
         warnings = list(self.warnings)
@@ -115,7 +116,7 @@ def run_evaluation(request: EvaluateRequest, progress: Progress) -> Evaluated:
     """
     views, strict = request.views, request.strict
     engine = settled(request.engine, progress)
-    runs = load_runs(request.runs)
+    runs = load_runs(request.runs, progress)
     if request.dataset is None and request.labels is None:
         _unpack_again(runs[0], progress)
         scored = scoring.held_out(runs, request.split, request.allow_changed)
@@ -155,7 +156,8 @@ def _new_name(runs: Sequence[Run], scored: Scored, views: int) -> str:
     """The name of a new folder under runs/ for results that do not belong into a run's folder; else empty."""
     if len(runs) > 1:
         return _ENSEMBLE
-    return f"{runs[0].folder.resolve().name}-{_measurement(scored, views)}" if runs[0].is_export else ""
+    own = not (runs[0].is_export or runs[0].is_published)
+    return "" if own else f"{runs[0].folder.resolve().name}-{_measurement(scored, views)}"
 
 
 def _measurement(scored: Scored, views: int) -> str:
@@ -293,6 +295,8 @@ def write_measured(folder: Path, measured: Measured, record: dict[str, Any], cur
         ("data", f"{measured.scored.root} ({measured.scored.split})"),
         *([("labels", record["data"]["labels"]["path"])] if "labels" in record["data"] else []),
         *([("trained on", trained_on)] if trained_on != str(measured.scored.root.resolve()) else []),
+        *([("cross-validation", _cross_validation(found))] if (found := record.get("results", {}).get("folds")) else []),
+        *([("tuning", _tuning(found))] if (found := record.get("results", {}).get("tuning", {})).get("trials") else []),
         *([("command", record["command"])] if record["command"] else []),
         ("versions", ", ".join(f"{name} {version}" for name, version in record["versions"].items())),
     ]
@@ -302,7 +306,7 @@ def write_measured(folder: Path, measured: Measured, record: dict[str, Any], cur
 def write_ensemble(folder: Path, measured: Measured, runs: Sequence[Run], warnings: list[str]) -> None:
     """Write predictions.csv, confusion.csv and report.html of an ensemble."""
     words = [f"{_network(run.record)}; weights {_weights(run.record)}; trained on {_trained_on(run.record)}" for run in runs]
-    facts = [(str(run.folder), each) for run, each in zip(runs, words, strict=True)]
+    facts = [(run.name, each) for run, each in zip(runs, words, strict=True)]
     _write(folder, measured, [("data", f"{measured.scored.root} ({measured.scored.split})"), *facts], None, warnings)
 
 
@@ -325,6 +329,17 @@ def _network(record: dict[str, Any]) -> str:
     exported = record.get("export")
     form = f", exported as {exported['format']} in {exported['precision']}" if exported else ""
     return f"{record['network']['name']}, {record['image_size']} pixels{form}"
+
+
+def _cross_validation(found: dict[str, Any]) -> str:
+    shares = ", ".join(f"{each['top1']:.1%}" for each in found["folds"])
+    how = f"standard deviation {found['sd']:.1%} over {len(found['folds'])} folds: {shares}"
+    return f"head on frozen features, accuracy {found['mean']:.1%}, {how}"
+
+
+def _tuning(found: dict[str, Any]) -> str:
+    scores = f"accuracy {found['default']['top1']:.1%} with the defaults, {found['best']['top1']:.1%} with {found['changed']}"
+    return f"{found['trials']} trials, scored on {found['count']} images ({found['scored_on']}): {scores}"
 
 
 def _weights(record: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from resnet_cli.data.dataset import Dataset, scan_dataset, scan_photos
 from resnet_cli.data.folders import folder_names, list_folder
 from resnet_cli.data.labels import scan_labels
 from resnet_cli.data.layout import some_names, split_of
-from resnet_cli.data.split import hold_out, hold_out_photos, sampled
+from resnet_cli.data.split import hold_out, hold_out_photos, sampled, stratified_folds
 from resnet_cli.engines import EngineName
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import at_home
@@ -246,6 +246,7 @@ class FinetunePlan:
         place: the run folder.
         chosen: settings that a resumed run must have begun with.
         began: `time.perf_counter` at the start of the command.
+        folds: the fold of each image by path, for `--folds`; None without.
     """
 
     request: FinetuneRequest
@@ -257,6 +258,7 @@ class FinetunePlan:
     place: Place
     chosen: dict[str, Any]
     began: float
+    folds: dict[Path, int] | None = None
 
 
 def plan_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Progress) -> FinetunePlan:
@@ -272,6 +274,9 @@ def plan_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pr
     share = config.share("test" in scanned.splits)
     dataset = sampled(hold_out(scanned, share, config.seed), request.fraction, request.per_class, config.seed)
     tell_dataset(dataset, config.mirrors, progress)
+    if request.tune and dataset.is_validated_by_test:
+        raise ResnetError("--val-split 0 validates on the test images, which --tune must not see", "leave --val-split out")
+    folds = stratified_folds(dataset, request.folds, config.seed) if request.folds else None
     config = replace(config, engine=settled(config.engine, progress))
     network, source = choose_backbone(request.arch, _weights(request, dataset), progress)
     if config.unfreeze == "auto":
@@ -287,9 +292,9 @@ def plan_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pr
     spec = ClassifierSpec(network, len(dataset.classes), size, config.hidden, config.dropout)
     name = f"{dataset.name}-{network.name}{'-lr-find' if request.lr_find == 'plot' else ''}"
     options = {"arch": network.name, "image_size": size, "weights": source.sha256, "resize": request.resize}
+    options |= {"folds": request.folds, "tune": request.tune, "fraction": request.fraction, "per_class": request.per_class}
     recipe = {name: value for name, value in asdict(config).items() if name not in _ANYTIME}
-    sample = {"fraction": request.fraction, "per_class": request.per_class}
-    chosen = {**recipe, **options, "lr_find": request.lr_find, **sample, "data": fingerprint(dataset)}
+    chosen = {**recipe, **options, "lr_find": request.lr_find, "data": fingerprint(dataset)}
     place = place_of_run(name, request.output, request.force, chosen if request.resume else None, (request.weights,))
     tell_interrupted(place, progress)
     if request.resume:
@@ -297,10 +302,8 @@ def plan_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pr
         _refuse_former_layout(place.folder)
     weights = {"none": "untrained", "file": str(source.path)}.get(source.kind, f"{source.kind} weights")
     progress.line(f"backbone: {network.name}, {weights}, {size} pixels")
-    from resnet_cli.data.decode import Geometry
-
-    geometry = Geometry(size, request.resize, network.crop_fraction)
-    return FinetunePlan(request, replace(config, val_split=share), dataset, source, geometry, spec, place, chosen, began)
+    geometry = network.geometry(size, request.resize)
+    return FinetunePlan(request, replace(config, val_split=share), dataset, source, geometry, spec, place, chosen, began, folds)
 
 
 def _refuse_former_layout(folder: Path) -> None:

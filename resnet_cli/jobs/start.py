@@ -47,7 +47,7 @@ class TrainRequest:
 
 @dataclass(frozen=True)
 class FinetuneRequest:
-    """The arguments of `finetune` without the recipe."""
+    """The arguments of `finetune` without the recipe; `tune` in seconds, `fixed` the keys that it does not search."""
 
     dataset: Path
     arch: str
@@ -64,6 +64,21 @@ class FinetuneRequest:
     labels: Path | None = None
     fraction: float | None = None
     per_class: int | None = None
+    folds: int | None = None
+    tune: float | None = None
+    fixed: frozenset[str] = frozenset()
+
+
+def require_folds_to_fit(folds: int | None, lr_find: str | None, time_limit: float) -> None:
+    """Refuse a cross-validation where nothing is trained, or beside a time limit, whose plan does not include it.
+
+    Raises:
+        ResnetError: there are both.
+    """
+    if folds and lr_find == "plot":
+        raise ResnetError("--lr-find plot trains nothing, so there is nothing to cross-validate", "leave --folds out")
+    if folds and time_limit:
+        raise ResnetError("--time-limit does not plan the heads of --folds", "leave one of them out")
 
 
 try:
