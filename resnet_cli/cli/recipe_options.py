@@ -110,10 +110,15 @@ ShortcutOption = Annotated[
 ]
 TrainSize = Annotated[int | None, _option(NETWORK, "Input side, pixels.  \\[default: the network's]", min=8)]
 FinetuneSize = Annotated[str, _option(NETWORK, "Input side, pixels; auto: chosen by network and image sizes.")]
-TrainWeights = Annotated[str, _option(NETWORK, "Initial weights: none, imagenet, bundled, a run or a weights file.")]
+TrainWeights = Annotated[
+    str, _option(NETWORK, "Initial weights: none, imagenet, bundled, timm:NAME, torchvision:NAME, a run or a file.")
+]
 FinetuneWeights = Annotated[
     str,
-    _option(NETWORK, "Initial weights: imagenet, bundled, none, a run or a weights file; auto: imagenet, else bundled."),
+    _option(
+        NETWORK,
+        "Initial weights: imagenet, bundled, none, timm:NAME, torchvision:NAME, a run or a file; auto: imagenet, else bundled.",
+    ),
 ]
 TeacherOption = Annotated[
     Path | None, _option(NETWORK, "Teacher for distillation: a run, or an ONNX or OpenVINO file.", show_default=False)

@@ -6,7 +6,7 @@ program.
 
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -117,6 +117,36 @@ def list_folder(folder: Path, deep: bool = True) -> Listing:
         hidden,
         tuple(sorted(hidden_folders, key=lambda each: each.path.parts)),
     )
+
+
+def walk_images(folder: Path, skipped: Callable[[LeftOut], None]) -> Iterator[Path]:
+    """Yield the images of `list_folder`, in its order, one folder at a time: memory does not grow with their number.
+
+    Args:
+        folder: a folder.
+        skipped: called with each file that is left out, except hidden ones.
+
+    Raises:
+        ResnetError: a folder cannot be read.
+    """
+    yield from _walk(folder, skipped, set())
+
+
+def _walk(folder: Path, skipped: Callable[[LeftOut], None], seen: set[tuple[int, int]]) -> Iterator[Path]:
+    if not _is_new(folder, seen):
+        return
+    for entry in sorted(entries(folder), key=lambda entry: entry.name):
+        path = folder / entry.name
+        if is_hidden(entry.name):
+            continue
+        if is_folder(entry) and is_printable(Path(entry.name)) and not holds_runs(path, has_ending):
+            yield from _walk(path, skipped, seen)
+        elif is_folder(entry):
+            skipped(LeftOut(printable(path), OWN_FILES if is_printable(Path(entry.name)) else _NO_TEXT))
+        elif reason := _why_no_image(entry) or (OWN_FILES if is_figure(path) else ""):
+            skipped(LeftOut(printable(path), reason))
+        else:
+            yield path
 
 
 def folder_names(folder: Path) -> list[str]:

@@ -216,7 +216,7 @@ def _no_known_class(root: Path, run: Run) -> ResnetError:
     if list_folder(root, deep=False).images:
         return ResnetError(f"{root} holds images and no class folders", f"put each image into a folder of its class: {names}")
     return ResnetError(
-        f"{root} has no images of a class that the run {run.folder} knows ({names})", "class folders are matched by name"
+        f"{root} has no images of a class that the run {run.name} knows ({names})", "class folders are matched by name"
     )
 
 

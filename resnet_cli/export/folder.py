@@ -105,9 +105,10 @@ def describe(folder: Path, run: Run, name: FormatName, precision: str) -> int:
         name: the format.
         precision: number format of the model, "float" or "int8".
     """
+    from resnet_cli.data.decode import run_geometry
+
     (folder / LABELS).write_text("".join(f"{each}\n" for each in run.classes), "utf-8", "surrogateescape", "\n")
-    shape = run.record["input"]
-    program = example(name, run.record["image_size"], shape["resize"], shape["fraction"], len(run.classes))
+    program = example(name, run_geometry(run), len(run.classes))
     (folder / EXAMPLE).write_text(program, "utf-8")
     if name == "openvino":
         made = {"format": name, "precision": precision, "run": run.folder.resolve().name}

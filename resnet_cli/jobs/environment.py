@@ -127,6 +127,7 @@ _CHATTER = re.compile(
     r"|This TensorFlow binary is optimized|To enable the following instructions"
     r"|computation_placer|Unable to register cu"
     r"|Created TensorFlow Lite XNNPACK delegate"
+    r"|Set ray log level from environment variable"
     r"|^fully_quantize: "  # LiteRT's converter, of its own settings
 )
 

@@ -44,7 +44,8 @@ class EvaluateRequest:
     """The arguments of an evaluation.
 
     Attributes:
-        runs: folders of runs, or of OpenVINO exports; several form an ensemble, none means the newest run.
+        runs: folders of runs or of OpenVINO exports, names of published weights, or .safetensors files; several form an
+            ensemble, none means the newest run.
         dataset: folder, or name of a known data set, whose images are scored; None for the first run's held-out images.
         split: train, val or test; None for test images if there are any, else validation images.
         views: views of each image to average: 1, 2 or 10.
@@ -96,7 +97,7 @@ class Evaluated:
 
     def to_json(self) -> dict[str, Any]:
         """The JSON output of `evaluate`."""
-        folders, measured = [str(run.folder) for run in self.runs], self.measured
+        folders, measured = [run.name for run in self.runs], self.measured
         which = {"dataset": measured.scored.name, "split": measured.scored.split}
         names = {"run": folders[0], "runs": folders, "views": measured.views, **which}
         warnings = list(self.warnings)
@@ -112,7 +113,7 @@ def run_evaluation(request: EvaluateRequest, progress: Progress) -> Evaluated:
     """
     views, strict = request.views, request.strict
     engine = settled(request.engine, progress)
-    runs = load_runs(request.runs)
+    runs = load_runs(request.runs, progress)
     root = None if request.dataset is None else dataset_folder(request.dataset, progress)
     if root is None:
         scored = scoring.held_out(runs, request.split, request.allow_changed)
@@ -144,7 +145,8 @@ def _new_name(runs: Sequence[Run], scored: Scored, views: int) -> str:
     """The name of a new folder under runs/ for results that do not belong into a run's folder; else empty."""
     if len(runs) > 1:
         return _ENSEMBLE
-    return f"{runs[0].folder.resolve().name}-{_measurement(scored, views)}" if runs[0].is_export else ""
+    own = not (runs[0].is_export or runs[0].is_published)
+    return "" if own else f"{runs[0].folder.resolve().name}-{_measurement(scored, views)}"
 
 
 def _measurement(scored: Scored, views: int) -> str:
@@ -291,7 +293,7 @@ def write_measured(folder: Path, measured: Measured, record: dict[str, Any], cur
 def write_ensemble(folder: Path, measured: Measured, runs: Sequence[Run], warnings: list[str]) -> None:
     """Write predictions.csv, confusion.csv and report.html of an ensemble."""
     words = [f"{_network(run.record)}; weights {_weights(run.record)}; trained on {_trained_on(run.record)}" for run in runs]
-    facts = [(str(run.folder), each) for run, each in zip(runs, words, strict=True)]
+    facts = [(run.name, each) for run, each in zip(runs, words, strict=True)]
     _write(folder, measured, [("data", f"{measured.scored.root} ({measured.scored.split})"), *facts], None, warnings)
 
 

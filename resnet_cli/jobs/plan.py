@@ -282,9 +282,7 @@ def plan_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pr
         _refuse_former_layout(place.folder)
     weights = {"none": "untrained", "file": str(source.path)}.get(source.kind, f"{source.kind} weights")
     progress.line(f"backbone: {network.name}, {weights}, {size} pixels")
-    from resnet_cli.data.decode import Geometry
-
-    geometry = Geometry(size, request.resize, network.crop_fraction)
+    geometry = network.geometry(size, request.resize)
     return FinetunePlan(request, replace(config, val_split=share), dataset, source, geometry, spec, place, chosen, began, folds)
 
 

@@ -142,12 +142,19 @@ def run_record(
         "path": str(source.path.absolute()) if source.path else "",
         "sha256": source.sha256,
         "fallback": source.fallback,
+        "name": source.name,
+        "revision": source.revision,
     }
     return {
         "command": command,
         "classes": list(dataset.classes),
         **spec.to_record(),
-        "input": {"resize": geometry.resize, "fraction": geometry.fraction},
+        "input": {
+            "resize": geometry.resize,
+            "fraction": geometry.fraction,
+            "interpolation": geometry.interpolation,
+            "steps": geometry.steps,
+        },
         "weights": weights,
         "data": data_record(dataset),
         "config": config,
