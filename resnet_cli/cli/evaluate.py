@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resnet_cli.cli import console
-from resnet_cli.cli.options import Engine, Json, Quiet, RunFolders, Views, dataset_path
+from resnet_cli.cli.options import Engine, Json, Labels, Quiet, RunFolders, Views, dataset_path
 from resnet_cli.cli.reporter import Reporter
 from resnet_cli.data.scoring import SplitName
 
@@ -20,7 +20,10 @@ _MANY = 12  # most classes in a confusion table on the terminal
 
 Dataset = Annotated[
     Path | None,
-    typer.Argument(help="Folder to score; or cifar10, cifar100.  \\[default: the run's held-out images]", parser=dataset_path),
+    typer.Argument(
+        help="Folder to score, or a .zip or .tar of it; or cifar10, cifar100.  \\[default: the run's held-out images]",
+        parser=dataset_path,
+    ),
 ]
 Split = Annotated[
     SplitName | None,
@@ -42,6 +45,7 @@ Strict = Annotated[bool, typer.Option("--strict", help="A damaged or changed ima
 
 def evaluate(
     dataset: Dataset = None,
+    labels: Labels = None,
     run: RunFolders = None,
     split: Split = None,
     views: Views = "1",
@@ -61,11 +65,13 @@ def evaluate(
     in the papers on CIFAR, gets crops of the image padded as in training. Earlier results of the same run and data set are
     replaced, those of several runs or of an export are not; nothing is written into an export.
     """
+    if allow_changed and labels is not None:
+        raise typer.BadParameter("--allow-changed is for a run's held-out images: leave it out with --labels")
     if allow_changed and dataset is not None:
         raise typer.BadParameter("--allow-changed is for a run's held-out images: leave it out with a DATASET")
     from resnet_cli.jobs.evaluate import EvaluateRequest, run_evaluation
 
-    where = (run or (), dataset, split, int(views), engine, output, allow_changed, strict)
+    where = (run or (), dataset, split, int(views), engine, output, allow_changed, strict, labels)
     done = run_evaluation(EvaluateRequest(*where), Reporter(quiet or json))
     if json:
         console.print_json(done.to_json())

@@ -9,23 +9,22 @@ import io
 import math
 import stat
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from resnet_cli.data import Interpolation, Resize, Steps
+from resnet_cli.data import Interpolation, Resize, Steps, heif
 from resnet_cli.data.folders import HEIF_INSTALL as INSTALL
 from resnet_cli.errors import ResnetError
 from resnet_cli.runs.folder import Run
 
 Pixels = NDArray[np.uint8]
 
-# HEIC is opened by `open_heif`; JPEG includes MPO, the stereo images of some cameras.
+# HEIC is opened by `heif.open_heif`; JPEG includes MPO, the stereo images of some cameras.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 _LARGEST = 200_000_000  # pixels of the largest cameras; a larger image counts as a decompression bomb
 _GREY = (124, 116, 104)  # ImageNet's mean colour
@@ -94,6 +93,17 @@ class InMemory:
     image: Image.Image
 
 
+@dataclass(frozen=True)
+class Remote:
+    """An image file on another file system: its URL, and what reads its bytes, which may raise a ResnetError."""
+
+    name: str
+    read: Callable[[], bytes]
+
+
+Source = Path | InMemory | Remote
+
+
 def in_memory(image: Image.Image | Pixels, name: str) -> InMemory:
     """Convert an image in memory as `decode` converts a file; the result is a copy.
 
@@ -124,11 +134,11 @@ def in_memory(image: Image.Image | Pixels, name: str) -> InMemory:
     return InMemory(name, Image.fromarray(pixels))
 
 
-def decode(path: Path | InMemory, short_side: int | None = None) -> Pixels:
+def decode(path: Source, short_side: int | None = None) -> Pixels:
     """Decode an image.
 
     Args:
-        path: a JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC file; an image in memory is decoded already.
+        path: a JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC file, here or elsewhere; an image in memory is decoded already.
         short_side: sufficient size of the short side, pixels: a JPEG may be decoded at a half, quarter or eighth of its size,
             never below this; None decodes at full size.
 
@@ -148,7 +158,7 @@ def decode(path: Path | InMemory, short_side: int | None = None) -> Pixels:
     return np.asarray(_open(path, short_side))
 
 
-def decode_square(path: Path | InMemory, geometry: Geometry) -> Pixels:
+def decode_square(path: Source, geometry: Geometry) -> Pixels:
     """Decode an image and bring it to the input size: uint8 (size, size, 3).
 
     Example:
@@ -254,10 +264,15 @@ def read_header(path: Path) -> Header | None:
         return None
 
 
-def _open(path: Path | InMemory, short_side: int | None) -> Image.Image:
+def _open(path: Source, short_side: int | None) -> Image.Image:
     """Read, decode fully and convert; every failure becomes one sentence that names the file."""
     if isinstance(path, InMemory):
         return path.image
+    if isinstance(path, Remote):
+        content = path.read()
+        if not content:
+            raise ResnetError(f"{path.name} is empty (0 bytes)")
+        return _read(io.BufferedReader(io.BytesIO(content)), path.name, short_side)
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -270,6 +285,10 @@ def _open(path: Path | InMemory, short_side: int | None) -> Image.Image:
     except ValueError as error:  # a NUL in the path
         hint = "where paths are separated by NUL, as by find -print0, add -0 (--null)"
         raise ResnetError(f"{str(path)!r} is not a valid path: {error}; {hint}") from error
+    return _read(file, path, short_side)
+
+
+def _read(file: io.BufferedReader, path: Path | str, short_side: int | None) -> Image.Image:
     with file:
         try:
             return _decode(file, short_side)
@@ -278,7 +297,7 @@ def _open(path: Path | InMemory, short_side: int | None) -> Image.Image:
             raise ResnetError(f"{path} is a HEIC image, which needs: {INSTALL}") from None
         except UnidentifiedImageError:
             file.seek(0)
-            if is_heif(file.read(_HEIF_HEAD)):
+            if heif.is_heif(file.read(heif.HEAD)):
                 raise ResnetError(f"{path} is damaged: no image can be read from this HEIC file") from None
             raise ResnetError(f"{path} is not an image (JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC)") from None
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -289,7 +308,7 @@ def _open(path: Path | InMemory, short_side: int | None) -> Image.Image:
 
 
 def _opened(file: io.BufferedReader) -> Image.Image:
-    return open_heif(file) if is_heif(file.peek(_HEIF_HEAD)) else Image.open(file, formats=_FORMATS)
+    return heif.open_heif(file) if heif.is_heif(file.peek(heif.HEAD)) else Image.open(file, formats=_FORMATS)
 
 
 def _decode(file: io.BufferedReader, short_side: int | None) -> Image.Image:
@@ -346,50 +365,3 @@ def run_geometry(run: Run) -> Geometry:
         return Geometry(size, words["resize"], fraction, border, *how)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ResnetError(f"{run.path} does not describe the input: {error}", "the run is damaged") from error
-
-
-_HEIF_HEAD = 64  # first bytes of a file, which contain its brands
-
-
-_HEVC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
-
-
-_ANY_CODEC = {b"mif1", b"msf1"}
-
-
-_AVIF = {b"avif", b"avis"}
-
-
-def is_heif(head: bytes) -> bool:
-    """Whether a file with these first bytes is HEIC: a brand (ISO/IEC 23008-12, annex B) is HEVC's, or none names a codec."""
-    if head[4:8] != b"ftyp":
-        return False
-    box = head[8 : min(int.from_bytes(head[:4]), _HEIF_HEAD)]
-    brands = {box[place : place + 4] for place in range(0, len(box), 4) if place != 4}  # there, the version of the first one
-    if box[:4] in _AVIF:
-        return False
-    return bool(brands & _HEVC) or (bool(brands & _ANY_CODEC) and not brands & _AVIF)
-
-
-def open_heif(file: IO[bytes]) -> Image.Image:
-    """Open a HEIC file with Pillow: its primary image, rotated as the file says; EXIF orientation is ignored.
-
-    Raises:
-        ImportError: the extra is not installed.
-        UnidentifiedImageError: the file is damaged.
-    """
-    register_heif()
-    return Image.open(file, formats=("HEIF",))
-
-
-@cache
-def register_heif() -> None:
-    """Let Pillow open HEIC files.
-
-    Raises:
-        ImportError: the extra is not installed.
-    """
-    import pillow_heif
-
-    # An embedded thumbnail may be older than the image, and would give different pixels for different sizes requested.
-    pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)

@@ -18,7 +18,7 @@ from resnet_cli.data.layout import some_names
 from resnet_cli.data.threads import Pause
 from resnet_cli.engines import EngineName
 from resnet_cli.engines.base import Engine
-from resnet_cli.engines.openvino import OpenVinoEngine, Purpose
+from resnet_cli.engines.openvino import OpenVinoEngine, Purpose, with_features
 from resnet_cli.errors import ResnetError
 from resnet_cli.export.formats import is_export
 from resnet_cli.files import write_text
@@ -96,6 +96,7 @@ class Ready:
         geometry: how images are brought to its input size.
         rebuild: builds the same classifier in Keras, uint8 images to probabilities; imports Keras.
         for_keras: whether Keras can run it, which is not possible for an export.
+        weights: its weights file; None for an export and for downloaded weights.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Ready:
     geometry: Geometry
     rebuild: Callable[[], Any]
     for_keras: bool = True
+    weights: Path | None = None
 
 
 def classifiers_for(folders: Sequence[Path], engine: EngineName, progress: Progress) -> tuple[Ready, ...]:
@@ -128,7 +130,8 @@ def classifiers_for(folders: Sequence[Path], engine: EngineName, progress: Progr
 def run_classifier(run: Run) -> Ready:
     """The classifier of a run."""
     for_keras = "export" not in run.record
-    return Ready(run.name, run.openvino, run.classes, run_geometry(run), partial(_read, run), for_keras)
+    weights = run.weights if for_keras else None
+    return Ready(run.name, run.openvino, run.classes, run_geometry(run), partial(_read, run), for_keras, weights)
 
 
 def engine_for_many(wish: EngineName, classifiers: Sequence[Ready], count: Callable[[], int], progress: Progress) -> EngineName:
@@ -161,7 +164,14 @@ def read_weights(weights: Path, spec: ClassifierSpec) -> Any:
     return read_classifier(weights, spec)
 
 
-def load_members(classifiers: Sequence[Ready], purpose: Purpose, engine: EngineName, progress: Progress) -> tuple[Member, ...]:
+def load_members(
+    classifiers: Sequence[Ready],
+    purpose: Purpose,
+    engine: EngineName,
+    progress: Progress,
+    features: bool = False,
+    threads: int | None = None,
+) -> tuple[Member, ...]:
     """Load classifiers of an ensemble; their common order of classes is the first one's.
 
     Args:
@@ -169,28 +179,38 @@ def load_members(classifiers: Sequence[Ready], purpose: Purpose, engine: EngineN
         purpose: "one" optimises the latency of one image, "many" the images per second.
         engine: as returned by `jobs.environment.settled`.
         progress: where runs are reported that only Keras can run.
+        features: the engines also return the pooled features.
+        threads: threads of OpenVINO; None = one per core.
 
     Raises:
         ResnetError: a file is missing or damaged.
     """
     return tuple(
-        Member(_load(each, purpose, engine, progress), each.geometry, _columns(each.classes, classifiers[0].classes))
+        Member(
+            _load(each, purpose, engine, progress, features, threads),
+            each.geometry,
+            _columns(each.classes, classifiers[0].classes),
+        )
         for each in classifiers
     )
 
 
-def _load(ready: Ready, purpose: Purpose, engine: EngineName, progress: Progress) -> Engine:
+def _load(
+    ready: Ready, purpose: Purpose, engine: EngineName, progress: Progress, features: bool, threads: int | None
+) -> Engine:
     if engine != "keras" and not ready.model.exists():
         if engine == "openvino":
             raise ResnetError(f"there is no {ready.model} for --engine openvino", "--engine keras predicts from the weights")
         progress.line(f"there is no {ready.model}, so Keras predicts from the weights, which is slower")
         engine = "keras"
     if engine != "keras":
-        return OpenVinoEngine(ready.model, purpose, cache=kept_in_cache("compiled"))
+        if features:
+            return OpenVinoEngine(with_features(ready.model), purpose, threads=threads)
+        return OpenVinoEngine(ready.model, purpose, cache=kept_in_cache("compiled"), threads=threads)
     classifier = ready.rebuild()
-    from resnet_cli.engines.frozen import KerasEngine
+    from resnet_cli.engines.frozen import KerasEngine, and_features
 
-    return KerasEngine(classifier, exact=True)
+    return KerasEngine(and_features(classifier) if features else classifier, exact=True)
 
 
 def _columns(own: tuple[str, ...], common: tuple[str, ...]) -> tuple[int, ...] | None:
