@@ -543,7 +543,7 @@ def test_arch_may_be_left_at_auto_or_must_agree(in_cache: list[str], tmp_path: P
 
 @pytest.mark.parametrize("weights", ["imagenet", "auto"])
 def test_imagenet_weights_of_resnet18_are_torchvisions(weights: str, hugging_face: Path, offline: list[str]) -> None:
-    with pytest.raises(ResnetError, match="the weights torchvision:resnet18.imagenet1k_v1 are not in Hugging Face's cache"):
+    with pytest.raises(ResnetError, match=r"the weights torchvision:resnet18\.imagenet1k_v1 are not in Hugging Face's cache"):
         choose_backbone("resnet18", weights, Silent())
     assert offline == ["huggingface.co"]
 
