@@ -1,4 +1,4 @@
-"""The work of `resnet predict --ray`: classify many images on Ray Data, restartable, into Parquet files (light).
+"""The work of `resnet predict --ray`: classify many images on Ray Data, restartable, into Parquet files.
 
 In: a table of paths, a folder or a pattern, and an output folder. Out: predictions/block-NNNNNN.parquet, a row per image. The
 list of images is written once and cut into numbered blocks; Ray Data hands the numbers of those that are not finished to a
@@ -108,25 +108,36 @@ def run_bulk(request: BulkRequest, progress: Progress) -> BulkDone:
     if request.features and len(classifiers) > 1:
         raise ResnetError("--features are those of one network, and several runs are named", "name one of them with --run")
     output = find_place(request.output)
-    skipped = _Skipped()
-    found = find_input(request.input, False, skipped)
+    found = find_input(request.input, False)
     options = {"top": request.top, "views": request.views, "features": request.features, "engine": request.engine}
-    wanted = Manifest(found.name, found.fingerprint or "", list(map(model_hash, classifiers)), options, 0, 0)
-    progress.saved(AGAIN)
-    return run_blocks(request.ray, output, wanted, found, classifiers, engine, progress, skipped)
+    return run_blocks(request.ray, output, found, options, classifiers, engine, progress)
 
 
 def run_blocks(
     address: str,
     output: Place,
-    wanted: Manifest,
     found: Input,
+    options: dict[str, Any],
     classifiers: tuple[Ready, ...],
     engine: EngineName,
     progress: Progress,
-    skipped: "_Skipped",
 ) -> BulkDone:
-    """List the images, unless that is done; classify the blocks that are not finished; sum up."""
+    """List the images, unless that is done; classify the blocks that are not finished; sum up.
+
+    Args:
+        address: "local", or the address of a cluster.
+        output: folder of the results.
+        found: the images.
+        options: what changes the results: top, views, features, engine.
+        classifiers: the members of the ensemble.
+        engine: as returned by `jobs.environment.settled`.
+        progress: where to report.
+
+    Raises:
+        ResnetError, Interrupted: as `run_bulk`.
+    """
+    progress.saved(AGAIN)
+    wanted = Manifest(found.name, found.fingerprint or "", list(map(model_hash, classifiers)), options, 0, 0)
     begun = read_manifest(output)
     if begun is not None:
         _require_same(output, begun, replace(wanted, fingerprint=fingerprint_of(found)))
@@ -136,7 +147,6 @@ def run_blocks(
         with connect(address) as cluster:
             if begun is None:
                 begun = _list(output, wanted, found, cluster, progress)
-                skipped.report(progress)
             todo = _unfinished(output, begun)
             work = _work(output, begun, found.base, classifiers, engine, cluster)
             now, seconds = _run(work, todo, cluster, progress)
@@ -149,21 +159,6 @@ def run_blocks(
     done = BulkDone(output.name, names, begun.images, errors, now, round(seconds, 3), engines)
     write_whole(output.inside(SUMMARY), json.dumps(done.to_json(), indent=2).encode())
     return done
-
-
-class _Skipped:
-    """Counts the files of the input that are not images."""
-
-    def __init__(self) -> None:
-        self._count, self._first = 0, ""
-
-    def __call__(self, name: str) -> None:
-        self._count += 1
-        self._first = self._first or name
-
-    def report(self, progress: Progress) -> None:
-        if self._count:
-            progress.line(f"skipped {self._count} files that are not images (first: {self._first})")
 
 
 def _require_same(output: Place, begun: Manifest, wanted: Manifest) -> None:
@@ -193,7 +188,9 @@ def _list(output: Place, wanted: Manifest, found: Input, cluster: Cluster, progr
     if not images:
         raise ResnetError(f"there are no images in {found.name}", "give a table with a row per image")
     size = block_size(images, cluster.cores // MOST_CORES + cluster.gpus)
-    manifest = replace(wanted, fingerprint=fingerprint, images=images, block=size)
+    manifest = replace(wanted, fingerprint=fingerprint, images=images, block=size, notes=found.notes())
+    for note in manifest.notes:
+        progress.line(note)
     write_manifest(output, manifest)
     return manifest
 

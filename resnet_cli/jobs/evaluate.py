@@ -10,25 +10,33 @@ from pathlib import Path
 from typing import Any
 
 from resnet_cli.data import scoring
+from resnet_cli.data.bulk_folder import read_manifest, read_rows
 from resnet_cli.data.dataset import Dataset
 from resnet_cli.data.decode import Geometry
 from resnet_cli.data.scoring import Scored, SplitName
+from resnet_cli.data.storage import find_place
 from resnet_cli.engines import EngineName
 from resnet_cli.engines.base import Outputs
 from resnet_cli.errors import ResnetError
 from resnet_cli.inference.classify import Classified, classify
-from resnet_cli.inference.metrics import Evaluation, losses, measure
+from resnet_cli.inference.metrics import Evaluation, evaluation_of, losses, measure
 from resnet_cli.inference.scoring import (
+    MEASURED,
     Rows,
     classify_pooled,
     collect,
     first_image,
     is_predictions,
+    only_left_out,
+    outcomes_of_rows,
+    unreadable_rows,
     write_confusion,
     write_predictions,
 )
+from resnet_cli.jobs.bulk import run_blocks
 from resnet_cli.jobs.environment import dataset_folder, settled
 from resnet_cli.jobs.predict import Ready, engine_for_many, load_members, load_runs, read_weights, run_classifier
+from resnet_cli.jobs.ray_cluster import import_ray
 from resnet_cli.jobs.start import Place, choose_run_folder, make_run_folder, require_writable
 from resnet_cli.networks.catalogue import ClassifierSpec
 from resnet_cli.progress import Progress, stop_if_asked
@@ -68,7 +76,7 @@ class EvaluateRequest:
 class Measured:
     """Predictions of scored images, and their metrics; `views` views of each image were averaged.
 
-    `engine` names the engine and its precision.
+    `engine` names the engine and its precision. Of a bulk evaluation, `rows` only has the images that could not be read.
     """
 
     scored: Scored
@@ -138,6 +146,40 @@ def run_evaluation(request: EvaluateRequest, progress: Progress) -> Evaluated:
         target = make_run_folder(Place(target, name))  # another process may have created it meanwhile
     _write_figures(target, measured, runs, progress.warnings)
     return Evaluated(runs, measured, target, tuple(progress.warnings))
+
+
+def run_bulk_evaluation(request: EvaluateRequest, address: str, word: str, progress: Progress) -> Evaluated:
+    """Measure runs on many images on Ray Data; the figures are those of `run_evaluation` on the same images.
+
+    Args:
+        request: the arguments; `output` is a folder for the rows, and is needed.
+        address: "local", or the address of a cluster.
+        word: a Parquet file with columns `path` and `label`, or a folder with class folders.
+        progress: where to report.
+
+    Raises:
+        ResnetError: as `run_bulk`; nothing in the input has a known class; or with `strict`, an image cannot be read.
+        Interrupted: a signal requested a stop; finished blocks are kept.
+    """
+    import_ray()
+    engine = settled(request.engine, progress)
+    runs = load_runs(request.runs)
+    classifiers, classes, views = tuple(map(run_classifier, runs)), runs[0].classes, request.views
+    scored, found = scoring.labelled(word, runs, request.split)
+    output = find_place(str(request.output))
+    options = {"top": min(5, len(classes)), "views": views, "features": False, "engine": request.engine, "labels": True}
+    done = run_blocks(address, output, found, options, classifiers, engine, progress)
+    manifest = read_manifest(output)
+    assert manifest is not None
+    left_out = unreadable_rows(read_rows(output, manifest, ["path", "error"]))
+    if left_out and request.strict:
+        raise ResnetError(left_out[0].reason, "without --strict it is left out")
+    for note in (*manifest.notes, *([scoring.unreadable_note(left_out)] if left_out else [])):
+        progress.warn(note)
+    figures = evaluation_of(outcomes_of_rows(read_rows(output, manifest, MEASURED), classes), classes)
+    write_confusion(Path(output.path) / "confusion.csv", figures)
+    measured = Measured(scored, only_left_out(left_out), figures, done.engine, views)
+    return Evaluated(runs, measured, Path(output.path), tuple(progress.warnings))
 
 
 def _new_name(runs: Sequence[Run], scored: Scored, views: int) -> str:
