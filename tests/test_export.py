@@ -298,7 +298,13 @@ def test_the_program_beside_an_export_answers_as_predict_does(
     (run / "run.json").write_text(json.dumps({**record, "input": {"resize": resize, "fraction": 0.875}}))
     result = run_cli("export", "--run", run, "--format", name, "--output", tmp_path / "made", "--json")
     assert result.exit_code == 0, result.stderr
-    assert json.loads(result.stdout)["input"] == {"size": SIZE, "resize": resize, "fraction": 0.875, "filter": "bilinear"}
+    assert json.loads(result.stdout)["input"] == {
+        "size": SIZE,
+        "resize": resize,
+        "fraction": 0.875,
+        "filter": "bilinear",
+        "steps": "one",
+    }
     (tmp_path / "made").rename(output)
     # On the same arithmetic: OpenVINO rounds weights to half precision, and activations to bf16 where the CPU has it.
     engine = "openvino" if name == "openvino" else "keras"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resnet_cli.cli import console
-from resnet_cli.cli.options import Engine, Input, Json, Quiet, Ray, RunFolders, Views, dataset_path
+from resnet_cli.cli.options import Engine, Input, Json, Labels, Quiet, Ray, RunFolders, Views, dataset_path
 from resnet_cli.cli.reporter import Reporter
 from resnet_cli.data.scoring import SplitName
 
@@ -20,7 +20,10 @@ _MANY = 12  # most classes in a confusion table on the terminal
 
 Dataset = Annotated[
     Path | None,
-    typer.Argument(help="Folder to score; or cifar10, cifar100.  \\[default: the run's held-out images]", parser=dataset_path),
+    typer.Argument(
+        help="Folder to score, or a .zip or .tar of it; or cifar10, cifar100.  \\[default: the run's held-out images]",
+        parser=dataset_path,
+    ),
 ]
 Split = Annotated[
     SplitName | None,
@@ -42,6 +45,7 @@ Strict = Annotated[bool, typer.Option("--strict", help="A damaged or changed ima
 
 def evaluate(
     dataset: Dataset = None,
+    labels: Labels = None,
     run: RunFolders = None,
     split: Split = None,
     views: Views = "1",
@@ -66,14 +70,18 @@ def evaluate(
     With `--ray`, many images: `--input` is a folder with class folders, or a Parquet file with columns `path` and `label`. A
     row per image is written to `--output`, and confusion.csv; the same command again continues where the last one stopped.
     """
+    if allow_changed and labels is not None:
+        raise typer.BadParameter("--allow-changed is for a run's held-out images: leave it out with --labels")
     if allow_changed and dataset is not None:
         raise typer.BadParameter("--allow-changed is for a run's held-out images: leave it out with a DATASET")
-    _require_together(ray, input, output, dataset is not None or allow_changed)
-    from resnet_cli.jobs.evaluate import EvaluateRequest, run_bulk_evaluation, run_evaluation
+    _require_together(ray, input, output, dataset is not None or labels is not None or allow_changed)
+    from resnet_cli.jobs.evaluate import EvaluateRequest, run_evaluation
 
-    request = EvaluateRequest(run or (), dataset, split, int(views), engine, output, allow_changed, strict)
+    request = EvaluateRequest(run or (), dataset, split, int(views), engine, output, allow_changed, strict, labels)
     reporter = Reporter(quiet or json)
     if ray is not None and input is not None:
+        from resnet_cli.jobs.bulk import run_bulk_evaluation
+
         reporter.listen()
         done = run_bulk_evaluation(request, ray, input, reporter)
     else:
@@ -101,7 +109,7 @@ def _require_together(ray: str | None, input: str | None, output: Path | None, o
     if input is None or output is None:
         raise typer.BadParameter("--ray needs --input and --output")
     if others:
-        raise typer.BadParameter("--ray reads --input: leave DATASET and --allow-changed out")
+        raise typer.BadParameter("--ray reads --input: leave DATASET, --labels and --allow-changed out")
     if ":/" in str(output):
         raise typer.BadParameter("--output of evaluate is a folder of this machine, or of storage that all machines see")
 

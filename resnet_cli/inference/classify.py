@@ -271,9 +271,9 @@ def _five(path: Source, geometry: Geometry) -> NDArray[np.uint8]:
     if border:
         square = np.pad(decode_square(path, geometry), ((border, border), (border, border), (0, 0)))
         return _crops(square, Geometry(size, fraction=size / (size + 2 * border)))
-    crop = Geometry(size, fraction=min(geometry.fraction, _KEPT))
-    side = round(size / crop.fraction)
-    image = decode(path, side)
+    crop = replace(geometry, resize="crop", fraction=min(geometry.fraction, _KEPT))
+    side = crop.short_side
+    image = decode(path, crop.enough)
     if geometry.resize != "crop":
         image = to_square(Image.fromarray(image), replace(geometry, size=side))
     return _crops(image, crop)

@@ -1,4 +1,4 @@
-"""The work of `resnet predict --ray`: classify many images on Ray Data, restartable, into Parquet files.
+"""The work of `predict --ray` and `evaluate --ray`: classify many images on Ray Data, restartable, into Parquet files (heavy).
 
 In: a table of paths, a folder or a pattern, and an output folder. Out: predictions/block-NNNNNN.parquet, a row per image. The
 list of images is written once and cut into numbered blocks; Ray Data hands the numbers of those that are not finished to a
@@ -24,15 +24,20 @@ from resnet_cli.data.bulk_folder import (
     finished_blocks,
     read_manifest,
     read_notes,
+    read_rows,
     write_list,
     write_manifest,
 )
+from resnet_cli.data.scoring import labelled, unreadable_note
 from resnet_cli.data.storage import Place, find_place, write_whole
 from resnet_cli.engines import EngineName
 from resnet_cli.errors import ResnetError
+from resnet_cli.inference.metrics import evaluation_of
+from resnet_cli.inference.scoring import MEASURED, only_left_out, outcomes_of_rows, unreadable_rows, write_confusion
 from resnet_cli.jobs.bulk_actor import MOST_CORES, BlockClassifier, Work, actors, cores_per_actor, forget_attempts, model_hash
 from resnet_cli.jobs.environment import settled
-from resnet_cli.jobs.predict import Ready, classifiers_for
+from resnet_cli.jobs.evaluate import Evaluated, EvaluateRequest, Measured
+from resnet_cli.jobs.predict import Ready, classifiers_for, load_runs, run_classifier
 from resnet_cli.jobs.ray_cluster import Cluster, connect, import_ray
 from resnet_cli.progress import Progress, how_long, stop_if_asked
 
@@ -110,10 +115,44 @@ def run_bulk(request: BulkRequest, progress: Progress) -> BulkDone:
     output = find_place(request.output)
     found = find_input(request.input, False)
     options = {"top": request.top, "views": request.views, "features": request.features, "engine": request.engine}
-    return run_blocks(request.ray, output, found, options, classifiers, engine, progress)
+    return _run_blocks(request.ray, output, found, options, classifiers, engine, progress)
 
 
-def run_blocks(
+def run_bulk_evaluation(request: EvaluateRequest, address: str, word: str, progress: Progress) -> Evaluated:
+    """Measure runs on many images on Ray Data; the figures are those of `run_evaluation` on the same images.
+
+    Args:
+        request: the arguments; `output` is a folder for the rows, and is needed.
+        address: "local", or the address of a cluster.
+        word: a Parquet file with columns `path` and `label`, or a folder with class folders.
+        progress: where to report.
+
+    Raises:
+        ResnetError: as `run_bulk`; nothing in the input has a known class; or with `strict`, an image cannot be read.
+        Interrupted: a signal requested a stop; finished blocks are kept.
+    """
+    import_ray()
+    engine = settled(request.engine, progress)
+    runs = load_runs(request.runs, progress)
+    classifiers, classes, views = tuple(map(run_classifier, runs)), runs[0].classes, request.views
+    scored, found = labelled(word, runs, request.split)
+    output = find_place(str(request.output))
+    options = {"top": min(5, len(classes)), "views": views, "features": False, "engine": request.engine, "labels": True}
+    done = _run_blocks(address, output, found, options, classifiers, engine, progress)
+    manifest = read_manifest(output)
+    assert manifest is not None
+    left_out = unreadable_rows(read_rows(output, manifest, ["path", "error"]))
+    if left_out and request.strict:
+        raise ResnetError(left_out[0].reason, "without --strict it is left out")
+    for note in (*manifest.notes, *([unreadable_note(left_out)] if left_out else [])):
+        progress.warn(note)
+    figures = evaluation_of(outcomes_of_rows(read_rows(output, manifest, MEASURED), classes), classes)
+    write_confusion(Path(output.path) / "confusion.csv", figures)
+    measured = Measured(scored, only_left_out(left_out), figures, done.engine, views)
+    return Evaluated(runs, measured, Path(output.path), tuple(progress.warnings))
+
+
+def _run_blocks(
     address: str,
     output: Place,
     found: Input,
