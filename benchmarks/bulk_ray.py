@@ -12,6 +12,7 @@ an actor, then the driver, is ended by SIGKILL; then the same command is given a
 """
 
 import argparse
+import atexit
 import itertools
 import json
 import os
@@ -150,7 +151,9 @@ def _kills(options: argparse.Namespace, place: Path, count: int) -> None:
 
 def _start(command: list[str | Path], place: Path, stdout: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "XDG_CACHE_HOME": str(place / "cache")}
-    return subprocess.Popen(list(map(str, command)), stdout=stdout, env=environment)
+    process = subprocess.Popen(list(map(str, command)), stdout=stdout, env=environment)
+    atexit.register(process.kill)  # where the script is stopped
+    return process
 
 
 def _wait(process: subprocess.Popen[bytes], output: Path, blocks: int) -> None:
