@@ -199,7 +199,7 @@ def test_the_reliability_diagram_is_that_of_scikit_learn() -> None:
     generator = np.random.default_rng(0)
     probabilities = generator.dirichlet(np.ones(4), 500).astype(np.float32)
     labels = np.array([generator.choice(4, p=row / row.sum()) for row in probabilities.astype(float)])
-    bins = reliability(probabilities, labels)
+    bins = reliability(probabilities.max(1), probabilities.argmax(1) == labels)
     accuracy, confidence = calibration_curve(probabilities.argmax(1) == labels, probabilities.max(1), n_bins=15)
     np.testing.assert_allclose([each.accuracy for each in bins], accuracy)
     np.testing.assert_allclose([each.confidence for each in bins], confidence, rtol=1e-5)

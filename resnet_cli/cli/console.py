@@ -253,6 +253,8 @@ def _print_result(result: dict[str, Any]) -> None:
     )
     if "folds" in result:
         _print_folds(result["folds"])
+    if result.get("tuning", {}).get("trials"):
+        _print_tuning(result["tuning"])
     if "test" in result and result["test"] != result["val"]:
         out.print(f"validation accuracy {result['val']['top1']:.1%} ({result['val']['count']} images)")
     kept = f"epoch {result['best_epoch']} of {result['epochs']}"
@@ -288,6 +290,19 @@ def _print_folds(found: dict[str, Any]) -> None:
         f"  (all {found['count']} images: {found['top1']:.1%}, 95 % interval {low:.1%} to {high:.1%})"
     )
     out.print("cross-validated: the head on frozen features; fine-tuning is not repeated for each fold")
+
+
+def _print_tuning(found: dict[str, Any]) -> None:
+    """Print the result of a search for settings."""
+    trials = "1 trial" if found["trials"] == 1 else f"{found['trials']} trials"
+    of = "the head" if found["phase"] == "head" else "the network"
+    out.print(
+        f"tuning: {trials} in {how_long(found['seconds'])}; accuracy of {of} on {found['count']} images ({found['scored_on']}):"
+        f" {found['default']['top1']:.1%} with the defaults, {found['best']['top1']:.1%} with {escape(found['changed'])}"
+    )
+    if found["trials"] > 1:
+        honest = "the test images were not used for it" if found["test"] else "no test folder measures it"
+        out.print(f"the best of {found['trials']} is too good by chance: {honest}; settings: tuned.toml, trials.csv in the run")
 
 
 def _print_search(result: dict[str, Any]) -> None:

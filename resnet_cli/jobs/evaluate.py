@@ -29,14 +29,17 @@ class EvaluateRequest:
     """The arguments of an evaluation.
 
     Attributes:
-        runs: folders of runs, or of OpenVINO exports; several form an ensemble, none means the newest run.
-        dataset: folder, or name of a known data set, whose images are scored; None for the first run's held-out images.
+        runs: folders of runs or of OpenVINO exports, names of published weights, or .safetensors files; several form an
+            ensemble, none means the newest run.
+        dataset: folder, archive or name of a known data set whose images are scored; None for the first run's held-out images.
         split: train, val or test; None for test images if there are any, else validation images.
         views: views of each image to average: 1, 2 or 10.
         engine: engine of the forward passes.
         output: folder of the files; None for the run, or a folder in it or under runs/.
         allow_changed: score held-out images whose content has changed since training.
         strict: a damaged or changed image is an error.
+        labels: table of labels that is scored in place of class folders; its relative paths start from `dataset`, or from the
+            table's own folder.
         page: which report is written.
     """
 
@@ -48,6 +51,7 @@ class EvaluateRequest:
     output: Path | None = None
     allow_changed: bool = False
     strict: bool = False
+    labels: Path | None = None
     page: Page = field(default_factory=Page)
 
 
@@ -71,7 +75,7 @@ class Evaluated:
 
     def to_json(self) -> dict[str, Any]:
         """The JSON output of `evaluate`."""
-        folders, measured = [str(run.folder) for run in self.runs], self.measured
+        folders, measured = [run.name for run in self.runs], self.measured
         which = {"dataset": measured.scored.name, "split": measured.scored.split}
         names = {"run": folders[0], "runs": folders, "views": measured.views, **which}
         warnings = list(self.warnings)
@@ -88,12 +92,13 @@ def run_evaluation(request: EvaluateRequest, progress: Progress) -> Evaluated:
     """
     views, strict = request.views, request.strict
     engine = settled(request.engine, progress)
-    runs = load_runs(request.runs)
-    root = None if request.dataset is None else dataset_folder(request.dataset, progress)
-    if root is None:
+    runs = load_runs(request.runs, progress)
+    if request.dataset is None and request.labels is None:
+        _unpack_again(runs[0], progress)
         scored = scoring.held_out(runs, request.split, request.allow_changed)
     else:
-        scored = scoring.folder(runs, root, request.split)
+        root = dataset_folder(request.dataset, progress, request.labels)
+        scored = scoring.folder(runs, root, request.split, request.labels, strict)
     if strict and scored.changed and not request.allow_changed:
         raise ResnetError(f"{scored.changed[0]} has changed since training", "put it back, or add --allow-changed")
     name = _new_name(runs, scored, views)
@@ -120,11 +125,19 @@ def run_evaluation(request: EvaluateRequest, progress: Progress) -> Evaluated:
     return Evaluated(runs, measured, target, report, tuple(progress.warnings))
 
 
+def _unpack_again(run: Run, progress: Progress) -> None:
+    """Put the images of a run back that came from an archive and are no longer in the cache."""
+    archive = run.record.get("data", {}).get("archive")
+    if archive and not run.data.is_dir() and Path(archive).is_file():
+        dataset_folder(Path(archive), progress)
+
+
 def _new_name(runs: Sequence[Run], scored: Scored, views: int) -> str:
     """The name of a new folder under runs/ for results that do not belong into a run's folder; else empty."""
     if len(runs) > 1:
         return _ENSEMBLE
-    return f"{runs[0].folder.resolve().name}-{_measurement(scored, views)}" if runs[0].is_export else ""
+    own = not (runs[0].is_export or runs[0].is_published)
+    return "" if own else f"{runs[0].folder.resolve().name}-{_measurement(scored, views)}"
 
 
 def _measurement(scored: Scored, views: int) -> str:
@@ -139,7 +152,8 @@ def _place(run: Run, scored: Scored, views: int) -> Path:
         return run.folder
     first = run.folder / EVALUATIONS / _measurement(scored, views)
     place, number = first, 1
-    while (image := first_image(place / "predictions.csv")) and not _lies_in(image, scored.root):
+    own = {sample.path for sample in scored.samples}  # a table of labels may name images outside of the folder
+    while (image := first_image(place / "predictions.csv")) and not (_lies_in(image, scored.root) or image in own):
         number += 1
         place = first.with_name(f"{first.name}-{number}")
     return place

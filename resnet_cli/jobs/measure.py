@@ -35,7 +35,7 @@ from resnet_cli.progress import Progress, stop_if_asked
 class Measured:
     """Predictions of scored images, and their metrics; `views` views of each image were averaged.
 
-    `engine` names the engine and its precision.
+    `engine` names the engine and its precision. Of a bulk evaluation, `rows` only has the images that could not be read.
     """
 
     scored: Scored
@@ -49,8 +49,10 @@ class Measured:
         """See `inference.calibration.coverage_summary`."""
         return coverage_summary(coverage(self.rows.probabilities, self.rows.labels))
 
-    def coverage_json(self) -> dict[str, Any]:
-        """Its entry in the JSON of `evaluate`."""
+    def coverage_json(self) -> dict[str, Any] | None:
+        """Its entry in the JSON of `evaluate`; None for a bulk evaluation."""
+        if not self.rows.samples:
+            return None
         points, wanted = self.coverage
         reached = [{"accuracy": each, "point": None if point is None else asdict(point)} for each, point in wanted.items()]
         return {"points": list(map(asdict, points)), "wanted": reached}

@@ -14,12 +14,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from resnet_cli.data.threads import workers
 from resnet_cli.errors import ResnetError
+from resnet_cli.jobs.environment import without_chatter
 
 LOCAL = "local"
 INSTALL = "pip install 'resnet-cli[ray]'"
@@ -29,6 +31,8 @@ _PATIENCE_OF_RAY = 30  # seconds until a cluster counts as not answering; by its
 _STORE = 512_000_000  # bytes of the object store of a local Ray: little passes through it
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # a thread that still waits for results would start Ray again after its end
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # of Ray's own processes: what matters arrives as an exception
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else it warns about workers without a GPU
 }
@@ -96,6 +100,7 @@ def _numbers(version: str) -> list[int]:
 def connect(address: str) -> Iterator[Cluster]:
     """Start Ray on this machine, or connect to a cluster; at the end, shut it down or disconnect.
 
+    Nothing that is printed to stdout meanwhile is shown.
     A process that is already connected, in the Python API, stays connected.
 
     Args:
@@ -110,10 +115,12 @@ def connect(address: str) -> Iterator[Cluster]:
     if is_mine:
         if address != LOCAL:
             _require_answer(address)
-        with _own_signals():
+        with _own_signals(), without_chatter():
             begin(address)
     try:
-        yield Cluster(_machines(ray), address == LOCAL)
+        # Ray prints what its machines report, such as a killed worker, to stdout, where only results belong.
+        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+            yield Cluster(_machines(ray), address == LOCAL)
     finally:
         if is_mine:
             with _own_signals():

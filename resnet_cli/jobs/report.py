@@ -65,7 +65,7 @@ def write_measured(folder: Path, measured: Measured, runs: Sequence[Run], progre
         return
     where = ("data", f"{measured.scored.root} ({measured.scored.split})")
     if len(runs) > 1:
-        report = _report(measured, [where, *((str(run.folder), _in_short(run.record)) for run in runs)], progress, None, 0)
+        report = _report(measured, [where, *((run.name, _in_short(run.record)) for run in runs)], progress, None, 0)
     else:
         (run,) = runs
         classifier = _explainable(run, measured, progress) if page.explained else None
@@ -93,9 +93,11 @@ def _facts(run: Run, measured: Measured) -> list[tuple[str, str]]:
         ("weights", _weights(record)),
         *([("teacher", record["teacher"]["name"])] if "teacher" in record else []),
         ("data", f"{root} ({measured.scored.split})"),
+        *([("labels", record["data"]["labels"]["path"])] if "labels" in record["data"] else []),
         *([("trained on", trained_on)] if trained_on != str(root.resolve()) else []),
         *([("temperature", _temperature(record["calibration"]))] if "calibration" in record else []),
         *([("cross-validation", _cross_validation(found))] if (found := record.get("results", {}).get("folds")) else []),
+        *([("tuning", _tuning(found))] if (found := record.get("results", {}).get("tuning", {})).get("trials") else []),
         *([("command", record["command"])] if record["command"] else []),
         ("versions", ", ".join(f"{name} {version}" for name, version in record["versions"].items())),
     ]
@@ -124,7 +126,10 @@ def _report(
     predicted, confidence = probabilities.argmax(1), probabilities.max(1)
     worst = [i for i in (-losses(probabilities, labels)).argsort(kind="stable") if predicted[i] != labels[i]]
     mistakes = [_shown(measured, i, classifier if place < explained else None) for place, i in enumerate(worst[:_MISTAKES])]
-    bins, curves = reliability(probabilities, labels), precision_recall(probabilities, labels, scored.classes, _CURVES)
+    bins, curves = (
+        reliability(confidence, predicted == labels),
+        precision_recall(probabilities, labels, scored.classes, _CURVES),
+    )
     return Report(
         f"{scored.name}: {scored.split}",
         [*facts, ("engine", measured.engine), ("views averaged", str(measured.views))],
@@ -180,6 +185,13 @@ def _cross_validation(found: dict[str, Any]) -> str:
     return f"head on frozen features, accuracy {found['mean']:.1%}, {how}"
 
 
+def _tuning(found: dict[str, Any]) -> str:
+    scores = f"accuracy {found['default']['top1']:.1%} with the defaults, {found['best']['top1']:.1%} with {found['changed']}"
+    return f"{found['trials']} trials, scored on {found['count']} images ({found['scored_on']}): {scores}"
+
+
 def _weights(record: dict[str, Any]) -> str:
     weights = record["weights"]
-    return f"{weights['source']}: {weights['fallback']}" if weights["fallback"] else str(weights["source"])
+    return (
+        f"{weights['source']}: {weights['fallback']}" if weights["fallback"] else weights.get("name") or str(weights["source"])
+    )

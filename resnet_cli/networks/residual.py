@@ -53,7 +53,7 @@ class _Parts:
         return layers.MaxPooling2D(1, strides=stride, name=f"{name}_0_subsample")(x) if stride > 1 else x
 
     def norm(self, x: Tensor, name: str) -> Tensor:
-        return batch_norm(f"{name}_bn", self.fused)(x)
+        return batch_norm(f"{name}_bn", self.fused, self.network.epsilon)(x)
 
     def add(self, shortcut: Tensor, branch: Tensor, place: _Place, name: str) -> Tensor:
         if place.drop_rate:
@@ -236,6 +236,10 @@ class StochasticDepth(keras.layers.Layer):  # type: ignore[misc]
         kept = 1.0 - self.rate
         draws = keras.random.uniform((ops.shape(branch)[0], 1, 1, 1), dtype="float32", seed=self.seed_generator)
         return branch * ops.cast(ops.floor(draws + kept) / kept, branch.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """See `keras.layers.Layer`."""
+        return {"rate": self.rate, "name": self.name}
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """The shape of the branch; given here so that Keras need not trace `call` for every block."""

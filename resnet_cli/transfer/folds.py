@@ -93,6 +93,20 @@ def pool_of(
     return Pool(samples, fold, _joined(first[1], second[1]), _joined(first[2], second[2]), views)
 
 
+def part_of(pool: Pool, material: Material, fold: int) -> tuple[Material, tuple[Stored, Stored]]:
+    """The images and features of a training on all folds but one, which is held out.
+
+    Args:
+        pool: the images.
+        material: of the run, with the images' reader.
+        fold: the fold that is held out.
+    """
+    (training,), (held_out,) = np.nonzero(pool.fold != fold), np.nonzero(pool.fold == fold)
+    whole = ImageSet(tuple(pool.samples[index] for index in training), material.training.read, None, ())
+    squares = ImageSet(tuple(pool.samples[index] for index in held_out), reader_for_prediction(material.geometry), None, ())
+    return replace(material, training=whole, held_out=squares), (pool.of_training(training), pool.of_prediction(held_out))
+
+
 def _both(
     augmented: tuple[ImageSet, Stored], clean: tuple[ImageSet, Stored], views: int
 ) -> tuple[tuple[Sample, ...], Stored, Stored]:

@@ -26,6 +26,7 @@ from resnet_cli.training.callbacks import SURE, is_perfect
 from resnet_cli.training.checkpoints import Stage
 from resnet_cli.training.config import FinetuneConfig
 from resnet_cli.training.loop import TrainResult, train
+from resnet_cli.training.pace import measure_pace
 from resnet_cli.training.rate_finder import RateSearch, find_rate
 from resnet_cli.transfer.features import (
     AS_IT_IS,
@@ -253,6 +254,19 @@ def transfer(
         f" {_figures(head)}): the head alone was kept"
     )
     return TransferResult(head, tail, "head", ended)
+
+
+def seconds_to_fine_tune(model: keras.Model, frozen: Frozen, config: FinetuneConfig, limit: float, progress: Progress) -> float:
+    """Seconds of the fine-tuning phase on this machine, all epochs; the network is left as it was, its batch-norm frozen.
+
+    Args:
+        model, frozen, config, progress: as of `transfer`.
+        limit: seconds that are worth being measured for; a tenth of them at most, but two steps.
+    """
+    freeze_batch_norm(model)
+    second = _second_phase(model, frozen, config)
+    pace = measure_pace(second.model, second.stream, second.held_out, second.recipe, limit, progress, hint=GO_ON)
+    return pace.seconds_of(second.recipe.epochs, second.stream.steps_per_epoch)
 
 
 def _epoch(phase: TrainResult) -> str:
