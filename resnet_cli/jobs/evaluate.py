@@ -72,7 +72,7 @@ class EvaluateRequest:
 class Measured:
     """Predictions of scored images, and their metrics; `views` views of each image were averaged.
 
-    `engine` names the engine and its precision.
+    `engine` names the engine and its precision. Of a bulk evaluation, `rows` only has the images that could not be read.
     """
 
     scored: Scored
