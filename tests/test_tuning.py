@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from conftest import MakeDataset, RunCli
-from training_material import StopAfter
 
 import resnet_cli as resnet
 from resnet_cli.errors import Interrupted, ResnetError
@@ -177,6 +176,17 @@ def splits_opened(root: Path, found: set[str]) -> Iterator[None]:
         _WATCHING.pop()
 
 
+class StopOnceThere(Silent):
+    """Progress that asks to stop, as a signal does, once a file exists."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    def stop_signal(self) -> int:
+        return 15 if self.path.exists() else 0
+
+
 class Counted(tuning_job._Search):
     """A search of some trials, however fast the machine is."""
 
@@ -272,7 +282,7 @@ def test_a_search_on_few_images_scores_all_of_them_and_an_interrupted_one_goes_o
     def asked(resume: bool) -> FinetuneRequest:
         return replace(request(data, tmp_path / "stopped", resume), fixed=frozenset({"views", "unfreeze"}))
 
-    stopping = StopAfter(70, title="head")  # trial 0 solves at least 45 heads and at most 93
+    stopping = StopOnceThere(tmp_path / "stopped" / "checkpoint" / "tune" / "trials.jsonl")
     with pytest.raises(Interrupted):
         run_finetune(plan_finetune(asked(False), config, stopping), stopping)
     before = read_trials(tmp_path / "stopped" / "checkpoint" / "tune" / "trials.jsonl")

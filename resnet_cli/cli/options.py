@@ -21,13 +21,13 @@ DATASET = typer.Argument(
 DatasetFolder = Annotated[Path | None, DATASET]
 LABELS_TEXT = "Table of path, label and, optionally, split in place of class folders: .csv, .tsv, .parquet or .jsonl."
 Labels = Annotated[Path | None, typer.Option("--labels", help=LABELS_TEXT, show_default=False)]
-RunFolder = Annotated[Path | None, typer.Option("--run", help="Run folder, or published weights.  \\[default: the newest run]")]
+RunFolder = Annotated[Path | None, typer.Option("--run", help="Run folder, or published weights.  \\[default: the newest]")]
 RunFolders = Annotated[
     list[Path] | None,
     typer.Option(
         "--run",
         help="Run folder, or published weights as timm:resnet50.a1_in1k; several form an ensemble: probabilities are averaged."
-        "  \\[default: the newest run]",
+        "  \\[default: the newest]",
     ),
 ]
 # Words, not numbers: older versions of click do not support choices of numbers.

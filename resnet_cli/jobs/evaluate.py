@@ -72,7 +72,7 @@ class EvaluateRequest:
 class Measured:
     """Predictions of scored images, and their metrics; `views` views of each image were averaged.
 
-    `engine` names the engine and its precision.
+    `engine` names the engine and its precision. Of a bulk evaluation, `rows` only has the images that could not be read.
     """
 
     scored: Scored
@@ -344,7 +344,9 @@ def _tuning(found: dict[str, Any]) -> str:
 
 def _weights(record: dict[str, Any]) -> str:
     weights = record["weights"]
-    return f"{weights['source']}: {weights['fallback']}" if weights["fallback"] else str(weights["source"])
+    return (
+        f"{weights['source']}: {weights['fallback']}" if weights["fallback"] else weights.get("name") or str(weights["source"])
+    )
 
 
 def _mistakes(scored: Scored, rows: Rows) -> list[Mistake]:

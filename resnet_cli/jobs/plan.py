@@ -300,7 +300,7 @@ def plan_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pr
     if request.resume:
         require_same(place.folder, chosen)
         _refuse_former_layout(place.folder)
-    weights = {"none": "untrained", "file": str(source.path)}.get(source.kind, f"{source.kind} weights")
+    weights = {"none": "untrained", "file": str(source.path)}.get(source.kind, source.name or f"{source.kind} weights")
     progress.line(f"backbone: {network.name}, {weights}, {size} pixels")
     geometry = network.geometry(size, request.resize)
     return FinetunePlan(request, replace(config, val_split=share), dataset, source, geometry, spec, place, chosen, began, folds)

@@ -138,6 +138,7 @@ def run_record(
 ) -> dict[str, Any]:
     """The part of run.json that says how to repeat a run; `precision` is that of training."""
     from resnet_cli.networks.precision import computed_on  # imports Keras, which the training has already done
+    from resnet_cli.training.devices import trained_on
 
     weights = {
         "source": source.kind,
@@ -163,6 +164,7 @@ def run_record(
         "seed": config["seed"],
         "precision": precision,
         **computed_on(),
+        **trained_on(),
         "versions": versions(),
     }
 
