@@ -83,6 +83,13 @@ def test_trial_0_has_the_default_settings_and_so_has_what_a_head_alone_does_not_
     assert space().settings_of(drawn) == {**space().usual, "image_size": 96, "unfreeze": "none", "augment": "strong"}
 
 
+def test_attempts_reach_every_setting_of_a_small_space() -> None:
+    alone = space(fine_tunes=False)
+    trials = searched(alone, [5, 4, 6])
+    found = {tuple(suggest(alone, trials, 0, attempt).values()) for attempt in range(40)}
+    assert found == {(size, augment) for size in (96, 128, 160) for augment in ("light", "strong")}
+
+
 def test_what_the_user_has_set_is_not_searched() -> None:
     fixed = frozenset({"unfreeze", "learning_rate", "augment"})
     found = searched(space(fixed), [5, 4, 6, 3, 5, 2, 7, 4])

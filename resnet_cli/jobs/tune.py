@@ -189,7 +189,7 @@ class _Search:
         with self._in_time():
             frozen = self._frozen_of(model, config, size)
             head = transfer(model, self._apart(frozen), head_alone(config), self._muted).head
-            if config.patience and is_perfect(head.best):
+            if self._folds is None and config.patience and is_perfect(head.best):  # the phase will be skipped
                 return True
             seconds = seconds_to_fine_tune(model, self._apart(frozen), config, self._left(), self._muted)
         self._cost[config.unfreeze] = seconds * (_FOLDS if self._folds else 1)
