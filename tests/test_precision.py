@@ -215,7 +215,7 @@ def test_weights_and_answers_are_float32_whatever_trained_them(tmp_path: Path) -
 def test_batches_that_are_copied_to_a_device_train_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(CONFIG, class_weights=True)
     expected = values(run(tmp_path / "plain", config)[0])
-    monkeypatch.setattr("resnet_cli.training.loop.on_device", lambda batches: copied_ahead(batches, "/CPU:0"))
+    monkeypatch.setattr("resnet_cli.training.loop.on_device", lambda begin: copied_ahead(begin(), "/CPU:0"))
     for value, other in zip(values(run(tmp_path / "copied", config)[0]), expected, strict=True):
         np.testing.assert_array_equal(value, other)
 
@@ -231,7 +231,7 @@ def test_batches_of_any_length_are_copied_ahead_in_order() -> None:
 
 def test_without_a_gpu_batches_stay_where_they_are() -> None:
     batches = iter([(np.zeros((1, 2)),)])
-    assert on_device(batches) is batches
+    assert on_device(lambda: batches) is batches
 
 
 def test_an_operation_that_is_not_repeatable_on_a_gpu_is_one_sentence(

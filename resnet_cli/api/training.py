@@ -37,8 +37,11 @@ if TYPE_CHECKING:
 
 
 def finetune(
-    data: PathLike,
+    data: PathLike | None = None,
     *,
+    labels: PathLike | None = None,
+    fraction: float | None = None,
+    per_class: int | None = None,
     arch: str = "auto",
     weights: PathLike = "auto",
     unfreeze: Literal["auto", "none", "last", "all"] | None = None,
@@ -63,7 +66,10 @@ def finetune(
     """Turn a folder of photos into a classifier, from a pretrained network, as `resnet finetune` does.
 
     Args:
-        data: a folder with one folder of images per class, or the name of a known data set.
+        data: a folder with one folder of images per class, a .zip or .tar of it, or the name of a known data set; may be left
+            out with `labels`.
+        labels: table of labels in place of class folders; docs/data.md describes it.
+        fraction, per_class: sample of the training and validation images, for a quick trial.
         arch, weights, resize, output, force, resume, strict: as the options of the command.
         image_size: input side in pixels; None chooses it by network and image sizes.
         recipe: name or TOML file of a recipe; see docs/recipes.md.
@@ -92,8 +98,11 @@ def finetune(
 
 
 def train(
-    data: PathLike,
+    data: PathLike | None = None,
     *,
+    labels: PathLike | None = None,
+    fraction: float | None = None,
+    per_class: int | None = None,
     arch: str = "resnet20",
     shortcut: Shortcut | None = None,
     weights: PathLike = "none",
@@ -116,7 +125,10 @@ def train(
     """Train a network of the residual papers on a folder of images, as `resnet train` does.
 
     Args:
-        data: a folder with one folder of images per class, or the name of a known data set.
+        data: a folder with one folder of images per class, a .zip or .tar of it, or the name of a known data set; may be left
+            out with `labels`.
+        labels: table of labels in place of class folders; docs/data.md describes it.
+        fraction, per_class: sample of the training and validation images, for a quick trial.
         arch, shortcut, weights, teacher, output, force, resume, strict: as the options of the command.
         image_size: input side in pixels; None for the network's.
         recipe: name or TOML file of a recipe; see docs/recipes.md.
@@ -140,11 +152,13 @@ def train(
         return _finished(lambda: run_training(plan, shown))
 
 
-def check(data: PathLike, *, progress: bool | Progress = True) -> "Inspection":
+def check(data: PathLike | None = None, *, labels: PathLike | None = None, progress: bool | Progress = True) -> "Inspection":
     """Check a data set for problems, as `resnet check` does: damaged files, copies, leaks, small classes.
 
     Args:
-        data: a folder with one folder of images per class, or the name of a known data set.
+        data: a folder with one folder of images per class, a .zip or .tar of it, or the name of a known data set; may be left
+            out with `labels`.
+        labels: table of labels in place of class folders; docs/data.md describes it.
         progress: as for `finetune`.
 
     Returns:
@@ -162,7 +176,34 @@ def check(data: PathLike, *, progress: bool | Progress = True) -> "Inspection":
     from resnet_cli.data.check import inspect_dataset
 
     with call(progress) as shown:
-        return inspect_dataset(dataset_folder(data_path(data), shown), shown)
+        table = optional_path(labels)
+        return inspect_dataset(_folder(data, table, shown), shown, table)
+
+
+def _folder(data: PathLike | None, labels: Path | None, progress: Progress) -> Path:
+    """The folder of the data set of a call.
+
+    Raises:
+        ResnetError: neither data nor labels are given.
+    """
+    if data is None and labels is None:
+        raise ResnetError(
+            "data=None is neither text nor a path, and there are no labels", "give a folder of images, or labels=TABLE"
+        )
+    return dataset_folder(None if data is None else data_path(data), progress, labels)
+
+
+def _sample(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The table of labels and the sample of a call."""
+    fraction, per_class = asked["fraction"], asked["per_class"]
+    for name, value, kind in (("fraction", fraction, numbers.Real), ("per_class", per_class, numbers.Integral)):
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise ResnetError(f"{name}={value!r} is not a number", "give a share from 0 to 1, or a whole number of images")
+    return {
+        "labels": optional_path(asked["labels"]),
+        "fraction": None if fraction is None else float(fraction),
+        "per_class": None if per_class is None else int(per_class),
+    }
 
 
 def _given(asked: Mapping[str, Any], config: type) -> dict[str, Any]:
@@ -211,7 +252,8 @@ def _finetune_request(asked: Mapping[str, Any], progress: Progress) -> FinetuneR
     if as_text("arch", asked["arch"]) != "auto":
         find_network(asked["arch"])  # report a misspelt name before a data set is downloaded
     return FinetuneRequest(
-        dataset=dataset_folder(data_path(asked["data"]), progress),
+        dataset=_folder(asked["data"], optional_path(asked["labels"]), progress),
+        **_sample(asked),
         arch=asked["arch"],
         weights=as_text("weights", asked["weights"]),
         image_size=str(_size(asked["image_size"]) or "auto"),
@@ -241,7 +283,8 @@ def _train_request(asked: Mapping[str, Any], progress: Progress) -> TrainRequest
     require_one_of("shortcut", asked["shortcut"], (None, *get_args(Shortcut)))
     limit = asked["time_limit"]
     return TrainRequest(
-        dataset=dataset_folder(data_path(asked["data"]), progress),
+        dataset=_folder(asked["data"], optional_path(asked["labels"]), progress),
+        **_sample(asked),
         arch=asked["arch"],
         shortcut=asked["shortcut"],
         image_size=_size(asked["image_size"]),
@@ -273,8 +316,9 @@ def _spelled(function: Callable[..., Run], asked: Mapping[str, Any]) -> str:
     usual = inspect.signature(function).parameters
     named = {name: value for name, value in asked.items() if name not in ("data", "progress", "resume")}
     plain = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in named.items()}
-    changed = [f", {name}={value!r}" for name, value in plain.items() if value != usual[name].default]
-    return f"resnet.{function.__name__}({os.fspath(asked['data'])!r}{''.join(changed)})"
+    changed = [f"{name}={value!r}" for name, value in plain.items() if value != usual[name].default]
+    data = [] if asked["data"] is None else [repr(os.fspath(asked["data"]))]
+    return f"resnet.{function.__name__}({', '.join([*data, *changed])})"
 
 
 @contextmanager

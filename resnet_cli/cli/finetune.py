@@ -21,6 +21,9 @@ from resnet_cli.training.tuning import require_tunable
 
 def finetune(
     dataset: o.Dataset = None,
+    labels: o.LabelsFile = None,
+    fraction: o.Fraction = None,
+    per_class: o.PerClass = None,
     resize: o.ResizeName = "crop",
     val_split: o.FinetuneValSplit = None,
     folds: o.Folds = None,
@@ -64,8 +67,7 @@ def finetune(
     if show:
         base, _ = based_on(recipe, FinetuneConfig)
         return o.show_recipe(recipe, config, make_finetune_config(base, {}), json)
-    if dataset is None:
-        raise typer.BadParameter(o.NO_DATASET, param_hint="DATASET")
+    o.require_data(dataset, labels, fraction, per_class)
     if lr_find and config.unfreeze == "none":
         raise typer.BadParameter("--lr-find is about the fine-tuning phase, which unfreeze none skips: leave it out")
     require_folds_to_fit(folds, lr_find, config.time_limit)
@@ -74,10 +76,9 @@ def finetune(
     if arch != "auto":
         find_network(arch)  # report a misspelt name before a data set is downloaded
     reporter = Reporter(quiet or json)
-    folder = dataset_folder(dataset, reporter)
+    typed["dataset"] = dataset_folder(dataset, reporter, labels)
     beside = {each.name: typed[each.name] for each in fields(FinetuneRequest) if each.name in typed}
-    request = FinetuneRequest(**beside | {"dataset": folder}, command=shlex.join(["resnet", *sys.argv[1:]]))
-    return _run(request, config, reporter, json)
+    return _run(FinetuneRequest(**beside, command=shlex.join(["resnet", *sys.argv[1:]])), config, reporter, json)
 
 
 def _run(request: FinetuneRequest, config: FinetuneConfig, reporter: Reporter, json: bool) -> None:

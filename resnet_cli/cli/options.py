@@ -15,15 +15,19 @@ def dataset_path(typed: str) -> Path:
     return no_name(Path(typed), typed)
 
 
-DATASET = typer.Argument(help="Folder with one folder of images per class; or cifar10, cifar100.", parser=dataset_path)
-DatasetFolder = Annotated[Path, DATASET]
-RunFolder = Annotated[Path | None, typer.Option("--run", help="Run folder, or published weights.  \\[default: the newest run]")]
+DATASET = typer.Argument(
+    help="Folder with one folder of images per class, or a .zip or .tar of it; or cifar10, cifar100.", parser=dataset_path
+)
+DatasetFolder = Annotated[Path | None, DATASET]
+LABELS_TEXT = "Table of path, label and, optionally, split in place of class folders: .csv, .tsv, .parquet or .jsonl."
+Labels = Annotated[Path | None, typer.Option("--labels", help=LABELS_TEXT, show_default=False)]
+RunFolder = Annotated[Path | None, typer.Option("--run", help="Run folder, or published weights.  \\[default: the newest]")]
 RunFolders = Annotated[
     list[Path] | None,
     typer.Option(
         "--run",
         help="Run folder, or published weights as timm:resnet50.a1_in1k; several form an ensemble: probabilities are averaged."
-        "  \\[default: the newest run]",
+        "  \\[default: the newest]",
     ),
 ]
 # Words, not numbers: older versions of click do not support choices of numbers.

@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from resnet_cli.data.storage import (
@@ -31,8 +31,8 @@ from resnet_cli.data.threads import map_in_order
 from resnet_cli.errors import ResnetError
 
 MANIFEST, LIST, PREDICTIONS, SUMMARY = "bulk.json", "list", "predictions", "summary.json"
-_GROUP = 8192  # rows of a row group of the list; a block is a part of one
-_PART = 128 * _GROUP  # rows of a file of the list
+CHUNK = 8192  # rows of a row group of the list; a block is a part of one
+_PART = 128 * CHUNK  # rows of a file of the list
 # All sizes are multiples of the largest batch, so that the images of a batch are those of `predict` without Ray.
 _SMALLEST = 256
 _BLOCKS = 64  # a list has at least so many blocks, if they are not smaller than that, for restarts and an even load
@@ -41,7 +41,7 @@ _CLASSES = ("label", "class", "labels")
 _AT_ONCE = 32  # files of another machine read at once
 
 Names = list[str]
-Chunk = tuple[Names, Names | None]  # up to `_GROUP` names, and their classes if they have any
+Chunk = tuple[Names, Names | None]  # up to `CHUNK` names, and their classes if they have any
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class Manifest:
         options: options that change the results.
         images: number of images.
         block: images of a block.
+        notes: remarks on what the list leaves out.
     """
 
     input: str
@@ -63,6 +64,7 @@ class Manifest:
     options: dict[str, Any]
     images: int
     block: int
+    notes: list[str] = field(default_factory=list)
 
     @property
     def blocks(self) -> int:
@@ -79,21 +81,36 @@ class Input:
         base: folder that relative names start from.
         chunks: lists them, with their classes if they are asked for.
         fingerprint: of a table's files; None for a folder, whose list has to be read.
+        notes: remarks on what was left out, when the images have been listed.
     """
 
     name: str
     base: Place
     chunks: Callable[[], Iterator[Chunk]]
     fingerprint: str | None
+    notes: Callable[[], list[str]] = list
 
 
-def find_input(word: str, with_labels: bool, skipped: Callable[[str], None]) -> Input:
+class _Skipped:
+    """Counts the files of a folder that are not images."""
+
+    def __init__(self) -> None:
+        self._count, self._first = 0, ""
+
+    def __call__(self, name: str) -> None:
+        self._count += 1
+        self._first = self._first or name
+
+    def notes(self) -> list[str]:
+        return [f"skipped {self._count} files that are not images (first: {self._first})"] if self._count else []
+
+
+def find_input(word: str, with_labels: bool) -> Input:
     """The images of a Parquet file, of several, of a folder or of a pattern.
 
     Args:
         word: a path, URL or pattern.
         with_labels: a table must have a column of classes.
-        skipped: called with each file of a folder that is no image.
 
     Raises:
         ResnetError: there is no such place, it has no images, or a table has no column of paths.
@@ -108,8 +125,12 @@ def find_input(word: str, with_labels: bool, skipped: Callable[[str], None]) -> 
     if next(images_of(word, place, lambda name: None), None) is None:
         hint = "give a folder of JPEG, PNG, WebP or HEIC files, or a .parquet file of paths"
         raise ResnetError(f"there are no images in {word}", hint)
-    base = find_place(".") if place.is_local else place
-    return Input(place.name, base, lambda: ((chunk, None) for chunk in _cut(images_of(word, place, skipped))), None)
+    base, skipped = find_place(".") if place.is_local else place, _Skipped()
+
+    def chunks() -> Iterator[Chunk]:
+        return ((chunk, None) for chunk in _cut(images_of(word, place, skipped)))
+
+    return Input(place.name, base, chunks, None, skipped.notes)
 
 
 def _tables(word: str, place: Place) -> list[Place]:
@@ -146,13 +167,13 @@ def _columns(table: Place, with_labels: bool) -> list[str]:
 
 
 def _rows(tables: Sequence[Place], with_labels: bool) -> Iterator[Chunk]:
-    """The rows of tables, in chunks of `_GROUP`, whatever row groups they have."""
+    """The rows of tables, in chunks of `CHUNK`, whatever row groups they have."""
 
     def rows() -> Iterator[tuple[str, str]]:
         for table in tables:
             columns = _columns(table, with_labels)
             row = 0
-            for batch in _opened(table).iter_batches(_GROUP, columns=columns):
+            for batch in _opened(table).iter_batches(CHUNK, columns=columns):
                 pieces = [column.to_pylist() for column in batch.columns]
                 for values in zip(*pieces, strict=True):
                     row += 1
@@ -167,7 +188,7 @@ def _rows(tables: Sequence[Place], with_labels: bool) -> Iterator[Chunk]:
 
 
 def _cut(items: Iterator[Any]) -> Iterator[list[Any]]:
-    while chunk := list(itertools.islice(items, _GROUP)):
+    while chunk := list(itertools.islice(items, CHUNK)):
         yield chunk
 
 
@@ -214,9 +235,9 @@ def write_list(folder: Place, found: Input) -> tuple[int, str]:
     """
     pyarrow = import_pyarrow("--input")
     count, digest = 0, hashlib.sha256()
-    chunks = found.chunks()
+    chunks = _recut(found.chunks())
     for number in itertools.count():
-        part = itertools.islice(chunks, _PART // _GROUP)
+        part = itertools.islice(chunks, _PART // CHUNK)
         first = next(part, None)
         if first is None:
             break
@@ -229,13 +250,22 @@ def write_list(folder: Place, found: Input) -> tuple[int, str]:
             for names, labels in itertools.chain([first], part):
                 table = pyarrow.table({"path": names} if labels is None else {"path": names, "label": labels})
                 writer = writer or pyarrow.parquet.ParquetWriter(stream, table.schema, compression="zstd")
-                writer.write_table(table, row_group_size=_GROUP)
+                writer.write_table(table, row_group_size=CHUNK)
                 count += len(names)
                 for name in names:
                     digest.update(name.encode(errors="surrogateescape") + b"\0")
             if writer is not None:
                 writer.close()
     return count, found.fingerprint or digest.hexdigest()
+
+
+def _recut(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+    """The same rows in chunks of `CHUNK`, but for the last one."""
+    pairs = (zip(names, labels or itertools.repeat(None), strict=False) for names, labels in chunks)
+    rows = itertools.chain.from_iterable(pairs)
+    for some in _cut(rows):
+        labels = [label for _, label in some]
+        yield [name for name, _ in some], None if labels[0] is None else labels
 
 
 def _part(folder: Place, number: int) -> Place:
@@ -245,7 +275,7 @@ def _part(folder: Place, number: int) -> Place:
 def block_size(images: int, workers: int) -> int:
     """Images of a block: a power of two from 256 to 8192, so that there are enough blocks for all workers."""
     size = _SMALLEST
-    while 2 * size <= _GROUP and images // (2 * size) >= max(_BLOCKS, 8 * workers):
+    while 2 * size <= CHUNK and images // (2 * size) >= max(_BLOCKS, 8 * workers):
         size *= 2
     return size
 
@@ -254,7 +284,7 @@ def read_block(folder: Place, manifest: Manifest, number: int) -> Chunk:
     """The names of a block's images, and their classes if the list has them."""
     start = number * manifest.block
     part, row = divmod(start, _PART)
-    group, row = divmod(row, _GROUP)
+    group, row = divmod(row, CHUNK)
     with telling(folder.name):
         table = _opened(_part(folder, part)).read_row_group(group).slice(row, manifest.block)
     labels = table["label"].to_pylist() if "label" in table.column_names else None

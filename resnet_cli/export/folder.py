@@ -130,7 +130,7 @@ def _without_paths(record: dict[str, Any]) -> dict[str, Any]:
     the path of a recipe.
     """
     kept = {key: value for key, value in record.items() if key != "results"}
-    data = {key: value for key, value in record.get("data", {}).items() if key != "path"}
+    data = {key: value for key, value in record.get("data", {}).items() if key not in ("path", "labels", "archive")}
     weights = {**record.get("weights", {}), "path": "", "fallback": ""}
     config = {key: Path(value).name if isinstance(value, str) else value for key, value in record.get("config", {}).items()}
     return {**kept, "command": "", "data": data, "weights": weights, "config": config}

@@ -210,13 +210,32 @@ class BlockRows:
         return pyarrow.table(columns)
 
 
+MEASURED = ("label", "classes", "probabilities", "error", "loss", "in_top5")  # columns that `outcomes_of_rows` needs
+
+
+def only_left_out(left_out: Sequence[LeftOut]) -> Rows:
+    """The images that could not be read, without the rows of the others, which are in files."""
+    return Rows((), np.empty((0, 0), np.float32), np.empty(0, np.int64), tuple(left_out))
+
+
+def unreadable_rows(tables: Iterable[Any]) -> list[LeftOut]:
+    """The images of `BlockRows.table` that could not be read, from its columns path and error."""
+    import pyarrow.compute
+
+    found: list[LeftOut] = []
+    for table in tables:
+        rows = table.filter(pyarrow.compute.is_valid(table["error"])).to_pylist()
+        found += [LeftOut(Path(row["path"]), row["error"]) for row in rows]
+    return found
+
+
 def outcomes_of_rows(tables: Iterable[Any], classes: Sequence[str]) -> Outcomes:
-    """The outcomes of the images of `BlockRows.table` that could be read, with 30 bytes of memory each.
+    """The outcomes of the images of `BlockRows.table` that could be read; they take 30 bytes of memory each.
 
     Raises:
         ResnetError: there are none.
     """
-    import pyarrow
+    import pyarrow.compute
 
     names = pyarrow.array(classes, pyarrow.string())
     pieces: list[tuple[NDArray[Any], ...]] = []

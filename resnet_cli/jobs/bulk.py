@@ -1,4 +1,4 @@
-"""The work of `resnet predict --ray`: classify many images on Ray Data, restartable, into Parquet files (heavy).
+"""The work of `predict --ray` and `evaluate --ray`: classify many images on Ray Data, restartable, into Parquet files (heavy).
 
 In: a table of paths, a folder or a pattern, and an output folder. Out: predictions/block-NNNNNN.parquet, a row per image. The
 list of images is written once and cut into numbered blocks; Ray Data hands the numbers of those that are not finished to a
@@ -24,15 +24,20 @@ from resnet_cli.data.bulk_folder import (
     finished_blocks,
     read_manifest,
     read_notes,
+    read_rows,
     write_list,
     write_manifest,
 )
+from resnet_cli.data.scoring import labelled, unreadable_note
 from resnet_cli.data.storage import Place, find_place, write_whole
 from resnet_cli.engines import EngineName
 from resnet_cli.errors import ResnetError
+from resnet_cli.inference.metrics import evaluation_of
+from resnet_cli.inference.scoring import MEASURED, only_left_out, outcomes_of_rows, unreadable_rows, write_confusion
 from resnet_cli.jobs.bulk_actor import MOST_CORES, BlockClassifier, Work, actors, cores_per_actor, forget_attempts, model_hash
 from resnet_cli.jobs.environment import settled
-from resnet_cli.jobs.predict import Ready, classifiers_for
+from resnet_cli.jobs.evaluate import Evaluated, EvaluateRequest, Measured
+from resnet_cli.jobs.predict import Ready, classifiers_for, load_runs, run_classifier
 from resnet_cli.jobs.ray_cluster import Cluster, connect, import_ray
 from resnet_cli.progress import Progress, how_long, stop_if_asked
 
@@ -108,25 +113,70 @@ def run_bulk(request: BulkRequest, progress: Progress) -> BulkDone:
     if request.features and len(classifiers) > 1:
         raise ResnetError("--features are those of one network, and several runs are named", "name one of them with --run")
     output = find_place(request.output)
-    skipped = _Skipped()
-    found = find_input(request.input, False, skipped)
+    found = find_input(request.input, False)
     options = {"top": request.top, "views": request.views, "features": request.features, "engine": request.engine}
-    wanted = Manifest(found.name, found.fingerprint or "", list(map(model_hash, classifiers)), options, 0, 0)
-    progress.saved(AGAIN)
-    return run_blocks(request.ray, output, wanted, found, classifiers, engine, progress, skipped)
+    return _run_blocks(request.ray, output, found, options, classifiers, engine, progress)
 
 
-def run_blocks(
+def run_bulk_evaluation(request: EvaluateRequest, address: str, word: str, progress: Progress) -> Evaluated:
+    """Measure runs on many images on Ray Data; the figures are those of `run_evaluation` on the same images.
+
+    Args:
+        request: the arguments; `output` is a folder for the rows, and is needed.
+        address: "local", or the address of a cluster.
+        word: a Parquet file with columns `path` and `label`, or a folder with class folders.
+        progress: where to report.
+
+    Raises:
+        ResnetError: as `run_bulk`; nothing in the input has a known class; or with `strict`, an image cannot be read.
+        Interrupted: a signal requested a stop; finished blocks are kept.
+    """
+    import_ray()
+    engine = settled(request.engine, progress)
+    runs = load_runs(request.runs, progress)
+    classifiers, classes, views = tuple(map(run_classifier, runs)), runs[0].classes, request.views
+    scored, found = labelled(word, runs, request.split)
+    output = find_place(str(request.output))
+    options = {"top": min(5, len(classes)), "views": views, "features": False, "engine": request.engine, "labels": True}
+    done = _run_blocks(address, output, found, options, classifiers, engine, progress)
+    manifest = read_manifest(output)
+    assert manifest is not None
+    left_out = unreadable_rows(read_rows(output, manifest, ["path", "error"]))
+    if left_out and request.strict:
+        raise ResnetError(left_out[0].reason, "without --strict it is left out")
+    for note in (*manifest.notes, *([unreadable_note(left_out)] if left_out else [])):
+        progress.warn(note)
+    figures = evaluation_of(outcomes_of_rows(read_rows(output, manifest, MEASURED), classes), classes)
+    write_confusion(Path(output.path) / "confusion.csv", figures)
+    measured = Measured(scored, only_left_out(left_out), figures, done.engine, views)
+    return Evaluated(runs, measured, Path(output.path), tuple(progress.warnings))
+
+
+def _run_blocks(
     address: str,
     output: Place,
-    wanted: Manifest,
     found: Input,
+    options: dict[str, Any],
     classifiers: tuple[Ready, ...],
     engine: EngineName,
     progress: Progress,
-    skipped: "_Skipped",
 ) -> BulkDone:
-    """List the images, unless that is done; classify the blocks that are not finished; sum up."""
+    """List the images, unless that is done; classify the blocks that are not finished; sum up.
+
+    Args:
+        address: "local", or the address of a cluster.
+        output: folder of the results.
+        found: the images.
+        options: what changes the results: top, views, features, engine.
+        classifiers: the members of the ensemble.
+        engine: as returned by `jobs.environment.settled`.
+        progress: where to report.
+
+    Raises:
+        ResnetError, Interrupted: as `run_bulk`.
+    """
+    progress.saved(AGAIN)
+    wanted = Manifest(found.name, found.fingerprint or "", list(map(model_hash, classifiers)), options, 0, 0)
     begun = read_manifest(output)
     if begun is not None:
         _require_same(output, begun, replace(wanted, fingerprint=fingerprint_of(found)))
@@ -136,7 +186,6 @@ def run_blocks(
         with connect(address) as cluster:
             if begun is None:
                 begun = _list(output, wanted, found, cluster, progress)
-                skipped.report(progress)
             todo = _unfinished(output, begun)
             work = _work(output, begun, found.base, classifiers, engine, cluster)
             now, seconds = _run(work, todo, cluster, progress)
@@ -149,21 +198,6 @@ def run_blocks(
     done = BulkDone(output.name, names, begun.images, errors, now, round(seconds, 3), engines)
     write_whole(output.inside(SUMMARY), json.dumps(done.to_json(), indent=2).encode())
     return done
-
-
-class _Skipped:
-    """Counts the files of the input that are not images."""
-
-    def __init__(self) -> None:
-        self._count, self._first = 0, ""
-
-    def __call__(self, name: str) -> None:
-        self._count += 1
-        self._first = self._first or name
-
-    def report(self, progress: Progress) -> None:
-        if self._count:
-            progress.line(f"skipped {self._count} files that are not images (first: {self._first})")
 
 
 def _require_same(output: Place, begun: Manifest, wanted: Manifest) -> None:
@@ -193,7 +227,9 @@ def _list(output: Place, wanted: Manifest, found: Input, cluster: Cluster, progr
     if not images:
         raise ResnetError(f"there are no images in {found.name}", "give a table with a row per image")
     size = block_size(images, cluster.cores // MOST_CORES + cluster.gpus)
-    manifest = replace(wanted, fingerprint=fingerprint, images=images, block=size)
+    manifest = replace(wanted, fingerprint=fingerprint, images=images, block=size, notes=found.notes())
+    for note in manifest.notes:
+        progress.line(note)
     write_manifest(output, manifest)
     return manifest
 

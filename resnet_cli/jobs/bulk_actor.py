@@ -1,4 +1,4 @@
-"""The actors of a bulk prediction: each loads the classifiers once, then reads, decodes, classifies and writes blocks (light).
+"""The actors of a bulk prediction: each loads the classifiers once, then reads, decodes, classifies and writes blocks (heavy).
 
 In: the number of a block. Out: its file in the output folder, and counts. Images never pass through Ray's object store: threads
 of the actor decode them next to the forward passes, as in `predict` without Ray. A block that is repeated, because its actor or

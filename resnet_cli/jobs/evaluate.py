@@ -46,13 +46,15 @@ class EvaluateRequest:
     Attributes:
         runs: folders of runs or of OpenVINO exports, names of published weights, or .safetensors files; several form an
             ensemble, none means the newest run.
-        dataset: folder, or name of a known data set, whose images are scored; None for the first run's held-out images.
+        dataset: folder, archive or name of a known data set whose images are scored; None for the first run's held-out images.
         split: train, val or test; None for test images if there are any, else validation images.
         views: views of each image to average: 1, 2 or 10.
         engine: engine of the forward passes.
         output: folder of the files; None for the run, or a folder in it or under runs/.
         allow_changed: score held-out images whose content has changed since training.
         strict: a damaged or changed image is an error.
+        labels: table of labels that is scored in place of class folders; its relative paths start from `dataset`, or from the
+            table's own folder.
     """
 
     runs: Sequence[Path] = ()
@@ -63,13 +65,14 @@ class EvaluateRequest:
     output: Path | None = None
     allow_changed: bool = False
     strict: bool = False
+    labels: Path | None = None
 
 
 @dataclass(frozen=True)
 class Measured:
     """Predictions of scored images, and their metrics; `views` views of each image were averaged.
 
-    `engine` names the engine and its precision.
+    `engine` names the engine and its precision. Of a bulk evaluation, `rows` only has the images that could not be read.
     """
 
     scored: Scored
@@ -114,11 +117,12 @@ def run_evaluation(request: EvaluateRequest, progress: Progress) -> Evaluated:
     views, strict = request.views, request.strict
     engine = settled(request.engine, progress)
     runs = load_runs(request.runs, progress)
-    root = None if request.dataset is None else dataset_folder(request.dataset, progress)
-    if root is None:
+    if request.dataset is None and request.labels is None:
+        _unpack_again(runs[0], progress)
         scored = scoring.held_out(runs, request.split, request.allow_changed)
     else:
-        scored = scoring.folder(runs, root, request.split)
+        root = dataset_folder(request.dataset, progress, request.labels)
+        scored = scoring.folder(runs, root, request.split, request.labels, strict)
     if strict and scored.changed and not request.allow_changed:
         raise ResnetError(f"{scored.changed[0]} has changed since training", "put it back, or add --allow-changed")
     name = _new_name(runs, scored, views)
@@ -141,6 +145,13 @@ def run_evaluation(request: EvaluateRequest, progress: Progress) -> Evaluated:
     return Evaluated(runs, measured, target, tuple(progress.warnings))
 
 
+def _unpack_again(run: Run, progress: Progress) -> None:
+    """Put the images of a run back that came from an archive and are no longer in the cache."""
+    archive = run.record.get("data", {}).get("archive")
+    if archive and not run.data.is_dir() and Path(archive).is_file():
+        dataset_folder(Path(archive), progress)
+
+
 def _new_name(runs: Sequence[Run], scored: Scored, views: int) -> str:
     """The name of a new folder under runs/ for results that do not belong into a run's folder; else empty."""
     if len(runs) > 1:
@@ -161,7 +172,8 @@ def _place(run: Run, scored: Scored, views: int) -> Path:
         return run.folder
     first = run.folder / EVALUATIONS / _measurement(scored, views)
     place, number = first, 1
-    while (image := first_image(place / "predictions.csv")) and not _lies_in(image, scored.root):
+    own = {sample.path for sample in scored.samples}  # a table of labels may name images outside of the folder
+    while (image := first_image(place / "predictions.csv")) and not (_lies_in(image, scored.root) or image in own):
         number += 1
         place = first.with_name(f"{first.name}-{number}")
     return place
@@ -281,6 +293,7 @@ def write_measured(folder: Path, measured: Measured, record: dict[str, Any], cur
         ("weights", _weights(record)),
         *([("teacher", record["teacher"]["name"])] if "teacher" in record else []),
         ("data", f"{measured.scored.root} ({measured.scored.split})"),
+        *([("labels", record["data"]["labels"]["path"])] if "labels" in record["data"] else []),
         *([("trained on", trained_on)] if trained_on != str(measured.scored.root.resolve()) else []),
         *([("cross-validation", _cross_validation(found))] if (found := record.get("results", {}).get("folds")) else []),
         *([("tuning", _tuning(found))] if (found := record.get("results", {}).get("tuning", {})).get("trials") else []),
@@ -331,7 +344,9 @@ def _tuning(found: dict[str, Any]) -> str:
 
 def _weights(record: dict[str, Any]) -> str:
     weights = record["weights"]
-    return f"{weights['source']}: {weights['fallback']}" if weights["fallback"] else str(weights["source"])
+    return (
+        f"{weights['source']}: {weights['fallback']}" if weights["fallback"] else weights.get("name") or str(weights["source"])
+    )
 
 
 def _mistakes(scored: Scored, rows: Rows) -> list[Mistake]:

@@ -15,7 +15,7 @@ from resnet_cli.errors import ResnetError
 from resnet_cli.files import unfinished
 from resnet_cli.jobs.environment import cache_folder, tensorflow_import
 from resnet_cli.networks.catalogue import ClassifierSpec, Network
-from resnet_cli.networks.pretrained import SAFETENSORS, WeightsSource, published_file
+from resnet_cli.networks.pretrained import SAFETENSORS, WeightsSource, bundled_run, published_file, wordnet_numbers
 from resnet_cli.networks.published import is_published
 from resnet_cli.progress import Progress
 from resnet_cli.runs.folder import FORMAT, Run, finish_run, load_run, versions, write_splits
@@ -73,6 +73,8 @@ def _record(name: str, spec: ClassifierSpec, network: Network, source: WeightsSo
         "weights": {**weights, "name": source.name, "revision": source.revision},
         "data": {"name": "published weights"},
         "config": {},
+        # ImageNet's folders are named by these numbers.
+        **({"wordnet": wordnet_numbers()} if source.classes == bundled_run().classes else {}),
     }
 
 

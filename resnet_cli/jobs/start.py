@@ -40,6 +40,9 @@ class TrainRequest:
     strict: bool
     tensorboard: bool
     command: str
+    labels: Path | None = None
+    fraction: float | None = None
+    per_class: int | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,9 @@ class FinetuneRequest:
     lr_find: str | None
     tensorboard: bool
     command: str
+    labels: Path | None = None
+    fraction: float | None = None
+    per_class: int | None = None
     folds: int | None = None
     tune: float | None = None
     fixed: frozenset[str] = frozenset()
@@ -306,7 +312,7 @@ def require_same(folder: Path, config: dict[str, Any]) -> None:
     """
     before = begun_with(folder)
     plain = json.loads(json.dumps(config))
-    other = sorted(key for key in plain if before.get(key) != plain[key])
+    other = sorted((key for key in plain if before.get(key) != plain[key]), key=lambda key: (key in _UNNAMED, key))
     if not other:
         return
     key = other[0]

@@ -25,6 +25,7 @@ from resnet_cli.progress import NOTHING_YET, Progress, stop_if_asked
 from resnet_cli.runs.folder import Run, finish_run
 from resnet_cli.training.checkpoints import Stage, Stream
 from resnet_cli.training.config import TrainConfig
+from resnet_cli.training.devices import own_part
 from resnet_cli.training.distillation import Assumed, Lesson, Taught, TaughtEvaluation, columns_of
 from resnet_cli.training.loop import train
 from resnet_cli.training.pace import Pace, fit_to_limit, measure_pace
@@ -143,10 +144,10 @@ def _set_up(plan: TrainPlan, progress: Progress) -> _Setup:
     training, held_out = read_splits_for_training(plan.dataset, geometry, how, progress, request.strict, MEMORY_LIMIT, largest)
     if config.pixel_mean:
         set_pixel_mean(model, mean_image(training, geometry))
-    stream = TrainStream(training, spec.classes, config.batch_size, geometry, how, config.seed)
+    stream = TrainStream(training, spec.classes, config.batch_size, geometry, how, config.seed, own_part())
     half = max(network.reduction, size // 2) if config.progressive else None
     if teacher is None:
-        batches = EvaluationBatches(held_out, spec.classes, 128)
+        batches = EvaluationBatches(held_out, spec.classes, 128, stream.part)
         small = replace(stream, geometry=replace(geometry, size=half)) if half else None
         return _Setup(model, precision, geometry, (training, held_out), stream, batches, small, plan.dataset)
     lesson = Lesson(teacher, columns_of(teacher.teacher, plan.dataset), config.teacher_views)

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from resnet_cli.downloads import answers, watch
+from resnet_cli.downloads import CONFIG, answers, fetch_from_hub, watch
 from resnet_cli.errors import Interrupted, ResnetError
 from resnet_cli.files import at_home, digest
-from resnet_cli.networks import hub
 from resnet_cli.networks.catalogue import CATALOGUE, Network, Shortcut, find_network, spec_from_record
 from resnet_cli.networks.published import describe, find_checkpoint, is_published, refuse_pickle, require_fitting
 from resnet_cli.progress import Progress
@@ -252,6 +251,11 @@ def bundled_run() -> Run:
     return load_run(BUNDLED_FILE.parent)
 
 
+def wordnet_numbers() -> list[str]:
+    """WordNet's numbers of ImageNet's 1000 classes ("n01440764"), in the order of `bundled_run().classes`."""
+    return (BUNDLED_FILE.parent / "wordnet.txt").read_text("utf-8").split()
+
+
 def _best_at_hand(progress: Progress, shortcut: Shortcut | None) -> tuple[Network, WeightsSource]:
     network = find_network(PREFERRED, shortcut)
     _require_pretrained(network, "auto")
@@ -331,7 +335,7 @@ def published_file(words: str, progress: Progress) -> tuple[Network, WeightsSour
     """
     if is_published(words):
         checkpoint = find_checkpoint(words)
-        fetched = hub.fetch(checkpoint, progress)
+        fetched = fetch_from_hub(checkpoint.on_hub, progress)
         found = describe(fetched.weights, fetched.config, bundled_run().classes)
         kind: Literal["timm", "torchvision"] = "timm" if checkpoint.name.startswith("timm:") else "torchvision"
         source = WeightsSource(kind, fetched.weights, fetched.sha256, name=checkpoint.name, revision=fetched.revision)
@@ -339,7 +343,7 @@ def published_file(words: str, progress: Progress) -> tuple[Network, WeightsSour
         path = at_home(words)
         if not path.is_file():
             raise ResnetError(f"--weights {words}: there is no such file", "name a .safetensors file, or timm:resnet50.a1_in1k")
-        found = describe(path, path.parent / hub.CONFIG, bundled_run().classes)
+        found = describe(path, path.parent / CONFIG, bundled_run().classes)
         if found.assumed:
             progress.notice(found.assumed)
         source = _file(path)

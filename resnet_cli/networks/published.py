@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from resnet_cli.downloads import HUB_INSTALL, Repository
 from resnet_cli.errors import ResnetError
 from resnet_cli.networks.catalogue import TORCH_EPSILON, Network, find_network
 
@@ -120,6 +121,12 @@ class Checkpoint:
     def network(self) -> str:
         """The network's name in the catalogue."""
         return _NETWORKS[self.architecture]
+
+    @property
+    def on_hub(self) -> Repository:
+        """Where its files are."""
+        hint = f"nearest names: {', '.join(nearest(self.name))}; `resnet models --weights` lists them"
+        return Repository(self.name, self.repository, self.revision, hint)
 
 
 def _listed() -> Iterator[Checkpoint]:
@@ -338,7 +345,7 @@ def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError:
-        raise ResnetError(f"{path} needs the package safetensors", "pip install 'resnet-cli[hub]'") from None
+        raise ResnetError(f"{path} needs the package safetensors", HUB_INSTALL) from None
     try:
         with path.open("rb") as file:
             refuse_pickle(path, file.read(9))

@@ -237,6 +237,10 @@ class StochasticDepth(keras.layers.Layer):  # type: ignore[misc]
         draws = keras.random.uniform((ops.shape(branch)[0], 1, 1, 1), dtype="float32", seed=self.seed_generator)
         return branch * ops.cast(ops.floor(draws + kept) / kept, branch.dtype)
 
+    def get_config(self) -> dict[str, Any]:
+        """See `keras.layers.Layer`."""
+        return {"rate": self.rate, "name": self.name}
+
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """The shape of the branch; given here so that Keras need not trace `call` for every block."""
         return input_shape

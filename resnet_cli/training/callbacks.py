@@ -228,8 +228,8 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
     def _rate(self) -> float:
         """The rate of the last step; the optimizer already counts the next one, and in fp16 skips steps that overflow."""
         optimizer = inner_optimizer(self.model)
-        last = max(0, int(optimizer.iterations) - 1)
-        return min(float(self._rates[last]), float(self._rates.max()) * float(optimizer.scale))
+        last = max(0, int(keras.ops.convert_to_numpy(optimizer.iterations)) - 1)
+        return min(float(self._rates[last]), float(self._rates.max()) * float(keras.ops.convert_to_numpy(optimizer.scale)))
 
     def _save(self) -> None:
         """Write the best weights, if they changed, and a checkpoint: together they match the records so far."""
@@ -239,7 +239,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         averaged = self._swapped
         if averaged:  # during validation, which changes no weights: the checkpoint is that of the epoch's last step
             self._swap_averages()
-        point = Point(self._step, self._validated, self._seconds_before + self._trained_seconds)
+        point = Point(self._step, self._validated, self._seconds_before + self._trained_seconds, self._images)
         save_checkpoint(self._stage.checkpoints, self.model, point, self._metrics)
         if averaged:
             self._swap_averages()

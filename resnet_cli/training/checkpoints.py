@@ -117,11 +117,16 @@ class Point:
         validated: False between the last step of an epoch and its validation record; otherwise True, also in checkpoints of
             older versions.
         seconds: seconds that the steps of the current epoch took.
+        images: images in every step; 0 at the start, and in checkpoints of older versions.
     """
 
     step: int
     validated: bool = True
     seconds: float = 0.0
+    images: int = 0
+
+
+_POINT = ("validated", "seconds", "images")  # beside the step, which is in the name of the file
 
 
 def save_checkpoint(folder: Path, model: keras.Model, point: Point, metrics: Sequence[Any] | None = None) -> None:
@@ -141,7 +146,7 @@ def save_checkpoint(folder: Path, model: keras.Model, point: Point, metrics: Seq
         for kind, variables in kinds.items()
         for i, variable in enumerate(variables)
     }
-    values |= {"validated": np.array(point.validated), "seconds": np.array(point.seconds)}
+    values |= {name: np.array(getattr(point, name)) for name in _POINT}
     write_whole(_file(folder, point.step), values)
     for old in _generations(folder)[:-_KEPT]:
         old.unlink()
@@ -158,7 +163,7 @@ def load_checkpoint(folder: Path, model: keras.Model) -> Point:
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 values = [archive[f"v{i}"] for i in range(len(variables))]
-                known = {name: archive[name].item() for name in ("validated", "seconds") if name in archive}
+                known = {name: archive[name].item() for name in _POINT if name in archive}
                 scaled = [archive[f"s{i}"] for i in range(len(scale)) if f"s{i}" in archive]
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
             continue

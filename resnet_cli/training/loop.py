@@ -7,17 +7,20 @@ last layers on stored activations, and for whole networks in fine-tuning.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_cli.errors import ResnetError
 from resnet_cli.progress import Progress
 from resnet_cli.runs.folder import EpochRecord
 from resnet_cli.training.callbacks import CROSS_ENTROPY, Recorder
 from resnet_cli.training.checkpoints import Point, Stage, Stream, has_checkpoint, load_checkpoint, stored_metrics
 from resnet_cli.training.config import TrainConfig, small_epochs
+from resnet_cli.training.devices import divisible, in_words, of_images, on_all_devices
 from resnet_cli.training.distillation import loss_of, metrics_of_labels
 from resnet_cli.training.optimizers import make_optimizer, rates
 from resnet_cli.training.reading import Reading, on_device
@@ -70,9 +73,29 @@ def train(
         reference: an epoch of an earlier phase that an epoch must surpass to count as a gain (`config.patience`).
 
     Raises:
-        ResnetError: the loss is NaN or Inf, an image can no longer be read, or the disk is full.
+        ResnetError: the loss is NaN or Inf, an image can no longer be read, the disk is full, or a run is resumed whose steps
+            had another number of images, because other devices shared them.
         Interrupted: a signal requested a stop; a checkpoint was written.
     """
+    if stage.name == "head":  # a few small matrices
+        return _train(model, stream, held_out, config, stage, progress, small, reference)
+    if words := in_words():
+        progress.line(words)
+    with on_all_devices(model) as copy:
+        return _train(copy, stream, divisible(held_out), config, stage, progress, small, reference)
+
+
+def _train(
+    model: keras.Model,
+    stream: Stream,
+    held_out: keras.utils.PyDataset,
+    config: TrainConfig,
+    stage: Stage,
+    progress: Progress,
+    small: Stream | None,
+    reference: EpochRecord | None,
+) -> TrainResult:
+    """See `train`; the model is on its devices, and the batches can be divided among them."""
     per_epoch = stream.steps_per_epoch
     table = rates(config, config.epochs * per_epoch)
     model.compile(
@@ -82,6 +105,11 @@ def train(
     )
     model.optimizer.build(model.trainable_variables)
     begun = load_checkpoint(stage.checkpoints, model) if stage.resume and has_checkpoint(stage.checkpoints) else Point(0)
+    if begun.images not in (0, stream.images_per_step):
+        raise ResnetError(
+            f"the run trained {begun.images} images a step, and these devices can only share {stream.images_per_step} equally",
+            "resume it on as many devices as it began with",
+        )
     recorder = Recorder(stage, config, stream, table, begun, progress, reference)
     weights = balanced_weights(stream.labels, stream.classes) if config.class_weights else None
     reading = Reading()
@@ -92,9 +120,9 @@ def train(
         if recorder.stopped_early:
             break
         model.train_function = None  # else `fit` would retrace it with unknown image sizes, which is slower
-        with reading.told(), reading.batches(segment.stream.batches(segment.first_step)) as batches:
+        with reading.told(), reading.batches(partial(_batches, segment, weights)) as batches:
             model.fit(
-                on_device(batches if weights is None else _weighed(batches, weights)),
+                on_device(batches),
                 steps_per_epoch=segment.steps_per_epoch,
                 initial_epoch=segment.first_epoch,
                 epochs=segment.last_epoch,
@@ -129,6 +157,12 @@ def balanced_weights(labels: NDArray[np.int64], classes: int) -> NDArray[np.floa
     return np.where(counts, len(labels) / (classes * np.maximum(counts, 1)), 0).astype(np.float32)
 
 
+def _batches(segment: _Segment, weights: NDArray[np.float32] | None) -> Iterator[tuple[Any, ...]]:
+    """The batches of a segment from its first step on."""
+    batches = segment.stream.batches(segment.first_step)
+    return batches if weights is None else _weighed(batches, weights)
+
+
 def _weighed(batches: Iterator[tuple[Any, NDArray[np.float32]]], weights: NDArray[np.float32]) -> Iterator[tuple[Any, ...]]:
     """The same batches with sample weights: Keras accepts no class weights with a generator, nor with mixed targets."""
     for images, targets in batches:
@@ -141,7 +175,7 @@ def _metrics(classes: int, config: TrainConfig) -> list[keras.metrics.Metric]:
     metrics = [keras.metrics.CategoricalAccuracy(name="accuracy"), cross_entropy]
     if classes > 5:
         metrics.append(keras.metrics.TopKCategoricalAccuracy(5, name="top5"))
-    return metrics_of_labels(metrics) if config.teacher_weight else metrics
+    return of_images(metrics_of_labels(metrics) if config.teacher_weight else metrics)
 
 
 def _segments(config: TrainConfig, per_epoch: int, done: int, stream: Stream, small: Stream | None) -> Iterator[_Segment]:

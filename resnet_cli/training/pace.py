@@ -14,6 +14,7 @@ from resnet_cli.errors import ResnetError
 from resnet_cli.progress import NOTHING_YET, Progress, stop_if_asked
 from resnet_cli.training.checkpoints import Stream, untouched
 from resnet_cli.training.config import TrainConfig, small_epochs
+from resnet_cli.training.devices import divisible, on_all_devices
 from resnet_cli.training.distillation import loss_of
 from resnet_cli.training.optimizers import make_optimizer, rates
 from resnet_cli.training.reading import Reading, on_device
@@ -81,6 +82,21 @@ def measure_pace(
         ResnetError: an image can no longer be read.
         Interrupted: a signal requested a stop.
     """
+    with on_all_devices(model) as copy:
+        return _measure(copy, stream, divisible(held_out), config, limit, progress, small, hint)
+
+
+def _measure(
+    model: keras.Model,
+    stream: Stream,
+    held_out: keras.utils.PyDataset,
+    config: TrainConfig,
+    limit: float,
+    progress: Progress,
+    small: Stream | None,
+    hint: str,
+) -> Pace:
+    """See `measure_pace`; the model is on its devices, and the batches can be divided among them."""
     task = progress.start("measuring the pace", None)
     clock, reading = _Clock(limit * _SHARE, progress, hint), Reading(hint.partition(": ")[2] or hint)
     with untouched(model), reading.told():
@@ -149,7 +165,7 @@ class _Clock(keras.callbacks.Callback):  # type: ignore[misc]
 def _measure_steps(model: keras.Model, stream: Stream, clock: _Clock, reading: Reading) -> tuple[float, float]:
     """Seconds per step, and the additional seconds of the first steps."""
     model.train_function = None  # each image size is measured with its own graph, as in training
-    with reading.batches(stream.batches()) as batches:
+    with reading.batches(stream.batches) as batches:
         model.fit(on_device(batches), steps_per_epoch=_WARM_UP + _MEASURED, callbacks=[clock], shuffle=False, verbose=0)
     warm_up = min(_WARM_UP, len(clock.times) // 2)
     warm = clock.times[warm_up - 1]

@@ -5,7 +5,7 @@ would otherwise replace by its own error.
 """
 
 import itertools
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -24,14 +24,20 @@ class Reading:
         self._error: ResnetError | None = None
 
     @contextmanager
-    def batches(self, batches: Iterator[Any]) -> Iterator[Iterator[Any]]:
-        """The same training batches; their threads end with the block, as TensorFlow never releases them."""
-        watched = self._watched(batches)
+    def batches(self, begin: Callable[[], Iterator[Any]]) -> Iterator[Callable[[], Iterator[Any]]]:
+        """The same function, which begins training batches; their threads end with the block, as TensorFlow keeps them."""
+        begun: list[Generator[Any]] = []
+
+        def watched() -> Iterator[Any]:
+            begun.append(self._watched(begin()))
+            return begun[-1]
+
         try:
             yield watched
         finally:
-            with suppress(ValueError):  # another batch is being requested at this moment
-                watched.close()
+            for batches in begun:
+                with suppress(ValueError):  # another batch is being requested at this moment
+                    batches.close()
 
     def held_out(self, batches: keras.utils.PyDataset) -> keras.utils.PyDataset:
         """The same held-out batches."""
@@ -103,14 +109,19 @@ class _Watched(keras.utils.PyDataset):  # type: ignore[misc]
 _READY = 2  # batches prefetched to the GPU while a step uses a third
 
 
-def on_device(batches: Iterator[tuple[Any, ...]]) -> Any:
-    """The same batches, copied to a GPU while the step before runs.
+def on_device(begin: Callable[[], Iterator[tuple[Any, ...]]]) -> Any:
+    """The batches that a function begins, copied to a GPU while the step before runs.
 
-    With JAX, Keras does so itself, and on a CPU nothing is copied: the batches are returned unchanged.
+    With JAX, Keras does so itself, and on a CPU nothing is copied: the batches are returned unchanged. If TensorFlow divides
+    them among several devices, it begins them twice, first to see their shapes.
     """
-    if keras.backend.backend() != "tensorflow" or not has_gpu():
-        return batches
-    return copied_ahead(batches, "/GPU:0")
+    if keras.backend.backend() != "tensorflow":
+        return begin()
+    import tensorflow as tf
+
+    if tf.distribute.has_strategy():
+        return _dataset(begin)
+    return copied_ahead(begin(), "/GPU:0") if has_gpu() else begin()
 
 
 def copied_ahead(batches: Iterator[tuple[Any, ...]], device: str) -> Any:
@@ -118,6 +129,13 @@ def copied_ahead(batches: Iterator[tuple[Any, ...]], device: str) -> Any:
     import tensorflow as tf
 
     first = next(batches)
-    signature = tuple(tf.TensorSpec((None, *array.shape[1:]), array.dtype) for array in first)
-    dataset = tf.data.Dataset.from_generator(lambda: itertools.chain([first], batches), output_signature=signature)
+    dataset = _dataset(lambda: itertools.chain([first], batches), first)
     return dataset.apply(tf.data.experimental.prefetch_to_device(device, _READY))
+
+
+def _dataset(begin: Callable[[], Iterator[tuple[Any, ...]]], first: tuple[Any, ...] | None = None) -> Any:
+    import tensorflow as tf
+
+    first = next(begin()) if first is None else first
+    signature = tuple(tf.TensorSpec((None, *array.shape[1:]), array.dtype) for array in first)
+    return tf.data.Dataset.from_generator(begin, output_signature=signature)

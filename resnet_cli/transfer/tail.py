@@ -20,6 +20,7 @@ from resnet_cli.engines.base import Engine
 from resnet_cli.networks.classifier import tail_model
 from resnet_cli.training.checkpoints import Derived, Stream
 from resnet_cli.training.config import FinetuneConfig, TrainConfig
+from resnet_cli.training.devices import own_part
 from resnet_cli.transfer.features import Material
 from resnet_cli.transfer.store import Stored
 
@@ -36,6 +37,7 @@ class StoredStream(Shuffled):
         classes: number of classes.
         batch_size: most images in a step.
         seed: random seed of the order.
+        devices: devices that share every batch.
     """
 
     stored: Stored
@@ -43,11 +45,12 @@ class StoredStream(Shuffled):
     classes: int
     batch_size: int
     seed: int
+    devices: int = 1
 
     @property
     def order(self) -> Order:
         """The images of each batch."""
-        return Order(len(self.labels), self.batch_size, self.seed)
+        return Order(len(self.labels), self.batch_size, self.seed, self.devices)
 
     def batches(self, first_step: int = 0) -> Iterator[Batch]:
         """Batches from a step on, read ahead by threads, without end."""
@@ -130,7 +133,7 @@ class Tail:
 def tail_on_stored(model: keras.Model, boundary: Stored, held_out: Stored, material: Material, config: FinetuneConfig) -> Tail:
     """The last stage and the head on stored activations."""
     labels = material.training.labels
-    stream = StoredStream(boundary, labels, material.spec.classes, config.batch_size, config.seed)
+    stream = StoredStream(boundary, labels, material.spec.classes, config.batch_size, config.seed, own_part().devices)
     batches = StoredBatches(held_out, material.held_out.labels, material.spec.classes)
     return Tail(tail_model(model, material.spec.network), stream, batches, _recipe(config, material))
 
@@ -150,7 +153,8 @@ def tail_on_pixels(model: keras.Model, material: Material, config: FinetuneConfi
 
 def _pixels(config: FinetuneConfig, material: Material) -> TrainStream:
     source, classes = material.training, material.spec.classes
-    return TrainStream(source, classes, config.batch_size, material.geometry, material.augmentation, config.seed)
+    geometry, how = material.geometry, material.augmentation
+    return TrainStream(source, classes, config.batch_size, geometry, how, config.seed, own_part())
 
 
 def _recipe(config: FinetuneConfig, material: Material) -> TrainConfig:
