@@ -97,7 +97,7 @@ def tune(plan: FinetunePlan, folder: Path, progress: Progress) -> tuple[Finetune
 
 def _with(plan: FinetunePlan, config: FinetuneConfig, size: int) -> FinetunePlan:
     spec = replace(plan.spec, image_size=size, dropout=config.dropout)
-    return replace(plan, config=config, spec=spec, geometry=replace(plan.geometry, size=size))
+    return replace(plan, config=config, spec=spec, geometry=spec.network.geometry(size, plan.geometry.resize))
 
 
 class _OutOfTime(Exception):
