@@ -109,6 +109,13 @@ def test_a_head_alone_is_solved_even_where_fine_tuning_has_a_number_of_epochs() 
     assert (scored.unfreeze, scored.epochs, scored.solves_head) == ("none", 0, True)
 
 
+def test_a_head_alone_has_the_views_of_the_run_that_it_stands_for() -> None:
+    every, last = replace(DEFAULTS, unfreeze="all"), DEFAULTS
+    heads = [space(fine_tunes=False, config=config) for config in (every, last)]
+    assert [each.frozen_configuration(each.usual).unfreeze for each in heads] == ["all", "none"]
+    assert [each.configuration(each.usual).unfreeze for each in heads] == ["none", "none"]
+
+
 def test_the_fewest_mistakes_win_of_equal_ones_the_lowest_loss_of_equal_ones_the_first() -> None:
     def trial(number: int, mistakes: int, loss: float | None) -> Trial:
         return Trial(number, {}, 10, mistakes, loss, 1.0, 1.0)
