@@ -334,8 +334,7 @@ def _until_asked(results: Iterator[dict[str, Any]], progress: Progress) -> Itera
 
 
 def _told(error: Exception) -> ResnetError:
-    """One sentence for an error of Ray."""
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    if "Actor" in type(error).__name__ or "died" in str(error):
-        return ResnetError("the actors died, perhaps for lack of memory", AGAIN)
-    return ResnetError(f"Ray stopped: {lines[-1] if lines else type(error).__name__}", AGAIN)
+    """One sentence for an error of Ray, whose text may be a traceback."""
+    text = str(error).strip()
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    return ResnetError(f"Ray stopped: {lines[-1] if 'Traceback' in text else lines[0]}", AGAIN)
