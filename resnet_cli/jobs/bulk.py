@@ -34,7 +34,16 @@ from resnet_cli.engines import EngineName
 from resnet_cli.errors import ResnetError
 from resnet_cli.inference.metrics import evaluation_of
 from resnet_cli.inference.scoring import MEASURED, only_left_out, outcomes_of_rows, unreadable_rows, write_confusion
-from resnet_cli.jobs.bulk_actor import MOST_CORES, BlockClassifier, Work, actors, cores_per_actor, forget_attempts, model_hash
+from resnet_cli.jobs.bulk_actor import (
+    MOST_CORES,
+    BlockClassifier,
+    Work,
+    actors,
+    cores_per_actor,
+    file_hash,
+    forget_attempts,
+    model_hash,
+)
 from resnet_cli.jobs.environment import settled
 from resnet_cli.jobs.evaluate import Evaluated, EvaluateRequest, Measured
 from resnet_cli.jobs.predict import Ready, classifiers_for, load_runs, run_classifier
@@ -240,12 +249,12 @@ def _work(
     """Ship the classifiers."""
     if engine == "auto" and cluster.gpus and all(each.for_keras for each in classifiers):
         engine = "keras"
-    models: list[Any] = []
-    if engine != "keras":
+    models: list[tuple[str, Any]] = []
+    if engine != "keras" and not cluster.is_local and all(each.model.exists() for each in classifiers):
         import ray
 
-        files = [(each.model, each.model.with_suffix(".bin")) for each in classifiers if each.model.exists()]
-        models = [ray.put([file.read_bytes() for file in pair]) for pair in files] if not cluster.is_local else []
+        pairs = [(each.model, each.model.with_suffix(".bin")) for each in classifiers]
+        models = [(file_hash(pair[0]), ray.put([file.read_bytes() for file in pair])) for pair in pairs]
     whole = len(cluster.machines) == 1 and cluster.cores <= MOST_CORES
     threads = None if whole and engine != "keras" else cores_per_actor(cluster, engine)
     return Work(output, manifest, base, classifiers, tuple(models), engine, threads)
