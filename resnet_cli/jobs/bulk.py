@@ -44,7 +44,7 @@ from resnet_cli.jobs.bulk_actor import (
     forget_attempts,
     model_hash,
 )
-from resnet_cli.jobs.environment import settled
+from resnet_cli.jobs.environment import gpu_is_likely, settled, surroundings
 from resnet_cli.jobs.evaluate import Evaluated, EvaluateRequest, Measured
 from resnet_cli.jobs.predict import Ready, classifiers_for, load_runs, run_classifier
 from resnet_cli.jobs.ray_cluster import Cluster, connect, import_ray
@@ -89,7 +89,7 @@ class BulkDone:
         images: rows written, each image once.
         errors: those with an error instead of classes.
         now: images classified by this command; the others were finished before.
-        seconds: that they took, without the start of Ray.
+        seconds: that they took, with the start of the actors, without that of Ray.
         engine: the engine and its precision, of each kind of machine.
     """
 
@@ -246,8 +246,10 @@ def _list(output: Place, wanted: Manifest, found: Input, cluster: Cluster, progr
 def _work(
     output: Place, manifest: Manifest, base: Place, classifiers: tuple[Ready, ...], engine: EngineName, cluster: Cluster
 ) -> Work:
-    """Ship the classifiers."""
-    if engine == "auto" and cluster.gpus and all(each.for_keras for each in classifiers):
+    """Choose the engine for this cluster, and make the models ready to be sent."""
+    # Of other machines, only Ray knows whether they have a GPU.
+    has_gpus = cluster.gpus > 0 and (not cluster.is_local or gpu_is_likely(surroundings()))
+    if engine == "auto" and has_gpus and all(each.for_keras for each in classifiers):
         engine = "keras"
     models: list[tuple[str, Any]] = []
     if engine != "keras" and not cluster.is_local and all(each.model.exists() for each in classifiers):
@@ -261,7 +263,7 @@ def _work(
 
 
 def _run(work: Work, todo: Sequence[int], cluster: Cluster, progress: Progress) -> tuple[int, float]:
-    """Classify blocks on Ray Data; returns the images and the seconds from the first result's start on."""
+    """Classify blocks on Ray Data; returns the images, and the seconds with the start of the actors."""
     total, size = work.manifest.images, work.manifest.block
     left = sum(min(size, total - number * size) for number in todo)
     number = actors(cluster, work.engine)
