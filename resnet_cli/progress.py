@@ -3,7 +3,7 @@ Ctrl-C in a call of the Python API.
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from types import FrameType
 from typing import Protocol
@@ -201,4 +201,42 @@ class Interruptible:
     def unsaved(self) -> None:
         """See `Progress`."""
         self._is_unsaved = True
+        self._inner.unsaved()
+
+
+class Muted:
+    """The progress of a part of the work that may be stopped: its bars are shown, its lines, notices and warnings are not.
+
+    Args:
+        inner: the progress to report to.
+        is_over: whether the work is to stop, as after a signal.
+    """
+
+    def __init__(self, inner: Progress, is_over: Callable[[], bool]) -> None:
+        self._inner, self._is_over = inner, is_over
+        self.warnings: list[str] = []
+
+    def start(self, title: str, total: int | None) -> Task:
+        """See `Progress`."""
+        return self._inner.start(title, total)
+
+    def line(self, text: str) -> None:
+        """See `Progress`."""
+
+    def notice(self, text: str) -> None:
+        """See `Progress`."""
+
+    def warn(self, text: str) -> None:
+        """See `Progress`."""
+
+    def stop_signal(self) -> int:
+        """See `Progress`."""
+        return self._inner.stop_signal() or int(self._is_over())
+
+    def saved(self, hint: str) -> None:
+        """See `Progress`."""
+        self._inner.saved(hint)
+
+    def unsaved(self) -> None:
+        """See `Progress`."""
         self._inner.unsaved()

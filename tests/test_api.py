@@ -495,6 +495,6 @@ def test_the_examples_of_the_page_run_one_after_the_other(tmp_path: Path, monkey
     assert set(names["accuracies"]) == {("none", 0), ("none", 1), ("last", 0), ("last", 1)}
     assert sorted(path.name for path in Path("runs").iterdir()) == [
         "cars_vs_trucks-resnet18-slim",
-        *(f"cars_vs_trucks-resnet18-slim-{number}" for number in (2, 3, 4, 5)),
+        *(f"cars_vs_trucks-resnet18-slim-{number}" for number in (2, 3, 4, 5, 6)),
         "cars_vs_trucks-resnet8",
     ]

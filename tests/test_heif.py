@@ -11,9 +11,9 @@ import pytest
 from conftest import MakeDataset, RunCli
 from PIL import Image
 
-from resnet_cli.data import decode as decoding
-from resnet_cli.data.decode import Geometry, decode, decode_square, is_heif, read_header
+from resnet_cli.data.decode import Geometry, decode, decode_square, read_header
 from resnet_cli.data.folders import list_folder
+from resnet_cli.data.heif import is_heif, register_heif
 from resnet_cli.errors import ResnetError
 
 INSTALL = "pip install 'resnet-cli[heif]'"
@@ -27,16 +27,16 @@ def photo(make_dataset: MakeDataset, tmp_path: Path) -> Image.Image:
 
 @pytest.fixture
 def without_the_extra(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    decoding.register_heif.cache_clear()
+    register_heif.cache_clear()
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     monkeypatch.setattr("resnet_cli.data.folders.heif_is_installed", lambda: False)
     yield
-    decoding.register_heif.cache_clear()
+    register_heif.cache_clear()
 
 
 def write_heic(path: Path, photo: Image.Image, **options: object) -> Path:
     """Lossless, by pillow-heif itself."""
-    decoding.register_heif()
+    register_heif()
     path.parent.mkdir(parents=True, exist_ok=True)
     photo.save(path, "HEIF", quality=-1, chroma=444, **options)
     return path

@@ -28,7 +28,10 @@ def test_json_is_one_document_with_the_documented_fields(run_cli) -> None:  # ty
     assert all(list(row) == ["name", "family", "depth", "parameters", "input", "weights"] for row in rows)
     fifty = next(row for row in rows if row["name"] == "resnet50v2")
     assert fifty["parameters"] == 25_613_800 and fifty["input"] == 224 and fifty["weights"] == "imagenet"
-    assert {row["weights"] for row in rows} == {"imagenet", "bundled", "none"}
+    assert {row["weights"] for row in rows} == {"imagenet", "hub", "bundled", "none"}
+    assert {row["name"] for row in rows if row["weights"] == "hub"} == {
+        *("resnet18", "resnet34", "resnet50v1.5", "resnet101v1.5", "resnet152v1.5")
+    }
 
 
 @pytest.mark.parametrize("arguments", [["models"], ["models", "--json"]])

@@ -233,7 +233,9 @@ def test_the_filter_gradient_of_small_maps_is_keras_gradient(bf16: bool, side: i
 def test_caffe_weights_see_bgr_minus_the_channel_means() -> None:
     raw = images(2, 9, 7)
     np.testing.assert_allclose(
-        np.asarray(preprocess("caffe", raw)), raw[..., ::-1] - np.float32([103.939, 116.779, 123.68]), atol=1e-4
+        np.asarray(preprocess(find_network("resnet50"), raw)),
+        raw[..., ::-1] - np.float32([103.939, 116.779, 123.68]),
+        atol=1e-4,
     )
 
 

@@ -164,6 +164,7 @@ class Run:
         self,
         data: PathLike | None = None,
         *,
+        labels: PathLike | None = None,
         split: SplitName | None = None,
         views: Views = 1,
         engine: EngineName = "auto",
@@ -175,7 +176,8 @@ class Run:
         """Measure the classifier as `resnet evaluate` does, which also writes predictions.csv, confusion.csv and report.html.
 
         Args:
-            data: folder, or name of a known data set, whose images are scored; None for the run's held-out images.
+            data: folder, archive or name of a known data set whose images are scored; None for the run's held-out images.
+            labels: table of labels that is scored in place of class folders.
             split: "val", "test" or "train"; None for test images if there are any, else validation images.
             views: views of each image to average: 1, 2 or 10.
             engine, output, allow_changed, strict: as the options of the command.
@@ -206,6 +208,7 @@ class Run:
             output=optional_path(output),
             allow_changed=allow_changed,
             strict=strict,
+            labels=optional_path(labels),
         )
         with call(progress) as shown:
             return run_evaluation(request, shown).measured.figures

@@ -37,6 +37,7 @@ EXAMPLES = {
     "finetune": (
         "resnet finetune photos",
         "resnet finetune photos --unfreeze all --epochs 10 --set dropout=0.3",
+        "resnet finetune photos.zip --labels labels.csv",
     ),
     "train": (
         "resnet train cifar10 --arch resnet56 --recipe paper",

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from resnet_cli.cli import console
-from resnet_cli.cli.options import DatasetFolder, Json, Quiet
+from resnet_cli.cli.options import DatasetFolder, Json, Labels, Quiet
 from resnet_cli.cli.reporter import Reporter
 from resnet_cli.jobs.environment import dataset_folder
 
@@ -29,11 +29,19 @@ _ADVICE = {
     "empty-class": "add images, or remove the class folder",
     "indivisible": "add images, remove the class folder, or add a val folder",
     "one-class": "add a second class folder",
+    "no-path": "write the path of an image in the row, or remove it",
+    "outside": "give the folder that holds all images as DATASET, or write absolute paths",
+    "unknown-split": "write train, val or test",
+    "two-labels": "keep one of the rows",
+    "in-two-splits": "keep each image in one split",
+    "two-spellings": "write a label the same in every row",
+    "missing": "correct the paths or remove the rows; training leaves them out",
     "corrupt": "remove or replace them; training leaves them out",
     "conflict": "keep each image in one class",
     "leak": "remove the copies from training; they make the held-out accuracy too high",
     "duplicate": "remove the copies",
     "near-duplicate": "compare them, and keep one if they show the same photo",
+    "labels": "see whether it is meant",
     "small-class": "add images; ten per class are few, a hundred are good",
     "imbalance": "add images to the small classes, or train with --set class_weights=true",
     "mirror-sensitive": "train with --no-flip if mirrored images are wrong",
@@ -48,7 +56,8 @@ _SHOWN_PATHS, _SHOWN_CLASSES = 3, 30
 
 
 def check(
-    dataset: DatasetFolder,
+    dataset: DatasetFolder = None,
+    labels: Labels = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 on warnings too.")] = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -58,7 +67,8 @@ def check(
     Errors, which spoil training or its results (exit code 1): corrupt images, the same image in two classes (conflict) or
     in two splits (leak), class folders that differ between splits (class-mismatch), are empty, or cannot be read; folders that
     may be classes or splits (split-or-class, beside-train, two-splits); and, without a val folder, a class of one image or of
-    copies of one, so that none can be held out (indivisible).
+    copies of one, so that none can be held out (indivisible). In a table of labels also missing files (missing), two labels or
+    splits of one file (two-labels, in-two-splits), and rows that cannot be understood.
 
     Warnings (exit code 0): copies in one folder (duplicate), images that look the same (near-duplicate), fewer than 10
     images in a class (small-class), a class more than 5 times as large as another (imbalance), images below 16 pixels
@@ -66,10 +76,12 @@ def check(
     names which suggest that a mirrored image is wrong (mirror-sensitive), hidden folders with images (hidden-folder), and files
     that are skipped.
     """
+    if dataset is None and labels is None:
+        raise typer.BadParameter("name a folder of images", param_hint="DATASET")
     from resnet_cli.data.check import inspect_dataset
 
     reporter = Reporter(quiet or json)
-    found = inspect_dataset(dataset_folder(dataset, reporter), reporter)
+    found = inspect_dataset(dataset_folder(dataset, reporter, labels), reporter, labels)
     if json:
         console.print_json(found.to_json())
     else:

@@ -251,6 +251,10 @@ def _print_result(result: dict[str, Any]) -> None:
         f"[bold]{kind_of(split)} accuracy {headline['top1']:.1%}[/]"
         f"  (95 % interval {low:.1%} to {high:.1%}, {headline['count']} images)"
     )
+    if "folds" in result:
+        _print_folds(result["folds"])
+    if result.get("tuning", {}).get("trials"):
+        _print_tuning(result["tuning"])
     if "test" in result and result["test"] != result["val"]:
         out.print(f"validation accuracy {result['val']['top1']:.1%} ({result['val']['count']} images)")
     kept = f"epoch {result['best_epoch']} of {result['epochs']}"
@@ -272,6 +276,33 @@ def _print_result(result: dict[str, Any]) -> None:
     out.print(
         f"next: [bold]resnet predict image.jpg --run {escape(run)}[/]\n      [bold]resnet evaluate --run {escape(run)}[/]"
     )
+
+
+def _print_folds(found: dict[str, Any]) -> None:
+    """Print the result of a cross-validation."""
+    table = Table("fold", "images", "accuracy")
+    for each in found["folds"]:
+        table.add_row(str(each["fold"]), str(each["count"]), f"{each['top1']:.1%}")
+    out.print(table)
+    low, high = found["top1_interval"]
+    out.print(
+        f"cross-validated accuracy {found['mean']:.1%}, standard deviation over folds {found['sd']:.1%}"
+        f"  (all {found['count']} images: {found['top1']:.1%}, 95 % interval {low:.1%} to {high:.1%})"
+    )
+    out.print("cross-validated: the head on frozen features; fine-tuning is not repeated for each fold")
+
+
+def _print_tuning(found: dict[str, Any]) -> None:
+    """Print the result of a search for settings."""
+    trials = "1 trial" if found["trials"] == 1 else f"{found['trials']} trials"
+    of = "the head" if found["phase"] == "head" else "the network"
+    out.print(
+        f"tuning: {trials} in {how_long(found['seconds'])}; accuracy of {of} on {found['count']} images ({found['scored_on']}):"
+        f" {found['default']['top1']:.1%} with the defaults, {found['best']['top1']:.1%} with {escape(found['changed'])}"
+    )
+    if found["trials"] > 1:
+        honest = "the test images were not used for it" if found["test"] else "no test folder measures it"
+        out.print(f"the best of {found['trials']} is too good by chance: {honest}; settings: tuned.toml, trials.csv in the run")
 
 
 def _print_search(result: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resnet_cli.cli import console
-from resnet_cli.cli.options import Engine, Json, Quiet, RunFolders, Views, dataset_path
+from resnet_cli.cli.options import Engine, Input, Json, Labels, Quiet, Ray, RunFolders, Views, dataset_path
 from resnet_cli.cli.reporter import Reporter
 from resnet_cli.data.scoring import SplitName
 
@@ -20,7 +20,10 @@ _MANY = 12  # most classes in a confusion table on the terminal
 
 Dataset = Annotated[
     Path | None,
-    typer.Argument(help="Folder to score; or cifar10, cifar100.  \\[default: the run's held-out images]", parser=dataset_path),
+    typer.Argument(
+        help="Folder to score, or a .zip or .tar of it; or cifar10, cifar100.  \\[default: the run's held-out images]",
+        parser=dataset_path,
+    ),
 ]
 Split = Annotated[
     SplitName | None,
@@ -42,6 +45,7 @@ Strict = Annotated[bool, typer.Option("--strict", help="A damaged or changed ima
 
 def evaluate(
     dataset: Dataset = None,
+    labels: Labels = None,
     run: RunFolders = None,
     split: Split = None,
     views: Views = "1",
@@ -52,6 +56,8 @@ def evaluate(
     strict: Strict = False,
     json: Json = False,
     quiet: Quiet = False,
+    ray: Ray = None,
+    input: Input = None,
 ) -> None:
     """Measure a classifier: top-1, top-5, per class, confusion; writes predictions.csv and confusion.csv.
 
@@ -60,13 +66,26 @@ def evaluate(
     `--views 10` crops from a short side of image size / 0.875; a network for small images that was trained on padded crops, as
     in the papers on CIFAR, gets crops of the image padded as in training. Earlier results of the same run and data set are
     replaced, those of several runs or of an export are not; nothing is written into an export.
+
+    With `--ray`, many images: `--input` is a folder with class folders, or a Parquet file with columns `path` and `label`. A
+    row per image is written to `--output`, and confusion.csv; the same command again continues where the last one stopped.
     """
+    if allow_changed and labels is not None:
+        raise typer.BadParameter("--allow-changed is for a run's held-out images: leave it out with --labels")
     if allow_changed and dataset is not None:
         raise typer.BadParameter("--allow-changed is for a run's held-out images: leave it out with a DATASET")
+    _require_together(ray, input, output, dataset is not None or labels is not None or allow_changed)
     from resnet_cli.jobs.evaluate import EvaluateRequest, run_evaluation
 
-    where = (run or (), dataset, split, int(views), engine, output, allow_changed, strict)
-    done = run_evaluation(EvaluateRequest(*where), Reporter(quiet or json))
+    request = EvaluateRequest(run or (), dataset, split, int(views), engine, output, allow_changed, strict, labels)
+    reporter = Reporter(quiet or json)
+    if ray is not None and input is not None:
+        from resnet_cli.jobs.bulk import run_bulk_evaluation
+
+        reporter.listen()
+        done = run_bulk_evaluation(request, ray, input, reporter)
+    else:
+        done = run_evaluation(request, reporter)
     if json:
         console.print_json(done.to_json())
     else:
@@ -77,12 +96,33 @@ def evaluate(
         raise typer.Exit(3)
 
 
+def _require_together(ray: str | None, input: str | None, output: Path | None, others: bool) -> None:
+    """Check the options of a bulk evaluation.
+
+    Raises:
+        typer.BadParameter: one is missing or does not fit.
+    """
+    if ray is None:
+        if input is not None:
+            raise typer.BadParameter("--input is for --ray: give the folder as DATASET, or add --ray local")
+        return
+    if input is None or output is None:
+        raise typer.BadParameter("--ray needs --input and --output")
+    if others:
+        raise typer.BadParameter("--ray reads --input: leave DATASET, --labels and --allow-changed out")
+    if ":/" in str(output):
+        raise typer.BadParameter("--output of evaluate is a folder of this machine, or of storage that all machines see")
+
+
 def _print_result(done: "Evaluated") -> None:
     measured, runs = done.measured, len(done.runs)
     together = f", ensemble of {runs} runs" if runs > 1 else ""
     crops = f", {measured.views} views" if measured.views > 1 else ""
     _print_tables(measured.figures, f"{measured.scored.name}, {measured.scored.split}{together}{crops}")
-    console.out.print(f"report: {console.escape(str(done.folder / 'report.html'))}; worst images first: predictions.csv")
+    if measured.rows.samples:
+        console.out.print(f"report: {console.escape(str(done.folder / 'report.html'))}; worst images first: predictions.csv")
+    else:
+        console.out.print(f"a row per image: {console.escape(str(done.folder / 'predictions'))}")
 
 
 def _print_tables(evaluation: "Evaluation", title: str) -> None:

@@ -86,13 +86,14 @@ def _stop(number: int, frame: FrameType | None) -> None:
 def _print_result(exported: "Exported", geometry: "Geometry", classes: int, other: str) -> None:
     parity, size = exported.parity, geometry.size
     fitted = {
-        "crop": f"short side to {round(size / geometry.fraction)}, then the centre",
+        "crop": f"short side to {geometry.short_side}, then the centre",
         "pad": "the whole image on grey",
         "squash": "the whole image, stretched",
     }
     console.out.print(f"[bold]{console.escape(str(exported.model))}[/]  ({exported.bytes / 1e6:.1f} MB)")
     console.out.print(
-        f"input          RGB pixels 0 to 255, uint8, N x {size} x {size} x 3 ({fitted[geometry.resize]}, bilinear)"
+        f"input          RGB pixels 0 to 255, uint8, N x {size} x {size} x 3 ({fitted[geometry.resize]},"
+        f" {geometry.interpolation})"
     )
     console.out.print(f"output         probabilities, N x {classes}, in the order of {LABELS}")
     console.out.print(f"use            see {EXAMPLE} in the same folder: from an image file to its class")

@@ -1,4 +1,4 @@
-"""`resnet models`: every network of the catalogue (light)."""
+"""`resnet models`: every network of the catalogue, and published weights for them (light)."""
 
 from typing import Annotated
 
@@ -7,15 +7,27 @@ from rich.table import Table
 
 from resnet_cli.cli import console
 from resnet_cli.networks.catalogue import CATALOGUE, parameter_count, usual_classes
+from resnet_cli.networks.published import CHECKPOINTS
 
 _CAPTION = (
     "Parameters: batch-norm's moving statistics included; for 1000 (imagenet), 10 (cifar) or 200 (compact) classes.\n"
-    "Input: the usual side in pixels. CIFAR networks of any other depth can be named too: 6n+2 layers, 9n+2 for v2."
+    "Input: the usual side in pixels. CIFAR networks of any other depth can be named too: 6n+2 layers, 9n+2 for v2.\n"
+    "Weights: hub = see `resnet models --weights`."
+)
+_WEIGHTS_CAPTION = (
+    "For train and finetune --weights NAME, predict and evaluate --run NAME.\n"
+    "px: input side of the published accuracy. top-1: percent of ImageNet's 50,000 validation images, measured by timm.\n"
+    "cc-by-nc-4.0: not for commercial use. fb_ssl and fb_swsl were trained on more images than ImageNet's."
 )
 
 
-def models(json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False) -> None:
+def models(
+    weights: Annotated[bool, typer.Option("--weights", help="List published weights instead.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False,
+) -> None:
     """List every network: family, depth, parameters, input size, and where its weights come from."""
+    if weights:
+        return _list_weights(json)
     rows = [
         {
             "name": network.name,
@@ -28,11 +40,33 @@ def models(json: Annotated[bool, typer.Option("--json", help="Print the list as 
         for network in CATALOGUE.values()
     ]
     if json:
-        console.print_json(rows)
-        return
+        return console.print_json(rows)
     table = Table(caption=_CAPTION, caption_justify="left")
     for title in ("name", "family", "depth", "parameters", "input", "weights"):
         table.add_column(title, justify="right" if title in ("depth", "parameters", "input") else "left")
     for row in rows:
         table.add_row(*(f"{value:,}" if title == "parameters" else str(value) for title, value in row.items()))
-    console.out.print(table)
+    return console.out.print(table)
+
+
+def _list_weights(json: bool) -> None:
+    rows = [
+        {
+            "name": each.name,
+            "network": each.network,
+            "input": each.size,
+            "top1": each.top1,
+            "licence": each.licence,
+            "repository": each.repository,
+        }
+        for each in CHECKPOINTS.values()
+    ]
+    if json:
+        return console.print_json(rows)
+    # Without borders, so that the longest name fits into 60 columns.
+    table = Table(caption=_WEIGHTS_CAPTION, caption_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for title, justify in (("name", "left"), ("px", "right"), ("top-1", "right"), ("licence", "left")):
+        table.add_column(title, justify=justify)  # type: ignore[arg-type]
+    for each in CHECKPOINTS.values():
+        table.add_row(each.name, str(each.size), f"{each.top1:.2f}", each.licence)
+    return console.out.print(table)

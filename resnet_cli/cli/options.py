@@ -15,12 +15,20 @@ def dataset_path(typed: str) -> Path:
     return no_name(Path(typed), typed)
 
 
-DATASET = typer.Argument(help="Folder with one folder of images per class; or cifar10, cifar100.", parser=dataset_path)
-DatasetFolder = Annotated[Path, DATASET]
-RunFolder = Annotated[Path | None, typer.Option("--run", help="Run folder.  \\[default: the newest]")]
+DATASET = typer.Argument(
+    help="Folder with one folder of images per class, or a .zip or .tar of it; or cifar10, cifar100.", parser=dataset_path
+)
+DatasetFolder = Annotated[Path | None, DATASET]
+LABELS_TEXT = "Table of path, label and, optionally, split in place of class folders: .csv, .tsv, .parquet or .jsonl."
+Labels = Annotated[Path | None, typer.Option("--labels", help=LABELS_TEXT, show_default=False)]
+RunFolder = Annotated[Path | None, typer.Option("--run", help="Run folder, or published weights.  \\[default: the newest]")]
 RunFolders = Annotated[
     list[Path] | None,
-    typer.Option("--run", help="Run folder; several form an ensemble: probabilities are averaged.  \\[default: the newest]"),
+    typer.Option(
+        "--run",
+        help="Run folder, or published weights as timm:resnet50.a1_in1k; several form an ensemble: probabilities are averaged."
+        "  \\[default: the newest]",
+    ),
 ]
 # Words, not numbers: older versions of click do not support choices of numbers.
 Views = Annotated[
@@ -33,3 +41,13 @@ Engine = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+
+BULK = "Many images, on Ray Data"
+Ray = Annotated[
+    str | None,
+    typer.Option(help="Ray to run on: local (this machine), auto, or HOST:PORT of a cluster.", rich_help_panel=BULK),
+]
+Input = Annotated[
+    str | None,
+    typer.Option(help="Parquet file of paths, folder or pattern; a path, or a URL such as s3://...", rich_help_panel=BULK),
+]

@@ -9,17 +9,22 @@ import typer
 
 from resnet_cli.cli import console
 from resnet_cli.cli.console import bytes_of_stdin
-from resnet_cli.cli.options import Engine, Json, RunFolders, Views
+from resnet_cli.cli.options import BULK, Engine, Input, Json, Ray, RunFolders, Views
 from resnet_cli.cli.reporter import Reporter
 from resnet_cli.data.inputs import listed_paths
 from resnet_cli.files import csv_line, path_text
 
 if TYPE_CHECKING:
     from resnet_cli.inference.classify import Prediction
+    from resnet_cli.jobs.bulk import BulkDone
+
+Features = Annotated[bool, typer.Option("--features", help="Also write the pooled features.", rich_help_panel=BULK)]
 
 
 def predict(
-    images: Annotated[list[str], typer.Argument(help="Files, folders, patterns, or - for paths on stdin.")],
+    images: Annotated[
+        list[str] | None, typer.Argument(help="Files, folders, patterns, or - for paths on stdin.", show_default=False)
+    ] = None,
     run: RunFolders = None,
     views: Views = "1",
     engine: Engine = "auto",
@@ -28,8 +33,29 @@ def predict(
     null: Annotated[bool, typer.Option("--null", "-0", help="Paths on stdin end with NUL, as after find -print0.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print the result as CSV.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notices.")] = False,
+    ray: Ray = None,
+    input: Input = None,
+    output: Annotated[
+        str | None, typer.Option(help="Folder or URL of the Parquet files, a row per image.", rich_help_panel=BULK)
+    ] = None,
+    features: Features = False,
 ) -> None:
-    """Classify images; without any run, into ImageNet's 1,000 classes."""
+    """Classify images; without any run, into ImageNet's 1,000 classes.
+
+    With `--ray`, many images: `--input` is a Parquet file with a column `path`, a folder or a pattern, as a path or a URL (s3,
+    gs, hdfs, ...), and the rows are written to `--output`. The same command again continues where the last one stopped.
+    """
+    if ray is not None:
+        if images or csv or null:
+            raise typer.BadParameter("--ray reads --input and writes --output: leave out images, --csv and --null")
+        if not input or not output:
+            raise typer.BadParameter("--ray needs --input and --output")
+        _bulk(ray, input, output, run or (), int(views), engine, top, features, json, quiet)
+        return
+    if input or output or features:
+        raise typer.BadParameter("--input, --output and --features are for --ray: add --ray local")
+    if not images:
+        raise typer.BadParameter("give images: files, folders, patterns, or - for paths on stdin")
     if json and csv:
         raise typer.BadParameter("--json and --csv exclude each other")
     if null and "-" not in images:
@@ -45,6 +71,28 @@ def predict(
     show = partial(_show_json, runs) if json else partial(_show_csv, runs) if csv else _show_text
     if show(results):
         raise typer.Exit(1)
+
+
+def _bulk(ray: str, input: str, output: str, *options: Any) -> None:
+    runs, views, engine, top, features, json, quiet = options
+    from resnet_cli.jobs.bulk import BulkRequest, run_bulk
+
+    reporter = Reporter(quiet or json)
+    reporter.listen()
+    done = run_bulk(BulkRequest(ray, input, output, runs, views, engine, top, features), reporter)
+    if json:
+        console.print_json(done.to_json())
+    else:
+        console.out.print(_told(done))
+    if done.errors == done.images:
+        raise typer.Exit(1)
+
+
+def _told(done: "BulkDone") -> str:
+    before = f", {done.images - done.now:,} of them before" if done.now < done.images else ""
+    rate = f" ({done.now / done.seconds:,.1f} images/s)" if done.now else ""
+    errors = f"[red]{done.errors:,} with an error[/]" if done.errors else "no errors"
+    return f"[bold]{done.images:,} images[/]{before}{rate}, {errors}: {console.escape(done.output)}"
 
 
 def _show_json(runs: Sequence[str], results: "Iterable[Prediction]") -> int:

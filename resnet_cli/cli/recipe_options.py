@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from resnet_cli.cli import console
-from resnet_cli.cli.options import DATASET
+from resnet_cli.cli.options import DATASET, LABELS_TEXT
 from resnet_cli.data import Resize
 from resnet_cli.engines import EngineName
 from resnet_cli.errors import ResnetError
@@ -34,7 +34,7 @@ from resnet_cli.training.config import (
 from resnet_cli.training.recipes import BASE, Key, as_toml, checked, keys_of, parse_setting
 
 DATA, NETWORK, TRAINING, AUGMENTATION, OUTPUT = "Data", "Network", "Training", "Augmentation", "Output"
-NO_DATASET = "name a folder of images (or --show the recipe)"
+NO_DATASET = "name a folder of images, or a table with --labels (or --show the recipe)"
 _CONFIGS: dict[str, type[TrainConfig] | type[FinetuneConfig]] = {"train": TrainConfig, "finetune": FinetuneConfig}
 _KEYS: dict[type, dict[str, Key]] = {config: keys_of(config) for config in _CONFIGS.values()}
 
@@ -81,12 +81,36 @@ def _settings(config: type) -> Any:
 
 
 Dataset = Annotated[Path | None, DATASET]
+LabelsFile = Annotated[Path | None, _option(DATA, LABELS_TEXT, "--labels", show_default=False)]
+Fraction = Annotated[
+    float | None,
+    _option(
+        DATA, "Share of the training and validation images of each class to use, 0..1, for a quick trial.", show_default=False
+    ),
+]
+PerClass = Annotated[
+    int | None,
+    _option(
+        DATA, "Most training, and most validation, images of each class to use, for a quick trial.", min=1, show_default=False
+    ),
+]
 Strict = Annotated[bool, _option(DATA, "Stop at a damaged image; otherwise these are named and left out.", "--strict")]
 ResizeName = Annotated[
     Resize,
     _option(DATA, "How an image becomes a square: crop its middle, pad it with grey bars, or squash it."),
 ]
 TrainValSplit = Annotated[float | None, _of_key(TrainConfig, "val_split", DATA)]
+Folds = Annotated[
+    int | None,
+    _option(
+        DATA,
+        "Also cross-validate the head on so many stratified folds of the training and validation images.  \\[default: none]",
+        "--folds",
+        min=2,
+        max=20,
+        show_default=False,
+    ),
+]
 FinetuneValSplit = Annotated[float | None, _of_key(FinetuneConfig, "val_split", DATA)]
 
 _ARCH = "Network; `resnet models` lists them."
@@ -99,10 +123,15 @@ ShortcutOption = Annotated[
 ]
 TrainSize = Annotated[int | None, _option(NETWORK, "Input side, pixels.  \\[default: the network's]", min=8)]
 FinetuneSize = Annotated[str, _option(NETWORK, "Input side, pixels; auto: chosen by network and image sizes.")]
-TrainWeights = Annotated[str, _option(NETWORK, "Initial weights: none, imagenet, bundled, a run or a weights file.")]
+TrainWeights = Annotated[
+    str, _option(NETWORK, "Initial weights: none, imagenet, bundled, timm:NAME, torchvision:NAME, a run or a file.")
+]
 FinetuneWeights = Annotated[
     str,
-    _option(NETWORK, "Initial weights: imagenet, bundled, none, a run or a weights file; auto: imagenet, else bundled."),
+    _option(
+        NETWORK,
+        "Initial weights: imagenet, bundled, none, timm:NAME, torchvision:NAME, a run or a file; auto: imagenet, else bundled.",
+    ),
 ]
 TeacherOption = Annotated[
     Path | None, _option(NETWORK, "Teacher for distillation: a run, or an ONNX or OpenVINO file.", show_default=False)
@@ -144,6 +173,10 @@ TrainLimit = Annotated[
 FinetuneLimit = Annotated[
     str | None,
     _option(TRAINING, "Time for the training itself, such as 10m: views and epochs are chosen to fit.", metavar="DURATION"),
+]
+Tune = Annotated[
+    str | None,
+    _option(TRAINING, "Search settings for a time, such as 10m, then train with the best.", "--tune", metavar="DURATION"),
 ]
 LrFind = Annotated[
     Literal["plot", "use"] | None,
@@ -195,6 +228,20 @@ def given_keys(config: type, typed: Mapping[str, Any], settings: Sequence[str]) 
         joint = " " if error.message.endswith("?") else "; "
         raise typer.BadParameter(f"{error.message}{joint}{error.hint}") from error
     return given
+
+
+def require_data(dataset: Path | None, labels: Path | None, fraction: float | None, per_class: int | None) -> None:
+    """Require a data set, and refuse two ways to sample it.
+
+    Raises:
+        typer.BadParameter: there is none, both are given, or the share is not one.
+    """
+    if dataset is None and labels is None:
+        raise typer.BadParameter(NO_DATASET, param_hint="DATASET")
+    if fraction is not None and per_class is not None:
+        raise typer.BadParameter("--fraction and --per-class both choose a sample: leave one out")
+    if fraction is not None and not 0 < fraction <= 1:
+        raise typer.BadParameter(f"{fraction:g} is not between 0 and 1", param_hint="--fraction")
 
 
 def require_epochs_to_choose(time_limit: str | None, given: Mapping[str, Any], recipe: str, config: type) -> None:

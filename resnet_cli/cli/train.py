@@ -26,6 +26,9 @@ from resnet_cli.training.tensorboard import require_tensorboard
 
 def train(
     dataset: o.Dataset = None,
+    labels: o.LabelsFile = None,
+    fraction: o.Fraction = None,
+    per_class: o.PerClass = None,
     val_split: o.TrainValSplit = None,
     strict: o.Strict = False,
     arch: o.TrainArch = "resnet20",
@@ -68,8 +71,7 @@ def train(
 
 def _request(typed: Mapping[str, Any], given: Mapping[str, Any], limit: float | None) -> TrainRequest:
     """The request, from all options except the recipe's; a data set is required, and keys of a teacher need a teacher."""
-    if typed["dataset"] is None:
-        raise typer.BadParameter(o.NO_DATASET, param_hint="DATASET")
+    o.require_data(*(typed[name] for name in ("dataset", "labels", "fraction", "per_class")))
     if typed["teacher"] is None:
         require_teacher(given)
     beside = {field.name: typed[field.name] for field in fields(TrainRequest) if field.name in typed}
@@ -96,7 +98,7 @@ def _run(request: TrainRequest, config: TrainConfig, quiet: bool, json: bool) ->
     if cluster is not None:
         join(cluster, _end)
     with together():
-        request = replace(request, dataset=dataset_folder(request.dataset, reporter))
+        request = replace(request, dataset=dataset_folder(request.dataset, reporter, request.labels))
         plan = plan_training(request, config, reporter)
         with tensorflow_import():
             from resnet_cli.jobs.train import run_training

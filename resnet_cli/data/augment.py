@@ -160,7 +160,7 @@ def _resized_crop(pixels: Pixels, geometry: Geometry, smallest: float, random: n
     image = Image.fromarray(pixels)
     if geometry.resize == "crop":
         box = _random_part(image.size, image.size, smallest, _LONGEST, random)
-        return np.asarray(image.resize((geometry.size, geometry.size), _BILINEAR, box=box))
+        return np.asarray(image.resize((geometry.size, geometry.size), geometry.filter, box=box))
     longest = max(image.size) if geometry.resize == "pad" else None
     inside = (image.width / longest, image.height / longest) if longest else (1.0, 1.0)
     return part_of_square(image, geometry, _random_part((1.0, 1.0), inside, smallest, 1.0, random))

@@ -17,7 +17,8 @@ from PIL import Image
 
 from resnet_cli.data.dataset import IMBALANCE, SMALL_CLASS, Sample, Survey, faults, survey
 from resnet_cli.data.decode import Header, Pixels, decode, read_header
-from resnet_cli.data.folders import LeftOut
+from resnet_cli.data.folders import MISSING, LeftOut
+from resnet_cli.data.labels import survey_labels
 from resnet_cli.data.layout import counted
 from resnet_cli.data.split import alike, indivisible, is_divided
 from resnet_cli.data.threads import map_in_order
@@ -189,13 +190,13 @@ class _Place:
     label: str
 
 
-def inspect_dataset(root: Path, progress: Progress) -> Inspection:
-    """Decode every image of a folder once, on threads, and compare all of them.
+def inspect_dataset(root: Path, progress: Progress, labels: Path | None = None) -> Inspection:
+    """Decode every image of a folder, or of a table of labels, once, on threads, and compare all of them.
 
     Raises:
         ResnetError: the path is not a folder, or cannot be read.
     """
-    found = survey(root)
+    found = survey(root) if labels is None else survey_labels(labels, root)
     places = [
         _Place(path, split, name)
         for split, listings in found.classes.items()
@@ -203,6 +204,7 @@ def inspect_dataset(root: Path, progress: Progress) -> Inspection:
         for path in listing.images
     ]
     problems = [Problem(fault.kind, fault.path, fault.message, "error") for fault in faults(found)]
+    problems += [Problem("labels", labels or root, note, "warning") for note in found.notes]
     problems += _indivisible(found)
     good: list[_Place] = []
     prints: list[Fingerprint] = []
@@ -290,6 +292,8 @@ def _apart(place: _Place, other: _Place) -> str:
 def _about_left_out(file: LeftOut) -> Problem:
     if file.reason == "not an image" and (header := read_header(file.path)):
         return Problem("wrong-extension", file.path, f"is in {header.format} format, and is skipped", "warning")
+    if file.reason == MISSING:
+        return Problem("missing", file.path, file.reason, "error")
     kind = "not-a-image" if file.reason == "not an image" else "left-out"
     return Problem(kind, file.path, file.reason, "warning")
 
@@ -301,13 +305,13 @@ def _hidden(found: Survey) -> Iterator[Problem]:
 
 def _about_classes(found: Survey) -> Iterator[Problem]:
     """Classes whose images look black, and classes that mirroring would change."""
-    folder = found.folders[found.main]
     for name, listing in found.classes[found.main].items():
         if dark_sixteen_bit(listing.images):
             detail = f"16-bit greyscale images with no value above {TWELVE_BITS} of 65535 (12 bits), which look black"
-            yield Problem("dark-16-bit", folder / name, detail, "warning")
+            yield Problem("dark-16-bit", found.place(found.main, name), detail, "warning")
     for name in mirror_sensitive(list(found.classes[found.main])):
-        yield Problem("mirror-sensitive", folder / name, "a mirrored image may belong to another class or to none", "warning")
+        what = "a mirrored image may belong to another class or to none"
+        yield Problem("mirror-sensitive", found.place(found.main, name), what, "warning")
 
 
 def _indivisible(found: Survey) -> Iterator[Problem]:
@@ -317,12 +321,11 @@ def _indivisible(found: Survey) -> Iterator[Problem]:
     classes = list(found.classes[found.main].items())
     samples = [Sample(path, label) for label, (_, listing) in enumerate(classes) for path in listing.images]
     for label, why in indivisible(alike(samples)).items():
-        yield Problem("indivisible", found.folders[found.main] / classes[label][0], why, "error")
+        yield Problem("indivisible", found.place(found.main, classes[label][0]), why, "error")
 
 
 def _sizes(found: Survey, good: list[_Place]) -> Iterator[Problem]:
     """Classes that are small, or much smaller than others, counted in readable training images."""
-    folder = found.folders[found.main]
     counts = dict.fromkeys(found.classes[found.main], 0)
     for place in good:
         if place.split == found.main:
@@ -330,9 +333,10 @@ def _sizes(found: Survey, good: list[_Place]) -> Iterator[Problem]:
     filled = {name: count for name, count in counts.items() if found.classes[found.main][name].images}
     for name, count in filled.items():
         if count < SMALL_CLASS:
-            yield Problem("small-class", folder / name, f"{count} readable {'image' if count == 1 else 'images'}", "warning")
+            readable = f"{count} readable {'image' if count == 1 else 'images'}"
+            yield Problem("small-class", found.place(found.main, name), readable, "warning")
     if filled:
         largest, smallest = max(filled, key=filled.__getitem__), min(filled, key=filled.__getitem__)
         if filled[largest] > IMBALANCE * filled[smallest]:
             detail = f"{filled[smallest]} images, and {largest} has {filled[largest]}"
-            yield Problem("imbalance", folder / smallest, detail, "warning")
+            yield Problem("imbalance", found.place(found.main, smallest), detail, "warning")

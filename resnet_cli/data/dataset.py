@@ -22,6 +22,7 @@ from resnet_cli.data.folders import (
     is_folder,
     is_printable,
     list_folder,
+    meant,
     printable,
     wrong_name,
 )
@@ -30,17 +31,27 @@ from resnet_cli.errors import ResnetError
 
 
 @dataclass(frozen=True)
+class LabelsFile:
+    """A table of labels that was read in place of class folders: its path, and SHA-256, hexadecimal."""
+
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Survey:
-    """The contents of a folder, which may or may not be a valid data set.
+    """The contents of a folder or of a table of labels, which may or may not be a valid data set.
 
     Attributes:
-        root: the folder.
+        root: the folder; with a table, the one that its relative paths start from.
         folders: the folder of each split; "all" is the root itself.
         classes: the listing of each class folder of each split, by name, sorted.
         left_out: files in no class folder, with reasons; those in class folders are in the listings.
         hidden: number of hidden files and folders that were skipped outside of class folders.
         hidden_folders: those of them that contain images; those in class folders are in the listings.
-        broken: folders that cannot be read, and layouts that can be read in two ways.
+        broken: folders that cannot be read, and layouts that can be read in two ways; rows of a table that contradict others.
+        labels: the table, if there is one.
+        notes: remarks on the table.
     """
 
     root: Path
@@ -50,6 +61,12 @@ class Survey:
     hidden: int
     hidden_folders: tuple[Hidden, ...]
     broken: tuple[Fault, ...]
+    labels: LabelsFile | None = None
+    notes: tuple[str, ...] = ()
+
+    def place(self, split: str, name: str) -> Path:
+        """The folder of a class, or the table with the name of the class."""
+        return self.folders[split] / name if self.labels is None else Path(f"{self.labels.path} ({name})")
 
     @property
     def main(self) -> str:
@@ -81,7 +98,7 @@ def survey(root: Path) -> Survey:
     Raises:
         ResnetError: it is not a folder, or cannot be read.
     """
-    _require_folder(root)
+    require_folder(root)
     layout = find_layout(root)
     broken, left_out = list(layout.faults), list(layout.left_out)
     places = dict.fromkeys((*layout.between, *layout.folders.values()))
@@ -116,6 +133,9 @@ def survey(root: Path) -> Survey:
 def faults(found: Survey) -> Iterator[Fault]:
     """Everything in the structure that makes training impossible, the most serious fault first."""
     yield from found.broken
+    if found.labels is not None:
+        yield from _faults_of_labels(found, found.labels.path)
+        return
     main, folder = found.classes[found.main], found.folders[found.main]
     if not main:
         hint = "make one folder of images for every class, such as cars/ and trucks/"
@@ -148,7 +168,36 @@ def faults(found: Survey) -> Iterator[Fault]:
         yield Fault("one-class", folder, f"{folder} has one class only ({name})", hint)
 
 
-def _require_folder(root: Path) -> None:
+def _faults_of_labels(found: Survey, table: Path) -> Iterator[Fault]:
+    """What makes training with a table of labels impossible, besides rows that contradict each other."""
+    main = found.classes[found.main]
+    if found.main not in ("train", "all"):
+        yield Fault("no-train", table, f"{table} has no row with the split train", "write train in the rows to train on")
+    for split, listings in found.classes.items():
+        if not any(listing.images for listing in listings.values()):
+            of = "" if split == "all" else f" of the split {split}"
+            hint = "name JPEG or PNG files in it"
+            if left := [*found.left_out, *(file for listing in listings.values() for file in listing.left_out)]:
+                hint = meant(left[0].path, found.root) or "see where its paths start: they are relative to DATASET"
+                of += f", such as {left[0].path}: {left[0].reason}"
+            yield Fault("no-images", table, f"{table} names no image{of}", hint)
+            return
+    for name, listing in main.items():
+        if not listing.images:
+            where = "" if found.main == "all" else f" in {found.main}"
+            hint = "add images, or remove its rows"
+            yield Fault("empty-class", found.place(found.main, name), f"the label {name} in {table} has no images{where}", hint)
+    if len(main) == 1:
+        hint = "a classifier needs at least two classes"
+        yield Fault("one-class", table, f"{table} has one label only ({next(iter(main))})", hint)
+
+
+def require_folder(root: Path) -> None:
+    """Refuse what is no folder, or a folder that cannot be read.
+
+    Raises:
+        ResnetError: it is none.
+    """
     hint = "give the folder that holds one folder of images per class"
     if not is_printable(Path(os.path.abspath(root))):  # noqa: PTH100 -- Path.resolve fails on links in a circle
         raise ResnetError(f"the name of the folder {printable(root)} is not valid UTF-8", "rename it")
@@ -200,18 +249,36 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """A sample of the training and validation images for a quick trial: a share, 0..1, or a number of images per class.
+
+    Attributes:
+        fraction: the share, or None.
+        per_class: the number, or None.
+        of: number of images of each sampled split before.
+    """
+
+    fraction: float | None
+    per_class: int | None
+    of: dict[str, int]
+
+
+@dataclass(frozen=True)
 class Dataset:
     """Classes, samples by split, and the files left out.
 
     Attributes:
         root: the folder.
-        classes: names of the class folders, sorted.
+        classes: names of the class folders or labels, sorted.
         splits: samples of train, val and test; of "all" if the folder has no splits.
         left_out: files that are not samples, with reasons.
         passed_over: number of hidden files and folders that were skipped.
         hidden_folders: those of them that contain images.
-        labelled: whether the images are in class folders.
+        labelled: whether the classes of the images are known.
         copies: groups of samples whose files contain the same bytes, each with its split; known once images are held out.
+        labels: the table of labels, if there are no class folders.
+        notes: remarks on the table.
+        sampling: how the training and validation images were sampled, if they were.
     """
 
     root: Path
@@ -222,6 +289,9 @@ class Dataset:
     hidden_folders: tuple[Hidden, ...] = ()
     labelled: bool = True
     copies: tuple[tuple[tuple[str, Sample], ...], ...] = ()
+    labels: LabelsFile | None = None
+    notes: tuple[str, ...] = ()
+    sampling: Sampling | None = None
 
     @property
     def name(self) -> str:
@@ -232,6 +302,10 @@ class Dataset:
     def is_validated_by_test(self) -> bool:
         """Whether the test images also select the epoch, as with --val-split 0."""
         return "test" in self.splits and self.splits["test"] == self.splits.get("val")
+
+    def relative(self, path: Path) -> str:
+        """The path of an image from the folder, with slashes; absolute if a table of labels names it elsewhere."""
+        return (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix()
 
     def counts(self, split: str) -> list[int]:
         """Images per class of one split."""
@@ -249,7 +323,15 @@ def scan_dataset(root: Path) -> Dataset:
         ResnetError: no folder, no class folders, no images, one class, an empty class, splits with different classes, or an
             ambiguous layout.
     """
-    found = survey(root)
+    return usable(survey(root))
+
+
+def usable(found: Survey) -> Dataset:
+    """The data set of a survey.
+
+    Raises:
+        ResnetError: the first of its `faults`.
+    """
     for fault in faults(found):
         raise ResnetError(fault.message, fault.hint)
     classes = tuple(found.classes[found.main])
@@ -257,7 +339,10 @@ def scan_dataset(root: Path) -> Dataset:
         split: tuple(Sample(path, label) for label, name in enumerate(classes) for path in listings[name].images)
         for split, listings in found.classes.items()
     }
-    return Dataset(root, classes, splits, found.all_left_out, found.all_hidden, found.all_hidden_folders)
+    left_out, hidden = found.all_left_out, found.all_hidden
+    return Dataset(
+        found.root, classes, splits, left_out, hidden, found.all_hidden_folders, labels=found.labels, notes=found.notes
+    )
 
 
 def scan_photos(root: Path, classes: tuple[str, ...]) -> Dataset:

@@ -9,23 +9,22 @@ import io
 import math
 import stat
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from resnet_cli.data import Resize
+from resnet_cli.data import Interpolation, Resize, Steps, heif
 from resnet_cli.data.folders import HEIF_INSTALL as INSTALL
 from resnet_cli.errors import ResnetError
 from resnet_cli.runs.folder import Run
 
 Pixels = NDArray[np.uint8]
 
-# HEIC is opened by `open_heif`; JPEG includes MPO, the stereo images of some cameras.
+# HEIC is opened by `heif.open_heif`; JPEG includes MPO, the stereo images of some cameras.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 _LARGEST = 200_000_000  # pixels of the largest cameras; a larger image counts as a decompression bomb
 _GREY = (124, 116, 104)  # ImageNet's mean colour
@@ -43,12 +42,33 @@ class Geometry:
         resize: crop = short side to size / fraction, then the centre; pad = whole image on grey; squash = stretched.
         fraction: share of the short side that a crop keeps, 0..1.
         border: pixels of black around the square that training cropped from, 0 for none; only used by ten crops.
+        interpolation: filter of the resizing.
+        steps: of a crop. one = the square is resampled directly; two = the image is resized to whole pixels and then cropped
+            at whole pixels, exactly as torchvision and timm do, and JPEG files are decoded at full size for that.
     """
 
     size: int
     resize: Resize = "crop"
     fraction: float = 0.875
     border: int = 0
+    interpolation: Interpolation = "bilinear"
+    steps: Steps = "one"
+
+    @property
+    def filter(self) -> Image.Resampling:
+        """Pillow's filter of that name."""
+        return Image.Resampling.BICUBIC if self.interpolation == "bicubic" else Image.Resampling.BILINEAR
+
+    @property
+    def short_side(self) -> int:
+        """Short side of the image that a crop is taken from, pixels."""
+        # timm and torchvision round down: int(math.floor(size / crop_pct)).
+        return math.floor(self.size / self.fraction) if self.steps == "two" else round(self.size / self.fraction)
+
+    @property
+    def enough(self) -> int | None:
+        """Sufficient short side of a decoded image, pixels; None for full size. See `decode`."""
+        return None if self.steps == "two" and self.resize == "crop" else self.short_side
 
 
 def pad_width(size: int) -> int:
@@ -71,6 +91,17 @@ class InMemory:
 
     name: str
     image: Image.Image
+
+
+@dataclass(frozen=True)
+class Remote:
+    """An image file on another file system: its URL, and what reads its bytes, which may raise a ResnetError."""
+
+    name: str
+    read: Callable[[], bytes]
+
+
+Source = Path | InMemory | Remote
 
 
 def in_memory(image: Image.Image | Pixels, name: str) -> InMemory:
@@ -103,11 +134,11 @@ def in_memory(image: Image.Image | Pixels, name: str) -> InMemory:
     return InMemory(name, Image.fromarray(pixels))
 
 
-def decode(path: Path | InMemory, short_side: int | None = None) -> Pixels:
+def decode(path: Source, short_side: int | None = None) -> Pixels:
     """Decode an image.
 
     Args:
-        path: a JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC file; an image in memory is decoded already.
+        path: a JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC file, here or elsewhere; an image in memory is decoded already.
         short_side: sufficient size of the short side, pixels: a JPEG may be decoded at a half, quarter or eighth of its size,
             never below this; None decodes at full size.
 
@@ -127,7 +158,7 @@ def decode(path: Path | InMemory, short_side: int | None = None) -> Pixels:
     return np.asarray(_open(path, short_side))
 
 
-def decode_square(path: Path | InMemory, geometry: Geometry) -> Pixels:
+def decode_square(path: Source, geometry: Geometry) -> Pixels:
     """Decode an image and bring it to the input size: uint8 (size, size, 3).
 
     Example:
@@ -136,8 +167,7 @@ def decode_square(path: Path | InMemory, geometry: Geometry) -> Pixels:
         >>> decode_square(Path("sample_data/cars_vs_trucks/cars/car_001.jpg"), Geometry(128)).shape
         (128, 128, 3)
     """
-    enough = round(geometry.size / geometry.fraction)
-    return to_square(_open(path, enough), geometry)
+    return to_square(_open(path, geometry.enough), geometry)
 
 
 def to_square(image: Image.Image, geometry: Geometry, place: tuple[float, float] = (0.5, 0.5)) -> Pixels:
@@ -151,13 +181,25 @@ def to_square(image: Image.Image, geometry: Geometry, place: tuple[float, float]
     size = geometry.size
     if geometry.resize != "crop":
         return part_of_square(image, geometry, (0.0, 0.0, 1.0, 1.0))
+    if geometry.steps == "two":
+        return np.asarray(_cropped_in_two_steps(image, geometry, place))
     # Resample the cropped square directly instead of resizing and then cropping: the same image with less work.
-    side = min(image.size) * size / round(size / geometry.fraction)
+    side = min(image.size) * size / geometry.short_side
     left, top = (image.width - side) * place[0], (image.height - side) * place[1]
     box = (left, top, left + side, top + side)
     if side == size and left.is_integer() and top.is_integer():
         return np.asarray(image.crop(box))
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
+    return np.asarray(image.resize((size, size), geometry.filter, box=box))
+
+
+def _cropped_in_two_steps(image: Image.Image, geometry: Geometry, place: tuple[float, float]) -> Image.Image:
+    """Resize and CenterCrop of torchvision: the long side is rounded down, the corner to the nearest even pixel."""
+    short, size = geometry.short_side, geometry.size
+    width, height = (short * side // min(image.size) for side in image.size)
+    # CenterCrop pads where the image is smaller, which happens to fractions above 1 only; these are refused.
+    left, top = (round((side - size) * share) for side, share in ((width, place[0]), (height, place[1])))
+    resized = image if image.size == (width, height) else image.resize((width, height), geometry.filter)
+    return resized.crop((left, top, left + size, top + size))
 
 
 def part_of_square(image: Image.Image, geometry: Geometry, part: tuple[float, float, float, float]) -> Pixels:
@@ -174,14 +216,14 @@ def part_of_square(image: Image.Image, geometry: Geometry, part: tuple[float, fl
     size, (left, top, right, bottom) = geometry.size, part
     if geometry.resize == "squash":
         box = (left * image.width, top * image.height, right * image.width, bottom * image.height)
-        return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
+        return np.asarray(image.resize((size, size), geometry.filter, box=box))
     scale = size / max(image.size)
     x, width, from_x, to_x = _seen(image.width, scale, size, left, right)
     y, height, from_y, to_y = _seen(image.height, scale, size, top, bottom)
     square = np.empty((size, size, 3), np.uint8)
     square[:] = _GREY
     if width and height:
-        seen = image.resize((width, height), Image.Resampling.BILINEAR, box=(from_x, from_y, to_x, to_y))
+        seen = image.resize((width, height), geometry.filter, box=(from_x, from_y, to_x, to_y))
         square[y : y + height, x : x + width] = np.asarray(seen)
     return square
 
@@ -222,10 +264,15 @@ def read_header(path: Path) -> Header | None:
         return None
 
 
-def _open(path: Path | InMemory, short_side: int | None) -> Image.Image:
+def _open(path: Source, short_side: int | None) -> Image.Image:
     """Read, decode fully and convert; every failure becomes one sentence that names the file."""
     if isinstance(path, InMemory):
         return path.image
+    if isinstance(path, Remote):
+        content = path.read()
+        if not content:
+            raise ResnetError(f"{path.name} is empty (0 bytes)")
+        return _read(io.BufferedReader(io.BytesIO(content)), path.name, short_side)
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -238,6 +285,10 @@ def _open(path: Path | InMemory, short_side: int | None) -> Image.Image:
     except ValueError as error:  # a NUL in the path
         hint = "where paths are separated by NUL, as by find -print0, add -0 (--null)"
         raise ResnetError(f"{str(path)!r} is not a valid path: {error}; {hint}") from error
+    return _read(file, path, short_side)
+
+
+def _read(file: io.BufferedReader, path: Path | str, short_side: int | None) -> Image.Image:
     with file:
         try:
             return _decode(file, short_side)
@@ -246,7 +297,7 @@ def _open(path: Path | InMemory, short_side: int | None) -> Image.Image:
             raise ResnetError(f"{path} is a HEIC image, which needs: {INSTALL}") from None
         except UnidentifiedImageError:
             file.seek(0)
-            if is_heif(file.read(_HEIF_HEAD)):
+            if heif.is_heif(file.read(heif.HEAD)):
                 raise ResnetError(f"{path} is damaged: no image can be read from this HEIC file") from None
             raise ResnetError(f"{path} is not an image (JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC)") from None
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -257,7 +308,7 @@ def _open(path: Path | InMemory, short_side: int | None) -> Image.Image:
 
 
 def _opened(file: io.BufferedReader) -> Image.Image:
-    return open_heif(file) if is_heif(file.peek(_HEIF_HEAD)) else Image.open(file, formats=_FORMATS)
+    return heif.open_heif(file) if heif.is_heif(file.peek(heif.HEAD)) else Image.open(file, formats=_FORMATS)
 
 
 def _decode(file: io.BufferedReader, short_side: int | None) -> Image.Image:
@@ -308,53 +359,9 @@ def run_geometry(run: Run) -> Geometry:
         words, size = run.record["input"], int(run.record["image_size"])
         fraction = float(words["fraction"])
         padded = fraction == 1 and run.record.get("config", {}).get("crop") == "pad"
-        return Geometry(size, words["resize"], fraction, pad_width(size) if padded else 0)
+        border = pad_width(size) if padded else 0
+        # The last two are absent in runs of older versions.
+        how = (words.get("interpolation", "bilinear"), words.get("steps", "one"))
+        return Geometry(size, words["resize"], fraction, border, *how)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ResnetError(f"{run.path} does not describe the input: {error}", "the run is damaged") from error
-
-
-_HEIF_HEAD = 64  # first bytes of a file, which contain its brands
-
-
-_HEVC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
-
-
-_ANY_CODEC = {b"mif1", b"msf1"}
-
-
-_AVIF = {b"avif", b"avis"}
-
-
-def is_heif(head: bytes) -> bool:
-    """Whether a file with these first bytes is HEIC: a brand (ISO/IEC 23008-12, annex B) is HEVC's, or none names a codec."""
-    if head[4:8] != b"ftyp":
-        return False
-    box = head[8 : min(int.from_bytes(head[:4]), _HEIF_HEAD)]
-    brands = {box[place : place + 4] for place in range(0, len(box), 4) if place != 4}  # there, the version of the first one
-    if box[:4] in _AVIF:
-        return False
-    return bool(brands & _HEVC) or (bool(brands & _ANY_CODEC) and not brands & _AVIF)
-
-
-def open_heif(file: IO[bytes]) -> Image.Image:
-    """Open a HEIC file with Pillow: its primary image, rotated as the file says; EXIF orientation is ignored.
-
-    Raises:
-        ImportError: the extra is not installed.
-        UnidentifiedImageError: the file is damaged.
-    """
-    register_heif()
-    return Image.open(file, formats=("HEIF",))
-
-
-@cache
-def register_heif() -> None:
-    """Let Pillow open HEIC files.
-
-    Raises:
-        ImportError: the extra is not installed.
-    """
-    import pillow_heif
-
-    # An embedded thumbnail may be older than the image, and would give different pixels for different sizes requested.
-    pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)

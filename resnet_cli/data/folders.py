@@ -6,8 +6,10 @@ program.
 
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +34,7 @@ def heif_is_installed() -> bool:
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jpe", ".jfif"})
 _OTHER_IMAGES = frozenset({".svg", ".jp2", ".jxl", ".psd", ".dng", ".cr2", ".nef", ".arw"})
 NO_IMAGE = "not an image"
+MISSING = "there is no such file"  # though a table of labels names it
 _CONTROL = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
 _NO_TEXT = "its name is not valid UTF-8; rename it"
 _PASSED_OVER = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
@@ -41,6 +44,7 @@ _LITTER = {
     *(".thumbnails", ".thumbs", ".spotlight-v100", ".fseventsd", ".temporaryitems", ".documentrevisions-v100", ".appledouble"),
     *(".idea", ".vscode", ".venv", ".picasaoriginals", ".snapshot", ".snapshots", ".zfs"),
 }
+_COMPARED = 5000  # most names that are compared with that of a missing file
 _LITTER_BEGINNINGS = (".trash-", ".nfs", UNFINISHED)
 
 
@@ -105,7 +109,7 @@ def list_folder(folder: Path, deep: bool = True) -> Listing:
                     left_out.append(LeftOut(path, OWN_FILES))
                 elif deep:
                     waiting.append(path)
-            elif reason := _why_no_image(entry):
+            elif reason := why_no_image(entry):
                 left_out.append(LeftOut(printable(path), reason))
             elif is_figure(path):
                 left_out.append(LeftOut(path, OWN_FILES))
@@ -117,6 +121,36 @@ def list_folder(folder: Path, deep: bool = True) -> Listing:
         hidden,
         tuple(sorted(hidden_folders, key=lambda each: each.path.parts)),
     )
+
+
+def walk_images(folder: Path, skipped: Callable[[LeftOut], None]) -> Iterator[Path]:
+    """Yield the images of `list_folder`, in its order, one folder at a time: memory does not grow with their number.
+
+    Args:
+        folder: a folder.
+        skipped: called with each file that is left out, except hidden ones.
+
+    Raises:
+        ResnetError: a folder cannot be read.
+    """
+    yield from _walk(folder, skipped, set())
+
+
+def _walk(folder: Path, skipped: Callable[[LeftOut], None], seen: set[tuple[int, int]]) -> Iterator[Path]:
+    if not _is_new(folder, seen):
+        return
+    for entry in sorted(entries(folder), key=lambda entry: entry.name):
+        path = folder / entry.name
+        if is_hidden(entry.name):
+            continue
+        if is_folder(entry) and is_printable(Path(entry.name)) and not holds_runs(path, has_ending):
+            yield from _walk(path, skipped, seen)
+        elif is_folder(entry):
+            skipped(LeftOut(printable(path), OWN_FILES if is_printable(Path(entry.name)) else _NO_TEXT))
+        elif reason := why_no_image(entry) or (OWN_FILES if is_figure(path) else ""):
+            skipped(LeftOut(printable(path), reason))
+        else:
+            yield path
 
 
 def folder_names(folder: Path) -> list[str]:
@@ -170,6 +204,21 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
             return list(found)
     except OSError as error:
         raise ResnetError(f"the folder {printable(folder)} cannot be read: {error.strerror}", "mind its permissions") from error
+
+
+def meant(path: Path, root: Path) -> str:
+    """A hint for a missing file: a file with a similar name, or the file in a folder above or below the root; else empty."""
+    names: list[str] = []
+    with suppress(ValueError, ResnetError):  # there is no such folder
+        names = sorted(entry.name for entry in entries(path.parent))
+    close = [name for name in names if Path(name).stem in (path.name, path.stem)]
+    if close or (close := get_close_matches(path.name, names[:_COMPARED], 1)):
+        return f"{path.parent / close[0]} exists: write the name of the file, with its ending"
+    below = path.relative_to(root) if path.is_relative_to(root) else path
+    for other in (*(root / name for name in folder_names(root)), root / "..", root / ".." / ".."):
+        if other / below != path and file_size(other / below) is not None:
+            return f"{other / below} exists: give {other} as DATASET"
+    return ""
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
@@ -228,7 +277,7 @@ def _is_new(folder: Path, seen: set[tuple[int, int]]) -> bool:
     return is_new
 
 
-def _why_no_image(entry: os.DirEntry[str]) -> str:
+def why_no_image(entry: os.DirEntry[str]) -> str:
     """A short reason to leave a file out; empty for an image."""
     suffix = Path(entry.name).suffix.lower()
     try:

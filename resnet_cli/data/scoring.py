@@ -2,16 +2,17 @@
 
 In: runs of an ensemble (often just one), a folder or none, a split or none. Out: a `Scored`. Training images of one of the
 runs, or of a run whose weights it started from, are scored only if they are requested; images that have changed since they were
-held out only if that is allowed (light: the standard library only).
+held out only if that is allowed (light).
 """
 
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from resnet_cli.data.bulk_folder import CHUNK, Chunk, Input, find_input
 from resnet_cli.data.contents import (
     among,
     contents,
@@ -22,9 +23,12 @@ from resnet_cli.data.contents import (
     trained,
 )
 from resnet_cli.data.dataset import LeftOut, Sample, Survey, survey
-from resnet_cli.data.folders import EXTENSIONS, list_folder
+from resnet_cli.data.folders import EXTENSIONS, list_folder, meant
+from resnet_cli.data.labels import survey_labels
 from resnet_cli.data.layout import AMBIGUOUS, some_names
+from resnet_cli.data.storage import PARQUET, Sources, find_place
 from resnet_cli.errors import ResnetError
+from resnet_cli.files import at_home
 from resnet_cli.runs.folder import Run, SplitRow, read_splits
 
 SplitName = Literal["val", "test", "train"]
@@ -118,30 +122,42 @@ def held_out(runs: Sequence[Run], split: SplitName | None = None, allow_changed:
     return Scored(root.name, chosen, run.classes, samples, tuple(notes), root, chosen == headline, paths)
 
 
-def folder(runs: Sequence[Run], root: Path, split: SplitName | None = None) -> Scored:
-    """Images of a folder with class folders: its test split, else its val split, else all, without the runs' training images.
+def folder(
+    runs: Sequence[Run], root: Path, split: SplitName | None = None, labels: Path | None = None, strict: bool = False
+) -> Scored:
+    """Images of a folder with class folders, or of a table of labels, without the runs' training images: its test split, else
+    its val split, else all.
 
     Args:
         runs: one or more, of the same classes.
         root: the folder.
         split: score this split of the folder instead; "train" includes training images of the runs.
+        labels: the table of labels, whose relative paths start from the folder, in place of class folders.
+        strict: a row of the table whose file is missing is an error.
 
     Raises:
         ResnetError: no such split, no class in common, or nothing left to score.
     """
     run, who = runs[0], "the run was" if len(runs) == 1 else "the runs were"
-    found = survey(root.absolute())
+    found = survey(root.absolute()) if labels is None else survey_labels(labels, root.absolute(), strict)
     if split and split not in found.classes:
         present = ", ".join(name for name in found.classes if name != "all")
-        hint = f"it has {present}" if present else "it has class folders and no splits: leave --split out"
-        raise ResnetError(f"{root} has no {split} folder", hint)
+        kind = "class folders" if labels is None else "labels"
+        hint = f"it has {present}" if present else f"it has {kind} and no splits: leave --split out"
+        raise ResnetError(f"{root} has no {split} folder" if labels is None else f"{labels} has no split {split}", hint)
+    name = root.resolve().name + ("" if labels is None else f"-{labels.stem}")
     chosen: str = split or next(name for name in ("test", "val", "all", "train") if name in found.classes)
     _require_readable(found, chosen)
-    listings = {_composed(name): listing.images for name, listing in found.classes[chosen].items() if listing.images}
+    # ImageNet's own folders have WordNet's numbers as names.
+    named = dict(zip(run.record.get("wordnet", ()), run.classes, strict=False))
+    listings = {
+        _composed(named.get(name, name)): listing.images for name, listing in found.classes[chosen].items() if listing.images
+    }
     shared = [name for name in run.classes if _composed(name) in listings]
     if not shared:
-        raise _no_known_class(root, run)
-    notes = _class_notes(listings.keys() - set(map(_composed, shared)), [name for name in run.classes if name not in shared])
+        raise _no_known_class(root, run) if labels is None else _no_known_label(found, labels, run)
+    absent = [name for name in run.classes if name not in shared]
+    notes = [*found.notes, *_class_notes(listings.keys() - set(map(_composed, shared)), absent, labels)]
     notes += _skipped_notes(found, chosen)
     samples = tuple(Sample(path, label) for label, name in enumerate(run.classes) for path in listings.get(_composed(name), ()))
     seen = among([sample.path for sample in samples], trained(runs))
@@ -150,14 +166,73 @@ def folder(runs: Sequence[Run], root: Path, split: SplitName | None = None) -> S
             f"{who} trained on {len(seen)} of these {len(samples)} images, so the figures do not show how well new images are"
             " classified"
         )
-        return Scored(root.resolve().name, chosen, run.classes, samples, tuple(notes), root.absolute())
+        return Scored(name, chosen, run.classes, samples, tuple(notes), root.absolute())
     unseen = tuple(sample for sample in samples if sample.path not in seen)
     if len(unseen) < len(samples):
         notes.append(f"{len(samples) - len(unseen)} images that {who} trained on are not scored")
     if not unseen:
         hint = "leave the folder out to score what was held out" if not run.is_export else "give a folder of other images"
-        raise ResnetError(f"{who} trained on every image of {root}", hint)
-    return Scored(root.resolve().name, chosen, run.classes, unseen, tuple(notes), root.absolute())
+        raise ResnetError(f"{who} trained on every image of {labels or root}", hint)
+    return Scored(name, chosen, run.classes, unseen, tuple(notes), root.absolute())
+
+
+def labelled(word: str, runs: Sequence[Run], split: SplitName | None) -> tuple[Scored, Input]:
+    """Images to score, for a bulk evaluation: those that `folder` chooses, or the rows of a table with a column of classes.
+
+    The rows of classes that the runs do not know are left out, and so are files that they were trained on, as by `folder`;
+    files on another machine are not compared with those.
+
+    Args:
+        word: a folder with class folders; or Parquet files, as a path, pattern or URL.
+        runs: one or more, of the same classes.
+        split: as for `folder`; a table has no splits.
+
+    Returns:
+        What is scored, without its samples; and its list.
+    """
+    root, classes = at_home(word), runs[0].classes
+    if root.is_dir() and not any(root.glob(f"*{PARQUET}")):
+        scored = folder(runs, root, split)
+
+        def chunks() -> Iterator[Chunk]:
+            for first in range(0, len(scored.samples), CHUNK):
+                some = scored.samples[first : first + CHUNK]
+                yield [str(sample.path) for sample in some], [classes[sample.label] for sample in some]
+
+        return scored, Input(str(root.absolute()), find_place("."), chunks, None, lambda: list(scored.notes))
+    found = find_input(word, True)
+    if found.fingerprint is None:
+        raise ResnetError(
+            f"{word} has no classes", "give a folder with class folders, or a .parquet file with a column `label`"
+        )
+    if split:
+        raise ResnetError(f"--split {split} is for a folder, and {word} is a table", "leave --split out")
+    kept, rows = _Kept(runs, Sources(found.base)), found.chunks
+    known = replace(found, chunks=lambda: map(kept, rows()), notes=kept.notes)
+    return Scored(root.stem, "all", classes, (), (), root), known
+
+
+class _Kept:
+    """The rows of a table that are scored, and notes on the others."""
+
+    def __init__(self, runs: Sequence[Run], sources: Sources) -> None:
+        self._runs, self._sources, self._trained = runs, sources, trained(runs)
+        self._classes = {_composed(name): name for name in runs[0].classes}
+        self._seen, self._unknown = 0, dict[str, None]()
+
+    def __call__(self, chunk: Chunk) -> Chunk:
+        rows = [(name, _composed(label)) for name, label in zip(chunk[0], chunk[1] or [], strict=True)]
+        self._unknown.update(dict.fromkeys(label for _, label in rows if label not in self._classes))
+        places = {name: self._sources.find(name) for name, label in rows if label in self._classes}
+        seen = among([place for place in places.values() if isinstance(place, Path)], self._trained)
+        kept = [(name, self._classes[label]) for name, label in rows if name in places and places[name] not in seen]
+        self._seen += sum(name in places and places[name] in seen for name, _ in rows)
+        return [name for name, _ in kept], [label for _, label in kept]
+
+    def notes(self) -> list[str]:
+        who = "the run was" if len(self._runs) == 1 else "the runs were"
+        notes = [f"not scored, unknown to the run: {some_names(sorted(self._unknown))}"] if self._unknown else []
+        return notes + ([f"{self._seen} images that {who} trained on are not scored"] if self._seen else [])
 
 
 def unreadable_note(left_out: Sequence[LeftOut]) -> str:
@@ -197,10 +272,16 @@ def _composed(name: str) -> str:
 
 
 def _require_readable(found: Survey, split: str) -> None:
-    """Refuse unreadable class folders, which must not count as empty, and ambiguous layouts such as two test folders."""
+    """Refuse unreadable class folders, which must not count as empty, and ambiguous layouts such as two test folders; and rows
+    of a table that contradict each other.
+    """
     place = found.folders[split]
     for fault in found.broken:
-        if fault.kind in AMBIGUOUS or (fault.kind == "unreadable" and place in (fault.path, *fault.path.parents)):
+        if (
+            found.labels
+            or fault.kind in AMBIGUOUS
+            or (fault.kind == "unreadable" and place in (fault.path, *fault.path.parents))
+        ):
             raise ResnetError(fault.message, fault.hint)
 
 
@@ -216,7 +297,18 @@ def _no_known_class(root: Path, run: Run) -> ResnetError:
     if list_folder(root, deep=False).images:
         return ResnetError(f"{root} holds images and no class folders", f"put each image into a folder of its class: {names}")
     return ResnetError(
-        f"{root} has no images of a class that the run {run.folder} knows ({names})", "class folders are matched by name"
+        f"{root} has no images of a class that the run {run.name} knows ({names})", "class folders are matched by name"
+    )
+
+
+def _no_known_label(found: Survey, labels: Path, run: Run) -> ResnetError:
+    """The error for a table without known classes, or without any image that can be used."""
+    if left := found.all_left_out if not any(each.images for some in found.classes.values() for each in some.values()) else ():
+        what = f"{labels} names no image that can be scored, such as {left[0].path}: {left[0].reason}"
+        return ResnetError(what, meant(left[0].path, found.root) or "its paths are relative to DATASET")
+    names = some_names(run.classes)
+    return ResnetError(
+        f"{labels} has no images of a class that the run {run.folder} knows ({names})", "labels are matched by name"
     )
 
 
@@ -230,8 +322,8 @@ def _skipped_notes(found: Survey, split: str) -> list[str]:
     return [f"skipped {len(skipped)} file{'' if len(skipped) == 1 else 's'} (first: {skipped[0].path}: {skipped[0].reason})"]
 
 
-def _class_notes(unknown: set[str], absent: Sequence[str]) -> list[str]:
+def _class_notes(unknown: set[str], absent: Sequence[str], labels: Path | None) -> list[str]:
     notes = [f"not scored, unknown to the run: {some_names(sorted(unknown))}"] if unknown else []
     if absent:
-        notes.append(f"the folder has no images of: {some_names(absent)}")
+        notes.append(f"the {'folder' if labels is None else 'table'} has no images of: {some_names(absent)}")
     return notes

@@ -9,13 +9,13 @@ within bounds: below half of the share or above twice the share, the images with
 
 import hashlib
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from resnet_cli.data.contents import group_same, sketches
-from resnet_cli.data.dataset import Dataset, Sample
+from resnet_cli.data.dataset import Dataset, Sample, Sampling
 from resnet_cli.errors import ResnetError
 
 _FEWEST_PHOTOS = 4
@@ -80,6 +80,104 @@ def hold_out(dataset: Dataset, share: float, seed: int) -> Dataset:
     known = _sketched([*pool, *splits.get("test", ())])
     train, val = _divided(dataset, _numbered(pool, known, seed), share)
     return _with_copies(dataset, {"train": train, "val": val, **splits}, known)
+
+
+def sampled(dataset: Dataset, fraction: float | None, per_class: int | None, seed: int) -> Dataset:
+    """A sample of the training and validation images of every class, for a quick trial; test images stay.
+
+    Images are chosen by the same numbers as `hold_out` uses: a larger sample contains a smaller one, and copies of one file are
+    chosen together or not at all. A class keeps at least two training images and one validation image, if it has them.
+
+    Args:
+        dataset: as `hold_out` returns it.
+        fraction: share of each class and split, 0..1, or None.
+        per_class: most images of each class in each split, or None; with neither, nothing is left out.
+        seed: random seed of the choice.
+
+    Raises:
+        ResnetError: both are given, one is out of range, or there are no classes to count by.
+    """
+    if fraction is None and per_class is None:
+        return dataset
+    if fraction is not None and per_class is not None:
+        raise ResnetError("--fraction and --per-class both choose a sample", "leave one out")
+    if fraction is not None and not 0 < fraction <= 1:
+        raise ResnetError(f"--fraction {fraction:g} is not between 0 and 1", "such as --fraction 0.1")
+    if per_class is not None and (per_class < 1 or not dataset.labelled):
+        what = f"{per_class} is not a number of images" if dataset.labelled else "needs labels, which the images do not have"
+        raise ResnetError(f"--per-class {what}", "such as --per-class 50" if dataset.labelled else "use --fraction instead")
+    fewest = {"train": 2} if dataset.is_validated_by_test else {"train": 2, "val": 1}
+    splits = dict(dataset.splits)
+    for split, least in fewest.items():
+        groups = sorted(_numbered(splits[split], _sketched(splits[split]), seed), key=lambda group: group.number)
+        share = per_class if fraction is None else fraction
+        splits[split] = _sides(groups, _sample(groups, share or 0, least))[1]
+    left = {sample.path for samples in splits.values() for sample in samples}
+    copies = (tuple(each for each in group if each[1].path in left) for group in dataset.copies)
+    of = {split: len(dataset.splits[split]) for split in fewest}
+    return replace(
+        dataset,
+        splits=splits,
+        copies=tuple(group for group in copies if len(group) > 1),
+        sampling=Sampling(fraction, per_class, of),
+    )
+
+
+def _sample(groups: Sequence[Alike], share: float, least: int) -> set[int]:
+    """Indices of the groups in a sample: a share of every class if it is a float, else a number of images.
+
+    Args:
+        groups: sorted by number.
+        share: share, 0..1, or number of images.
+        least: fewest images of a class in a share.
+    """
+    by_label: dict[int, list[int]] = defaultdict(list)
+    for index, group in enumerate(groups):
+        for label in group.labels:
+            by_label[label].append(index)
+    chosen: set[int] = set()
+    for label, indices in sorted(by_label.items()):
+        sizes = {index: _count(groups[index], label) for index in indices}
+        most = max(least, round(share * sum(sizes.values()))) if isinstance(share, float) else share
+        count = sum(sizes[index] for index in indices if index in chosen)
+        for index in indices:
+            if index not in chosen and (not count or count + sizes[index] <= most):
+                chosen.add(index)
+                count += sizes[index]
+    return chosen
+
+
+def stratified_folds(dataset: Dataset, count: int, seed: int) -> dict[Path, int]:
+    """The fold of every training and validation image, 0 to `count` - 1; test images are in no fold.
+
+    Every fold has the same number of images of a class, or one more. Copies of one file are in the same fold, even in two
+    classes; with copies, folds may differ by more.
+
+    Args:
+        dataset: as returned by `hold_out`.
+        count: number of folds.
+        seed: random seed of the choice.
+
+    Raises:
+        ResnetError: a class has fewer different images than there are folds.
+    """
+    pool = [*dataset.splits["train"], *(() if dataset.is_validated_by_test else dataset.splits["val"])]
+    groups = _numbered(pool, _sketched(pool), seed)
+    different = Counter(label for group in groups for label in group.labels)
+    for label, name in enumerate(dataset.classes):
+        if different[label] < count:
+            fewest = min(different[each] for each in range(len(dataset.classes)))
+            hint = f"--folds {fewest} is the most for these classes, or add images" if fewest > 1 else "add images"
+            what = f"the class {name} has {different[label]} different images for training and validation"
+            raise ResnetError(f"{what}, fewer than --folds {count}", hint)
+    of_class = [Counter[int]() for _ in range(count)]
+    totals, fold_of = [0] * count, dict[Path, int]()
+    for group in sorted(groups, key=lambda group: (-len(group.samples), group.number)):
+        fold = min(range(count), key=lambda fold: (sum(of_class[fold][label] for label in group.labels), totals[fold], fold))
+        totals[fold] += len(group.samples)
+        of_class[fold].update(sample.label for sample in group.samples)
+        fold_of.update({sample.path: fold for sample in group.samples})
+    return fold_of
 
 
 def _divided(dataset: Dataset, groups: list[Alike], share: float) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:

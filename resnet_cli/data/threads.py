@@ -58,9 +58,11 @@ def map_in_order(work: Callable[[Item], Result], items: Iterable[Item], ahead: i
     return (result for result in map_arriving(work, items, ahead) if not isinstance(result, Pause))
 
 
-def map_arriving(work: Callable[[Item], Result], items: Iterable[Item | Pause], ahead: int) -> Iterator[Result | Pause]:
+def map_arriving(
+    work: Callable[[Item], Result], items: Iterable[Item | Pause], ahead: int, threads: int | None = None
+) -> Iterator[Result | Pause]:
     """Like `map_in_order`, for a stream of items: at a pause, all results so far are yielded, then the pause itself."""
-    with ThreadPoolExecutor(workers()) as pool:
+    with ThreadPoolExecutor(threads or workers()) as pool:
         waiting: deque[Future[Result]] = deque()
         try:
             for item in items:

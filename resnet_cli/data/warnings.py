@@ -35,7 +35,7 @@ def dataset_warnings(dataset: Dataset, flips: bool) -> list[str]:
         dataset: as `hold_out` returns it.
         flips: training images are mirrored at random.
     """
-    of_files = [*_about_left_out(dataset.left_out), *_about_hidden(dataset), *_about_dark(dataset)]
+    of_files = [*dataset.notes, *_about_left_out(dataset.left_out), *_about_hidden(dataset), *_about_dark(dataset)]
     if not dataset.labelled:
         return of_files
     mirrored = mirror_sensitive(dataset.classes) if flips else []
@@ -125,6 +125,8 @@ def _about_dark(dataset: Dataset) -> list[str]:
 
 def _about_same_folders(dataset: Dataset) -> list[str]:
     """Classes that all contain the same folders may be splits, such as the folds of a cross-validation."""
+    if dataset.labels is not None:
+        return []
     inside: dict[int, set[str]] = defaultdict(set)
     for samples in dataset.splits.values():
         for sample in samples:

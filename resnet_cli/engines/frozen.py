@@ -87,6 +87,11 @@ def read_classifier(weights: Path, spec: ClassifierSpec) -> keras.Model:
     return classifier
 
 
+def and_features(classifier: keras.Model) -> keras.Model:
+    """A classifier of `read_classifier` with a second output: its pooled features, float32 (N, D)."""
+    return keras.Model(classifier.input, [classifier.output, classifier.get_layer("avg_pool").output])
+
+
 def _convert_elsewhere(folder: Path, spec: ClassifierSpec) -> None:
     """Write model.xml in a new process with TensorFlow: OpenVINO cannot convert Keras models of other backends."""
     record = {**spec.to_record(), "classes": list(range(spec.classes))}

@@ -148,6 +148,21 @@ def behind_pooling(path: Path) -> Any:
     return openvino.Model(model.get_results(), [features])
 
 
+def with_features(path: Path) -> Any:
+    """The classifier of a model.xml with a second output: its pooled features, float32 (N, D).
+
+    Raises:
+        ResnetError: it has no pooling that this program knows.
+    """
+    openvino = import_openvino()
+    model = openvino.Core().read_model(path)
+    pooling = [op for op in model.get_ordered_ops() if op.get_type_name() == "ReduceMean"]
+    if not pooling:
+        raise ResnetError(f"{path} has no pooled features", "leave --features out")
+    features = openvino.opset13.result(pooling[-1].output(0))
+    return openvino.Model([*model.get_results(), features], model.get_parameters(), model.get_name())
+
+
 def save(model: Any, path: Path) -> None:
     """Write model.xml and model.bin with fp16 weights, each atomically.
 
@@ -173,7 +188,9 @@ class OpenVinoEngine:
     # for the last batch; images of 32 x 32 take a fifth more in batches of 8 than of 64 (ResNet-20).
     pixels = 8 * 224 * 224
 
-    def __init__(self, model: Any, purpose: Purpose, exact: bool = False, cache: Path | None = None) -> None:
+    def __init__(
+        self, model: Any, purpose: Purpose, exact: bool = False, cache: Path | None = None, threads: int | None = None
+    ) -> None:
         """Compile a model for the CPU.
 
         Args:
@@ -181,11 +198,14 @@ class OpenVinoEngine:
             purpose: "one" optimises the latency of one image, "many" the images per second.
             exact: multiply in float32 even if the CPU has bf16.
             cache: folder of compiled models, for a model given by its path.
+            threads: threads of the forward passes; None = one per core.
         """
         openvino = import_openvino()
         hints: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY" if purpose == "one" else "THROUGHPUT"}
         if exact:
             hints["EXECUTION_MODE_HINT"] = "ACCURACY"
+        if threads:
+            hints["INFERENCE_NUM_THREADS"] = threads
         self._compiled = _compile(openvino.Core(), model, hints, cache_options(model, cache) if cache else {})
         self.precision = _short(self._compiled.get_property("INFERENCE_PRECISION_HINT"))
         self._names = range(len(self._compiled.outputs))

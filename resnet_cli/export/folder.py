@@ -105,9 +105,10 @@ def describe(folder: Path, run: Run, name: FormatName, precision: str) -> int:
         name: the format.
         precision: number format of the model, "float" or "int8".
     """
+    from resnet_cli.data.decode import run_geometry
+
     (folder / LABELS).write_text("".join(f"{each}\n" for each in run.classes), "utf-8", "surrogateescape", "\n")
-    shape = run.record["input"]
-    program = example(name, run.record["image_size"], shape["resize"], shape["fraction"], len(run.classes))
+    program = example(name, run_geometry(run), len(run.classes))
     (folder / EXAMPLE).write_text(program, "utf-8")
     if name == "openvino":
         made = {"format": name, "precision": precision, "run": run.folder.resolve().name}
@@ -129,7 +130,7 @@ def _without_paths(record: dict[str, Any]) -> dict[str, Any]:
     the path of a recipe.
     """
     kept = {key: value for key, value in record.items() if key != "results"}
-    data = {key: value for key, value in record.get("data", {}).items() if key != "path"}
+    data = {key: value for key, value in record.get("data", {}).items() if key not in ("path", "labels", "archive")}
     weights = {**record.get("weights", {}), "path": "", "fallback": ""}
     config = {key: Path(value).name if isinstance(value, str) else value for key, value in record.get("config", {}).items()}
     return {**kept, "command": "", "data": data, "weights": weights, "config": config}

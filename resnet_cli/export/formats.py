@@ -21,6 +21,7 @@ from resnet_cli.files import UNFINISHED
 from resnet_cli.runs.folder import EVALUATIONS, EXPORT_RECORD, FIGURES, SPLITS
 
 if TYPE_CHECKING:
+    from resnet_cli.data.decode import Geometry
     from resnet_cli.engines.base import Images, Outputs
 
 FormatName = Literal["savedmodel", "keras", "onnx", "tflite", "openvino"]
@@ -216,8 +217,7 @@ SIZE = {size}
 def square(path):
     """Read an image file as uint8 ({size}, {size}, 3)."""
     image = Image.open(path)
-    image.draft("RGB", ({enough}, {enough}))  # a large JPEG is decoded at a half, quarter or eighth of its size
-    image.load()
+{draft}    image.load()
     with contextlib.suppress(Exception):  # a damaged tag may fail after the image was turned
         ImageOps.exif_transpose(image, in_place=True)
     if image.has_transparency_data:  # on white
@@ -241,19 +241,28 @@ if __name__ == "__main__":
         print(f"{{answer[place]:.6f}} {{names[place]}}")
 '''
 
+_DRAFT = """\
+    image.draft("RGB", ({short}, {short}))  # a large JPEG is decoded at a half, quarter or eighth of its size
+"""
+
 _FIT = {
     "crop": """\
-    part = min(image.size) * SIZE / {enough}  # the square in the middle, in one step
+    part = min(image.size) * SIZE / {short}  # the square in the middle, in one step
     left, top = (image.width - part) / 2, (image.height - part) / 2
     box = (left, top, left + part, top + part)
-    return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BILINEAR, box=box))""",
+    return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.{filter}, box=box))""",
+    "crop in two steps": """\
+    width, height = ({short} * side // min(image.size) for side in image.size)  # the short side to {short}, then the middle
+    left, top = round((width - SIZE) / 2), round((height - SIZE) / 2)
+    image = image.resize((width, height), Image.Resampling.{filter})
+    return np.asarray(image.crop((left, top, left + SIZE, top + SIZE)))""",
     "pad": """\
     sides = [max(1, round(side * SIZE / max(image.size))) for side in image.size]
     grey = Image.new("RGB", (SIZE, SIZE), (124, 116, 104))  # the whole image in its middle
-    grey.paste(image.resize(sides, Image.Resampling.BILINEAR), [(SIZE - side) // 2 for side in sides])
+    grey.paste(image.resize(sides, Image.Resampling.{filter}), [(SIZE - side) // 2 for side in sides])
     return np.asarray(grey)""",
     "squash": """\
-    return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BILINEAR))""",
+    return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.{filter}))""",
 }
 
 FORMATS: dict[FormatName, Format] = {
@@ -320,18 +329,18 @@ FORMATS: dict[FormatName, Format] = {
 }
 
 
-def example(name: FormatName, size: int, resize: str, fraction: float, classes: int) -> str:
+def example(name: FormatName, geometry: "Geometry", classes: int) -> str:
     """Source of a program that classifies an image with an exported model.
 
     Args:
         name: the format.
-        size: side of the input, pixels.
-        resize: "crop", "pad" or "squash", see `data.decode.Geometry`.
-        fraction: share of the short side that a crop keeps, 0..1.
+        geometry: how images are brought to the input size.
         classes: number of classes.
     """
     form = FORMATS[name]
-    enough = round(size / fraction)
-    fit = _FIT[resize].format(enough=enough)
-    places = {"size": size, "enough": enough, "classes": classes, "labels": LABELS}
-    return _PROGRAM.format(name=EXAMPLE, needs=form.runtime, fit=fit, run=form.program, **places)
+    in_two = geometry.resize == "crop" and geometry.steps == "two"
+    places = {"short": geometry.short_side, "filter": geometry.filter.name}
+    draft = "" if in_two else _DRAFT.format(**places)
+    fit = _FIT["crop in two steps" if in_two else geometry.resize].format(**places)
+    places = {"draft": draft, "fit": fit, "size": geometry.size, "classes": classes, "labels": LABELS}
+    return _PROGRAM.format(name=EXAMPLE, needs=form.runtime, run=form.program, **places)

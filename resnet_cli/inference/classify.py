@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnet_cli.data.decode import Geometry, InMemory, Pixels, decode, decode_square, to_square
+from resnet_cli.data.decode import Geometry, InMemory, Pixels, Source, decode, decode_square, to_square
 from resnet_cli.data.threads import Pause, items_ahead, map_arriving
 from resnet_cli.engines.base import Engine, Images, good_batch
 from resnet_cli.errors import ResnetError
@@ -37,24 +37,29 @@ class Member:
 
 @dataclass(frozen=True)
 class Classified:
-    """The result of one image: probabilities (classes,), or None and the reason."""
+    """The result of one image: probabilities (classes,), or None and the reason; and pooled features (D,), if asked for."""
 
-    image: Path | InMemory
+    image: Source
     probabilities: NDArray[np.float32] | None
     error: str | None = None
+    features: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
 class _Decoded:
     """The views of an image, uint8 (views, size, size, 3), by geometry; or the reason why there are none."""
 
-    image: Path | InMemory
+    image: Source
     views: dict[Geometry, NDArray[np.uint8]] = field(default_factory=dict)
     error: str | None = None
 
 
 def classify(
-    images: Iterable[Path | InMemory | Pause], members: Sequence[Member], views: int = 1, batch: int | None = None
+    images: Iterable[Source | Pause],
+    members: Sequence[Member],
+    views: int = 1,
+    batch: int | None = None,
+    threads: int | None = None,
 ) -> Iterator[Classified]:
     """Classify images; an unreadable image gives an error and does not affect the others.
 
@@ -67,6 +72,7 @@ def classify(
         members: the classifiers, one or more, all of the same classes.
         views: views of each image: 1, 2 or 10, see `decode_views`.
         batch: views in a forward pass; None chooses by the input size. The views of an image stay together.
+        threads: that read and decode images; None = one per core.
 
     Example:
         >>> from pathlib import Path
@@ -85,23 +91,35 @@ def classify(
     geometries = tuple({member.geometry: None for member in members})
     count = max(1, batch // views)
 
-    def attempt(image: Path | InMemory) -> _Decoded:
+    def attempt(image: Source) -> _Decoded:
         try:
             return _Decoded(image, {geometry: decode_views(image, geometry, views) for geometry in geometries})
         except ResnetError as error:
             return _Decoded(image, error=error.message)
 
     # mypy joins the kinds of images to `object`.
-    decoded = map_arriving(attempt, images, items_ahead(4 * count))  # type: ignore[arg-type]
+    ahead = items_ahead(max(4 * count, 2 * (threads or 0)))
+    decoded = map_arriving(attempt, images, ahead, threads)  # type: ignore[arg-type]
     # All engines read the same groups; each runs ahead of the results by its own few requests only.
     groups, *streams = itertools.tee(_grouped(decoded, count), 1 + len(members))
     answers = zip(*(_answers(member, stream, views) for member, stream in zip(members, streams, strict=True)), strict=True)
     for group in groups:
         if isinstance(group, Pause):
             continue
-        rows = iter(np.mean(next(answers), axis=0) if _readable(group) else ())
+        rows = _rows(next(answers)) if _readable(group) else iter(())
         for each in group:
-            yield Classified(each.image, None if each.error is not None else next(rows), each.error)
+            probabilities, features = (None, None) if each.error is not None else next(rows)
+            yield Classified(each.image, probabilities, each.error, features)
+
+
+_Row = tuple[NDArray[np.float32], NDArray[np.float32] | None]
+
+
+def _rows(answers: Sequence[list[NDArray[np.float32]]]) -> Iterator[_Row]:
+    """Per image: the mean probabilities of the members, and the features of the first one, if it has them."""
+    mean = np.mean([probabilities for probabilities, *_ in answers], axis=0)
+    features = answers[0][1] if len(answers[0]) > 1 else itertools.repeat(None)
+    return zip(mean, features, strict=False)
 
 
 def _grouped(decoded: Iterable[_Decoded | Pause], size: int) -> Iterator[list[_Decoded] | Pause]:
@@ -119,8 +137,10 @@ def _grouped(decoded: Iterable[_Decoded | Pause], size: int) -> Iterator[list[_D
         yield group
 
 
-def _answers(member: Member, groups: Iterable[list[_Decoded] | Pause], views: int) -> Iterator[NDArray[np.float32]]:
-    """Probabilities (images, classes) of the readable images of each group that has any, in the common order of classes."""
+def _answers(member: Member, groups: Iterable[list[_Decoded] | Pause], views: int) -> Iterator[list[NDArray[np.float32]]]:
+    """The outputs of the engine for the readable images of each group that has any, means over the views: probabilities
+    (images, classes) in the common order of classes, then features (images, D), if the engine has them.
+    """
 
     def batches() -> Iterator[Images | Pause]:
         for group in groups:
@@ -129,9 +149,9 @@ def _answers(member: Member, groups: Iterable[list[_Decoded] | Pause], views: in
             elif readable := _readable(group):
                 yield np.concatenate([each.views[member.geometry] for each in readable])
 
-    for probabilities, *_ in member.engine.run_many(batches()):
-        mean = probabilities.reshape(-1, views, probabilities.shape[1]).mean(1)
-        yield mean if member.columns is None else mean[:, list(member.columns)]
+    for outputs in member.engine.run_many(batches()):
+        mean, *features = (output.reshape(-1, views, output.shape[1]).mean(1) for output in outputs)
+        yield [mean if member.columns is None else mean[:, list(member.columns)], *features]
 
 
 def _readable(group: list[_Decoded]) -> list[_Decoded]:
@@ -205,7 +225,7 @@ def predict(
     """
     for result in classify(images, members, views):
         image = result.image
-        name, path = (image.name, None) if isinstance(image, InMemory) else (str(image), image)
+        name, path = (str(image), image) if isinstance(image, Path) else (image.name, None)
         if result.probabilities is None:
             yield Prediction(name, path, result.error, ())
             continue
@@ -219,7 +239,7 @@ _KEPT = 0.875  # share of the side that a crop keeps: 224 of 256 pixels
 _PLACES = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.5, 0.5))
 
 
-def decode_views(path: Path | InMemory, geometry: Geometry, views: int) -> NDArray[np.uint8]:
+def decode_views(path: Source, geometry: Geometry, views: int) -> NDArray[np.uint8]:
     """Decode an image into the views that a classifier with this geometry predicts.
 
     Ten views are the four corners, the centre and their mirror images (Krizhevsky et al. 2012, section 4.1; the "standard
@@ -245,15 +265,15 @@ def decode_views(path: Path | InMemory, geometry: Geometry, views: int) -> NDArr
     return np.concatenate([squares, squares[:, :, ::-1]])
 
 
-def _five(path: Path | InMemory, geometry: Geometry) -> NDArray[np.uint8]:
+def _five(path: Source, geometry: Geometry) -> NDArray[np.uint8]:
     """Corners and centre: uint8 (5, size, size, 3)."""
     size, border = geometry.size, geometry.border
     if border:
         square = np.pad(decode_square(path, geometry), ((border, border), (border, border), (0, 0)))
         return _crops(square, Geometry(size, fraction=size / (size + 2 * border)))
-    crop = Geometry(size, fraction=min(geometry.fraction, _KEPT))
-    side = round(size / crop.fraction)
-    image = decode(path, side)
+    crop = replace(geometry, resize="crop", fraction=min(geometry.fraction, _KEPT))
+    side = crop.short_side
+    image = decode(path, crop.enough)
     if geometry.resize != "crop":
         image = to_square(Image.fromarray(image), replace(geometry, size=side))
     return _crops(image, crop)

@@ -98,6 +98,34 @@ def losses(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> NDA
     return np.abs(np.log(np.clip(chosen, _LEAST, 1.0)))  # not -0.0 where an image is certain
 
 
+@dataclass(frozen=True)
+class Outcomes:
+    """What the figures need of each image, arrays (N,).
+
+    Attributes:
+        labels: true class indices.
+        predicted: the most probable class.
+        confidence: its probability, 0..1.
+        losses: cross-entropy, nats.
+        in_five: whether the true class is among the five most probable; None with five classes or fewer.
+    """
+
+    labels: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    confidence: NDArray[np.float32]
+    losses: NDArray[np.float64]
+    in_five: NDArray[np.bool_] | None
+
+
+def outcomes(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> Outcomes:
+    """The outcome of each image; arguments as in `measure`."""
+    in_five = None
+    if probabilities.shape[1] > 5:
+        best = np.argpartition(-probabilities, 5, axis=1)[:, :5]
+        in_five = (best == labels[:, None]).any(1)
+    return Outcomes(labels, probabilities.argmax(1), probabilities.max(1), losses(probabilities, labels), in_five)
+
+
 def measure(probabilities: NDArray[np.float32], labels: NDArray[np.int64], names: tuple[str, ...]) -> Evaluation:
     """Measure predictions.
 
@@ -106,23 +134,24 @@ def measure(probabilities: NDArray[np.float32], labels: NDArray[np.int64], names
         labels: true class indices (N,), each below classes; N at least 1.
         names: class names.
     """
-    every = np.arange(len(names))
-    predicted = probabilities.argmax(1)
+    return evaluation_of(outcomes(probabilities, labels), names)
+
+
+def evaluation_of(found: Outcomes, names: tuple[str, ...]) -> Evaluation:
+    """The figures of outcomes; `names` are the class names."""
+    every, labels, predicted = np.arange(len(names)), found.labels, found.predicted
     right = predicted == labels
     precision, recall, f1, count = precision_recall_fscore_support(labels, predicted, labels=every, zero_division=0)
     top1 = float(right.mean())
-    top5 = None
-    if len(names) > 5:
-        best = np.argpartition(-probabilities, 5, axis=1)[:, :5]
-        top5 = float((best == labels[:, None]).any(1).mean())
+    top5 = None if found.in_five is None else float(found.in_five.mean())
     low, high = wilson_interval(top1, len(labels))
     return Evaluation(
         count=len(labels),
         top1=top1,
         top1_interval=(low, high),
         top5=top5,
-        loss=float(losses(probabilities, labels).mean()),
-        ece=_calibration_error(probabilities.max(1), right),
+        loss=float(found.losses.mean()),
+        ece=_calibration_error(found.confidence, right),
         classes=tuple(
             ClassFigures(name, int(count[i]), float(precision[i]), float(recall[i]), float(f1[i]))
             for i, name in enumerate(names)

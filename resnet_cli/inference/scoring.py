@@ -1,13 +1,15 @@
-"""Score images whose class is known: rows of predictions, and the two CSV files.
+"""Score images whose class is known: rows of predictions, and the two CSV files; and the rows of a bulk prediction.
 
-In: classified images and their samples. Out: `Rows`, predictions.csv (worst first) and confusion.csv. If pooled features are
-stored, only the head of model.xml runs, and the whole network only for images where rounding could change the class.
+In: classified images and their samples. Out: `Rows`, predictions.csv (worst first) and confusion.csv; a table of pyarrow. If
+pooled features are stored, only the head of model.xml runs, and the whole network only for images where rounding could change
+the class.
 """
 
 import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +20,7 @@ from resnet_cli.engines.openvino import OpenVinoEngine, behind_pooling
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import write_csv
 from resnet_cli.inference.classify import Classified, Member, classify
-from resnet_cli.inference.metrics import Evaluation, losses
+from resnet_cli.inference.metrics import Evaluation, Outcomes, losses, outcomes
 from resnet_cli.progress import Task
 
 _SAMPLE = 32  # images that are checked with the whole network
@@ -139,3 +141,117 @@ def write_confusion(path: Path, evaluation: Evaluation) -> None:
     names = [each.name for each in evaluation.classes]
     counts = zip(names, evaluation.confusion.tolist(), strict=True)
     write_csv(path, [["true \\ predicted", *names], *([name, *row] for name, row in counts)])
+
+
+class BlockRows:
+    """The rows of a block of a bulk prediction, one per image.
+
+    Columns: path; label, where it is known; classes and probabilities (the most probable ones, best first; null for an image
+    that cannot be read); error (null, or a sentence); loss in nats and in_top5, where the label is known; features (D,).
+    """
+
+    def __init__(self, classes: Sequence[str], top: int, labels: Sequence[str] | None) -> None:
+        """Begin a block.
+
+        Args:
+            classes: class names in the order of probabilities.
+            top: number of most probable classes to keep.
+            labels: the true classes of the images, if they are known.
+        """
+        self._classes, self._top, self._labels = classes, top, labels
+        self._index = {name: index for index, name in enumerate(classes)}
+        self._paths: list[str] = []
+        self._errors: list[str | None] = []
+        self._best: list[list[str] | None] = []
+        self._probabilities: list[NDArray[np.float32] | None] = []
+        self._features: list[NDArray[np.float32] | None] = []
+        self._losses: list[float | None] = []
+        self._in_five: list[bool | None] = []
+
+    @property
+    def errors(self) -> int:
+        """Number of images that could not be read."""
+        return sum(error is not None for error in self._errors)
+
+    def add(self, name: str, result: Classified) -> None:
+        """Add the result of an image."""
+        loss, in_five = None, None
+        probabilities = result.probabilities
+        if probabilities is not None:
+            order = np.argsort(-probabilities, kind="stable")[: self._top]
+            if self._labels is not None:
+                label = self._index[self._labels[len(self._paths)]]
+                one = outcomes(probabilities[None], np.array([label], np.int64))
+                loss, in_five = float(one.losses[0]), None if one.in_five is None else bool(one.in_five[0])
+        self._paths.append(name)
+        self._errors.append(result.error)
+        self._best.append(None if probabilities is None else [self._classes[index] for index in order])
+        self._probabilities.append(None if probabilities is None else probabilities[order])
+        self._features.append(result.features)
+        self._losses.append(loss)
+        self._in_five.append(in_five)
+
+    def table(self, features: bool) -> Any:
+        """The rows as a table of pyarrow, with or without the column of features."""
+        import pyarrow
+
+        numbers = pyarrow.list_(pyarrow.float32())
+        columns = {"path": pyarrow.array(self._paths, pyarrow.string())}
+        if self._labels is not None:
+            columns["label"] = pyarrow.array(self._labels, pyarrow.string())
+        columns["classes"] = pyarrow.array(self._best, pyarrow.list_(pyarrow.string()))
+        columns["probabilities"] = pyarrow.array(self._probabilities, numbers)
+        columns["error"] = pyarrow.array(self._errors, pyarrow.string())
+        if self._labels is not None:
+            columns["loss"] = pyarrow.array(self._losses, pyarrow.float64())
+            columns["in_top5"] = pyarrow.array(self._in_five, pyarrow.bool_())
+        if features:
+            columns["features"] = pyarrow.array(self._features, numbers)
+        return pyarrow.table(columns)
+
+
+MEASURED = ("label", "classes", "probabilities", "error", "loss", "in_top5")  # columns that `outcomes_of_rows` needs
+
+
+def only_left_out(left_out: Sequence[LeftOut]) -> Rows:
+    """The images that could not be read, without the rows of the others, which are in files."""
+    return Rows((), np.empty((0, 0), np.float32), np.empty(0, np.int64), tuple(left_out))
+
+
+def unreadable_rows(tables: Iterable[Any]) -> list[LeftOut]:
+    """The images of `BlockRows.table` that could not be read, from its columns path and error."""
+    import pyarrow.compute
+
+    found: list[LeftOut] = []
+    for table in tables:
+        rows = table.filter(pyarrow.compute.is_valid(table["error"])).to_pylist()
+        found += [LeftOut(Path(row["path"]), row["error"]) for row in rows]
+    return found
+
+
+def outcomes_of_rows(tables: Iterable[Any], classes: Sequence[str]) -> Outcomes:
+    """The outcomes of the images of `BlockRows.table` that could be read; they take 30 bytes of memory each.
+
+    Raises:
+        ResnetError: there are none.
+    """
+    import pyarrow.compute
+
+    names = pyarrow.array(classes, pyarrow.string())
+    pieces: list[tuple[NDArray[Any], ...]] = []
+    for table in tables:
+        table = table.filter(pyarrow.compute.is_null(table["error"]))
+        predicted = pyarrow.compute.list_element(table["classes"].combine_chunks(), 0)
+        columns = (
+            pyarrow.compute.index_in(table["label"], names),
+            pyarrow.compute.index_in(predicted, names),
+            pyarrow.compute.list_element(table["probabilities"].combine_chunks(), 0),
+            table["loss"],
+        )
+        in_five = table["in_top5"].to_numpy(zero_copy_only=False) if len(classes) > 5 else np.zeros(len(table), bool)
+        pieces.append((*(column.to_numpy(zero_copy_only=False) for column in columns), in_five))
+    labels, predicted, confidence, loss, in_five = (np.concatenate(column) for column in zip(*pieces, strict=True))
+    if not len(labels):
+        raise ResnetError("none of the images can be read", "the column `error` of the rows has the reasons")
+    counts = labels.astype(np.int64), predicted.astype(np.int64)
+    return Outcomes(*counts, confidence, loss, in_five.astype(bool) if len(classes) > 5 else None)

@@ -15,13 +15,21 @@ import keras
 from resnet_cli.data.augment import Augmentation
 from resnet_cli.data.dataset import Dataset, Sample
 from resnet_cli.data.decode import Geometry
-from resnet_cli.data.images import ImageSet, read_images, reader_for_prediction, reader_for_training, reader_that_fits
+from resnet_cli.data.images import (
+    MEMORY_LIMIT,
+    ImageSet,
+    read_images,
+    reader_for_prediction,
+    reader_for_training,
+    reader_that_fits,
+)
 from resnet_cli.data.threads import map_in_order
 from resnet_cli.engines import EngineName
 from resnet_cli.engines.base import Outputs
 from resnet_cli.engines.frozen import write_classifier
 from resnet_cli.errors import ResnetError
 from resnet_cli.jobs.evaluate import Measured, measure_splits
+from resnet_cli.jobs.plan import FinetunePlan
 from resnet_cli.jobs.record import split_rows, warn_of_left_out
 from resnet_cli.jobs.start import begun_with, remember
 from resnet_cli.networks.catalogue import ClassifierSpec
@@ -29,6 +37,7 @@ from resnet_cli.progress import Progress
 from resnet_cli.reports.curves import draw_curves, write_rate_curve
 from resnet_cli.runs.folder import write_metrics_csv, write_splits
 from resnet_cli.training.rate_finder import RateSearch
+from resnet_cli.transfer.features import augmentation_of
 from resnet_cli.transfer.phases import ChooseRate
 
 _PLOT, _FOUND = "rate.png", "found_rate"
@@ -141,6 +150,20 @@ def splits_to_read_later(dataset: Dataset, geometry: Geometry, how: Augmentation
     *present, validates = map_in_order(any_readable, [*classes, held_out.samples])
     _require_enough(dataset, present, validates, _can_be_tested(dataset, held_out))
     return training, held_out
+
+
+def read_to_finetune(plan: FinetunePlan, progress: Progress) -> tuple[ImageSet, ImageSet]:
+    """Training and validation images: read now if all layers are trained, which needs them again; frozen layers read every
+    image once, later.
+
+    Raises:
+        ResnetError: see `read_splits_for_training`.
+    """
+    how, strict = augmentation_of(plan.config, plan.geometry.resize), plan.request.strict
+    if plan.config.unfreeze == "all" or strict:
+        limit = MEMORY_LIMIT if plan.config.unfreeze == "all" else 0
+        return read_splits_for_training(plan.dataset, plan.geometry, how, progress, strict, limit)
+    return splits_to_read_later(plan.dataset, plan.geometry, how)
 
 
 def _can_be_tested(dataset: Dataset, held_out: ImageSet) -> bool:

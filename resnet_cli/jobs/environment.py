@@ -127,6 +127,7 @@ _CHATTER = re.compile(
     r"|This TensorFlow binary is optimized|To enable the following instructions"
     r"|computation_placer|Unable to register cu"
     r"|Created TensorFlow Lite XNNPACK delegate"
+    r"|Set ray log level from environment variable"
     r"|^fully_quantize: "  # LiteRT's converter, of its own settings
 )
 
@@ -232,17 +233,24 @@ def kept_in_cache(name: str) -> Path | None:
         return None
 
 
-def dataset_folder(asked: Path, progress: Progress) -> Path:
-    """The folder of a data set: as given, or in the cache if it is a known name and there is no such folder.
+def dataset_folder(asked: Path | None, progress: Progress, labels: Path | None = None) -> Path:
+    """The folder of a data set: as given; or in the cache if it is an archive, or a known name and no folder is called so.
+
+    With a table of labels and no folder, it is the table's own.
 
     A data set that is not in the cache yet is downloaded; only that opens a connection and imports Keras.
 
     Raises:
-        ResnetError: it cannot be downloaded, or there is no room for it.
+        ResnetError: it cannot be downloaded or unpacked, or there is no room for it.
         Interrupted: a signal requested a stop.
     """
+    from resnet_cli.data.archives import is_archive, unpacked
     from resnet_cli.data.named import NAMED, lay_out, load_splits, require_source
 
+    if asked is None:
+        return labels.parent if labels is not None else Path()
+    if is_archive(asked):
+        return unpacked(asked, cache_folder(), progress)
     data = NAMED.get(str(asked))
     if data is None or asked.is_dir():
         return asked

@@ -44,14 +44,17 @@ class EvaluateRequest:
     """The arguments of an evaluation.
 
     Attributes:
-        runs: folders of runs, or of OpenVINO exports; several form an ensemble, none means the newest run.
-        dataset: folder, or name of a known data set, whose images are scored; None for the first run's held-out images.
+        runs: folders of runs or of OpenVINO exports, names of published weights, or .safetensors files; several form an
+            ensemble, none means the newest run.
+        dataset: folder, archive or name of a known data set whose images are scored; None for the first run's held-out images.
         split: train, val or test; None for test images if there are any, else validation images.
         views: views of each image to average: 1, 2 or 10.
         engine: engine of the forward passes.
         output: folder of the files; None for the run, or a folder in it or under runs/.
         allow_changed: score held-out images whose content has changed since training.
         strict: a damaged or changed image is an error.
+        labels: table of labels that is scored in place of class folders; its relative paths start from `dataset`, or from the
+            table's own folder.
     """
 
     runs: Sequence[Path] = ()
@@ -62,13 +65,14 @@ class EvaluateRequest:
     output: Path | None = None
     allow_changed: bool = False
     strict: bool = False
+    labels: Path | None = None
 
 
 @dataclass(frozen=True)
 class Measured:
     """Predictions of scored images, and their metrics; `views` views of each image were averaged.
 
-    `engine` names the engine and its precision.
+    `engine` names the engine and its precision. Of a bulk evaluation, `rows` only has the images that could not be read.
     """
 
     scored: Scored
@@ -96,7 +100,7 @@ class Evaluated:
 
     def to_json(self) -> dict[str, Any]:
         """The JSON output of `evaluate`."""
-        folders, measured = [str(run.folder) for run in self.runs], self.measured
+        folders, measured = [run.name for run in self.runs], self.measured
         which = {"dataset": measured.scored.name, "split": measured.scored.split}
         names = {"run": folders[0], "runs": folders, "views": measured.views, **which}
         warnings = list(self.warnings)
@@ -112,12 +116,13 @@ def run_evaluation(request: EvaluateRequest, progress: Progress) -> Evaluated:
     """
     views, strict = request.views, request.strict
     engine = settled(request.engine, progress)
-    runs = load_runs(request.runs)
-    root = None if request.dataset is None else dataset_folder(request.dataset, progress)
-    if root is None:
+    runs = load_runs(request.runs, progress)
+    if request.dataset is None and request.labels is None:
+        _unpack_again(runs[0], progress)
         scored = scoring.held_out(runs, request.split, request.allow_changed)
     else:
-        scored = scoring.folder(runs, root, request.split)
+        root = dataset_folder(request.dataset, progress, request.labels)
+        scored = scoring.folder(runs, root, request.split, request.labels, strict)
     if strict and scored.changed and not request.allow_changed:
         raise ResnetError(f"{scored.changed[0]} has changed since training", "put it back, or add --allow-changed")
     name = _new_name(runs, scored, views)
@@ -140,11 +145,19 @@ def run_evaluation(request: EvaluateRequest, progress: Progress) -> Evaluated:
     return Evaluated(runs, measured, target, tuple(progress.warnings))
 
 
+def _unpack_again(run: Run, progress: Progress) -> None:
+    """Put the images of a run back that came from an archive and are no longer in the cache."""
+    archive = run.record.get("data", {}).get("archive")
+    if archive and not run.data.is_dir() and Path(archive).is_file():
+        dataset_folder(Path(archive), progress)
+
+
 def _new_name(runs: Sequence[Run], scored: Scored, views: int) -> str:
     """The name of a new folder under runs/ for results that do not belong into a run's folder; else empty."""
     if len(runs) > 1:
         return _ENSEMBLE
-    return f"{runs[0].folder.resolve().name}-{_measurement(scored, views)}" if runs[0].is_export else ""
+    own = not (runs[0].is_export or runs[0].is_published)
+    return "" if own else f"{runs[0].folder.resolve().name}-{_measurement(scored, views)}"
 
 
 def _measurement(scored: Scored, views: int) -> str:
@@ -159,7 +172,8 @@ def _place(run: Run, scored: Scored, views: int) -> Path:
         return run.folder
     first = run.folder / EVALUATIONS / _measurement(scored, views)
     place, number = first, 1
-    while (image := first_image(place / "predictions.csv")) and not _lies_in(image, scored.root):
+    own = {sample.path for sample in scored.samples}  # a table of labels may name images outside of the folder
+    while (image := first_image(place / "predictions.csv")) and not (_lies_in(image, scored.root) or image in own):
         number += 1
         place = first.with_name(f"{first.name}-{number}")
     return place
@@ -279,7 +293,10 @@ def write_measured(folder: Path, measured: Measured, record: dict[str, Any], cur
         ("weights", _weights(record)),
         *([("teacher", record["teacher"]["name"])] if "teacher" in record else []),
         ("data", f"{measured.scored.root} ({measured.scored.split})"),
+        *([("labels", record["data"]["labels"]["path"])] if "labels" in record["data"] else []),
         *([("trained on", trained_on)] if trained_on != str(measured.scored.root.resolve()) else []),
+        *([("cross-validation", _cross_validation(found))] if (found := record.get("results", {}).get("folds")) else []),
+        *([("tuning", _tuning(found))] if (found := record.get("results", {}).get("tuning", {})).get("trials") else []),
         *([("command", record["command"])] if record["command"] else []),
         ("versions", ", ".join(f"{name} {version}" for name, version in record["versions"].items())),
     ]
@@ -289,7 +306,7 @@ def write_measured(folder: Path, measured: Measured, record: dict[str, Any], cur
 def write_ensemble(folder: Path, measured: Measured, runs: Sequence[Run], warnings: list[str]) -> None:
     """Write predictions.csv, confusion.csv and report.html of an ensemble."""
     words = [f"{_network(run.record)}; weights {_weights(run.record)}; trained on {_trained_on(run.record)}" for run in runs]
-    facts = [(str(run.folder), each) for run, each in zip(runs, words, strict=True)]
+    facts = [(run.name, each) for run, each in zip(runs, words, strict=True)]
     _write(folder, measured, [("data", f"{measured.scored.root} ({measured.scored.split})"), *facts], None, warnings)
 
 
@@ -314,9 +331,22 @@ def _network(record: dict[str, Any]) -> str:
     return f"{record['network']['name']}, {record['image_size']} pixels{form}"
 
 
+def _cross_validation(found: dict[str, Any]) -> str:
+    shares = ", ".join(f"{each['top1']:.1%}" for each in found["folds"])
+    how = f"standard deviation {found['sd']:.1%} over {len(found['folds'])} folds: {shares}"
+    return f"head on frozen features, accuracy {found['mean']:.1%}, {how}"
+
+
+def _tuning(found: dict[str, Any]) -> str:
+    scores = f"accuracy {found['default']['top1']:.1%} with the defaults, {found['best']['top1']:.1%} with {found['changed']}"
+    return f"{found['trials']} trials, scored on {found['count']} images ({found['scored_on']}): {scores}"
+
+
 def _weights(record: dict[str, Any]) -> str:
     weights = record["weights"]
-    return f"{weights['source']}: {weights['fallback']}" if weights["fallback"] else str(weights["source"])
+    return (
+        f"{weights['source']}: {weights['fallback']}" if weights["fallback"] else weights.get("name") or str(weights["source"])
+    )
 
 
 def _mistakes(scored: Scored, rows: Rows) -> list[Mistake]:

@@ -12,6 +12,7 @@ from resnet_cli.errors import ResnetError
 from resnet_cli.export.formats import FormatName, find_format
 from resnet_cli.export.quantizers import MAX_DROP, QUANTIZERS, find_quantizer
 from resnet_cli.jobs.environment import tensorflow_import, without_chatter
+from resnet_cli.jobs.published import names_published, published_run
 from resnet_cli.progress import Progress
 from resnet_cli.runs.folder import Run, load_run
 
@@ -27,7 +28,7 @@ class ExportRequest:
 
     Attributes:
         format: such as "onnx".
-        run: folder of the run; None for the newest.
+        run: folder of the run, a name of published weights or a .safetensors file; None for the newest run.
         int8: with 8-bit weights and activations.
         max_drop: points of held-out top-1 that int8 may lose, 0..100; None for the default.
         output: folder to write; None for export/<format>[-int8] in the run.
@@ -70,7 +71,13 @@ class FinishedExport:
             "path": str(exported.folder),
             "model": str(exported.model),
             "bytes": exported.bytes,
-            "input": {"size": geometry.size, "resize": geometry.resize, "fraction": geometry.fraction, "filter": "bilinear"},
+            "input": {
+                "size": geometry.size,
+                "resize": geometry.resize,
+                "fraction": geometry.fraction,
+                "filter": geometry.interpolation,
+                "steps": geometry.steps,
+            },
             "parity": {
                 "pictures": parity.images,
                 "top1_agreement": parity.top1_agreement,
@@ -102,7 +109,7 @@ def run_export(request: ExportRequest, progress: Progress) -> FinishedExport:
             differ from the run's; no files are left behind.
     """
     require_possible(request)
-    run, name = load_run(request.run), request.format
+    run, name = _run_of(request, progress), request.format
     (find_quantizer if request.int8 else find_format)(name)
     with tensorflow_import():
         import keras
@@ -113,16 +120,27 @@ def run_export(request: ExportRequest, progress: Progress) -> FinishedExport:
     if keras.backend.backend() != "tensorflow":
         what = f"the converters read TensorFlow's graphs, and Keras runs on {keras.backend.backend()} in this process"
         raise ResnetError(what, "export in a process with KERAS_BACKEND=tensorflow, as `resnet export` does")
-    progress.line(f"exporting {run.folder} as {name}{' in int8' if request.int8 else ''}, then checking what was written")
+    progress.line(f"exporting {run.name} as {name}{' in int8' if request.int8 else ''}, then checking what was written")
     most = 100 * MAX_DROP if request.max_drop is None else request.max_drop
     with without_chatter():
         quantized = export_int8(run, name, request.output, request.force, most) if request.int8 else None
         exported = quantized.exported if quantized else export(run, name, request.output, request.force)
-    if exported.parity.is_on_patterns:
+    if exported.parity.is_on_patterns and not run.is_published:
         progress.warn(f"none of the held-out images is in {run.data} any more, so the export was checked on random patterns")
     for warning in _int8_warnings(quantized) if quantized else ():
         progress.warn(warning)
     return FinishedExport(name, run, run_geometry(run), exported, quantized, tuple(progress.warnings))
+
+
+def _run_of(request: ExportRequest, progress: Progress) -> Run:
+    """The run, or published weights, which have no folder of their own to write into and no images to calibrate int8 with."""
+    if request.run is None or not names_published(request.run):
+        return load_run(request.run)
+    if request.output is None:
+        raise ResnetError(f"{request.run} has no run folder to export into", "name a folder with --output")
+    if request.int8:
+        raise ResnetError(f"int8 is calibrated on training images, and there are none of {request.run}", "fine-tune it first")
+    return published_run(request.run, progress)
 
 
 def _int8_to_json(quantized: "Quantized") -> dict[str, Any]:

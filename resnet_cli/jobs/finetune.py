@@ -4,54 +4,58 @@ import time
 from dataclasses import asdict, replace
 from typing import Any
 
-from resnet_cli.data.dataset import Dataset
-from resnet_cli.data.decode import Geometry
-from resnet_cli.data.images import MEMORY_LIMIT, ImageSet
+import keras
+
 from resnet_cli.engines.frozen import require_convertible
 from resnet_cli.jobs.ends import (
     Untrained,
     as_read,
     found_rate,
-    read_splits_for_training,
+    read_to_finetune,
     search_once,
     search_record,
-    splits_to_read_later,
     write_trained,
 )
 from resnet_cli.jobs.environment import kept_in_cache
 from resnet_cli.jobs.evaluate import write_measured
 from resnet_cli.jobs.plan import FinetunePlan
 from resnet_cli.jobs.record import result_record, run_record, warn_of_figures, warn_of_left_out
-from resnet_cli.jobs.start import PRECISION, FinetuneRequest, begin_run, begun_by, tell_other_precision
+from resnet_cli.jobs.start import PRECISION, begin_run, begun_by, tell_other_precision
+from resnet_cli.jobs.tune import tune
 from resnet_cli.networks.classifier import build_logits, load_backbone
 from resnet_cli.networks.precision import prepare
 from resnet_cli.progress import Progress
 from resnet_cli.runs.folder import Run, drop_checkpoint, finish_run
-from resnet_cli.training.config import FinetuneConfig
 from resnet_cli.transfer.features import Material, augmentation_of
+from resnet_cli.transfer.folds import cross_validate
 from resnet_cli.transfer.phases import run_frozen, transfer
 
 
 def run_finetune(plan: FinetunePlan, progress: Progress) -> dict[str, Any]:
     """Fine-tune and write a run; returns the JSON output of `finetune`, or that of `--lr-find plot`."""
-    request, config, dataset, source, spec = plan.request, plan.config, plan.dataset, plan.source, plan.spec
-    require_convertible(config.engine)
-    network, folder = spec.network, plan.place.folder
-    training, held_out = _read(request, config, dataset, plan.geometry, progress)
-    precision = prepare(config.seed)
-    model = build_logits(spec)
-    load_backbone(model, network, source)
+    request, folder, tuned = plan.request, plan.place.folder, None
+    require_convertible(plan.config.engine)
+    precision = prepare(plan.config.seed)
+    images = None if request.tune else read_to_finetune(plan, progress)
+    model = None if request.tune else _pretrained(plan)
     if request.resume:
         tell_other_precision(folder, precision, progress)
     else:
         folder = begin_run(plan.place, {**plan.chosen, PRECISION: precision}, request.command)
+    if request.tune:
+        plan, tuned = tune(plan, folder, progress)
+        prepare(plan.config.seed)
+    config, dataset, source, spec = plan.config, plan.dataset, plan.source, plan.spec
+    network, (training, held_out) = spec.network, images or read_to_finetune(plan, progress)
+    model = model or _pretrained(plan)
     command, earlier = begun_by(folder)
     kept = kept_in_cache("features") if config.cache else None
     room = None if config.cache_limit is None else int(config.cache_limit * 1e9)
     how = augmentation_of(config, plan.geometry.resize)
-    material = Material(spec, plan.geometry, how, training, held_out, folder, kept, room, request.tensorboard)
+    material = Material(spec, plan.geometry, how, training, held_out, folder, kept, room, request.tensorboard, plan.folds)
     frozen = run_frozen(model, material, config, progress)
     warn_of_left_out(frozen.left_out, progress)
+    folds = cross_validate(frozen.pool, spec, config, folder, request.resume, progress).to_json() if frozen.pool else None
     only_search = request.lr_find == "plot"
     choose_rate = search_once(folder, config.learning_rate, only_search, progress) if request.lr_find else None
     result = transfer(model, frozen, config, progress, request.resume, choose_rate)
@@ -74,18 +78,15 @@ def run_finetune(plan: FinetunePlan, progress: Progress) -> dict[str, Any]:
     odd = warn_of_figures(Run(folder, record), readable, result.best.best, measured, progress)
     figures = result_record(folder, network.name, source.kind, seconds, result.best, measured, progress.warnings)
     summary = {**figures, **result.to_json(), "views": frozen.views, "figure_warnings": odd}
+    summary |= {name: found for name, found in (("folds", folds), ("tuning", tuned)) if found}
+    record |= {"engine": f"{frozen.engine} {frozen.precision}", "results": summary}
     write_measured(folder, list(measured.values())[-1], record, folder / "curves.png", progress.warnings)
-    finish_run(folder, {**record, "engine": f"{frozen.engine} {frozen.precision}", "results": summary})
+    finish_run(folder, record)
     return summary
 
 
-def _read(
-    request: FinetuneRequest, config: FinetuneConfig, dataset: Dataset, geometry: Geometry, progress: Progress
-) -> tuple[ImageSet, ImageSet]:
-    """Read the images now if all layers are trained, which needs them again; frozen layers read every image once, later."""
-    how = augmentation_of(config, geometry.resize)
-    if config.unfreeze == "all":
-        return read_splits_for_training(dataset, geometry, how, progress, request.strict, MEMORY_LIMIT)
-    if request.strict:
-        return read_splits_for_training(dataset, geometry, how, progress, request.strict, 0)
-    return splits_to_read_later(dataset, geometry, how)
+def _pretrained(plan: FinetunePlan) -> keras.Model:
+    """The network with its pretrained backbone and a new head."""
+    model = build_logits(plan.spec)
+    load_backbone(model, plan.spec.network, plan.source)
+    return model

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_cli.data.dataset import Dataset, scan_dataset, scan_photos
 from resnet_cli.data.folders import folder_names, list_folder
+from resnet_cli.data.labels import scan_labels
 from resnet_cli.data.layout import some_names, split_of
-from resnet_cli.data.split import hold_out, hold_out_photos
+from resnet_cli.data.split import hold_out, hold_out_photos, sampled, stratified_folds
 from resnet_cli.engines import EngineName
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import at_home
@@ -45,33 +46,41 @@ def taught_by(path: Path, progress: Progress) -> "Teacher":
     return teacher
 
 
-def dataset_to_teach(root: Path, teacher: "Teacher", config: TrainConfig) -> Dataset:
+def scan(request: TrainRequest | FinetuneRequest) -> Dataset:
+    """The data set as its folder, or its table of labels, says; see `scan_dataset` and `scan_labels`."""
+    if request.labels is not None:
+        return scan_labels(request.labels, request.dataset, request.strict)
+    return scan_dataset(request.dataset)
+
+
+def dataset_to_teach(request: TrainRequest, teacher: "Teacher", config: TrainConfig) -> Dataset:
     """The images of a folder, with some held out.
 
-    Class folders with the names of the teacher's classes are labels. A folder with images only has no labels, and with a
-    `teacher_weight` of 1 labels are ignored in any other tree.
+    Class folders with the names of the teacher's classes are labels, and so is a table of labels. A folder with images only has
+    no labels, and with a `teacher_weight` of 1 labels are ignored in any other tree.
 
     Args:
-        root: the folder.
+        request: the folder, and the table of labels if there is one.
         teacher: the teacher, which defines the classes.
         config: `teacher_weight` is 1 to use only the teacher's probabilities, and 0 if it was not set.
 
     Raises:
         ResnetError: the class folders differ from the teacher's classes; or see `hold_out`.
     """
+    root = request.dataset
     if not root.is_dir():
         raise ResnetError(f"there is no folder {root}", "name a folder of images")
     alone = config.teacher_weight == 1
-    if not _has_only_images(root):
+    if request.labels is not None or not _has_only_images(root):
         try:
-            dataset = scan_dataset(root)
+            dataset = scan(request)
         except ResnetError:
-            if not alone or _names_below(root) & set(teacher.classes):
+            if not alone or request.labels is not None or _names_below(root) & set(teacher.classes):
                 raise
         else:
             if set(dataset.classes) == set(teacher.classes):
                 return hold_out(dataset, config.val_split, config.seed)
-            if not alone or set(dataset.classes) & set(teacher.classes):
+            if not alone or request.labels is not None or set(dataset.classes) & set(teacher.classes):
                 raise _other_classes(dataset, teacher)
     for name in folder_names(root):
         told = split_of(name)
@@ -103,10 +112,12 @@ def _other_classes(dataset: Dataset, teacher: "Teacher") -> ResnetError:
     theirs, own = set(teacher.classes), set(dataset.classes)
     unknown, lacking = sorted(own - theirs), sorted(theirs - own)
     parts = [f"it does not know {some_names(unknown)}"] if unknown else []
-    parts += [f"{dataset.root} has no folder for its {some_names(lacking)}"] if lacking else []
+    where = dataset.labels.path if dataset.labels else dataset.root
+    kind = "label" if dataset.labels else "folder"
+    parts += [f"{where} has no {kind} for its {some_names(lacking)}"] if lacking else []
     return ResnetError(
-        f"the teacher {teacher.name} has other classes than {dataset.root}: {', and '.join(parts)}",
-        "name the folders as its classes; for photos without labels add --set teacher_weight=1"
+        f"the teacher {teacher.name} has other classes than {where}: {', and '.join(parts)}",
+        f"name the {kind}s as its classes; for photos without labels add --set teacher_weight=1"
         if not own & theirs
         else "give both the same classes",
     )
@@ -152,10 +163,11 @@ def plan_training(request: TrainRequest, config: TrainConfig, progress: Progress
     began = time.perf_counter()
     teacher = taught_by(request.teacher, progress) if request.teacher else None
     if teacher is None:
-        dataset = hold_out(scan_dataset(request.dataset), config.val_split, config.seed)
+        dataset = hold_out(scan(request), config.val_split, config.seed)
     else:
-        dataset = dataset_to_teach(request.dataset, teacher, config)
+        dataset = dataset_to_teach(request, teacher, config)
         config = with_teacher(config, dataset)
+    dataset = sampled(dataset, request.fraction, request.per_class, config.seed)
     tell_dataset(dataset, config.flip, progress)
     network, source = find_network(request.arch, request.shortcut), WeightsSource("none", None, "")
     if request.weights != "none":
@@ -219,7 +231,15 @@ def _chosen(
     network = spec.network
     options = {"arch": network.name, "shortcut": network.shortcut, "image_size": spec.image_size, "weights": source.sha256}
     limit = None if request.limit is None else f"{request.limit:g}s"
-    return {**asdict(config), **options, "time_limit": limit, "lr_find": request.lr_find, "data": fingerprint(dataset)}
+    sample = {"fraction": request.fraction, "per_class": request.per_class}
+    return {
+        **asdict(config),
+        **options,
+        "time_limit": limit,
+        "lr_find": request.lr_find,
+        **sample,
+        "data": fingerprint(dataset),
+    }
 
 
 def _decided(request: TrainRequest) -> list[str]:
@@ -241,6 +261,7 @@ class FinetunePlan:
         place: the run folder.
         chosen: settings that a resumed run must have begun with.
         began: `time.perf_counter` at the start of the command.
+        folds: the fold of each image by path, for `--folds`; None without.
     """
 
     request: FinetuneRequest
@@ -252,6 +273,7 @@ class FinetunePlan:
     place: Place
     chosen: dict[str, Any]
     began: float
+    folds: dict[Path, int] | None = None
 
 
 def plan_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Progress) -> FinetunePlan:
@@ -263,10 +285,13 @@ def plan_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pr
     began = time.perf_counter()
     config = replace(config, flip=config.mirrors)  # record what is actually done
     asked = _asked_size(request.image_size)
-    scanned = scan_dataset(request.dataset)
+    scanned = scan(request)
     share = config.share("test" in scanned.splits)
-    dataset = hold_out(scanned, share, config.seed)
+    dataset = sampled(hold_out(scanned, share, config.seed), request.fraction, request.per_class, config.seed)
     tell_dataset(dataset, config.mirrors, progress)
+    if request.tune and dataset.is_validated_by_test:
+        raise ResnetError("--val-split 0 validates on the test images, which --tune must not see", "leave --val-split out")
+    folds = stratified_folds(dataset, request.folds, config.seed) if request.folds else None
     config = replace(config, engine=settled(config.engine, progress))
     network, source = choose_backbone(request.arch, _weights(request, dataset), progress)
     if config.unfreeze == "auto":
@@ -282,6 +307,7 @@ def plan_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pr
     spec = ClassifierSpec(network, len(dataset.classes), size, config.hidden, config.dropout)
     name = f"{dataset.name}-{network.name}{'-lr-find' if request.lr_find == 'plot' else ''}"
     options = {"arch": network.name, "image_size": size, "weights": source.sha256, "resize": request.resize}
+    options |= {"folds": request.folds, "tune": request.tune, "fraction": request.fraction, "per_class": request.per_class}
     recipe = {name: value for name, value in asdict(config).items() if name not in _ANYTIME}
     chosen = {**recipe, **options, "lr_find": request.lr_find, "data": fingerprint(dataset)}
     place = place_of_run(name, request.output, request.force, chosen if request.resume else None, (request.weights,))
@@ -289,12 +315,10 @@ def plan_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pr
     if request.resume:
         require_same(place.folder, chosen)
         _refuse_former_layout(place.folder)
-    weights = {"none": "untrained", "file": str(source.path)}.get(source.kind, f"{source.kind} weights")
+    weights = {"none": "untrained", "file": str(source.path)}.get(source.kind, source.name or f"{source.kind} weights")
     progress.line(f"backbone: {network.name}, {weights}, {size} pixels")
-    from resnet_cli.data.decode import Geometry
-
-    geometry = Geometry(size, request.resize, network.crop_fraction)
-    return FinetunePlan(request, replace(config, val_split=share), dataset, source, geometry, spec, place, chosen, began)
+    geometry = network.geometry(size, request.resize)
+    return FinetunePlan(request, replace(config, val_split=share), dataset, source, geometry, spec, place, chosen, began, folds)
 
 
 def _refuse_former_layout(folder: Path) -> None:

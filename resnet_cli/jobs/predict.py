@@ -18,7 +18,7 @@ from resnet_cli.data.layout import some_names
 from resnet_cli.data.threads import Pause
 from resnet_cli.engines import EngineName
 from resnet_cli.engines.base import Engine
-from resnet_cli.engines.openvino import OpenVinoEngine, Purpose
+from resnet_cli.engines.openvino import OpenVinoEngine, Purpose, with_features
 from resnet_cli.errors import ResnetError
 from resnet_cli.export.formats import is_export
 from resnet_cli.files import write_text
@@ -32,9 +32,10 @@ from resnet_cli.jobs.environment import (
     surroundings,
     tensorflow_import,
 )
+from resnet_cli.jobs.published import names_published, published_run
 from resnet_cli.networks.catalogue import ClassifierSpec, spec_from_record
 from resnet_cli.networks.pretrained import ImagenetClassifier, bundled_run, cached_imagenet_classifier
-from resnet_cli.progress import Progress
+from resnet_cli.progress import Progress, Silent
 from resnet_cli.runs.folder import EXPORT_RECORD, RUNS, Run, load_run, read_record
 
 
@@ -44,7 +45,8 @@ class PredictRequest:
 
     Attributes:
         words: files, folders and patterns; "-" stands for paths on stdin.
-        runs: folders of runs, or of OpenVINO exports; several form an ensemble, none means the newest run.
+        runs: folders of runs or of OpenVINO exports, names of published weights, or .safetensors files; several form an
+            ensemble, none means the newest run.
         views: views of each image to average: 1, 2 or 10.
         engine: engine of the forward passes.
         top: number of most probable classes to return.
@@ -88,12 +90,13 @@ class Ready:
     """A classifier that can be loaded.
 
     Attributes:
-        name: the run's folder, or the name of the ImageNet network.
+        name: the run's folder, or the name of the ImageNet network or of published weights.
         model: its OpenVINO file, which is missing if it was trained without OpenVINO.
         classes: class names in the order of its probabilities.
         geometry: how images are brought to its input size.
         rebuild: builds the same classifier in Keras, uint8 images to probabilities; imports Keras.
         for_keras: whether Keras can run it, which is not possible for an export.
+        weights: its weights file; None for an export and for downloaded weights.
     """
 
     name: str
@@ -102,12 +105,13 @@ class Ready:
     geometry: Geometry
     rebuild: Callable[[], Any]
     for_keras: bool = True
+    weights: Path | None = None
 
 
 def classifiers_for(folders: Sequence[Path], engine: EngineName, progress: Progress) -> tuple[Ready, ...]:
     """The classifiers of runs; without `folders` that of the newest run; without any run an ImageNet classifier."""
     if folders or any(RUNS.glob("*/run.json")):
-        runs = load_runs(folders)
+        runs = load_runs(folders, progress)
         if not folders:
             progress.line(f"the newest run answers: {runs[0].folder}")
         return tuple(map(run_classifier, runs))
@@ -126,7 +130,8 @@ def classifiers_for(folders: Sequence[Path], engine: EngineName, progress: Progr
 def run_classifier(run: Run) -> Ready:
     """The classifier of a run."""
     for_keras = "export" not in run.record
-    return Ready(str(run.folder), run.openvino, run.classes, run_geometry(run), partial(_read, run), for_keras)
+    weights = run.weights if for_keras else None
+    return Ready(run.name, run.openvino, run.classes, run_geometry(run), partial(_read, run), for_keras, weights)
 
 
 def engine_for_many(wish: EngineName, classifiers: Sequence[Ready], count: Callable[[], int], progress: Progress) -> EngineName:
@@ -159,7 +164,14 @@ def read_weights(weights: Path, spec: ClassifierSpec) -> Any:
     return read_classifier(weights, spec)
 
 
-def load_members(classifiers: Sequence[Ready], purpose: Purpose, engine: EngineName, progress: Progress) -> tuple[Member, ...]:
+def load_members(
+    classifiers: Sequence[Ready],
+    purpose: Purpose,
+    engine: EngineName,
+    progress: Progress,
+    features: bool = False,
+    threads: int | None = None,
+) -> tuple[Member, ...]:
     """Load classifiers of an ensemble; their common order of classes is the first one's.
 
     Args:
@@ -167,28 +179,38 @@ def load_members(classifiers: Sequence[Ready], purpose: Purpose, engine: EngineN
         purpose: "one" optimises the latency of one image, "many" the images per second.
         engine: as returned by `jobs.environment.settled`.
         progress: where runs are reported that only Keras can run.
+        features: the engines also return the pooled features.
+        threads: threads of OpenVINO; None = one per core.
 
     Raises:
         ResnetError: a file is missing or damaged.
     """
     return tuple(
-        Member(_load(each, purpose, engine, progress), each.geometry, _columns(each.classes, classifiers[0].classes))
+        Member(
+            _load(each, purpose, engine, progress, features, threads),
+            each.geometry,
+            _columns(each.classes, classifiers[0].classes),
+        )
         for each in classifiers
     )
 
 
-def _load(ready: Ready, purpose: Purpose, engine: EngineName, progress: Progress) -> Engine:
+def _load(
+    ready: Ready, purpose: Purpose, engine: EngineName, progress: Progress, features: bool, threads: int | None
+) -> Engine:
     if engine != "keras" and not ready.model.exists():
         if engine == "openvino":
             raise ResnetError(f"there is no {ready.model} for --engine openvino", "--engine keras predicts from the weights")
         progress.line(f"there is no {ready.model}, so Keras predicts from the weights, which is slower")
         engine = "keras"
     if engine != "keras":
-        return OpenVinoEngine(ready.model, purpose, cache=kept_in_cache("compiled"))
+        if features:
+            return OpenVinoEngine(with_features(ready.model), purpose, threads=threads)
+        return OpenVinoEngine(ready.model, purpose, cache=kept_in_cache("compiled"), threads=threads)
     classifier = ready.rebuild()
-    from resnet_cli.engines.frozen import KerasEngine
+    from resnet_cli.engines.frozen import KerasEngine, and_features
 
-    return KerasEngine(classifier, exact=True)
+    return KerasEngine(and_features(classifier) if features else classifier, exact=True)
 
 
 def _columns(own: tuple[str, ...], common: tuple[str, ...]) -> tuple[int, ...] | None:
@@ -215,7 +237,7 @@ def _imagenet(files: ImagenetClassifier, engine: EngineName) -> Ready:
             _convert(network, model)
         write_text(names, "\n".join(classes))
     size = files.network.image_size
-    geometry = Geometry(size, fraction=files.network.crop_fraction)
+    geometry = files.network.geometry(size)
     classes = tuple(names.read_text("utf-8").split("\n"))
     return Ready(f"{files.network.name} (ImageNet)", model, classes, geometry, lambda: _read_imagenet(files)[0])
 
@@ -242,12 +264,18 @@ def _convert(classifier: Any, model: Path) -> None:
     save(convert(classifier), model)
 
 
-def load_classifier(folder: Path) -> Run:
-    """Open a run, or an OpenVINO export of one.
+def load_classifier(folder: Path, progress: Progress | None = None) -> Run:
+    """Open a run, an OpenVINO export of one, or published weights.
+
+    Args:
+        folder: its folder; or the name of published weights, or a .safetensors file.
+        progress: where to report the download of published weights.
 
     Raises:
         ResnetError: see `load_run`; or it is an export in another format.
     """
+    if names_published(folder):
+        return published_run(folder, progress or Silent())
     if (folder / EXPORT_RECORD).exists():
         return Run(folder, read_record(folder / EXPORT_RECORD))
     if (folder / LABELS).exists() and is_export(folder):
@@ -258,16 +286,16 @@ def load_classifier(folder: Path) -> Run:
     return load_run(folder)
 
 
-def load_runs(folders: Sequence[Path]) -> tuple[Run, ...]:
-    """Open the runs of an ensemble; without folders, only the newest complete one under runs/.
+def load_runs(folders: Sequence[Path], progress: Progress) -> tuple[Run, ...]:
+    """Open the runs of an ensemble, as `load_classifier`; without folders, only the newest complete one under runs/.
 
     Raises:
         ResnetError: a run cannot be opened or is given twice, or their classes differ.
     """
-    runs = tuple(map(load_classifier, folders)) or (load_run(),)
+    runs = tuple(load_classifier(folder, progress) for folder in folders) or (load_run(),)
     for number, run in enumerate(runs):
         if any(run.folder.resolve() == other.folder.resolve() for other in runs[:number]):
-            raise ResnetError(f"the run {run.folder} is named twice", "every --run counts once; leave one out")
+            raise ResnetError(f"the run {run.name} is named twice", "every --run counts once; leave one out")
         _require_same_classes(runs[0], run)
     return runs
 
@@ -276,6 +304,6 @@ def _require_same_classes(first: Run, other: Run) -> None:
     """Refuse runs with different classes: a class that one of them does not know cannot be averaged."""
     pairs = ((first, other), (other, first))
     alone = [(knows, [name for name in knows.classes if name not in lacks.classes]) for knows, lacks in pairs]
-    words = "; ".join(f"only {run.folder} knows {some_names(names)}" for run, names in alone if names)
+    words = "; ".join(f"only {run.name} knows {some_names(names)}" for run, names in alone if names)
     if words:
         raise ResnetError(f"the runs cannot form an ensemble, their classes differ: {words}", "name one of them with --run")

@@ -5,9 +5,11 @@ In: a data set, a configuration and results. Out: the content of run.json and of
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resnet_cli.data.archives import archive_of
 from resnet_cli.data.contents import contents, kind_of, seen_by_earlier_runs
 from resnet_cli.data.dataset import IMBALANCE, SMALL_CLASS, UNKNOWN, Dataset, LeftOut, Sample
 from resnet_cli.data.folders import file_size
@@ -143,12 +145,18 @@ def run_record(
         "path": str(source.path.absolute()) if source.path else "",
         "sha256": source.sha256,
         "fallback": source.fallback,
+        **({"name": source.name, "revision": source.revision} if source.name else {}),  # published on the hub
     }
     return {
         "command": command,
         "classes": list(dataset.classes),
         **spec.to_record(),
-        "input": {"resize": geometry.resize, "fraction": geometry.fraction},
+        "input": {
+            "resize": geometry.resize,
+            "fraction": geometry.fraction,
+            "interpolation": geometry.interpolation,
+            "steps": geometry.steps,
+        },
         "weights": weights,
         "data": data_record(dataset),
         "config": config,
@@ -217,7 +225,7 @@ def split_rows(dataset: Dataset) -> list[SplitRow]:
     """Lines of splits.csv: the images of every split, by their paths in the data set's folder."""
     samples = [(split, sample) for split, those in dataset.splits.items() for sample in those]
     return [
-        SplitRow(sample.path.relative_to(dataset.root).as_posix(), _class_of(sample, dataset), split, content)
+        SplitRow(dataset.relative(sample.path), _class_of(sample, dataset), split, content)
         for (split, sample), content in zip(samples, contents(sample.path for _, sample in samples), strict=True)
     ]
 
@@ -227,14 +235,18 @@ def _class_of(sample: Sample, dataset: Dataset) -> str:
 
 
 def data_record(dataset: Dataset) -> dict[str, Any]:
-    """Folder, number and fingerprint of the images."""
+    """Folder, table of labels, number and fingerprint of the images, and how they were sampled."""
     counts = {split: dataset.counts(split) for split in dataset.splits}
+    labels, sampling, archive = dataset.labels, dataset.sampling, archive_of(dataset.root.resolve())
     return {
         "path": str(dataset.root.resolve()),
         "name": dataset.name,
         "fingerprint": fingerprint(dataset),
         "pictures": images_fingerprint(dataset),
         "counts": counts,
+        **({"archive": str(archive)} if archive else {}),
+        **({"labels": {"path": str(labels.path.resolve()), "sha256": labels.sha256}} if labels else {}),
+        **({"sample": asdict(sampling)} if sampling else {}),
     }
 
 
@@ -250,7 +262,7 @@ def fingerprint(dataset: Dataset) -> str:
 def images_fingerprint(dataset: Dataset) -> str:
     """SHA-256 over the paths and sizes of all images, regardless of splits: equal for runs with different seeds."""
     paths = {sample.path for samples in dataset.splits.values() for sample in samples}
-    lines = sorted(f"{path.relative_to(dataset.root).as_posix()}/{file_size(path)}\n" for path in paths)
+    lines = sorted(f"{dataset.relative(path)}/{file_size(path)}\n" for path in paths)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
@@ -272,6 +284,9 @@ def tell_dataset(dataset: Dataset, flips: bool, progress: Progress) -> None:
         progress.line(f"training images: {largest}{more}")
     else:
         progress.line(f"{dataset.name}: images without labels; {counts}")
+    if sampling := dataset.sampling:
+        share = f"{sampling.per_class} per class" if sampling.fraction is None else f"{sampling.fraction:.1%}"
+        progress.line(f"sample: {share}, of {', '.join(f'{count} {split}' for split, count in sampling.of.items())}")
     for words in dataset_warnings(dataset, flips):
         progress.warn(words)
 

@@ -40,11 +40,14 @@ class TrainRequest:
     strict: bool
     tensorboard: bool
     command: str
+    labels: Path | None = None
+    fraction: float | None = None
+    per_class: int | None = None
 
 
 @dataclass(frozen=True)
 class FinetuneRequest:
-    """The arguments of `finetune` without the recipe."""
+    """The arguments of `finetune` without the recipe; `tune` in seconds, `fixed` the keys that it does not search."""
 
     dataset: Path
     arch: str
@@ -58,6 +61,24 @@ class FinetuneRequest:
     lr_find: str | None
     tensorboard: bool
     command: str
+    labels: Path | None = None
+    fraction: float | None = None
+    per_class: int | None = None
+    folds: int | None = None
+    tune: float | None = None
+    fixed: frozenset[str] = frozenset()
+
+
+def require_folds_to_fit(folds: int | None, lr_find: str | None, time_limit: float) -> None:
+    """Refuse a cross-validation where nothing is trained, or beside a time limit, whose plan does not include it.
+
+    Raises:
+        ResnetError: there are both.
+    """
+    if folds and lr_find == "plot":
+        raise ResnetError("--lr-find plot trains nothing, so there is nothing to cross-validate", "leave --folds out")
+    if folds and time_limit:
+        raise ResnetError("--time-limit does not plan the heads of --folds", "leave one of them out")
 
 
 try:
@@ -291,7 +312,7 @@ def require_same(folder: Path, config: dict[str, Any]) -> None:
     """
     before = begun_with(folder)
     plain = json.loads(json.dumps(config))
-    other = sorted(key for key in plain if before.get(key) != plain[key])
+    other = sorted((key for key in plain if before.get(key) != plain[key]), key=lambda key: (key in _UNNAMED, key))
     if not other:
         return
     key = other[0]

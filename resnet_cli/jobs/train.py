@@ -140,7 +140,7 @@ def _pace(setup: _Setup, config: TrainConfig, limit: float, progress: Progress) 
 def _set_up(plan: TrainPlan, progress: Progress) -> _Setup:
     request, config, spec = plan.request, plan.config, plan.spec
     network, size = spec.network, spec.image_size or spec.network.image_size
-    geometry = Geometry(size, fraction=network.crop_fraction)
+    geometry = network.geometry(size)
     precision = prepare(config.seed)
     # Progressive training changes the size of images, so the network is built for any size.
     model = build_logits(

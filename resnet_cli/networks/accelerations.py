@@ -29,9 +29,9 @@ import keras
 import numpy as np
 
 from resnet_cli.errors import ResnetError
+from resnet_cli.networks.catalogue import KERAS_EPSILON
 
 MOMENTUM = 0.9
-EPSILON = 1.001e-5  # keras.applications' value, and the smallest that the fused kernel takes
 SWITCH = "RESNET_WITHOUT"
 
 
@@ -63,15 +63,16 @@ def _works(name: str) -> bool:
         return False
 
 
-def batch_norm(name: str, fused: bool) -> keras.layers.Layer:
+def batch_norm(name: str, fused: bool, epsilon: float = KERAS_EPSILON) -> keras.layers.Layer:
     """A batch-norm layer over the channels.
 
     Args:
         name: layer name, as in keras.applications ("conv2_block1_1_bn").
         fused: train with TensorFlow's fused kernel, if it works here; same mathematics.
+        epsilon: added to the variance; the fused kernel raises smaller values to 1.001e-5.
     """
     layer = _fused_class() if fused and engages("fused-batch-norm") else keras.layers.BatchNormalization
-    return layer(momentum=MOMENTUM, epsilon=EPSILON, name=name)
+    return layer(momentum=MOMENTUM, epsilon=epsilon, name=name)
 
 
 def _fused_class() -> type[keras.layers.BatchNormalization]:
@@ -107,7 +108,7 @@ def _fused_class() -> type[keras.layers.BatchNormalization]:
 def _fused_batch_norm_works() -> bool:
     results = []
     for kind in (_fused_class(), keras.layers.BatchNormalization):
-        layer = kind(epsilon=EPSILON, dtype="float32", name="tried")
+        layer = kind(epsilon=KERAS_EPSILON, dtype="float32", name="tried")
         outputs = layer(_numbers(2, 3, 3, 2), training=True)
         results.append([outputs, *layer.non_trainable_variables])
     return _all_near(*results)

@@ -9,15 +9,21 @@ import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from resnet_cli.data import Interpolation, Resize, Steps
 from resnet_cli.errors import ResnetError
+
+if TYPE_CHECKING:
+    from resnet_cli.data.decode import Geometry
 
 Block = Literal["basic", "bottleneck"]
 Stem = Literal["imagenet", "cifar"]
 Shortcut = Literal["A", "B", "C", "none"]
 Unfreeze = Literal["none", "last", "all"]
 Preprocessing = Literal["caffe", "tf", "torch", "unit", "pixel-mean"]
+KERAS_EPSILON = 1.001e-5  # of keras.applications; also the smallest that TensorFlow's fused batch-norm takes
+TORCH_EPSILON = 1e-5
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,14 @@ class Network:
         unfreeze: layers that `finetune --unfreeze auto` trains in addition to the head: "last" = the last stage, "all" = every
             layer, for networks small enough to train in seconds.
         preprocessing: how uint8 pixels are scaled; see `classifier.py`.
-        pretrained: where weights come from: "imagenet" (keras.applications), "bundled", or "" for none.
+        pretrained: where weights come from: "imagenet" (keras.applications), "hub" (see `published.py`), "bundled", or "" for
+            none.
+        epsilon: added to the variance by batch-norm.
+        mean, std: means and standard deviations of the channels (RGB, pixels of 0..1) that preprocessing "torch" uses.
+        interpolation: filter of the resizing that the weights expect.
+        steps: how a square is cropped; see `data.decode.Geometry`.
+        crops: (input side in pixels, share of the short side) pairs of published weights: first the one of their training, last
+            the one of their published accuracy; empty if there are none.
     """
 
     name: str
@@ -64,6 +77,12 @@ class Network:
     unfreeze: Unfreeze = "last"
     preprocessing: Preprocessing = "torch"
     pretrained: str = ""
+    epsilon: float = KERAS_EPSILON
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    interpolation: Interpolation = "bilinear"
+    steps: Steps = "one"
+    crops: tuple[tuple[int, float], ...] = ()
 
     @property
     def reduction(self) -> int:
@@ -75,6 +94,13 @@ class Network:
     def crop_fraction(self) -> float:
         """Share of the short side that prediction sees: 0.875 for ImageNet networks (He et al. 2015), 1 for small images."""
         return 0.875 if self.stem == "imagenet" else 1.0
+
+    def geometry(self, size: int, resize: Resize = "crop") -> "Geometry":
+        """How images are brought to an input of `size` pixels: as published with the weights, else by `crop_fraction`."""
+        from resnet_cli.data.decode import Geometry
+
+        usual = self.crops[0][1] if self.crops else self.crop_fraction
+        return Geometry(size, resize, dict(self.crops).get(size, usual), interpolation=self.interpolation, steps=self.steps)
 
 
 _IMAGENET_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -103,10 +129,24 @@ def _imagenet(depth: int, version: int = 1, plain: bool = False) -> Network:
         shortcut="none" if plain else "B",
     )
     if not bottleneck:
-        return network
+        return network if plain or version == 2 else replace(network, pretrained="hub")
     if version == 1:
         return replace(network, stride_in="1x1", biased="all", preprocessing="caffe", pretrained="imagenet")
     return replace(network, stride_block="last", biased="ends", preprocessing="tf", pretrained="imagenet")
+
+
+def _strided_in_3x3(depth: int) -> Network:
+    """ResNet v1.5, the network of torchvision and timm: the stride is in the 3x3 convolution of a bottleneck."""
+    paper = _imagenet(depth)
+    return replace(
+        paper,
+        name=f"{paper.name}v1.5",
+        stride_in="3x3",
+        biased="none",
+        preprocessing="torch",
+        pretrained="hub",
+        epsilon=TORCH_EPSILON,
+    )
 
 
 def _cifar(depth: int, version: int = 1, plain: bool = False) -> Network:
@@ -166,7 +206,8 @@ def _table() -> dict[str, Network]:
     plain = [_imagenet(18, plain=True), _imagenet(34, plain=True)]
     cifar = [_cifar(depth, version) for version, depths in _TYPICAL_CIFAR_DEPTHS.items() for depth in depths]
     plain_cifar = [_cifar(depth, plain=True) for depth in (20, 32, 44, 56)]
-    networks = [*imagenet, _slim(), *plain, *cifar, *plain_cifar, _compact()]
+    strided_in_3x3 = [_strided_in_3x3(depth) for depth in (50, 101, 152)]
+    networks = [*imagenet, *strided_in_3x3, _slim(), *plain, *cifar, *plain_cifar, _compact()]
     return {network.name: network for network in networks}
 
 
@@ -319,11 +360,14 @@ class ClassifierSpec:
 
     def to_record(self) -> dict[str, Any]:
         """The fields stored in run.json."""
-        network = {
+        network: dict[str, Any] = {
             "name": self.network.name,
             "shortcut": self.network.shortcut,
             "preprocessing": self.network.preprocessing,
+            "epsilon": self.network.epsilon,
         }
+        if self.network.preprocessing == "torch":
+            network |= {"mean": list(self.network.mean), "std": list(self.network.std)}
         return {"network": network, "image_size": self.image_size, "head": {"hidden": self.hidden, "dropout": self.dropout}}
 
 
@@ -339,7 +383,13 @@ def spec_from_record(record: dict[str, Any]) -> ClassifierSpec:
         option = words["shortcut"]
         network = find_network(words["name"], None if option == usual.shortcut else option)
         return ClassifierSpec(
-            network=replace(network, preprocessing=words["preprocessing"]),
+            network=replace(
+                network,
+                preprocessing=words["preprocessing"],
+                epsilon=float(words.get("epsilon", network.epsilon)),  # these three are absent in runs of older versions
+                mean=tuple(map(float, words.get("mean", network.mean))),
+                std=tuple(map(float, words.get("std", network.std))),
+            ),
             classes=len(record["classes"]),
             image_size=int(record["image_size"]),
             hidden=int(record["head"]["hidden"]),

@@ -14,23 +14,23 @@ import keras
 from keras import layers
 
 from resnet_cli.errors import ResnetError
-from resnet_cli.networks.catalogue import ClassifierSpec, Network, Preprocessing
-from resnet_cli.networks.pretrained import ImagenetClassifier, WeightsSource
+from resnet_cli.networks.catalogue import ClassifierSpec, Network
+from resnet_cli.networks.pretrained import SAFETENSORS, ImagenetClassifier, WeightsSource
 from resnet_cli.networks.residual import build_backbone, room_for
-from resnet_cli.networks.weights import PIXEL_MEAN, copy_weights, datasets, load_weights, settle
+from resnet_cli.networks.weights import PIXEL_MEAN, copy_weights, datasets, load_safetensors, load_weights, settle
 
-# Channel means (RGB, 0..255) and divisors that each family of published weights was trained with.
-_IMAGENET_MEAN = (123.675, 116.28, 103.53)
-_IMAGENET_STD = (58.395, 57.12, 57.375)
+# Channel means, 0..255, of the weights of keras.applications.
 _CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
 
 
-def preprocess(kind: Preprocessing, pixels: Any) -> Any:
+def preprocess(network: Network, pixels: Any) -> Any:
     """Scale uint8 or float RGB pixels (N, H, W, 3), 0..255, as the backbone's weights expect.
 
-    caffe: BGR minus the channel means; tf: -1..1; torch: zero mean and unit variance by channel; unit: 0..1; pixel-mean:
-    0..1 minus the training images' mean (H, W, 3), which `set_pixel_mean` or a weights file fills in.
+    By `network.preprocessing`: caffe = BGR minus the channel means; tf = -1..1; torch = 0..1 minus the network's mean, divided
+    by its std; unit = 0..1; pixel-mean = 0..1 minus the training images' mean (H, W, 3), which `set_pixel_mean` or a weights
+    file fills in.
     """
+    kind = network.preprocessing
     if kind == "caffe":
         pixels = _rescale(pixels, 1.0, 0.0, "to_float")
         return _rescale(pixels[..., ::-1], 1.0, [-mean for mean in _CAFFE_MEAN_BGR])
@@ -40,8 +40,8 @@ def preprocess(kind: Preprocessing, pixels: Any) -> Any:
         return _rescale(pixels, 1 / 255, 0.0)
     if kind == "pixel-mean":
         return layers.Normalization(axis=(1, 2, 3), dtype="float32", name=PIXEL_MEAN)(_rescale(pixels, 1 / 255, 0.0))
-    scale = [1 / std for std in _IMAGENET_STD]
-    return _rescale(pixels, scale, [-mean / std for mean, std in zip(_IMAGENET_MEAN, _IMAGENET_STD, strict=True)])
+    scale = [1 / (255 * std) for std in network.std]
+    return _rescale(pixels, scale, [-mean / std for mean, std in zip(network.mean, network.std, strict=True)])
 
 
 def _rescale(pixels: Any, scale: float | list[float], offset: float | list[float], name: str = "preprocess") -> Any:
@@ -87,7 +87,7 @@ def build_logits(spec: ClassifierSpec, fused: bool = True, stochastic_depth: flo
     size = spec.image_size
     pixels = keras.Input((size, size, 3), dtype="uint8", name="image")
     backbone = build_backbone(spec.network, size, fused, stochastic_depth)
-    features = layers.GlobalAveragePooling2D(name="avg_pool")(backbone(preprocess(spec.network.preprocessing, pixels)))
+    features = layers.GlobalAveragePooling2D(name="avg_pool")(backbone(preprocess(spec.network, pixels)))
     return keras.Model(pixels, add_head(spec, features), name=f"{spec.network.name}_logits")
 
 
@@ -182,7 +182,7 @@ def tail_model(model: keras.Model, network: Network) -> keras.Model:
 def _on_pixels(model: keras.Model, network: Network, name: str, outputs: Callable[[Any], Any]) -> keras.Model:
     """A model of uint8 images with the preprocessing of the whole network."""
     pixels = keras.Input(model.input.shape[1:], dtype="uint8", name="image")
-    first = keras.Model(pixels, outputs(preprocess(network.preprocessing, pixels)), name=name)
+    first = keras.Model(pixels, outputs(preprocess(network, pixels)), name=name)
     if network.preprocessing == "pixel-mean":
         set_pixel_mean(first, model.get_layer(PIXEL_MEAN).adapt_mean)
     return first
@@ -214,7 +214,9 @@ def load_backbone(model: keras.Model, network: Network, source: WeightsSource, w
     """
     if source.path is None:
         return
-    if _is_keras_file(source.path):
+    if source.path.suffix.lower() == SAFETENSORS:
+        load_safetensors(model, network, source.path, source.head, with_head)
+    elif _is_keras_file(source.path):
         copy_weights(_read_keras_file(network, source.path), model, leave=_HEAD)
     else:
         load_weights(model, source.path, leave=() if with_head else _HEAD)

@@ -2,7 +2,7 @@
 
 In: the values of both options. Out: a `Network` and a `WeightsSource`, which `classifier.load_backbone` loads into a model.
 Weights chosen by name have no fallback; `auto` has one, and says so. Published ImageNet weights are read from Keras' cache, or
-downloaded into it.
+downloaded into it; those of timm and torchvision from Hugging Face's.
 """
 
 import os
@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from resnet_cli.downloads import answers, watch
+from resnet_cli.downloads import CONFIG, answers, fetch_from_hub, watch
 from resnet_cli.errors import Interrupted, ResnetError
 from resnet_cli.files import at_home, digest
 from resnet_cli.networks.catalogue import CATALOGUE, Network, Shortcut, find_network, spec_from_record
+from resnet_cli.networks.published import describe, find_checkpoint, is_published, refuse_pickle, require_fitting
 from resnet_cli.progress import Progress
 from resnet_cli.runs.folder import Run, load_run
 
@@ -136,6 +137,7 @@ def _fetch(file: PublishedFile, folder: Path, progress: Progress) -> str:
 PREFERRED = "resnet50"
 BUNDLED = "resnet18-slim"
 BUNDLED_FILE = Path(__file__).parent / "bundled" / "model.weights.h5"
+SAFETENSORS = ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -143,18 +145,26 @@ class WeightsSource:
     """Where weights come from.
 
     Attributes:
-        kind: imagenet = published by keras.applications; bundled = part of this package; file = of the user or of a run; none.
+        kind: imagenet = published by keras.applications; timm, torchvision = published on the hub; bundled = part of this
+            package; file = of the user or of a run; none.
         path: the weights file; None for none.
         sha256: SHA-256 of that file, hexadecimal; "" for none.
         fallback: why the bundled backbone is used instead of ImageNet weights; "" if it is not.
-        classes: classes of the linear head in a run's weights; empty if there is no such head. See `classes_of`.
+        classes: classes of the linear head in the file; empty if there is no such head, or its classes are unknown. See
+            `classes_of`.
+        name: name of published weights.
+        revision: commit of the hub's repository that the file belongs to, hexadecimal.
+        head: number of classes of the head in a .safetensors file.
     """
 
-    kind: Literal["imagenet", "bundled", "none", "file"]
+    kind: Literal["imagenet", "timm", "torchvision", "bundled", "none", "file"]
     path: Path | None
     sha256: str
     fallback: str = ""
     classes: tuple[str, ...] = ()
+    name: str = ""
+    revision: str = ""
+    head: int = 0
 
 
 @dataclass(frozen=True)
@@ -173,8 +183,8 @@ def choose_backbone(
 
     Args:
         arch: a network's name, or "auto".
-        weights: auto, imagenet, bundled, none, or the path of a run folder, of a weights file of ours, or of a legacy
-            .h5 file of keras.applications.
+        weights: auto, imagenet, bundled, none, the name of published weights, or the path of a run folder, of a weights file
+            of ours, of a .safetensors file of timm, or of a legacy .h5 file of keras.applications.
         progress: where to report downloads, and the notice when `auto` falls back.
         shortcut: replaces the network's usual shortcut option; published weights then no longer fit.
 
@@ -184,6 +194,8 @@ def choose_backbone(
     wanted = weights.strip().lower()
     if wanted == "auto" and arch == "auto":
         return _best_at_hand(progress, shortcut)
+    if is_published(wanted) or wanted.endswith(SAFETENSORS):
+        return _from_published(arch, weights, shortcut, progress)
     if wanted not in ("auto", "imagenet", "bundled", "none"):
         return _from_path(arch, weights, shortcut)
     usual = PREFERRED if wanted == "imagenet" else BUNDLED
@@ -191,6 +203,8 @@ def choose_backbone(
     if wanted == "none":
         return network, WeightsSource("none", None, "")
     _require_pretrained(network, wanted)
+    if network.pretrained == "hub":
+        return _from_published(arch, f"torchvision:{network.name.removesuffix('v1.5')}", shortcut, progress)
     return network, _bundled() if network.pretrained == "bundled" else _imagenet(network, progress)
 
 
@@ -237,6 +251,11 @@ def bundled_run() -> Run:
     return load_run(BUNDLED_FILE.parent)
 
 
+def wordnet_numbers() -> list[str]:
+    """WordNet's numbers of ImageNet's 1000 classes ("n01440764"), in the order of `bundled_run().classes`."""
+    return (BUNDLED_FILE.parent / "wordnet.txt").read_text("utf-8").split()
+
+
 def _best_at_hand(progress: Progress, shortcut: Shortcut | None) -> tuple[Network, WeightsSource]:
     network = find_network(PREFERRED, shortcut)
     _require_pretrained(network, "auto")
@@ -256,13 +275,14 @@ def _best_at_hand(progress: Progress, shortcut: Shortcut | None) -> tuple[Networ
 
 
 def _require_pretrained(network: Network, wanted: str) -> None:
-    if network.pretrained == wanted or (wanted == "auto" and network.pretrained):
+    of_imagenet = ("imagenet", "hub") if wanted == "imagenet" else (wanted,)
+    if network.pretrained in of_imagenet or (wanted == "auto" and network.pretrained):
         return
     kinds = {"imagenet": "ImageNet weights", "bundled": "bundled weights", "auto": "pretrained weights"}
     usual = find_network(network.name)
     option = f" with shortcut {network.shortcut}" if network.shortcut != usual.shortcut else ""
     having = [
-        name for name, other in CATALOGUE.items() if other.pretrained == wanted or (wanted == "auto" and other.pretrained)
+        name for name, other in CATALOGUE.items() if other.pretrained in of_imagenet or (wanted == "auto" and other.pretrained)
     ]
     raise ResnetError(
         f"there are no {kinds[wanted]} for {network.name}{option}",
@@ -293,12 +313,54 @@ def _from_path(arch: str, weights: str, shortcut: Shortcut | None) -> tuple[Netw
     if not path.is_file():
         raise ResnetError(
             f"--weights {weights}: there is no such file or run folder",
-            "give auto, imagenet, bundled, none, a run folder or a weights file",
+            "give auto, imagenet, bundled, none, a name as timm:resnet50.a1_in1k, a run folder or a weights file",
         )
+    with path.open("rb") as file:
+        refuse_pickle(path, file.read(9))
     name = network_of_file(path.name) if arch == "auto" else arch
     if not name:
         raise ResnetError(f"the weights file {path} does not say which network it is for", "name the network with --arch")
     return find_network(name, shortcut), _file(path)
+
+
+def published_file(words: str, progress: Progress) -> tuple[Network, WeightsSource]:
+    """Published weights, or a .safetensors file, with the network that they belong to.
+
+    Args:
+        words: such as timm:resnet50.a1_in1k, or the path of a file.
+        progress: where to report the download, and what is assumed about a file without a config.json.
+
+    Raises:
+        ResnetError: there are no such weights, they cannot be had, or belong to another kind of network.
+    """
+    if is_published(words):
+        checkpoint = find_checkpoint(words)
+        fetched = fetch_from_hub(checkpoint.on_hub, progress)
+        found = describe(fetched.weights, fetched.config, bundled_run().classes)
+        kind: Literal["timm", "torchvision"] = "timm" if checkpoint.name.startswith("timm:") else "torchvision"
+        source = WeightsSource(kind, fetched.weights, fetched.sha256, name=checkpoint.name, revision=fetched.revision)
+    else:
+        path = at_home(words)
+        if not path.is_file():
+            raise ResnetError(f"--weights {words}: there is no such file", "name a .safetensors file, or timm:resnet50.a1_in1k")
+        found = describe(path, path.parent / CONFIG, bundled_run().classes)
+        source = _file(path)
+    assert source.path is not None
+    require_fitting(source.path, found.network, found.head)
+    if found.assumed:
+        progress.notice(found.assumed)
+    return found.network, replace(source, classes=found.classes, head=found.head)
+
+
+def _from_published(arch: str, words: str, shortcut: Shortcut | None, progress: Progress) -> tuple[Network, WeightsSource]:
+    network, source = published_file(words, progress)
+    asked = network.name if arch == "auto" else find_network(arch).name
+    if asked != network.name:
+        keras = f"; {asked} is Keras' network, with the stride in the 1x1 convolution" if f"{asked}v1.5" == network.name else ""
+        raise ResnetError(f"{words} holds {network.name}, not {asked}", f"add --arch {network.name}{keras}")
+    if shortcut is not None and shortcut != network.shortcut:
+        raise ResnetError(f"{words} has shortcut {network.shortcut}, not {shortcut}", "leave --shortcut out")
+    return network, source
 
 
 def _from_run(folder: Path, arch: str, shortcut: Shortcut | None) -> tuple[Network, WeightsSource]:
@@ -307,6 +369,7 @@ def _from_run(folder: Path, arch: str, shortcut: Shortcut | None) -> tuple[Netwo
     network = spec.network
     if network.preprocessing == "pixel-mean":  # the mean image has one size
         network = replace(network, image_size=spec.image_size or network.image_size)
+    network = _with_geometry(network, run)
     asked = network.name if arch == "auto" else find_network(arch).name
     if asked != network.name:
         raise ResnetError(
@@ -315,6 +378,15 @@ def _from_run(folder: Path, arch: str, shortcut: Shortcut | None) -> tuple[Netwo
     if shortcut is not None and shortcut != network.shortcut:
         raise ResnetError(f"the run {folder} has shortcut {network.shortcut}, not {shortcut}", "leave --shortcut out")
     return network, replace(_file(run.weights), classes=() if spec.hidden else run.classes)
+
+
+def _with_geometry(network: Network, run: Run) -> Network:
+    """The network with the crop of a run that began with published weights."""
+    words = run.record.get("input", {})
+    if words.get("steps", "one") == "one":
+        return network
+    crops = ((int(run.record["image_size"]), float(words["fraction"])),)
+    return replace(network, interpolation=words["interpolation"], steps="two", crops=crops, image_size=crops[0][0])
 
 
 def _file(path: Path) -> WeightsSource:

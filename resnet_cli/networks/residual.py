@@ -53,7 +53,7 @@ class _Parts:
         return layers.MaxPooling2D(1, strides=stride, name=f"{name}_0_subsample")(x) if stride > 1 else x
 
     def norm(self, x: Tensor, name: str) -> Tensor:
-        return batch_norm(f"{name}_bn", self.fused)(x)
+        return batch_norm(f"{name}_bn", self.fused, self.network.epsilon)(x)
 
     def add(self, shortcut: Tensor, branch: Tensor, place: _Place, name: str) -> Tensor:
         if place.drop_rate:

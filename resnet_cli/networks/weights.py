@@ -1,4 +1,5 @@
-"""Weights files: a flat HDF5 layout, one dataset per variable ("conv1_conv/kernel"), checked against the network.
+"""Weights files: a flat HDF5 layout, one dataset per variable ("conv1_conv/kernel"), checked against the network; and the
+.safetensors files of timm.
 
 In: a Keras model and a path. Out: a model with loaded weights, or a file, written atomically.
 """
@@ -14,6 +15,8 @@ import numpy as np
 
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import write_bytes
+from resnet_cli.networks.catalogue import Network
+from resnet_cli.networks.published import require_fitting, tensors_of
 
 PIXEL_MEAN = "pixel_mean"  # the layer that subtracts the mean training image, if a network has one
 
@@ -75,6 +78,36 @@ def load_weights(model: keras.Model, path: Path, leave: Iterable[str] = ()) -> N
         raise ResnetError(f"there are no weights at {path}") from None
     except OSError as error:
         raise ResnetError(f"the weights {path} cannot be read: {error}", "the file is damaged: copy it again") from error
+
+
+def load_safetensors(model: keras.Model, network: Network, path: Path, head: int, with_head: bool) -> None:
+    """Load a .safetensors file of timm into a model.
+
+    Args:
+        model: from `build_logits` or `build_classifier`.
+        network: its backbone.
+        path: the file.
+        head: number of classes of the file's head; 0 if it has none.
+        with_head: load the head too, which has the same classes as the model.
+
+    Raises:
+        ResnetError: the file is damaged, or belongs to another network; or a tensor has a type that numpy does not know.
+    """
+    from safetensors import safe_open
+
+    require_fitting(path, network, head)
+    variables = named_variables(model)
+    with safe_open(path, framework="numpy") as file:
+        for tensor in tensors_of(network, head if with_head else 0):
+            try:
+                value = file.get_tensor(tensor.name)
+            except (TypeError, KeyError, AttributeError) as error:
+                raise ResnetError(
+                    f"{path} has {tensor.name} in a type that is not read: {error}", "save it as float32"
+                ) from error
+            # Convolutions are (outputs, inputs, height, width) there and (height, width, inputs, outputs) here.
+            order = (2, 3, 1, 0) if value.ndim == 4 else (1, 0) if value.ndim == 2 else (0,)
+            variables[tensor.variable].assign(value.astype(np.float32).transpose(order))
 
 
 def _require_no_more(path: Path, surplus: list[str]) -> None:

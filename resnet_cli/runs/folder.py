@@ -49,6 +49,7 @@ _TELLTALE = ("run.json", "checkpoint/config.json", "metrics.jsonl", "rate.csv")
 _FILES = {
     *("run.json", SPLITS, "model.weights.h5", "model.xml", "model.bin", "metrics.jsonl", "metrics.csv", "rate.png"),
     *("rate.csv", "tensorboard", "curves.png", "checkpoint", "export", EVALUATIONS, *FIGURES),
+    *("folds.csv", "trials.csv", "tuned.toml"),
 }
 
 Content = tuple[int, str]  # bytes of a file, and their SHA-256, hexadecimal
@@ -56,7 +57,10 @@ Content = tuple[int, str]  # bytes of a file, and their SHA-256, hexadecimal
 
 @dataclass(frozen=True)
 class Run:
-    """A complete run, or an OpenVINO export of one: its folder and the contents of run.json or export.json."""
+    """A complete run, or an OpenVINO export of one: its folder and the contents of run.json or export.json.
+
+    Published weights are one too, in the user's cache; their record has a field `published`.
+    """
 
     folder: Path
     record: dict[str, Any]
@@ -70,6 +74,16 @@ class Run:
     def classes(self) -> tuple[str, ...]:
         """Class names, in the order of probabilities."""
         return tuple(self.record["classes"])
+
+    @property
+    def name(self) -> str:
+        """Its folder, or the name of the published weights."""
+        return str(self.record.get("published", self.folder))
+
+    @property
+    def is_published(self) -> bool:
+        """Whether it was made of published weights, and not trained here."""
+        return "published" in self.record
 
     @property
     def is_export(self) -> bool:
@@ -86,6 +100,9 @@ class Run:
         try:
             return Path(self.record["data"]["path"])
         except (KeyError, TypeError):
+            if self.is_published:
+                what = f"{self.name} has no held-out images: it was not trained here"
+                raise ResnetError(what, "give a folder of images: resnet evaluate FOLDER") from None
             if self.is_export:
                 what = f"the export {self.folder} does not record where its images are"
                 raise ResnetError(what, "give a folder of images: resnet evaluate FOLDER") from None

@@ -62,6 +62,10 @@ def epochs_without_gain(history: Sequence[EpochRecord], reference: EpochRecord |
 CROSS_ENTROPY = "cross_entropy"  # the metric whose value on validation images is recorded as val_loss
 
 
+class Diverged(ResnetError):
+    """The loss is NaN or Inf."""
+
+
 class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
     """The callback of a whole training, which may call `fit` several times."""
 
@@ -243,7 +247,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
             why, hint = f"the learning rate {rate:g} is too high", f"begin again with --learning-rate {rate / 10:g}"
         if has_checkpoint(self._stage.checkpoints):
             hint += f"; the last good checkpoint stays in {self._stage.checkpoints}"
-        raise ResnetError(f"the loss is no longer a number at step {self._step}: {why}", hint)
+        raise Diverged(f"the loss is no longer a number at step {self._step}: {why}", hint)
 
     def _rate(self) -> float:
         """The rate of the last step; the optimizer already counts the next one, and in fp16 skips steps that overflow."""

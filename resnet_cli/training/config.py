@@ -375,8 +375,12 @@ def source_of(recipe: str) -> str:
     return _SOURCES[recipe]
 
 
-def parse_duration(text: str) -> float:
+def parse_duration(text: str, option: str = "--time-limit") -> float:
     """Seconds in "90s", "30m", "1h30m".
+
+    Args:
+        text: the duration.
+        option: named in the error.
 
     Raises:
         ResnetError: it has another form.
@@ -384,5 +388,5 @@ def parse_duration(text: str) -> float:
     match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text.strip().lower())
     seconds = sum(int(part or 0) * unit for part, unit in zip(match.groups(), (3600, 60, 1), strict=True)) if match else 0
     if not seconds:
-        raise ResnetError(f"--time-limit {text} is not a duration", "such as --time-limit 30m, 1h30m or 90s")
+        raise ResnetError(f"{option} {text} is not a duration", f"such as {option} 30m, 1h30m or 90s")
     return float(seconds)

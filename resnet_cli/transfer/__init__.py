@@ -4,6 +4,7 @@
     features.py    the views of every image, and their features: read from a store, or computed by the frozen layers
     store.py       files of feature rows by key, in the run and in the user's cache; resume.json
     head.py        the head phase: `train_head`, on stored features
+    folds.py       `--folds`: the head cross-validated on stored features
     tail.py        the fine-tuning phase: which layers training/loop.py trains, by which recipe, and the batches of both phases
     time_limit.py  views and epochs that fit into --time-limit
 

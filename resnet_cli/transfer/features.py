@@ -66,6 +66,7 @@ class Material:
         features: folder of the cache of features for later runs; None for no cache.
         cache_limit: most bytes of stored activations; None = half of the free disk.
         tensorboard: write event files as well.
+        folds: the fold of each image by path, for a cross-validation; None for none.
     """
 
     spec: ClassifierSpec
@@ -77,6 +78,7 @@ class Material:
     features: Path | None = None
     cache_limit: int | None = None
     tensorboard: bool = False
+    folds: Mapping[Path, int] | None = None
 
 
 _VIEW = 3  # purpose of the generators that draw views
@@ -204,7 +206,7 @@ def frozen_rows(
     An image whose features are in the cache was readable; it is not opened again.
 
     Args:
-        engine: the frozen layers, with one output for each store.
+        engine: the frozen layers, with one output for each store; further outputs are not stored.
         views: the images.
         stores: the run's stores: of pooled features and, if there are two, of activations at the freeze boundary.
         cache: the user's cache of features, or None. It is read where only features are needed; missing rows are added to it.
@@ -228,7 +230,7 @@ def frozen_rows(
         missing = list(views.readable(missing, unreadable))
         if missing:
             progress.saved(GO_ON)
-            write_rows(stores, _computed(engine, views, missing, keys, unreadable, progress))
+            write_rows(stores, _computed(engine, views, missing, keys, len(stores), unreadable, progress))
             progress.saved(GO_ON)
     record.add_unreadable({paths[index]: reason for index, reason in unreadable.items()})
     readable = [keys[row] for row in views.readable(range(len(views)), unreadable)]
@@ -242,6 +244,7 @@ def _computed(
     views: Views,
     missing: Sequence[int],
     keys: Sequence[bytes],
+    outputs_kept: int,
     unreadable: dict[int, str],
     progress: Progress,
 ) -> Iterator[Block]:
@@ -251,7 +254,7 @@ def _computed(
     # Read further rows only once outputs have arrived: by then it is known which of the images before are readable.
     rows = views.readable(missing, unreadable)
     for outputs in engine.run_many(batched(views.squares(missing, unreadable), good_batch(engine, views.geometry.size))):
-        yield [keys[row] for row in itertools.islice(rows, len(outputs[0]))], outputs
+        yield [keys[row] for row in itertools.islice(rows, len(outputs[0]))], outputs[:outputs_kept]
         progress.unsaved()
         task.advance(len(outputs[0]))
         stop_if_asked(progress, GO_ON)  # raised inside `write_rows`, which first makes the file whole

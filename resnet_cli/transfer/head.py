@@ -95,24 +95,47 @@ def train_head(
         ResnetError: the features contain NaN.
         Interrupted: a signal requested a stop.
     """
-    mean, variance = features.moments()
-    if not np.isfinite(variance).all():
-        raise ResnetError("the features contain NaN: the weights to begin with do, or nearly", "choose other --weights")
-    # Every view counts as an image of its own here.
-    views = features.count // len(material.training)
-    labels = np.repeat(material.training.labels, views)
-    scaling = _Scaling(mean, feature_scale(variance))
-    rows = _Rows(features, labels, views, held_out, material.held_out.labels, scaling)
-    train_it = _solve if is_solved(features, material.spec, config) else _train
-    values, result = train_it(rows, material.spec, config, stage, progress)
-    first = "hidden" if material.spec.hidden else "logits"
-    kernel = values[f"{first}/kernel"] * scaling.scale[:, None]
-    values[f"{first}/bias"] = values[f"{first}/bias"] - mean @ kernel
-    values[f"{first}/kernel"] = kernel
+    labels = material.training.labels, material.held_out.labels
+    values, result = fit_head((features, held_out), labels, material.spec, config, stage, progress)
     whole = named_variables(model)
     for name, value in values.items():
         whole[name].assign(value)
     return result
+
+
+def fit_head(
+    features: tuple[Stored, Stored],
+    labels: tuple[NDArray[np.int64], NDArray[np.int64]],
+    spec: ClassifierSpec,
+    config: FinetuneConfig,
+    stage: Stage,
+    progress: Progress,
+) -> tuple[dict[str, Matrix], TrainResult]:
+    """The weights of a head by name, and its figures; see `train_head`.
+
+    Args:
+        features: of the training images, all views of an image in a row, and of the held-out images.
+        labels: class indices of both, one per image.
+        spec: the classifier.
+        config: settings of the head.
+        stage: where records and checkpoints go.
+        progress: where to report.
+    """
+    training, held_out = features
+    mean, variance = training.moments()
+    if not np.isfinite(variance).all():
+        raise ResnetError("the features contain NaN: the weights to begin with do, or nearly", "choose other --weights")
+    # Every view counts as an image of its own here.
+    views = training.count // len(labels[0])
+    scaling = _Scaling(mean, feature_scale(variance))
+    rows = _Rows(training, np.repeat(labels[0], views), views, held_out, labels[1], scaling)
+    fit = _solve if is_solved(training, spec, config) else _train
+    values, result = fit(rows, spec, config, stage, progress)
+    first = "hidden" if spec.hidden else "logits"
+    kernel = values[f"{first}/kernel"] * scaling.scale[:, None]
+    values[f"{first}/bias"] = values[f"{first}/bias"] - mean @ kernel
+    values[f"{first}/kernel"] = kernel
+    return values, result
 
 
 def is_solved(features: Stored, spec: ClassifierSpec, config: FinetuneConfig) -> bool:

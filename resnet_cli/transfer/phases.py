@@ -6,7 +6,7 @@ weights of the fine-tuning phase are kept only if they are better on held-out im
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ from resnet_cli.training.callbacks import SURE, is_perfect
 from resnet_cli.training.checkpoints import Stage
 from resnet_cli.training.config import FinetuneConfig
 from resnet_cli.training.loop import TrainResult, train
+from resnet_cli.training.pace import measure_pace
 from resnet_cli.training.rate_finder import RateSearch, find_rate
 from resnet_cli.transfer.features import (
     AS_IT_IS,
@@ -35,8 +36,9 @@ from resnet_cli.transfer.features import (
     views_of,
     views_that_fit,
 )
+from resnet_cli.transfer.folds import Pool, pool_of
 from resnet_cli.transfer.head import train_head
-from resnet_cli.transfer.store import Cache, ResumeRecord, Stored, room_for_features, stores_of
+from resnet_cli.transfer.store import Cache, ResumeRecord, Store, Stored, room_for_features, stores_of
 from resnet_cli.transfer.tail import Tail, tail_on_engine, tail_on_pixels, tail_on_stored
 from resnet_cli.transfer.time_limit import Limit, choose_epochs, choose_views
 
@@ -60,6 +62,7 @@ class Frozen:
         left_out: the unreadable images, with the reasons.
         backbone: an OpenVINO model from images to pooled features, if the engine was made from one and all layers stay frozen.
         limit: time limit of both phases, counted from the start of the frozen part; None for none.
+        pool: the images of a cross-validation with their features; None without one.
     """
 
     material: Material
@@ -71,6 +74,7 @@ class Frozen:
     left_out: tuple[LeftOut, ...]
     backbone: Any
     limit: Limit | None = None
+    pool: Pool | None = None
 
 
 def run_frozen(model: keras.Model, material: Material, config: FinetuneConfig, progress: Progress) -> Frozen:
@@ -96,9 +100,11 @@ def run_frozen(model: keras.Model, material: Material, config: FinetuneConfig, p
     cache = _open_cache(material, model, engine, shapes[0])
     left_out: list[LeftOut] = []
 
-    def through(title: str, images: ImageSet, how: Augmentation, per_image: int) -> tuple[ImageSet, Stored, Stored | None]:
+    def through(
+        title: str, images: ImageSet, how: Augmentation, per_image: int, into: Sequence[Store] = stores
+    ) -> tuple[ImageSet, Stored, Stored | None]:
         every = views_of(title, images, material.geometry, how, per_image, config.seed, progress)
-        (features, *boundary), unreadable = frozen_rows(engine, every, stores, cache, record, progress)
+        (features, *boundary), unreadable = frozen_rows(engine, every, into, cache, record, progress)
         left_out.extend(LeftOut(images.samples[index].path, reason) for index, reason in unreadable.items())
         return images.without(unreadable), features, boundary[0] if boundary else None
 
@@ -107,8 +113,15 @@ def run_frozen(model: keras.Model, material: Material, config: FinetuneConfig, p
     boundary = (training_boundary, held_out_boundary) if training_boundary and held_out_boundary else None
     readable = replace(material, training=training, held_out=held_out)
     features = (training_features, held_out_features)
+    pool = None
+    if material.folds is not None:
+
+        def features_of(title: str, images: ImageSet, how: Augmentation, per_image: int) -> tuple[ImageSet, Stored]:
+            return through(title, images, how, per_image, stores[:1])[:2]
+
+        pool = pool_of(readable, material.folds, features, views, features_of)
     backbone = converted(engine) if config.unfreeze == "none" else None
-    return Frozen(readable, engine.name, engine.precision, views, features, boundary, tuple(left_out), backbone, limit)
+    return Frozen(readable, engine.name, engine.precision, views, features, boundary, tuple(left_out), backbone, limit, pool)
 
 
 def _choose_part(
@@ -241,6 +254,19 @@ def transfer(
         f" {_figures(head)}): the head alone was kept"
     )
     return TransferResult(head, tail, "head", ended)
+
+
+def seconds_to_fine_tune(model: keras.Model, frozen: Frozen, config: FinetuneConfig, limit: float, progress: Progress) -> float:
+    """Seconds of the fine-tuning phase on this machine, all epochs; the network is left as it was, its batch-norm frozen.
+
+    Args:
+        model, frozen, config, progress: as of `transfer`.
+        limit: seconds that are worth being measured for; a tenth of them at most, but two steps.
+    """
+    freeze_batch_norm(model)
+    second = _second_phase(model, frozen, config)
+    pace = measure_pace(second.model, second.stream, second.held_out, second.recipe, limit, progress, hint=GO_ON)
+    return pace.seconds_of(second.recipe.epochs, second.stream.steps_per_epoch)
 
 
 def _epoch(phase: TrainResult) -> str:
