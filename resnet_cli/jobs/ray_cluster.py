@@ -144,7 +144,9 @@ def begin(address: str) -> None:
 
 
 def _hint(address: str) -> str:
-    return "" if address == LOCAL else "run this on a machine of the cluster; `ray status` shows its state; or --ray local"
+    return (
+        "" if address == LOCAL else "run this on one of its machines; if it has token authentication, set RAY_AUTH_MODE=token"
+    )
 
 
 def _require_answer(address: str) -> None:
