@@ -23,11 +23,12 @@ from huggingface_hub.utils import close_session
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+from resnet_cli import downloads
 from resnet_cli.data.decode import Geometry, decode_square, run_geometry
+from resnet_cli.downloads import fetch_from_hub
 from resnet_cli.engines.frozen import read_classifier, write_classifier
 from resnet_cli.engines.openvino import OpenVinoEngine
 from resnet_cli.errors import Interrupted, ResnetError
-from resnet_cli.networks import hub
 from resnet_cli.networks.catalogue import ClassifierSpec, Network, find_network, spec_from_record
 from resnet_cli.networks.classifier import build_logits
 from resnet_cli.networks.pretrained import choose_backbone
@@ -259,7 +260,7 @@ def test_without_the_extra_the_command_that_installs_it_is_named(
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, missing, None)
     if missing == "huggingface_hub":
-        monkeypatch.setattr(hub, "find_spec", lambda name: None)
+        monkeypatch.setattr(downloads, "find_spec", lambda name: None)
     with pytest.raises(ResnetError) as caught:
         choose_backbone("auto", words, Silent())
     assert message in caught.value.message and caught.value.hint == "pip install 'resnet-cli[hub]'"
@@ -363,7 +364,7 @@ def test_weights_are_fetched_once_and_then_used_without_a_connection(
     served: Hub, hugging_face: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     listener = Listener()
-    fetched = hub.fetch(find_checkpoint(NAME), listener)
+    fetched = fetch_from_hub(find_checkpoint(NAME).on_hub, listener)
     content = served.files["model.safetensors"]
     assert (fetched.revision, fetched.sha256) == (COMMIT, hashlib.sha256(content).hexdigest())
     assert fetched.weights.read_bytes() == content and fetched.weights.is_relative_to(hugging_face)
@@ -375,8 +376,8 @@ def test_weights_are_fetched_once_and_then_used_without_a_connection(
     }
     assert not any(word in agent for _, _, agent, _ in served.asked for word in ("torch", "tensorflow", "agent/"))
     before = len(served.asked)
-    assert hub.fetch(find_checkpoint(NAME), listener) == fetched
-    assert hub.fetch(find_checkpoint(f"{NAME}@{COMMIT}"), listener) == fetched
+    assert fetch_from_hub(find_checkpoint(NAME).on_hub, listener) == fetched
+    assert fetch_from_hub(find_checkpoint(f"{NAME}@{COMMIT}").on_hub, listener) == fetched
     assert len(served.asked) == before and len(listener.lines) == 1
     assert capfd.readouterr() == ("", "")
 
@@ -386,7 +387,7 @@ def test_a_download_that_breaks_off_is_resumed_where_it_stopped(
 ) -> None:
     served.faults.append("cut")
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 10_000)
-    fetched = hub.fetch(find_checkpoint(NAME), Silent())
+    fetched = fetch_from_hub(find_checkpoint(NAME).on_hub, Silent())
     written = len(served.files["model.safetensors"]) // 2 // 10_000 * 10_000
     ranges = [asked for _, path, _, asked in served.asked if path == "/cdn/model.safetensors" and asked]
     assert ranges == [f"bytes={written}-"]
@@ -398,14 +399,15 @@ def test_other_bytes_than_announced_are_not_used(served: Hub, hugging_face: Path
     announced = hashlib.sha256(served.files["model.safetensors"]).hexdigest()
     for _ in range(2):  # nor the next time, from the cache
         with pytest.raises(ResnetError) as caught:
-            hub.fetch(find_checkpoint(NAME), Silent())
+            fetch_from_hub(find_checkpoint(NAME).on_hub, Silent())
         assert f"is damaged: its SHA-256 is not {announced}, which the hub announced" in caught.value.message
         assert caught.value.hint == "delete it to have it downloaded again"
+        assert caught.value.message.startswith(f"{hugging_face / 'models--timm--resnet18.a1_in1k' / 'blobs' / announced} is")
 
 
 def test_a_name_that_the_hub_does_not_have_gets_the_nearest_names(served: Hub, hugging_face: Path) -> None:
     with pytest.raises(ResnetError) as caught:
-        hub.fetch(find_checkpoint("timm:resnet50.a9_in1k"), Silent())
+        fetch_from_hub(find_checkpoint("timm:resnet50.a9_in1k").on_hub, Silent())
     assert caught.value.message == (
         "the hub has no timm:resnet50.a9_in1k: it answers 401 for config.json of timm/resnet50.a9_in1k"
     )
@@ -414,7 +416,7 @@ def test_a_name_that_the_hub_does_not_have_gets_the_nearest_names(served: Hub, h
 
 def test_ctrl_c_ends_a_download(served: Hub, hugging_face: Path) -> None:
     with pytest.raises(Interrupted) as caught:
-        hub.fetch(find_checkpoint(NAME), Listener(signal=2))
+        fetch_from_hub(find_checkpoint(NAME).on_hub, Listener(signal=2))
     assert caught.value.exit_code == 130
 
 
@@ -557,9 +559,10 @@ def test_without_a_config_what_is_assumed_is_said(resnet18: Path, tmp_path: Path
     assert (
         len(listener.notices) == 1 and "has no config.json beside it. Assumed from its tensors: resnet18" in listener.notices[0]
     )
-    with pytest.raises(ResnetError, match=r"is no ResNet-18, 34, 50, 101 or 152 of timm: it has 60 tensors \(bn1.bias, "):
-        shutil.copy(TIMM / "basic" / "model.safetensors", tmp_path / "other.safetensors")
-        choose_backbone("auto", str(tmp_path / "other.safetensors"), Silent())
+    shutil.copy(TIMM / "basic" / "model.safetensors", tmp_path / "other.safetensors")
+    with pytest.raises(ResnetError, match=r"does not fit resnet18 with its 102 tensors: 40 missing \(layer1\.1\.bn1\.bias, "):
+        choose_backbone("auto", str(tmp_path / "other.safetensors"), listener)
+    assert len(listener.notices) == 1
 
 
 @pytest.mark.parametrize("columns", ["60", "80", "100"])

@@ -10,6 +10,8 @@ import typer
 from resnet_cli.cli import recipe_options as o
 from resnet_cli.cli.console import print_training
 from resnet_cli.cli.reporter import Reporter
+from resnet_cli.errors import ResnetError
+from resnet_cli.jobs.cluster import find_cluster
 from resnet_cli.jobs.environment import dataset_folder, tensorflow_import
 from resnet_cli.jobs.plan import plan_finetune
 from resnet_cli.jobs.start import FinetuneRequest, require_folds_to_fit
@@ -75,6 +77,11 @@ def finetune(
         require_tensorboard()
     if arch != "auto":
         find_network(arch)  # report a misspelt name before a data set is downloaded
+    if cluster := find_cluster():
+        raise ResnetError(
+            f"finetune runs in one process, and the environment starts {cluster.count}",
+            "start it once: it uses all GPUs of its machine",
+        )
     reporter = Reporter(quiet or json)
     typed["dataset"] = dataset_folder(dataset, reporter, labels)
     beside = {each.name: typed[each.name] for each in fields(FinetuneRequest) if each.name in typed}

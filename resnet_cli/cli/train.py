@@ -1,5 +1,6 @@
 """`resnet train`: any network of the residual papers, from scratch or from weights, by a recipe."""
 
+import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -9,8 +10,10 @@ from typing import Any
 import typer
 
 from resnet_cli.cli import recipe_options as o
-from resnet_cli.cli.console import print_training
+from resnet_cli.cli.console import print_error, print_training
 from resnet_cli.cli.reporter import Reporter
+from resnet_cli.errors import ResnetError
+from resnet_cli.jobs.cluster import find_cluster, is_child, join, require_together, run_child, together
 from resnet_cli.jobs.environment import dataset_folder, tensorflow_import
 from resnet_cli.jobs.plan import plan_training
 from resnet_cli.jobs.start import TrainRequest
@@ -82,12 +85,28 @@ def _limit(time_limit: str | None, show: bool) -> float | None:
 def _run(request: TrainRequest, config: TrainConfig, quiet: bool, json: bool) -> None:
     if request.tensorboard:
         require_tensorboard()
-    reporter = Reporter(quiet or json)
-    request = replace(request, dataset=dataset_folder(request.dataset, reporter, request.labels))
-    plan = plan_training(request, config, reporter)
-    with tensorflow_import():
-        from resnet_cli.jobs.train import run_training
+    cluster = find_cluster()
+    if cluster is not None:
+        require_together(cluster, request)
+        if not is_child():
+            raise typer.Exit(run_child(sys.argv[1:]))
+    reporter = Reporter(quiet or json, mute=cluster is not None and cluster.index > 0)
+    if cluster is not None:
+        join(cluster, _end)
+    with together():
+        request = replace(request, dataset=dataset_folder(request.dataset, reporter, request.labels))
+        plan = plan_training(request, config, reporter)
+        with tensorflow_import():
+            from resnet_cli.jobs.train import run_training
 
-    reporter.listen()
-    result = run_training(plan, reporter)
-    print_training(result, request.lr_find == "plot", json)
+        reporter.listen()
+        result = run_training(plan, reporter)
+    if result:
+        print_training(result, request.lr_find == "plot", json)
+
+
+def _end(error: ResnetError) -> None:
+    """End this process, whose main thread waits for a process that is gone."""
+    print_error(error.message, error.hint)
+    sys.stderr.flush()
+    os._exit(1)

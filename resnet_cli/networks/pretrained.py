@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from resnet_cli.downloads import answers, watch
+from resnet_cli.downloads import CONFIG, answers, fetch_from_hub, watch
 from resnet_cli.errors import Interrupted, ResnetError
 from resnet_cli.files import at_home, digest
-from resnet_cli.networks import hub
 from resnet_cli.networks.catalogue import CATALOGUE, Network, Shortcut, find_network, spec_from_record
 from resnet_cli.networks.published import describe, find_checkpoint, is_published, refuse_pickle, require_fitting
 from resnet_cli.progress import Progress
@@ -336,7 +335,7 @@ def published_file(words: str, progress: Progress) -> tuple[Network, WeightsSour
     """
     if is_published(words):
         checkpoint = find_checkpoint(words)
-        fetched = hub.fetch(checkpoint, progress)
+        fetched = fetch_from_hub(checkpoint.on_hub, progress)
         found = describe(fetched.weights, fetched.config, bundled_run().classes)
         kind: Literal["timm", "torchvision"] = "timm" if checkpoint.name.startswith("timm:") else "torchvision"
         source = WeightsSource(kind, fetched.weights, fetched.sha256, name=checkpoint.name, revision=fetched.revision)
@@ -344,12 +343,12 @@ def published_file(words: str, progress: Progress) -> tuple[Network, WeightsSour
         path = at_home(words)
         if not path.is_file():
             raise ResnetError(f"--weights {words}: there is no such file", "name a .safetensors file, or timm:resnet50.a1_in1k")
-        found = describe(path, path.parent / hub.CONFIG, bundled_run().classes)
-        if found.assumed:
-            progress.notice(found.assumed)
+        found = describe(path, path.parent / CONFIG, bundled_run().classes)
         source = _file(path)
     assert source.path is not None
     require_fitting(source.path, found.network, found.head)
+    if found.assumed:
+        progress.notice(found.assumed)
     return found.network, replace(source, classes=found.classes, head=found.head)
 
 

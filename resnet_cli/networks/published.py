@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from resnet_cli.downloads import HUB_INSTALL, Repository
 from resnet_cli.errors import ResnetError
 from resnet_cli.networks.catalogue import TORCH_EPSILON, Network, find_network
 
@@ -120,6 +121,12 @@ class Checkpoint:
     def network(self) -> str:
         """The network's name in the catalogue."""
         return _NETWORKS[self.architecture]
+
+    @property
+    def on_hub(self) -> Repository:
+        """Where its files are."""
+        hint = f"nearest names: {', '.join(nearest(self.name))}; `resnet models --weights` lists them"
+        return Repository(self.name, self.repository, self.revision, hint)
 
 
 def _listed() -> Iterator[Checkpoint]:
@@ -267,13 +274,8 @@ def _assumed(weights: Path, imagenet: Sequence[str]) -> Description:
     shapes = shapes_of(weights)
     names = {name for name in shapes if not name.startswith("fc.") and not name.endswith(_COUNTER)}
     networks = map(find_network, _NETWORKS.values())
-    network = next((each for each in networks if names == {tensor.name for tensor in tensors_of(each, 0)}), None)
-    if network is None:
-        raise ResnetError(
-            f"{weights} is no ResNet-18, 34, 50, 101 or 152 of timm: it has {len(names)} tensors"
-            f" ({', '.join(sorted(names)[:3])}{', ...' if len(names) > 3 else ''})",
-            "with its config.json beside it, what differs is named",
-        )
+    # The network with the fewest other names: where any differ, `require_fitting` tells which.
+    network = min(networks, key=lambda each: len(names ^ {tensor.name for tensor in tensors_of(each, 0)}))
     head = shapes["fc.weight"][0] if len(shapes.get("fc.weight", ())) == 2 else 0
     told = (
         f"{weights} has no config.json beside it. Assumed from its tensors: {network.name}, with ImageNet's mean and std,"
@@ -338,7 +340,7 @@ def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError:
-        raise ResnetError(f"{path} needs the package safetensors", "pip install 'resnet-cli[hub]'") from None
+        raise ResnetError(f"{path} needs the package safetensors", HUB_INSTALL) from None
     try:
         with path.open("rb") as file:
             refuse_pickle(path, file.read(9))
