@@ -197,7 +197,7 @@ Resume = Annotated[bool, _option(OUTPUT, "Continue an interrupted run.", "--resu
 Tensorboard = Annotated[bool, _option(OUTPUT, "Write TensorBoard's event files too.", "--tensorboard")]
 RayAddress = Annotated[
     str | None,
-    _option(OUTPUT, "Train on a Ray cluster: auto, local, HOST:PORT or ray://HOST:PORT.", "--ray", metavar="ADDRESS"),
+    _option(OUTPUT, "Train on a Ray cluster: local, auto or HOST:PORT.", "--ray", metavar="ADDRESS"),
 ]
 RunJson = Annotated[bool, _option(OUTPUT, "Print the result as JSON.", "--json")]
 RunQuiet = Annotated[bool, _option(OUTPUT, "No progress.", "--quiet", "-q")]

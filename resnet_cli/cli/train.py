@@ -15,7 +15,7 @@ from resnet_cli.cli.reporter import Reporter
 from resnet_cli.errors import ResnetError
 from resnet_cli.jobs.cluster import find_cluster, is_child, join, require_together, run_child, together
 from resnet_cli.jobs.environment import dataset_folder, tensorflow_import
-from resnet_cli.jobs.launch import launch, require_jax_for_ray, require_ray
+from resnet_cli.jobs.launch import launch, require_ray
 from resnet_cli.jobs.plan import plan_training
 from resnet_cli.jobs.start import TrainRequest, let_go
 from resnet_cli.networks.catalogue import find_network
@@ -111,8 +111,7 @@ def _run(request: TrainRequest, config: TrainConfig, quiet: bool, json: bool) ->
 
 def _launch(address: str, request: TrainRequest, config: TrainConfig, quiet: bool, json: bool) -> None:
     """Start the same command on a Ray cluster, and print what its first process prints."""
-    require_ray()
-    require_jax_for_ray(request)
+    require_ray(request)
     reporter = Reporter(quiet or json)
     plan = plan_training(replace(request, dataset=dataset_folder(request.dataset, reporter)), config, reporter)
     let_go()  # of a run that is resumed: its first process holds it

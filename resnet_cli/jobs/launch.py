@@ -6,7 +6,6 @@ Ray's `JaxTrainer` starts JAX's runtime on TPUs and GPUs only, and with other ti
 places the workers: each runs the command with the environment that several processes have by hand, on CPUs as on GPUs.
 """
 
-import logging
 import os
 import re
 import socket
@@ -19,39 +18,23 @@ from typing import Any, TextIO, cast
 
 from resnet_cli.errors import ResnetError
 from resnet_cli.jobs.cluster import COORDINATOR, PROCESS, PROCESSES, require_for_all, run_child
+from resnet_cli.jobs.ray_cluster import Cluster, connect, import_ray
 from resnet_cli.jobs.start import TrainRequest
 from resnet_cli.progress import GO_ON, Progress
 
-_OLDEST = (2, 50)
 _RESTARTS = 3
 _BY_WORKER = re.compile(r"\(RayTrainWorker [^)]*\)(?:\x1b\[0m)? (.*)")
-_HINT = "pip install 'resnet-cli[ray,jax]'"
 
 
-def require_ray() -> None:
-    """Refuse `--ray` without Ray, or with one that is too old.
-
-    Raises:
-        ResnetError: it is.
-    """
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        found = version("ray")
-    except PackageNotFoundError:
-        raise ResnetError("--ray needs Ray, which is not installed", _HINT) from None
-    if tuple(map(int, found.split(".")[:2])) < _OLDEST:
-        raise ResnetError(f"--ray needs Ray {'.'.join(map(str, _OLDEST))} or newer, and {found} is installed", _HINT)
-
-
-def require_jax_for_ray(request: TrainRequest) -> None:
+def require_ray(request: TrainRequest) -> None:
     """Refuse what processes on Ray cannot do.
 
     Raises:
-        ResnetError: JAX is not installed, or there is an option for one process only.
+        ResnetError: Ray is missing or too old, JAX is not installed, or there is an option for one process only.
     """
+    import_ray()
     if find_spec("jax") is None:
-        raise ResnetError("--ray trains with JAX, which is not installed", _HINT)
+        raise ResnetError("train --ray needs JAX, which is not installed", "pip install 'resnet-cli[jax]'")
     require_for_all(request)
 
 
@@ -59,7 +42,7 @@ def launch(address: str, words: Sequence[str], output: Path, progress: Progress,
     """Train on a Ray cluster.
 
     Args:
-        address: "local" for a cluster on this machine, "auto" for the one that runs here, or host:port.
+        address: see `connect`.
         words: the command: what follows `resnet`, without --ray and --output.
         output: the run folder, on a file system that all machines share, as the working folder and the data.
         progress: where to report.
@@ -68,18 +51,9 @@ def launch(address: str, words: Sequence[str], output: Path, progress: Progress,
     Raises:
         ResnetError: the cluster does not answer, or the training failed more often than Ray starts it again.
     """
-    require_ray()
-    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_TRAIN_V2_ENABLED="1", RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0")
-    import ray
-
-    try:
-        ray.init(address, include_dashboard=False if address == "local" else None, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ResnetError(f"no Ray cluster answers at {address}: {str(error).splitlines()[0]}", "see `ray status`") from error
-    try:
-        _fit(words, output, progress, shown)
-    finally:
-        ray.shutdown()
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    with connect(address, logs=True) as cluster:
+        _fit(cluster, words, output, progress, shown)
 
 
 class _OfWorkers:
@@ -101,11 +75,11 @@ class _OfWorkers:
         return getattr(self._target, name)
 
 
-def _fit(words: Sequence[str], output: Path, progress: Progress, shown: TextIO) -> None:
+def _fit(cluster: Cluster, words: Sequence[str], output: Path, progress: Progress, shown: TextIO) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.v2.jax import JaxConfig, JaxTrainer
 
-    count, resources = _workers()
+    count, resources = _workers(cluster)
     progress.line(f"Ray: {count} {'process' if count == 1 else 'processes'}, each with {_in_words(resources)}")
     with tempfile.TemporaryDirectory() as place:
         trainer = JaxTrainer(
@@ -124,15 +98,13 @@ def _fit(words: Sequence[str], output: Path, progress: Progress, shown: TextIO) 
             raise ResnetError(f"the training on Ray failed: {_reason(error)}", GO_ON) from error
 
 
-def _workers() -> tuple[int, dict[str, float]]:
+def _workers(cluster: Cluster) -> tuple[int, dict[str, float]]:
     """Number of processes and the resources of each: one for a machine with GPUs, with all of them; else one for a machine."""
-    import ray
-
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-    with_gpus = [machine["GPU"] for machine in machines if machine.get("GPU")]
+    with_gpus = [machine.gpus for machine in cluster.machines if machine.gpus]
+    with_cores = [machine.cores for machine in cluster.machines if machine.cores]
     chosen = os.environ.get(PROCESSES, "")
-    count = int(chosen) if chosen.isdecimal() and int(chosen) else len(with_gpus or machines)
-    return count, {"CPU": 1.0, **({"GPU": min(with_gpus)} if with_gpus else {})}
+    count = int(chosen) if chosen.isdecimal() and int(chosen) else len(with_gpus or with_cores)
+    return count, {"CPU": 1.0, **({"GPU": float(min(with_gpus))} if with_gpus else {})}
 
 
 def _in_words(resources: dict[str, float]) -> str:

@@ -98,7 +98,7 @@ def _numbers(version: str) -> list[int]:
 
 
 @contextmanager
-def connect(address: str) -> Iterator[Cluster]:
+def connect(address: str, logs: bool = False) -> Iterator[Cluster]:
     """Start Ray on this machine, or connect to a cluster; at the end, shut it down or disconnect.
 
     Nothing that is printed to stdout meanwhile is shown.
@@ -106,6 +106,7 @@ def connect(address: str) -> Iterator[Cluster]:
 
     Args:
         address: "local"; or HOST:PORT of a cluster that this machine belongs to, or "auto" for the one that runs here.
+        logs: write what workers print to stderr to the stderr of this process.
 
     Raises:
         ResnetError: Ray is missing or too old, it cannot be started, or the cluster does not answer.
@@ -117,7 +118,7 @@ def connect(address: str) -> Iterator[Cluster]:
         if address != LOCAL:
             _require_answer(address)
         with _own_signals(), without_chatter():
-            begin(address)
+            begin(address, logs)
     try:
         # Ray prints what its machines report, such as a killed worker, to stdout, where only results belong.
         with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
@@ -128,8 +129,8 @@ def connect(address: str) -> Iterator[Cluster]:
                 ray.shutdown()
 
 
-def begin(address: str) -> None:
-    """Start Ray ("local"), or connect to a cluster.
+def begin(address: str, logs: bool = False) -> None:
+    """Start Ray ("local"), or connect to a cluster; see `connect`.
 
     Raises:
         ResnetError: Ray says why it cannot.
@@ -137,7 +138,7 @@ def begin(address: str) -> None:
     ray = import_ray()
     own: dict[str, Any] = {"num_cpus": workers(), "include_dashboard": False, "object_store_memory": _STORE}
     try:
-        ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **(own if address == LOCAL else {}))
+        ray.init(address, logging_level=logging.ERROR, log_to_driver=logs, **(own if address == LOCAL else {}))
     except Exception as error:  # of many types
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         what = "Ray cannot be started here" if address == LOCAL else f"--ray {address}: cannot connect to this cluster"
