@@ -3,13 +3,14 @@
 import csv
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MakeDataset, MakeImage, MakeRun, RunCli, room_for
+from conftest import MakeDataset, MakeImage, MakeRun, Result, RunCli, room_for
 from PIL import Image
 from scipy.special import log_softmax, softmax
 from test_resume import assert_same_run, histories
@@ -317,6 +318,31 @@ def test_other_classes_than_the_teachers_are_refused(
     result = run_cli("train", some, "--teacher", teacher, "--set", "teacher_weight=1", *QUICK)
     assert result.exit_code == 1
     assert "has no folder for its blue" in " ".join(result.stderr.split())
+
+
+@pytest.mark.slow
+def test_a_table_of_labels_teaches_with_the_teachers_classes(
+    photos: Path, teacher: Path, run_cli: RunCli, tmp_path: Path
+) -> None:
+    files = sorted(photos.rglob("*.png"))
+    table = photos / "labels.csv"
+
+    def train(names: Sequence[str], *more: str) -> Result:
+        rows = [f"{path.relative_to(photos).as_posix()},{names[n % len(names)]}" for n, path in enumerate(files)]
+        table.write_text("\n".join(["path,label", *rows]))
+        output = ("--output", tmp_path / "taught", "--json")
+        return run_cli("train", "--labels", table, "--teacher", teacher, *QUICK, *more, *output)
+
+    refused = train(("red", "green", "pink"), "--set", "teacher_weight=1")
+    assert refused.exit_code == 1
+    assert f"other classes than {table}: it does not know pink, and {table} has no label for its blue" in refused.stderr
+    done = train(COLOURS, "--fraction", "0.5")
+    assert done.exit_code == 0, done.stderr
+    rows = splits(tmp_path / "taught")
+    assert {row["class"] for row in rows} == set(COLOURS)
+    record = json.loads((tmp_path / "taught" / "run.json").read_text())
+    assert record["config"]["teacher_weight"] == 0.9 and record["data"]["sample"]["fraction"] == 0.5
+    assert len(rows) == sum(sum(counts) for counts in record["data"]["counts"].values()) < len(files)
 
 
 def test_a_folder_without_images_is_refused(teacher: Path, run_cli: RunCli, tmp_path: Path) -> None:

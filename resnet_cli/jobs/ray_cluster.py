@@ -33,6 +33,7 @@ _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_AUTO_CONNECT": "0",  # a thread that still waits for results would start Ray again after its end
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # of Ray's own processes: what matters arrives as an exception
+    "RAY_worker_niceness": "0",  # of a local Ray: else its workers give way to everything else on the machine
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else it warns about workers without a GPU
 }
@@ -144,7 +145,9 @@ def begin(address: str) -> None:
 
 
 def _hint(address: str) -> str:
-    return "" if address == LOCAL else "run this on a machine of the cluster; `ray status` shows its state; or --ray local"
+    return (
+        "" if address == LOCAL else "run this on one of its machines; if it has token authentication, set RAY_AUTH_MODE=token"
+    )
 
 
 def _require_answer(address: str) -> None:
