@@ -7,9 +7,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from queue import Queue
+from threading import Barrier
 
 import pytest
 from conftest import MakeDataset, RunCli
@@ -18,6 +21,8 @@ from test_devices import assert_equal_runs
 from resnet_cli.errors import ResnetError
 from resnet_cli.jobs import cluster
 from resnet_cli.jobs.cluster import Cluster, find_cluster
+from resnet_cli.training import processes
+from resnet_cli.training.processes import Group
 
 TRAIN = "--arch resnet8 --image-size 16 --seed 4 --batch-size 8 --learning-rate 0.02"
 TWENTY = [*TRAIN.split(), "--epochs", "5"]
@@ -40,12 +45,12 @@ def free_port() -> int:
 
 
 @contextmanager
-def two_processes(folder: Path, *words: object, second: tuple[str, ...] = ()) -> Iterator[list["subprocess.Popen[str]"]]:
-    """`resnet train` in two processes; the second one with further words."""
+def two_processes(folder: Path, *words: object) -> Iterator[list["subprocess.Popen[str]"]]:
+    """`resnet train` in two processes."""
     port = free_port()
-    processes = [
+    both = [
         subprocess.Popen(
-            [sys.executable, "-m", "resnet_cli", "train", *map(str, words), *(second if index else ())],
+            [sys.executable, "-m", "resnet_cli", "train", *map(str, words)],
             env={
                 **os.environ,
                 "KERAS_BACKEND": "jax",
@@ -61,9 +66,9 @@ def two_processes(folder: Path, *words: object, second: tuple[str, ...] = ()) ->
         for index in range(2)
     ]
     try:
-        yield processes
+        yield both
     finally:
-        for process in processes:
+        for process in both:
             process.kill()
             process.communicate()
 
@@ -131,12 +136,103 @@ def test_a_signal_to_one_process_stops_both_with_a_checkpoint_and_a_lost_one_end
     assert "Traceback" not in stderr
 
 
-@pytest.mark.slow
-def test_processes_with_different_options_are_refused(folder: Path) -> None:
-    with two_processes(folder, "fruit", *TWENTY, "--output", "other", second=("--seed", "5")) as (first, second):
-        for code, _, stderr in (outcome(first), outcome(second)):
-            assert code == 1 and "process 1 of 2 has seed 5, not seed 4" in stderr, stderr
-    assert not (folder / "other").exists()
+class Store:
+    """JAX's store of keys and values, as its client behaves."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, str] = {}
+
+    def key_value_set(self, key: str, value: str, allow_overwrite: bool = False) -> None:
+        if key in self.values and not allow_overwrite:
+            raise RuntimeError("ALREADY_EXISTS")
+        self.values[key] = value
+
+    def key_value_try_get(self, key: str) -> str:
+        if key not in self.values:
+            raise RuntimeError("NOT_FOUND")
+        return self.values[key]
+
+    def blocking_key_value_get(self, key: str, timeout_ms: int) -> str:
+        began = time.monotonic()
+        while key not in self.values:
+            if time.monotonic() - began > timeout_ms / 1000:
+                raise RuntimeError("DEADLINE_EXCEEDED")
+            time.sleep(0.001)
+        return self.values[key]
+
+    def key_value_dir_get(self, folder: str) -> list[tuple[str, str]]:
+        return [(key, value) for key, value in list(self.values.items()) if key.startswith(folder)]
+
+
+def in_every_process(count: int, work: Callable[[Group], object]) -> list[object]:
+    """What a function returns, or the error that it raises, in every process of a group."""
+    store = Store()
+
+    def caught(index: int) -> object:
+        try:
+            return work(Group(index, count, store))
+        except ResnetError as error:
+            return error
+
+    with ThreadPoolExecutor(count) as threads:
+        return list(threads.map(caught, range(count)))
+
+
+def test_the_first_process_decides() -> None:
+    def decide(group: Group) -> object:
+        return [group.from_first(lambda: f"by {group.index}"), group.exchange(group.index), group.from_first(lambda: None)]
+
+    assert in_every_process(3, decide) == [["by 0", [0, 1, 2], None]] * 3
+
+
+@pytest.mark.parametrize(
+    ("theirs", "message"),
+    [
+        ({"seed": 5, "data": "a" * 64}, "process 1 of 2 has seed 5, not seed 4"),
+        ({"seed": 4, "data": "b" * 64}, "process 1 of 2 has other data than the first one"),
+        ({"data": "a" * 64}, "process 1 of 2 has seed None, not seed 4"),
+    ],
+)
+def test_processes_that_differ_are_all_refused(theirs: dict[str, object], message: str) -> None:
+    own = {"seed": 4, "data": "a" * 64}
+    errors = in_every_process(2, lambda group: group.require_same(theirs if group.index else own))
+    for error in errors:
+        assert isinstance(error, ResnetError) and error.message == message
+        assert error.hint == "start all processes with the same options, data and versions"
+    assert in_every_process(2, lambda group: group.require_same(own)) == [None, None]
+
+
+@pytest.mark.parametrize("signals", [{1: 3}, {0: 3, 1: 3, 2: 3}, {0: 3, 2: 4}, {2: 0}])
+def test_all_processes_stop_after_the_same_step(signals: dict[int, int]) -> None:
+    step = Barrier(3)
+
+    def train(group: Group) -> object:
+        for number in range(10):
+            step.wait()  # a step cannot end before all processes have begun it
+            if group.stop_signal(15 if group.index in signals and number >= signals[group.index] else 0):
+                return number
+        return None
+
+    stopped = in_every_process(3, train)
+    assert len(set(stopped)) == 1 and stopped[0] in (min(signals.values()), min(signals.values()) + 1)
+
+
+@pytest.mark.parametrize(
+    ("reason", "message"),
+    [
+        ("photo.png cannot be read", "process 1 of 2 ended: photo.png cannot be read"),
+        (None, "process 1 of 2 was lost: no sign of life for 0 s"),
+    ],
+)
+def test_a_process_that_ends_is_named(reason: str | None, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "LOST", 0.3)
+    monkeypatch.setattr(processes, "_BEAT", 0.01)
+    monkeypatch.setattr(processes, "_LEAVING", 0.0)
+    store, told = Store(), Queue[ResnetError]()
+    Group(0, 2, store).watch(told.put)
+    if reason is not None:
+        Group(1, 2, store).leave(reason)
+    assert told.get(timeout=10).message == message
 
 
 @pytest.mark.parametrize(
@@ -179,8 +275,8 @@ def test_an_incomplete_environment_is_one_sentence(changed: dict[str, str], mess
     ("words", "backend", "message"),
     [
         ((), "tensorflow", "3 processes train together with JAX only, and Keras' backend here is tensorflow"),
-        (("--time-limit", "10m"), "jax", "--time-limit works in one process only, and there are 3"),
-        (("--lr-find", "plot"), "jax", "--lr-find works in one process only, and there are 3"),
+        (("--time-limit", "10m"), "jax", "--time-limit works in one process only, not in several"),
+        (("--lr-find", "plot"), "jax", "--lr-find works in one process only, not in several"),
     ],
 )
 def test_what_several_processes_cannot_do_is_one_sentence(

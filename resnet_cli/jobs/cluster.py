@@ -109,11 +109,7 @@ def require_together(cluster: Cluster, request: TrainRequest) -> None:
     """
     from importlib.util import find_spec
 
-    options = {"--teacher": request.teacher, "--time-limit": request.limit, "--lr-find": request.lr_find}
-    for name, value in options.items():
-        if value is not None:
-            instead = "give --epochs instead" if name == "--time-limit" else "leave it out, or train in one process"
-            raise ResnetError(f"{name} works in one process only, and there are {cluster.count}", instead)
+    require_for_all(request)
 
     if (backend := keras_backend()) != "jax" or find_spec("jax") is None:
         missing = "JAX is not installed" if backend == "jax" else f"Keras' backend here is {backend}"
@@ -126,6 +122,19 @@ def require_together(cluster: Cluster, request: TrainRequest) -> None:
 def is_child() -> bool:
     """Whether this process is the child of a command that started it with `run_child`."""
     return os.environ.get(_PARENT) == str(os.getppid())
+
+
+def require_for_all(request: TrainRequest) -> None:
+    """Refuse options that one process decides by measuring.
+
+    Raises:
+        ResnetError: there is one.
+    """
+    options = {"--teacher": request.teacher, "--time-limit": request.limit, "--lr-find": request.lr_find}
+    for name, value in options.items():
+        if value is not None:
+            instead = "give --epochs instead" if name == "--time-limit" else "leave it out, or train in one process"
+            raise ResnetError(f"{name} works in one process only, not in several", instead)
 
 
 # What C++ writes to stdout and stderr: glog's lines, its stack traces, and the lines of errors of the coordinator.

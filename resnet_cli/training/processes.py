@@ -68,11 +68,10 @@ class Group:
         for index, theirs in enumerate(every):
             for name, value in every[0].items():
                 if theirs.get(name) != value:
-                    told = (f"{name} {theirs.get(name)}", f"{name} {value}")
-                    if len("".join(told)) > 100:  # hashes
-                        told = (f"other {name}", "the first one")
+                    told = f"{name} {theirs.get(name)}, not {name} {value}"
+                    told = told if len(told) < 100 else f"other {name} than the first one"  # hashes
                     raise ResnetError(
-                        f"process {index} of {self.count} has {told[0]}, not {told[1]}".replace("not the", "than the"),
+                        f"process {index} of {self.count} has {told}",
                         "start all processes with the same options, data and versions",
                     )
 

@@ -1,0 +1,169 @@
+"""`resnet train --ray ADDRESS`: Ray Train starts the processes, collects their logs, and starts them again when one is lost.
+
+In: the address of a Ray cluster, the words of a command, and its run folder. Out: a complete run (light).
+
+Ray's `JaxTrainer` starts JAX's runtime on TPUs and GPUs only, and with other time limits than this program's. Here it only
+places the workers: each runs the command with the environment that several processes have by hand, on CPUs as on GPUs.
+"""
+
+import io
+import logging
+import os
+import re
+import socket
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TextIO, cast
+
+from resnet_cli.errors import ResnetError
+from resnet_cli.jobs.cluster import COORDINATOR, PROCESS, PROCESSES, require_for_all, run_child
+from resnet_cli.jobs.start import TrainRequest
+from resnet_cli.progress import GO_ON, Progress
+
+_OLDEST = (2, 50)
+_RESTARTS = 3
+_BY_WORKER = re.compile(r"\(RayTrainWorker [^)]*\)(?:\x1b\[0m)? (.*)")
+_HINT = "pip install 'resnet-cli[ray,jax]'"
+
+
+def require_ray() -> None:
+    """Refuse `--ray` without Ray, or with one that is too old.
+
+    Raises:
+        ResnetError: it is.
+    """
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        found = version("ray")
+    except PackageNotFoundError:
+        raise ResnetError("--ray needs Ray, which is not installed", _HINT) from None
+    if tuple(map(int, found.split(".")[:2])) < _OLDEST:
+        raise ResnetError(f"--ray needs Ray {'.'.join(map(str, _OLDEST))} or newer, and {found} is installed", _HINT)
+
+
+def require_jax_for_ray(request: TrainRequest) -> None:
+    """Refuse what processes on Ray cannot do.
+
+    Raises:
+        ResnetError: JAX is not installed, or there is an option for one process only.
+    """
+    if find_spec("jax") is None:
+        raise ResnetError("--ray trains with JAX, which is not installed", _HINT)
+    require_for_all(request)
+
+
+def launch(address: str, words: Sequence[str], output: Path, progress: Progress) -> None:
+    """Train on a Ray cluster.
+
+    Args:
+        address: "local" for a cluster on this machine, "auto" for the one that runs here, or host:port.
+        words: the command: what follows `resnet`, without --ray and --output.
+        output: the run folder, on a file system that all machines share, as the working folder and the data.
+        progress: where to report.
+
+    Raises:
+        ResnetError: the cluster does not answer, or the training failed more often than Ray starts it again.
+    """
+    require_ray()
+    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_TRAIN_V2_ENABLED="1", RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0")
+    import ray
+
+    try:
+        ray.init(address, include_dashboard=False if address == "local" else None, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ResnetError(f"no Ray cluster answers at {address}: {str(error).splitlines()[0]}", "see `ray status`") from error
+    try:
+        _fit(words, output, progress)
+    finally:
+        ray.shutdown()
+
+
+class _OfWorkers:
+    """A stream that passes on what the processes print, without Ray's own lines, which stay in its log folder."""
+
+    def __init__(self, target: Any) -> None:
+        self._target = target
+
+    def write(self, text: str) -> int:
+        for line in text.splitlines():
+            if found := _BY_WORKER.search(line):
+                self._target.write(found[1] + "\n")
+        return len(text)
+
+    def flush(self) -> None:
+        self._target.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._target, name)
+
+
+def _fit(words: Sequence[str], output: Path, progress: Progress) -> None:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.v2.jax import JaxConfig, JaxTrainer
+
+    count, resources = _workers()
+    progress.line(f"Ray: {count} {'process' if count == 1 else 'processes'}, each with {_in_words(resources)}")
+    with tempfile.TemporaryDirectory() as place:
+        trainer = JaxTrainer(
+            _work,
+            train_loop_config={"words": list(words), "output": str(output.resolve()), "folder": str(Path.cwd())},
+            jax_config=JaxConfig(),
+            scaling_config=ScalingConfig(
+                num_workers=count, resources_per_worker=resources, use_gpu="GPU" in resources, placement_strategy="SPREAD"
+            ),
+            run_config=RunConfig(name=output.name, storage_path=place, failure_config=FailureConfig(max_failures=_RESTARTS)),
+        )
+        try:
+            with redirect_stderr(cast(TextIO, _OfWorkers(sys.stderr))):
+                trainer.fit()
+        except Exception as error:  # Ray's own error holds the tracebacks of all workers
+            raise ResnetError(f"the training on Ray failed: {_reason(error)}", GO_ON) from error
+
+
+def _workers() -> tuple[int, dict[str, float]]:
+    """Number of processes and the resources of each: one for a machine with GPUs, with all of them; else one for a machine."""
+    import ray
+
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    with_gpus = [machine["GPU"] for machine in machines if machine.get("GPU")]
+    chosen = os.environ.get(PROCESSES, "")
+    count = int(chosen) if chosen.isdecimal() and int(chosen) else len(with_gpus or machines)
+    return count, {"CPU": 1.0, **({"GPU": min(with_gpus)} if with_gpus else {})}
+
+
+def _in_words(resources: dict[str, float]) -> str:
+    return ", ".join(f"{number:.0f} {name}" for name, number in resources.items())
+
+
+def _reason(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if "ended with exit code" in line]
+    return lines[-1].strip().removeprefix("RuntimeError: ") if lines else str(error).splitlines()[0]
+
+
+def _work(settings: dict[str, Any]) -> None:
+    """What every worker does: the command of this process, as a child."""
+    import ray
+    from ray.train import get_context
+    from ray.train.collective import broadcast_from_rank_zero
+
+    context, output = get_context(), Path(settings["output"])
+    started = (output / "checkpoint").is_dir() and not (output / "run.json").exists()
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        here = f"{ray.util.get_node_ip_address()}:{probe.getsockname()[1]}"
+    coordinator, resume = broadcast_from_rank_zero((here, started))
+    count, index = context.get_world_size(), context.get_world_rank()
+    environment = {name: value for name, value in os.environ.items() if name not in (COORDINATOR, PROCESSES, PROCESS)}
+    if count > 1:
+        environment |= {COORDINATOR: coordinator, PROCESSES: str(count), PROCESS: str(index)}
+    os.chdir(settings["folder"])
+    words = [*settings["words"], "--output", str(output), *(["--resume"] if resume else [])]
+    with redirect_stdout(io.StringIO()):  # the result is in the run folder
+        code = run_child(words, {**environment, "KERAS_BACKEND": "jax"})
+    if code:
+        raise RuntimeError(f"process {index} of {count} ended with exit code {code}")
