@@ -93,7 +93,7 @@ def _run(request: TrainRequest, config: TrainConfig, quiet: bool, json: bool) ->
     if cluster is not None:
         require_together(cluster, request)
         if not is_child():
-            raise typer.Exit(run_child(sys.argv[1:]))
+            raise typer.Exit(run_child(sys.argv[1:], (sys.stdout, sys.stderr)))
     reporter = Reporter(quiet or json, mute=cluster is not None and cluster.index > 0)
     if cluster is not None:
         join(cluster, _end)
@@ -119,7 +119,7 @@ def _launch(address: str, request: TrainRequest, config: TrainConfig, quiet: boo
     words = sys.argv[1:]
     place = next(index for index, word in enumerate(words) if word == "--ray" or word.startswith("--ray="))
     del words[place : place + (2 if words[place] == "--ray" else 1)]
-    launch(address, words, plan.place.folder, reporter)
+    launch(address, words, plan.place.folder, reporter, sys.stderr)
     print_training(load_run(plan.place.folder).record["results"], False, json)
 
 

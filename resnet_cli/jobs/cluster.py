@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import IO, Any
+from typing import IO, TextIO
 
 from resnet_cli.errors import ResnetError
 from resnet_cli.jobs.environment import keras_backend
@@ -144,18 +144,18 @@ _NOISE = re.compile(
 )
 
 
-def run_child(words: Sequence[str], environment: Mapping[str, str] | None = None, started: Any = None) -> int:
+def run_child(words: Sequence[str], streams: tuple[TextIO, TextIO], environment: Mapping[str, str] = os.environ) -> int:
     """Run a command of this program in a child process, without what C++ writes; returns its exit code.
 
     Args:
         words: the words after `resnet`.
-        environment: its environment; None for that of this process.
-        started: a function that gets the child, once it runs.
+        streams: where its stdout and stderr go.
+        environment: its environment.
 
     Raises:
         ResnetError: the child was ended because another process was lost.
     """
-    own = {**(os.environ if environment is None else environment), _PARENT: str(os.getpid())}
+    own = {**environment, _PARENT: str(os.getpid())}
     child = subprocess.Popen(
         [sys.executable, "-m", "resnet_cli", *words],
         env=own,
@@ -165,12 +165,10 @@ def run_child(words: Sequence[str], environment: Mapping[str, str] | None = None
         errors="backslashreplace",
         start_new_session=True,  # signals of the terminal come once, from here
     )
-    if started is not None:
-        started(child)
     with _forwarded(child):
         threads = [
             threading.Thread(target=_pass_on, args=(source, target), daemon=True)
-            for source, target in ((child.stdout, sys.stdout), (child.stderr, sys.stderr))
+            for source, target in zip((child.stdout, child.stderr), streams, strict=True)
         ]
         for thread in threads:
             thread.start()
@@ -182,7 +180,7 @@ def run_child(words: Sequence[str], environment: Mapping[str, str] | None = None
     return code if code >= 0 else 128 - code
 
 
-def _pass_on(source: IO[str] | None, target: Any) -> None:
+def _pass_on(source: IO[str] | None, target: TextIO) -> None:
     assert source is not None
     for line in source:
         if not _NOISE.search(line):
@@ -295,13 +293,7 @@ def _end_with_parent() -> None:
 
 def _end_at_once(code: int) -> None:
     """End the process before JAX waits for the other ones, when Python exits."""
-
-    def end() -> None:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        os._exit(code)
-
-    atexit.register(end)  # called before those of JAX, which were registered earlier
+    atexit.register(os._exit, code)  # called before those of JAX, which were registered earlier
 
 
 @contextmanager

@@ -6,15 +6,13 @@ Ray's `JaxTrainer` starts JAX's runtime on TPUs and GPUs only, and with other ti
 places the workers: each runs the command with the environment that several processes have by hand, on CPUs as on GPUs.
 """
 
-import io
 import logging
 import os
 import re
 import socket
-import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TextIO, cast
@@ -57,7 +55,7 @@ def require_jax_for_ray(request: TrainRequest) -> None:
     require_for_all(request)
 
 
-def launch(address: str, words: Sequence[str], output: Path, progress: Progress) -> None:
+def launch(address: str, words: Sequence[str], output: Path, progress: Progress, shown: TextIO) -> None:
     """Train on a Ray cluster.
 
     Args:
@@ -65,6 +63,7 @@ def launch(address: str, words: Sequence[str], output: Path, progress: Progress)
         words: the command: what follows `resnet`, without --ray and --output.
         output: the run folder, on a file system that all machines share, as the working folder and the data.
         progress: where to report.
+        shown: where to write what the processes report.
 
     Raises:
         ResnetError: the cluster does not answer, or the training failed more often than Ray starts it again.
@@ -78,7 +77,7 @@ def launch(address: str, words: Sequence[str], output: Path, progress: Progress)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ResnetError(f"no Ray cluster answers at {address}: {str(error).splitlines()[0]}", "see `ray status`") from error
     try:
-        _fit(words, output, progress)
+        _fit(words, output, progress, shown)
     finally:
         ray.shutdown()
 
@@ -102,7 +101,7 @@ class _OfWorkers:
         return getattr(self._target, name)
 
 
-def _fit(words: Sequence[str], output: Path, progress: Progress) -> None:
+def _fit(words: Sequence[str], output: Path, progress: Progress, shown: TextIO) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.v2.jax import JaxConfig, JaxTrainer
 
@@ -119,7 +118,7 @@ def _fit(words: Sequence[str], output: Path, progress: Progress) -> None:
             run_config=RunConfig(name=output.name, storage_path=place, failure_config=FailureConfig(max_failures=_RESTARTS)),
         )
         try:
-            with redirect_stderr(cast(TextIO, _OfWorkers(sys.stderr))):
+            with redirect_stderr(cast(TextIO, _OfWorkers(shown))):
                 trainer.fit()
         except Exception as error:  # Ray's own error holds the tracebacks of all workers
             raise ResnetError(f"the training on Ray failed: {_reason(error)}", GO_ON) from error
@@ -163,7 +162,8 @@ def _work(settings: dict[str, Any]) -> None:
         environment |= {COORDINATOR: coordinator, PROCESSES: str(count), PROCESS: str(index)}
     os.chdir(settings["folder"])
     words = [*settings["words"], "--output", str(output), *(["--resume"] if resume else [])]
-    with redirect_stdout(io.StringIO()):  # the result is in the run folder
-        code = run_child(words, {**environment, "KERAS_BACKEND": "jax"})
+    # The result is in the run folder; Ray collects what is written to the descriptor of stderr.
+    with Path(os.devnull).open("w") as nowhere, open(2, "w", closefd=False) as logs:
+        code = run_child(words, (nowhere, logs), {**environment, "KERAS_BACKEND": "jax"})
     if code:
         raise RuntimeError(f"process {index} of {count} ended with exit code {code}")
