@@ -211,7 +211,6 @@ def actor_of(driver: int) -> int | None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="finds the actor in /proc")
 def test_a_killed_actor_and_a_killed_driver_lose_nothing_and_double_nothing(
     classifier: Path, images: Path, tmp_path: Path
 ) -> None:

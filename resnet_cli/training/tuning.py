@@ -66,7 +66,7 @@ class Trial:
     @property
     def accuracy(self) -> float:
         """Share of images classified correctly, 0..1."""
-        return 1 - self.mistakes / self.count
+        return (self.count - self.mistakes) / self.count
 
     @property
     def value(self) -> float:
