@@ -192,6 +192,10 @@ def _require_hub(repository: Repository) -> None:
 
 
 def _raise_missing(repository: Repository, reason: str) -> NoReturn:
+    if not repository.is_listed:
+        # It may be newer than the list, but a misspelt name is more likely.
+        what = f"{repository.name} is not in the list of published weights, nor in Hugging Face's cache, and {reason}"
+        raise ResnetError(what, repository.others)
     raise ResnetError(
         f"the weights {repository.name} are not in Hugging Face's cache {_cache()}, and {reason}",
         f"with a network: `hf download {repository.path} {CONFIG} {WEIGHTS}`, and copy that cache to this machine; or"
