@@ -108,12 +108,14 @@ class Repository:
         path: owner/name.
         revision: branch or commit.
         others: a hint, for when the hub does not have it.
+        is_listed: whether this program knows it.
     """
 
     name: str
     path: str
     revision: str
     others: str
+    is_listed: bool
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from resnet_cli.data.decode import Geometry
 from resnet_cli.data.images import ImageSet, WholeImages
 from resnet_cli.engines.openvino import import_openvino, save
 from resnet_cli.engines.teacher import TeacherEngine, find_teacher
-from resnet_cli.errors import Interrupted, ResnetError
+from resnet_cli.errors import ResnetError
 from resnet_cli.training.distillation import Answers, Distillation, Lesson, Taught
 
 COLOURS = ("red", "green", "blue")
@@ -217,21 +217,19 @@ def test_a_run_teaches_and_an_interrupted_student_goes_on_exactly(
 
     from resnet_cli.training import callbacks
 
-    stop = callbacks.stop_if_asked
+    signal_of = callbacks.Recorder._agreed_signal
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     steps = iter(range(100))
 
-    def stop_once(progress: Any, hint: str) -> None:
-        if next(steps) == 4:
-            raise Interrupted(2, hint)
-        stop(progress, hint)
+    def once(recorder: callbacks.Recorder) -> int:
+        return 2 if next(steps) == 4 else signal_of(recorder)
 
     monkeypatch.setattr(callbacks, "CHECKPOINT_SECONDS", 0)
     monkeypatch.setattr(callbacks, "MID_EPOCH_SECONDS", 0)
-    monkeypatch.setattr(callbacks, "stop_if_asked", stop_once)
+    monkeypatch.setattr(callbacks.Recorder, "_agreed_signal", once)
     assert run_cli(*lesson, "--output", tmp_path / "cut").exit_code == 130
     shutil.rmtree(tmp_path / "cache")  # what the teacher said is lost
-    monkeypatch.setattr(callbacks, "stop_if_asked", stop)
+    monkeypatch.setattr(callbacks.Recorder, "_agreed_signal", signal_of)
     other = make_teacher(tmp_path / "other")
     result = run_cli("train", data, "--teacher", other, *QUICK, "--output", tmp_path / "cut", "--resume")
     assert result.exit_code == 1

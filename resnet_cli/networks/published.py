@@ -126,7 +126,7 @@ class Checkpoint:
     def on_hub(self) -> Repository:
         """Where its files are."""
         hint = f"nearest names: {', '.join(nearest(self.name))}; `resnet models --weights` lists them"
-        return Repository(self.name, self.repository, self.revision, hint)
+        return Repository(self.name, self.repository, self.revision, hint, self.name in CHECKPOINTS)
 
 
 def _listed() -> Iterator[Checkpoint]:
