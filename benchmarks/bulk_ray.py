@@ -7,7 +7,8 @@
 FOLDER has a folder of photos per class; all commands get links to its images, repeated where there are fewer. The network is
 the bundled one; --heavy is a ResNet50 at 224 pixels with random weights.
 speed: `resnet predict --ray local` and `resnet predict --csv` in turns; the rate without the start is that from the 256th image
-to the last. memory: the sum of the proportional set sizes of all processes of a command, sampled every second; the peak. kills:
+to the last; images per second of a core, from the processor time of all processes, do not depend on what else the machine does.
+memory: the sum of the proportional set sizes of all processes of a command, sampled every second; the peak. kills:
 an actor, then the driver, is ended by SIGKILL; then the same command is given again, and every image has to have one row.
 """
 
@@ -19,6 +20,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -78,25 +80,53 @@ def _speed(options: argparse.Namespace, place: Path, count: int) -> None:
     images = _links(options.folder, place / "links", count)
     outputs = (place / f"out-{number}" for number in itertools.count())
 
-    def plain() -> tuple[float, float]:
+    def plain() -> tuple[float, ...]:
         began = time.time()
         process = _start([RESNET, "predict", images, "--csv", "--top", "1", "--quiet", *model], place, subprocess.PIPE)
+        work = _Work(process)
         times = [time.time() for _ in process.stdout or ()][1:]  # but for the header
-        return _ended(process, began), (count - _FEW) / (times[-1] - times[_FEW - 1])
+        return _ended(process, began), (count - _FEW) / (times[-1] - times[_FEW - 1]), count / work.seconds()
 
-    def bulk() -> tuple[float, float]:
+    def bulk() -> tuple[float, ...]:
         began, output = time.time(), next(outputs)
-        whole = _ended(_start(_bulk(images, output, "--top", "1", *model), place), began)
+        process = _start(_bulk(images, output, "--top", "1", *model), place)
+        work = _Work(process)
+        whole = _ended(process, began)
         blocks = sorted(path.stat().st_mtime for path in output.glob("predictions/*.parquet"))
         size = json.loads((output / "bulk.json").read_text())["bulk"]["block"]
-        return whole, (count - size) / (blocks[-1] - blocks[0])
+        return whole, (count - size) / (blocks[-1] - blocks[0]), count / work.seconds()
 
     results = in_turns({"resnet predict": plain, "resnet predict --ray local": bulk}, options.repeats)
-    rows = [[name, *(spread([each[place] for each in found], ".1f") for place in (0, 1))] for name, found in results.items()]
+    rows = [[name, *(spread([each[place] for each in found], ".1f") for place in range(3))] for name, found in results.items()]
     ours, rays = ([list(column) for column in zip(*found, strict=True)] for found in results.values())
-    rows.append(["ratio of speeds", ratio(ours[0], rays[0], ".2f"), ratio(rays[1], ours[1], ".2f")])
-    print_table([f"{count} images", "whole process, s", "images/s without the start"], rows)
+    ratios = [ratio(ours[0], rays[0], ".2f"), *(ratio(rays[place], ours[place], ".2f") for place in (1, 2))]
+    header = [f"{count} images", "whole process, s", "images/s without the start", "images per second of a core"]
+    print_table(header, [*rows, ["ratio of speeds", *ratios]])
     print_notes(options.repeats, *([RANDOM] if options.heavy else []))
+
+
+class _Work:
+    """The processor time of a process and all that it started, sampled while it runs."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._ticks: dict[int, int] = {}
+        self._thread = threading.Thread(target=self._watch, args=(process,))
+        self._thread.start()
+
+    def _watch(self, process: subprocess.Popen[bytes]) -> None:
+        while process.poll() is None:
+            for pid in _family(process.pid):
+                try:
+                    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                except OSError:
+                    continue
+                self._ticks[pid] = int(fields[11]) + int(fields[12])
+            time.sleep(0.5)
+
+    def seconds(self) -> float:
+        """Seconds of all cores together, when the process has ended."""
+        self._thread.join()
+        return sum(self._ticks.values()) / os.sysconf("SC_CLK_TCK")
 
 
 def _ended(process: subprocess.Popen[bytes], began: float) -> float:

@@ -108,12 +108,14 @@ class Repository:
         path: owner/name.
         revision: branch or commit.
         others: a hint, for when the hub does not have it.
+        is_listed: whether this program knows it.
     """
 
     name: str
     path: str
     revision: str
     others: str
+    is_listed: bool
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,10 @@ def _require_hub(repository: Repository) -> None:
 
 
 def _raise_missing(repository: Repository, reason: str) -> NoReturn:
+    if not repository.is_listed:
+        # It may be newer than the list, but a misspelt name is more likely.
+        what = f"{repository.name} is not in the list of published weights, nor in Hugging Face's cache, and {reason}"
+        raise ResnetError(what, repository.others)
     raise ResnetError(
         f"the weights {repository.name} are not in Hugging Face's cache {_cache()}, and {reason}",
         f"with a network: `hf download {repository.path} {CONFIG} {WEIGHTS}`, and copy that cache to this machine; or"

@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from conftest import MakeDataset, MakeImage, MakeRun, Result, RunCli
 
 from resnet_cli.data.bulk_folder import Input, Manifest, block_size, read_block, write_list
 from resnet_cli.data.storage import find_place
-from resnet_cli.jobs.bulk_actor import BlockClassifier, Work, actors, cores_per_actor
+from resnet_cli.jobs.bulk_actor import BlockClassifier, Work, actors, cores_per_actor, file_hash
+from resnet_cli.jobs.predict import load_classifier, run_classifier
 from resnet_cli.jobs.ray_cluster import Cluster, Machine, begin, import_ray
 
 FOREVER = 120  # seconds
@@ -105,7 +107,7 @@ def test_a_folder_gives_the_rows_of_predict_to_the_last_bit(
     other = tmp_path / "other"
     other.mkdir()
     for file in classifier.iterdir():
-        (other / file.name).write_bytes(file.read_bytes() + (b" " if file.suffix == ".xml" else b""))
+        (other / file.name).write_bytes(file.read_bytes() + (b" " if file.suffix == ".h5" else b""))
     assert refusal(images, "--top", 2, run=other) == f"error: {out} holds predictions of another model"
 
 
@@ -174,6 +176,18 @@ def test_evaluate_gives_the_figures_that_it_gives_without_ray(
     assert len(known) == 2 and told["warnings"] == ["not scored, unknown to the run: pear", *known]
 
 
+@pytest.mark.slow
+def test_a_machine_that_does_not_see_the_run_gets_its_model(ray: None, classifier: Path, tmp_path: Path) -> None:
+    ready = run_classifier(load_classifier(classifier))
+    model = tmp_path / "model.xml"
+    sent = import_ray().put([(classifier / name).read_bytes() for name in ("model.xml", "model.bin")])
+    place, models = find_place(str(tmp_path)), ((file_hash(ready.model), sent),)
+    work = Work(place, Manifest("images", "", ["hash"], {}, 1, 256), place, (ready,), models, "openvino", None)
+    assert BlockClassifier(work)._model(0, ready).model == classifier / "model.xml"
+    copy = BlockClassifier(work)._model(0, replace(ready, model=model))
+    assert file_hash(copy.model) == file_hash(ready.model) and copy.model != model
+
+
 def started(classifier: Path, images: Path, output: Path) -> "subprocess.Popen[str]":
     words = ["predict", "--run", classifier, "--ray", "local", "--input", images, "--output", output]
     command = [sys.executable, "-m", "resnet_cli", *map(str, words)]
@@ -197,7 +211,6 @@ def actor_of(driver: int) -> int | None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="finds the actor in /proc")
 def test_a_killed_actor_and_a_killed_driver_lose_nothing_and_double_nothing(
     classifier: Path, images: Path, tmp_path: Path
 ) -> None:

@@ -55,7 +55,7 @@ def session(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     done = subprocess.run(
         [sys.executable, "-W", "error", str(SCRIPT)],
         input=json.dumps(list(commands.values())),
-        # Of one device: the fused kernel of batch-norm rounds variances in its own way, by 1e-4 of a loss.
+        # Of one device: the fused kernel of batch-norm rounds variances in its own way, by up to 3e-3 of a loss over 20 steps.
         env={**os.environ, "KERAS_BACKEND": request.param, "RESNET_WITHOUT": "bf16,fused-batch-norm"},
         cwd=folder,
         capture_output=True,

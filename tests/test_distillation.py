@@ -3,13 +3,14 @@
 import csv
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MakeDataset, MakeImage, MakeRun, RunCli, room_for
+from conftest import MakeDataset, MakeImage, MakeRun, Result, RunCli, room_for
 from PIL import Image
 from scipy.special import log_softmax, softmax
 from test_resume import assert_same_run, histories
@@ -21,7 +22,7 @@ from resnet_cli.data.decode import Geometry
 from resnet_cli.data.images import ImageSet, WholeImages
 from resnet_cli.engines.openvino import import_openvino, save
 from resnet_cli.engines.teacher import TeacherEngine, find_teacher
-from resnet_cli.errors import Interrupted, ResnetError
+from resnet_cli.errors import ResnetError
 from resnet_cli.training.distillation import Answers, Distillation, Lesson, Taught
 
 COLOURS = ("red", "green", "blue")
@@ -216,21 +217,19 @@ def test_a_run_teaches_and_an_interrupted_student_goes_on_exactly(
 
     from resnet_cli.training import callbacks
 
-    stop = callbacks.stop_if_asked
+    signal_of = callbacks.Recorder._agreed_signal
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     steps = iter(range(100))
 
-    def stop_once(progress: Any, hint: str) -> None:
-        if next(steps) == 4:
-            raise Interrupted(2, hint)
-        stop(progress, hint)
+    def once(recorder: callbacks.Recorder) -> int:
+        return 2 if next(steps) == 4 else signal_of(recorder)
 
     monkeypatch.setattr(callbacks, "CHECKPOINT_SECONDS", 0)
     monkeypatch.setattr(callbacks, "MID_EPOCH_SECONDS", 0)
-    monkeypatch.setattr(callbacks, "stop_if_asked", stop_once)
+    monkeypatch.setattr(callbacks.Recorder, "_agreed_signal", once)
     assert run_cli(*lesson, "--output", tmp_path / "cut").exit_code == 130
     shutil.rmtree(tmp_path / "cache")  # what the teacher said is lost
-    monkeypatch.setattr(callbacks, "stop_if_asked", stop)
+    monkeypatch.setattr(callbacks.Recorder, "_agreed_signal", signal_of)
     other = make_teacher(tmp_path / "other")
     result = run_cli("train", data, "--teacher", other, *QUICK, "--output", tmp_path / "cut", "--resume")
     assert result.exit_code == 1
@@ -317,6 +316,31 @@ def test_other_classes_than_the_teachers_are_refused(
     result = run_cli("train", some, "--teacher", teacher, "--set", "teacher_weight=1", *QUICK)
     assert result.exit_code == 1
     assert "has no folder for its blue" in " ".join(result.stderr.split())
+
+
+@pytest.mark.slow
+def test_a_table_of_labels_teaches_with_the_teachers_classes(
+    photos: Path, teacher: Path, run_cli: RunCli, tmp_path: Path
+) -> None:
+    files = sorted(photos.rglob("*.png"))
+    table = photos / "labels.csv"
+
+    def train(names: Sequence[str], *more: str) -> Result:
+        rows = [f"{path.relative_to(photos).as_posix()},{names[n % len(names)]}" for n, path in enumerate(files)]
+        table.write_text("\n".join(["path,label", *rows]))
+        output = ("--output", tmp_path / "taught", "--json")
+        return run_cli("train", "--labels", table, "--teacher", teacher, *QUICK, *more, *output)
+
+    refused = train(("red", "green", "pink"), "--set", "teacher_weight=1")
+    assert refused.exit_code == 1
+    assert f"other classes than {table}: it does not know pink, and {table} has no label for its blue" in refused.stderr
+    done = train(COLOURS, "--fraction", "0.5")
+    assert done.exit_code == 0, done.stderr
+    rows = splits(tmp_path / "taught")
+    assert {row["class"] for row in rows} == set(COLOURS)
+    record = json.loads((tmp_path / "taught" / "run.json").read_text())
+    assert record["config"]["teacher_weight"] == 0.9 and record["data"]["sample"]["fraction"] == 0.5
+    assert len(rows) == sum(sum(counts) for counts in record["data"]["counts"].values()) < len(files)
 
 
 def test_a_folder_without_images_is_refused(teacher: Path, run_cli: RunCli, tmp_path: Path) -> None:

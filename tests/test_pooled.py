@@ -20,7 +20,9 @@ from resnet_cli.networks.classifier import feature_model
 @pytest.fixture(autouse=True)
 def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every CPU computes as one without bf16, whose 8 bits round parts and whole up to 0.01 apart."""
-    monkeypatch.setattr(OpenVinoEngine.__init__, "__defaults__", (True, None))
+    exact, *others = OpenVinoEngine.__init__.__defaults__ or ()
+    assert exact is False
+    monkeypatch.setattr(OpenVinoEngine.__init__, "__defaults__", (True, *others))
 
 
 def probabilities(run: Path) -> dict[str, float]:

@@ -559,9 +559,10 @@ def test_without_a_config_what_is_assumed_is_said(resnet18: Path, tmp_path: Path
     assert (
         len(listener.notices) == 1 and "has no config.json beside it. Assumed from its tensors: resnet18" in listener.notices[0]
     )
-    with pytest.raises(ResnetError, match=r"is no ResNet-18, 34, 50, 101 or 152 of timm: it has 60 tensors \(bn1.bias, "):
-        shutil.copy(TIMM / "basic" / "model.safetensors", tmp_path / "other.safetensors")
-        choose_backbone("auto", str(tmp_path / "other.safetensors"), Silent())
+    shutil.copy(TIMM / "basic" / "model.safetensors", tmp_path / "other.safetensors")
+    with pytest.raises(ResnetError, match=r"does not fit resnet18 with its 102 tensors: 40 missing \(layer1\.1\.bn1\.bias, "):
+        choose_backbone("auto", str(tmp_path / "other.safetensors"), listener)
+    assert len(listener.notices) == 1
 
 
 @pytest.mark.parametrize("columns", ["60", "80", "100"])

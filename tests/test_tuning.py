@@ -83,6 +83,13 @@ def test_trial_0_has_the_default_settings_and_so_has_what_a_head_alone_does_not_
     assert space().settings_of(drawn) == {**space().usual, "image_size": 96, "unfreeze": "none", "augment": "strong"}
 
 
+def test_attempts_reach_every_setting_of_a_small_space() -> None:
+    alone = space(fine_tunes=False)
+    trials = searched(alone, [5, 4, 6])
+    found = {tuple(suggest(alone, trials, 0, attempt).values()) for attempt in range(40)}
+    assert found == {(size, augment) for size in (96, 128, 160) for augment in ("light", "strong")}
+
+
 def test_what_the_user_has_set_is_not_searched() -> None:
     fixed = frozenset({"unfreeze", "learning_rate", "augment"})
     found = searched(space(fixed), [5, 4, 6, 3, 5, 2, 7, 4])
@@ -100,6 +107,13 @@ def test_a_head_alone_is_solved_even_where_fine_tuning_has_a_number_of_epochs() 
     config = replace(DEFAULTS, epochs=3)
     scored = space(fine_tunes=False, config=config).configuration(space(fine_tunes=False).usual)
     assert (scored.unfreeze, scored.epochs, scored.solves_head) == ("none", 0, True)
+
+
+def test_a_head_alone_has_the_views_of_the_run_that_it_stands_for() -> None:
+    every, last = replace(DEFAULTS, unfreeze="all"), DEFAULTS
+    heads = [space(fine_tunes=False, config=config) for config in (every, last)]
+    assert [each.frozen_configuration(each.usual).unfreeze for each in heads] == ["all", "none"]
+    assert [each.configuration(each.usual).unfreeze for each in heads] == ["none", "none"]
 
 
 def test_the_fewest_mistakes_win_of_equal_ones_the_lowest_loss_of_equal_ones_the_first() -> None:

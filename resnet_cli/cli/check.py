@@ -33,6 +33,7 @@ _ADVICE = {
     "outside": "give the folder that holds all images as DATASET, or write absolute paths",
     "unknown-split": "write train, val or test",
     "two-labels": "keep one of the rows",
+    "in-two-splits": "keep each image in one split",
     "two-spellings": "write a label the same in every row",
     "missing": "correct the paths or remove the rows; training leaves them out",
     "corrupt": "remove or replace them; training leaves them out",
@@ -67,7 +68,7 @@ def check(
     in two splits (leak), class folders that differ between splits (class-mismatch), are empty, or cannot be read; folders that
     may be classes or splits (split-or-class, beside-train, two-splits); and, without a val folder, a class of one image or of
     copies of one, so that none can be held out (indivisible). In a table of labels also missing files (missing), two labels or
-    splits of one file (two-labels, two-splits), and rows that cannot be understood.
+    splits of one file (two-labels, in-two-splits), and rows that cannot be understood.
 
     Warnings (exit code 0): copies in one folder (duplicate), images that look the same (near-duplicate), fewer than 10
     images in a class (small-class), a class more than 5 times as large as another (imbalance), images below 16 pixels

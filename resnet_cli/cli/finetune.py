@@ -10,6 +10,8 @@ import typer
 from resnet_cli.cli import recipe_options as o
 from resnet_cli.cli.console import print_training
 from resnet_cli.cli.reporter import Reporter
+from resnet_cli.errors import ResnetError
+from resnet_cli.jobs.cluster import find_cluster
 from resnet_cli.jobs.environment import dataset_folder, tensorflow_import
 from resnet_cli.jobs.plan import plan_finetune
 from resnet_cli.jobs.start import FinetuneRequest, require_folds_to_fit
@@ -71,17 +73,23 @@ def finetune(
     if lr_find and config.unfreeze == "none":
         raise typer.BadParameter("--lr-find is about the fine-tuning phase, which unfreeze none skips: leave it out")
     require_folds_to_fit(folds, lr_find, config.time_limit)
-    if tensorboard:
-        require_tensorboard()
     if arch != "auto":
         find_network(arch)  # report a misspelt name before a data set is downloaded
-    reporter = Reporter(quiet or json)
-    typed["dataset"] = dataset_folder(dataset, reporter, labels)
+    return _run(typed, config, Reporter(quiet or json), json)
+
+
+def _run(typed: dict[str, Any], config: FinetuneConfig, reporter: Reporter, json: bool) -> None:
+    """Fine-tune with the arguments of the command by name."""
+    if typed["tensorboard"]:
+        require_tensorboard()
+    if cluster := find_cluster():
+        raise ResnetError(
+            f"finetune runs in one process, and the environment starts {cluster.count}",
+            "start it once: it uses all GPUs of its machine",
+        )
+    typed = typed | {"dataset": dataset_folder(typed["dataset"], reporter, typed["labels"])}
     beside = {each.name: typed[each.name] for each in fields(FinetuneRequest) if each.name in typed}
-    return _run(FinetuneRequest(**beside, command=shlex.join(["resnet", *sys.argv[1:]])), config, reporter, json)
-
-
-def _run(request: FinetuneRequest, config: FinetuneConfig, reporter: Reporter, json: bool) -> None:
+    request = FinetuneRequest(**beside, command=shlex.join(["resnet", *sys.argv[1:]]))
     plan = plan_finetune(request, config, reporter)
     with tensorflow_import():
         from resnet_cli.jobs.finetune import run_finetune

@@ -195,6 +195,10 @@ RunOutput = Annotated[Path | None, _option(OUTPUT, "Run folder.  \\[default: run
 ForceRun = Annotated[bool, _option(OUTPUT, "Replace the run in --output.", "--force")]
 Resume = Annotated[bool, _option(OUTPUT, "Continue an interrupted run.", "--resume")]
 Tensorboard = Annotated[bool, _option(OUTPUT, "Write TensorBoard's event files too.", "--tensorboard")]
+RayAddress = Annotated[
+    str | None,
+    _option(OUTPUT, "Train on a Ray cluster: local, auto or HOST:PORT.", "--ray", metavar="ADDRESS"),
+]
 RunJson = Annotated[bool, _option(OUTPUT, "Print the result as JSON.", "--json")]
 RunQuiet = Annotated[bool, _option(OUTPUT, "No progress.", "--quiet", "-q")]
 

@@ -91,10 +91,11 @@ class Reporter:
 
     Args:
         quiet: report nothing but notices and warnings.
+        mute: report nothing at all, as the first of several processes does so.
     """
 
-    def __init__(self, quiet: bool = False) -> None:
-        self._quiet, self._signal, self._noticed = quiet, 0, 0
+    def __init__(self, quiet: bool = False, mute: bool = False) -> None:
+        self._quiet, self._mute, self._signal, self._noticed = quiet or mute, mute, 0, 0
         self._is_told = self._is_heard = False
         self._saved: str | None = NOTHING_YET
         self.warnings: list[str] = []
@@ -106,7 +107,7 @@ class Reporter:
             TextColumn("{task.fields[figures]}"),
             console=err,
             transient=True,
-            disable=quiet or not _shows_bars(),
+            disable=self._quiet or not _shows_bars(),
         )
 
     def start(self, title: str, total: int | None) -> Task:
@@ -121,13 +122,16 @@ class Reporter:
 
     def notice(self, text: str) -> None:
         """See `Progress`."""
+        if self._mute:
+            return
         err.print(Panel(escape(text), border_style="yellow", title="notice", title_align="left"), soft_wrap=False)
 
     def warn(self, text: str) -> None:
         """See `Progress`."""
         if text not in self.warnings:
             self.warnings.append(text)
-            err.print(f"[yellow]warning:[/] {escape(text)}")
+            if not self._mute:
+                err.print(f"[yellow]warning:[/] {escape(text)}")
 
     def stop_signal(self) -> int:
         """See `Progress`."""

@@ -1,5 +1,6 @@
 """`resnet train`: any network of the residual papers, from scratch or from weights, by a recipe."""
 
+import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -9,12 +10,16 @@ from typing import Any
 import typer
 
 from resnet_cli.cli import recipe_options as o
-from resnet_cli.cli.console import print_training
+from resnet_cli.cli.console import print_error, print_training
 from resnet_cli.cli.reporter import Reporter
+from resnet_cli.errors import ResnetError
+from resnet_cli.jobs.cluster import find_cluster, is_child, join, require_together, run_child, together
 from resnet_cli.jobs.environment import dataset_folder, tensorflow_import
+from resnet_cli.jobs.launch import launch, require_ray
 from resnet_cli.jobs.plan import plan_training
-from resnet_cli.jobs.start import TrainRequest
+from resnet_cli.jobs.start import TrainRequest, let_go
 from resnet_cli.networks.catalogue import find_network
+from resnet_cli.runs.folder import load_run
 from resnet_cli.training.config import TrainConfig, based_on, make_config, parse_duration, require_teacher
 from resnet_cli.training.tensorboard import require_tensorboard
 
@@ -46,6 +51,7 @@ def train(
     force: o.ForceRun = False,
     resume: o.Resume = False,
     tensorboard: o.Tensorboard = False,
+    ray: o.RayAddress = None,
     json: o.RunJson = False,
     quiet: o.RunQuiet = False,
 ) -> None:
@@ -59,7 +65,8 @@ def train(
     if show:
         base, _ = based_on(recipe, TrainConfig)
         return o.show_recipe(recipe, config, make_config(base, network, {}), json)
-    return _run(_request(typed, given, limit), config, quiet, json)
+    request = _request(typed, given, limit)
+    return _run(request, config, quiet, json) if ray is None else _launch(ray, request, config, quiet, json)
 
 
 def _request(typed: Mapping[str, Any], given: Mapping[str, Any], limit: float | None) -> TrainRequest:
@@ -82,12 +89,41 @@ def _limit(time_limit: str | None, show: bool) -> float | None:
 def _run(request: TrainRequest, config: TrainConfig, quiet: bool, json: bool) -> None:
     if request.tensorboard:
         require_tensorboard()
-    reporter = Reporter(quiet or json)
-    request = replace(request, dataset=dataset_folder(request.dataset, reporter, request.labels))
-    plan = plan_training(request, config, reporter)
-    with tensorflow_import():
-        from resnet_cli.jobs.train import run_training
+    cluster = find_cluster()
+    if cluster is not None:
+        require_together(cluster, request)
+        if not is_child():
+            raise typer.Exit(run_child(sys.argv[1:], (sys.stdout, sys.stderr)))
+    reporter = Reporter(quiet or json, mute=cluster is not None and cluster.index > 0)
+    if cluster is not None:
+        join(cluster, _end)
+    with together():
+        request = replace(request, dataset=dataset_folder(request.dataset, reporter, request.labels))
+        plan = plan_training(request, config, reporter)
+        with tensorflow_import():
+            from resnet_cli.jobs.train import run_training
 
-    reporter.listen()
-    result = run_training(plan, reporter)
-    print_training(result, request.lr_find == "plot", json)
+        reporter.listen()
+        result = run_training(plan, reporter)
+    if result:
+        print_training(result, request.lr_find == "plot", json)
+
+
+def _launch(address: str, request: TrainRequest, config: TrainConfig, quiet: bool, json: bool) -> None:
+    """Start the same command on a Ray cluster, and print what its first process prints."""
+    require_ray(request)
+    reporter = Reporter(quiet or json)
+    plan = plan_training(replace(request, dataset=dataset_folder(request.dataset, reporter)), config, reporter)
+    let_go()  # of a run that is resumed: its first process holds it
+    words = sys.argv[1:]
+    place = next(index for index, word in enumerate(words) if word == "--ray" or word.startswith("--ray="))
+    del words[place : place + (2 if words[place] == "--ray" else 1)]
+    launch(address, words, plan.place.folder, reporter, sys.stderr)
+    print_training(load_run(plan.place.folder).record["results"], False, json)
+
+
+def _end(error: ResnetError) -> None:
+    """End this process, whose main thread waits for a process that is gone."""
+    print_error(error.message, error.hint)
+    sys.stderr.flush()
+    os._exit(1)

@@ -27,7 +27,7 @@ from resnet_cli.data.storage import (
     telling,
     write_whole,
 )
-from resnet_cli.data.threads import map_in_order
+from resnet_cli.data.threads import Pause, map_arriving
 from resnet_cli.errors import ResnetError
 
 MANIFEST, LIST, PREDICTIONS, SUMMARY = "bulk.json", "list", "predictions", "summary.json"
@@ -328,7 +328,8 @@ def read_notes(folder: Place, numbers: Iterable[int]) -> Iterator[dict[str, Any]
         found: dict[str, Any] = json.loads(_opened(block_file(folder, number)).schema_arrow.metadata[_NOTES])
         return found
 
-    return map_in_order(notes, numbers, _AT_ONCE)
+    found = map_arriving(notes, numbers, _AT_ONCE, _AT_ONCE)
+    return (each for each in found if not isinstance(each, Pause))
 
 
 def read_rows(folder: Place, manifest: Manifest, columns: Sequence[str]) -> Iterator[Any]:

@@ -55,12 +55,6 @@ class _Table:
         return f"{self.file.path}, row {self.rows[index]}"
 
 
-def scan_labels(file: Path, root: Path, strict: bool = False) -> Dataset:
-    """Read a table of labels as a data set; see `survey_labels`, whose faults are raised."""
-    with _without_collection():
-        return usable(survey_labels(file, root, strict))
-
-
 @contextmanager
 def _without_collection() -> Iterator[None]:
     """Millions of new objects and no garbage: looking for it takes as long as everything else."""
@@ -73,6 +67,13 @@ def _without_collection() -> Iterator[None]:
             gc.enable()
 
 
+@_without_collection()
+def scan_labels(file: Path, root: Path, strict: bool = False) -> Dataset:
+    """Read a table of labels as a data set; see `survey_labels`, whose faults are raised."""
+    return usable(survey_labels(file, root, strict))
+
+
+@_without_collection()
 def survey_labels(file: Path, root: Path, strict: bool = False) -> Survey:
     """Read a table of labels and look for its files.
 
@@ -329,7 +330,7 @@ class _Sorted:
         also = f" ({other})" if other != what else ""
         for kind, values, hint in (
             ("two-labels", table.labels, "keep one of the rows"),
-            ("two-splits", splits, "keep an image in one split"),
+            ("in-two-splits", splits, "keep an image in one split"),
         ):
             if values[first] != values[later]:
                 one, two = (printable(Path(values[index] or "nothing")) for index in (first, later))

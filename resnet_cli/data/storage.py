@@ -7,6 +7,7 @@ in a fixed order, so that a list may be longer than memory.
 
 import glob
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,6 +21,8 @@ from resnet_cli.files import UNFINISHED, at_home, write_bytes
 
 PARQUET = ".parquet"
 _WHOLE_WRITES = ("s3", "gcs", "abfs")  # object stores, where a file is there when it is complete
+_BUCKETS = ("s3", "gs", "gcs")
+_QUERY = re.compile(r"\?(?=[a-z_]+=)")  # options of pyarrow in a URL; in other places, `?` belongs to a pattern
 _NOTHING, _FOLDER = 0, 3  # pyarrow.fs.FileType
 _SHOWN = 300  # characters of another library's error message
 
@@ -85,17 +88,27 @@ def find_place(word: str) -> Place:
     pyarrow = import_pyarrow("--input")
     if "://" not in word:
         return Place(pyarrow.fs.LocalFileSystem(), str(Path(os.path.abspath(at_home(word)))))  # noqa: PTH100 (keeps links)
-    scheme = word.partition("://")[0]
+    scheme, _, rest = word.partition("://")
     with telling(word):
+        if scheme in _BUCKETS:
+            # As text: a key may contain what a URL may not.
+            bare, query = (*_QUERY.split(rest, maxsplit=1), "")[:2]
+            bucket = bare.partition("/")[0]
+            return Place(pyarrow.fs.FileSystem.from_uri(f"{scheme}://{bucket}?{query}")[0], bare.rstrip("/"), f"{scheme}://")
+        # What looks like a pattern is not for the libraries, which take `?` for the beginning of a query.
+        parts = word.split("/")
+        first = next((number for number, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+        root = "/".join(parts[:first])
         try:
-            files, path = pyarrow.fs.FileSystem.from_uri(word)
+            files, path = pyarrow.fs.FileSystem.from_uri(root)
         except pyarrow.ArrowInvalid:
-            files, path = _by_fsspec(pyarrow, word)
-    if scheme == "file":
-        return Place(files, path.rstrip("/"))
-    bare = word.partition("?")[0].rstrip("/")
+            files, path = _by_fsspec(pyarrow, root)
     path = path.rstrip("/")
-    return Place(files, path, bare.removesuffix(path) if bare.endswith(path) else f"{scheme}://")
+    if scheme == "file":
+        return Place(files, "/".join([path, *parts[first:]]))
+    bare = root.rstrip("/")
+    prefix = bare.removesuffix(path) if bare.endswith(path) else f"{scheme}://"
+    return Place(files, "/".join([path, *parts[first:]]).rstrip("/"), prefix)
 
 
 def _by_fsspec(pyarrow: Any, word: str) -> tuple[Any, str]:

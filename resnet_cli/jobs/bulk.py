@@ -34,8 +34,17 @@ from resnet_cli.engines import EngineName
 from resnet_cli.errors import ResnetError
 from resnet_cli.inference.metrics import evaluation_of
 from resnet_cli.inference.scoring import MEASURED, only_left_out, outcomes_of_rows, unreadable_rows, write_confusion
-from resnet_cli.jobs.bulk_actor import MOST_CORES, BlockClassifier, Work, actors, cores_per_actor, forget_attempts, model_hash
-from resnet_cli.jobs.environment import settled
+from resnet_cli.jobs.bulk_actor import (
+    MOST_CORES,
+    BlockClassifier,
+    Work,
+    actors,
+    cores_per_actor,
+    file_hash,
+    forget_attempts,
+    model_hash,
+)
+from resnet_cli.jobs.environment import gpu_is_likely, settled, surroundings
 from resnet_cli.jobs.evaluate import Evaluated, EvaluateRequest
 from resnet_cli.jobs.measure import Measured
 from resnet_cli.jobs.predict import Ready, classifiers_for, load_runs, run_classifier
@@ -81,7 +90,7 @@ class BulkDone:
         images: rows written, each image once.
         errors: those with an error instead of classes.
         now: images classified by this command; the others were finished before.
-        seconds: that they took, without the start of Ray.
+        seconds: that they took, with the start of the actors, without that of Ray.
         engine: the engine and its precision, of each kind of machine.
     """
 
@@ -238,22 +247,24 @@ def _list(output: Place, wanted: Manifest, found: Input, cluster: Cluster, progr
 def _work(
     output: Place, manifest: Manifest, base: Place, classifiers: tuple[Ready, ...], engine: EngineName, cluster: Cluster
 ) -> Work:
-    """Ship the classifiers."""
-    if engine == "auto" and cluster.gpus and all(each.for_keras for each in classifiers):
+    """Choose the engine for this cluster, and make the models ready to be sent."""
+    # Of other machines, only Ray knows whether they have a GPU.
+    has_gpus = cluster.gpus > 0 and (not cluster.is_local or gpu_is_likely(surroundings()))
+    if engine == "auto" and has_gpus and all(each.for_keras for each in classifiers):
         engine = "keras"
-    models: list[Any] = []
-    if engine != "keras":
+    models: list[tuple[str, Any]] = []
+    if engine != "keras" and not cluster.is_local and all(each.model.exists() for each in classifiers):
         import ray
 
-        files = [(each.model, each.model.with_suffix(".bin")) for each in classifiers if each.model.exists()]
-        models = [ray.put([file.read_bytes() for file in pair]) for pair in files] if not cluster.is_local else []
+        pairs = [(each.model, each.model.with_suffix(".bin")) for each in classifiers]
+        models = [(file_hash(pair[0]), ray.put([file.read_bytes() for file in pair])) for pair in pairs]
     whole = len(cluster.machines) == 1 and cluster.cores <= MOST_CORES
     threads = None if whole and engine != "keras" else cores_per_actor(cluster, engine)
     return Work(output, manifest, base, classifiers, tuple(models), engine, threads)
 
 
 def _run(work: Work, todo: Sequence[int], cluster: Cluster, progress: Progress) -> tuple[int, float]:
-    """Classify blocks on Ray Data; returns the images and the seconds from the first result's start on."""
+    """Classify blocks on Ray Data; returns the images, and the seconds with the start of the actors."""
     total, size = work.manifest.images, work.manifest.block
     left = sum(min(size, total - number * size) for number in todo)
     number = actors(cluster, work.engine)
@@ -335,8 +346,7 @@ def _until_asked(results: Iterator[dict[str, Any]], progress: Progress) -> Itera
 
 
 def _told(error: Exception) -> ResnetError:
-    """One sentence for an error of Ray."""
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    if "Actor" in type(error).__name__ or "died" in str(error):
-        return ResnetError("the actors died, perhaps for lack of memory", AGAIN)
-    return ResnetError(f"Ray stopped: {lines[-1] if lines else type(error).__name__}", AGAIN)
+    """One sentence for an error of Ray, whose text may be a traceback."""
+    text = str(error).strip()
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    return ResnetError(f"Ray stopped: {lines[-1] if 'Traceback' in text else lines[0]}", AGAIN)

@@ -7,6 +7,7 @@ the driver was killed, gives the same file again.
 
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 from resnet_cli.data.bulk_folder import Manifest, block_file, read_block, read_notes, write_block
@@ -33,7 +34,7 @@ class Work:
         manifest: what it holds.
         base: folder that relative names start from.
         classifiers: the members of the ensemble.
-        models: model.xml and model.bin of each, in Ray's object store, for machines that do not see the files.
+        models: for machines that do not see its files, the hash of each model.xml, and its content in Ray's object store.
         engine: engine of the forward passes.
         threads: threads of an actor; None = one per core of its machine.
     """
@@ -53,9 +54,14 @@ def forget_attempts(output: Place) -> None:
 
 
 def model_hash(ready: Ready) -> str:
-    """SHA-256 of a classifier's files."""
-    files = [ready.model, ready.model.with_suffix(".bin")] if ready.model.exists() else [ready.weights]
-    return "-".join(digest(file)[:32] for file in files if file is not None)
+    """SHA-256 of a classifier's weights; of its OpenVINO model where there are none."""
+    return digest(ready.weights) if ready.weights is not None and ready.weights.exists() else file_hash(ready.model)
+
+
+def file_hash(model: Path) -> str:
+    """SHA-256 of a model.xml and its model.bin; empty if they are missing."""
+    files = (model, model.with_suffix(".bin"))
+    return "-".join(digest(file)[:32] for file in files) if model.exists() else ""
 
 
 def cores_per_actor(cluster: Cluster, engine: EngineName) -> int:
@@ -144,14 +150,16 @@ class BlockClassifier:
 
     def _model(self, index: int, ready: Ready) -> Ready:
         """A classifier with a model.xml of this machine: the same file, or a copy in the user's cache."""
-        work, wanted = self._work, self._work.manifest.model[index]
-        if not work.models or (ready.model.exists() and model_hash(ready) == wanted):
+        if not self._work.models:
             return ready
-        import ray
-
+        wanted, content = self._work.models[index]
         copy = replace(ready, model=cache_folder() / "bulk" / wanted / "model.xml")
-        if not copy.model.exists() or model_hash(copy) != wanted:
-            xml, weights = ray.get(work.models[index])
+        if file_hash(ready.model) == wanted:
+            return ready
+        if file_hash(copy.model) != wanted:
+            import ray
+
+            xml, weights = ray.get(content)
             local = find_place(str(copy.model.parent))
             write_whole(local.inside("model.bin"), weights)
             write_whole(local.inside("model.xml"), xml)

@@ -27,6 +27,7 @@ from resnet_cli.networks.pretrained import BUNDLED, PREFERRED, WeightsSource, ch
 from resnet_cli.progress import Progress
 from resnet_cli.runs.folder import unfinished_runs
 from resnet_cli.training.config import FinetuneConfig, TrainConfig
+from resnet_cli.training.processes import group
 
 if TYPE_CHECKING:
     from resnet_cli.data.decode import Geometry
@@ -180,10 +181,8 @@ def plan_training(request: TrainRequest, config: TrainConfig, progress: Progress
     typed = {key: value for key, value in chosen.items() if key not in _decided(request)}
     name = f"{dataset.name}-{find_network(request.arch).name}{'-lr-find' if request.lr_find == 'plot' else ''}"
     needed = (request.weights, str(request.teacher or ""))
-    place = place_of_run(name, request.output, request.force, typed if request.resume else None, needed)
-    tell_interrupted(place, progress)
-    if request.resume:
-        require_same(place.folder, typed)
+    place = _place_of_first(name, request, typed, needed, progress)
+    if request.resume and _decided(request):
         config = replace(config, **{key: begun_with(place.folder)[key] for key in _decided(request)})
     engine = settled("auto", progress)
     keeps_head = classes_of(source) == dataset.classes
@@ -191,6 +190,22 @@ def plan_training(request: TrainRequest, config: TrainConfig, progress: Progress
     weights = "random weights" if source.path is None else f"weights of {request.weights}, with {head}"
     progress.line(f"network: {network.name}, {size} pixels, {weights}; recipe {request.recipe}")
     return TrainPlan(request, config, dataset, teacher, source, keeps_head, spec, place, chosen, engine, began)
+
+
+def _place_of_first(
+    name: str, request: TrainRequest, typed: dict[str, Any], needed: tuple[str, str], progress: Progress
+) -> Place:
+    """The run folder, which the first of several processes chooses and alone sees."""
+
+    def choose() -> tuple[str, str]:
+        place = place_of_run(name, request.output, request.force, typed if request.resume else None, needed)
+        tell_interrupted(place, progress)
+        if request.resume:
+            require_same(place.folder, typed)
+        return str(place.folder), place.name
+
+    folder, base = group().from_first(choose)
+    return Place(Path(folder), base, request.force and not request.resume)
 
 
 def _require_scaling(request: TrainRequest, config: TrainConfig, network: Network, source: WeightsSource, size: int) -> None:

@@ -33,6 +33,7 @@ _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_AUTO_CONNECT": "0",  # a thread that still waits for results would start Ray again after its end
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # of Ray's own processes: what matters arrives as an exception
+    "RAY_worker_niceness": "0",  # of a local Ray: else its workers give way to everything else on the machine
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else it warns about workers without a GPU
 }
@@ -97,7 +98,7 @@ def _numbers(version: str) -> list[int]:
 
 
 @contextmanager
-def connect(address: str) -> Iterator[Cluster]:
+def connect(address: str, logs: bool = False) -> Iterator[Cluster]:
     """Start Ray on this machine, or connect to a cluster; at the end, shut it down or disconnect.
 
     Nothing that is printed to stdout meanwhile is shown.
@@ -105,6 +106,7 @@ def connect(address: str) -> Iterator[Cluster]:
 
     Args:
         address: "local"; or HOST:PORT of a cluster that this machine belongs to, or "auto" for the one that runs here.
+        logs: write what workers print to stderr to the stderr of this process.
 
     Raises:
         ResnetError: Ray is missing or too old, it cannot be started, or the cluster does not answer.
@@ -116,7 +118,7 @@ def connect(address: str) -> Iterator[Cluster]:
         if address != LOCAL:
             _require_answer(address)
         with _own_signals(), without_chatter():
-            begin(address)
+            begin(address, logs)
     try:
         # Ray prints what its machines report, such as a killed worker, to stdout, where only results belong.
         with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
@@ -127,8 +129,8 @@ def connect(address: str) -> Iterator[Cluster]:
                 ray.shutdown()
 
 
-def begin(address: str) -> None:
-    """Start Ray ("local"), or connect to a cluster.
+def begin(address: str, logs: bool = False) -> None:
+    """Start Ray ("local"), or connect to a cluster; see `connect`.
 
     Raises:
         ResnetError: Ray says why it cannot.
@@ -136,7 +138,7 @@ def begin(address: str) -> None:
     ray = import_ray()
     own: dict[str, Any] = {"num_cpus": workers(), "include_dashboard": False, "object_store_memory": _STORE}
     try:
-        ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **(own if address == LOCAL else {}))
+        ray.init(address, logging_level=logging.ERROR, log_to_driver=logs, **(own if address == LOCAL else {}))
     except Exception as error:  # of many types
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         what = "Ray cannot be started here" if address == LOCAL else f"--ray {address}: cannot connect to this cluster"
@@ -144,7 +146,9 @@ def begin(address: str) -> None:
 
 
 def _hint(address: str) -> str:
-    return "" if address == LOCAL else "run this on a machine of the cluster; `ray status` shows its state; or --ray local"
+    return (
+        "" if address == LOCAL else "run this on one of its machines; if it has token authentication, set RAY_AUTH_MODE=token"
+    )
 
 
 def _require_answer(address: str) -> None:

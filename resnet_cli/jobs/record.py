@@ -145,8 +145,7 @@ def run_record(
         "path": str(source.path.absolute()) if source.path else "",
         "sha256": source.sha256,
         "fallback": source.fallback,
-        "name": source.name,
-        "revision": source.revision,
+        **({"name": source.name, "revision": source.revision} if source.name else {}),  # published on the hub
     }
     return {
         "command": command,

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -22,13 +23,14 @@ from resnet_cli.jobs.start import PRECISION, begin_run, begun_by, make_run_folde
 from resnet_cli.networks.classifier import build_logits, load_backbone, set_pixel_mean
 from resnet_cli.networks.precision import prepare
 from resnet_cli.progress import NOTHING_YET, Progress, stop_if_asked
-from resnet_cli.runs.folder import Run, finish_run
+from resnet_cli.runs.folder import Run, finish_run, versions
 from resnet_cli.training.checkpoints import Stage, Stream
 from resnet_cli.training.config import TrainConfig
-from resnet_cli.training.devices import own_part
+from resnet_cli.training.devices import own_part, trained_on
 from resnet_cli.training.distillation import Assumed, Lesson, Taught, TaughtEvaluation, columns_of
 from resnet_cli.training.loop import train
 from resnet_cli.training.pace import Pace, fit_to_limit, measure_pace
+from resnet_cli.training.processes import group
 from resnet_cli.training.rate_finder import find_rate
 from resnet_cli.transfer.time_limit import Limit
 
@@ -59,12 +61,16 @@ class _Setup:
 
 
 def run_training(plan: TrainPlan, progress: Progress) -> dict[str, Any]:
-    """Train and write a run; returns the JSON output of `train`, or that of `--lr-find plot`."""
-    request, config, spec, folder = plan.request, plan.config, plan.spec, plan.place.folder
+    """Train and write a run; returns the JSON output of `train`, or that of `--lr-find plot`.
+
+    Of several processes, the first one alone writes; the others return an empty result after the training.
+    """
+    request, config, spec, folder, together = plan.request, plan.config, plan.spec, plan.place.folder, group()
     setup = _set_up(plan, progress)
+    together.require_same({**plan.chosen, PRECISION: setup.precision, **trained_on(), **versions()})
     limit = Limit(request.limit) if request.limit and not request.resume else None
     if request.resume:
-        tell_other_precision(folder, setup.precision, progress)
+        together.from_first(lambda: tell_other_precision(folder, setup.precision, progress))
     else:
         search = find_rate(setup.model, setup.stream, config, progress) if request.lr_find else None
         if search is not None and request.lr_find == "plot":
@@ -79,12 +85,15 @@ def run_training(plan: TrainPlan, progress: Progress) -> dict[str, Any]:
             config = fit_to_limit(config, limit.seconds, pace, steps, limit.spent())
             limit.plan(f"{config.epochs} epochs", pace.seconds_of(config.epochs, steps))
             progress.line(f"{config.epochs} epochs fit into the time limit")
-        folder = begin_run(plan.place, {**plan.chosen, **asdict(config), PRECISION: setup.precision}, request.command)
+        begun = {**plan.chosen, **asdict(config), PRECISION: setup.precision}
+        folder = Path(together.from_first(lambda: str(begin_run(plan.place, begun, request.command))))
         if search is not None:
             write_search(folder, search)
-    command, earlier = begun_by(folder)
+    command, earlier = together.from_first(lambda: begun_by(folder))
     stage = Stage("train", folder, request.resume, tensorboard=request.tensorboard)
     result = train(setup.model, setup.stream, setup.held_out, config, stage, progress, setup.small)
+    if not together.is_first:
+        return {}
     if limit is not None:
         progress.line(limit.outcome())
     readable = as_read(setup.dataset, *setup.images)

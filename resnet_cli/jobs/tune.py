@@ -97,7 +97,7 @@ def tune(plan: FinetunePlan, folder: Path, progress: Progress) -> tuple[Finetune
 
 def _with(plan: FinetunePlan, config: FinetuneConfig, size: int) -> FinetunePlan:
     spec = replace(plan.spec, image_size=size, dropout=config.dropout)
-    return replace(plan, config=config, spec=spec, geometry=replace(plan.geometry, size=size))
+    return replace(plan, config=config, spec=spec, geometry=spec.network.geometry(size, plan.geometry.resize))
 
 
 class _OutOfTime(Exception):
@@ -189,7 +189,7 @@ class _Search:
         with self._in_time():
             frozen = self._frozen_of(model, config, size)
             head = transfer(model, self._apart(frozen), head_alone(config), self._muted).head
-            if config.patience and is_perfect(head.best):
+            if self._folds is None and config.patience and is_perfect(head.best):  # the phase will be skipped
                 return True
             seconds = seconds_to_fine_tune(model, self._apart(frozen), config, self._left(), self._muted)
         self._cost[config.unfreeze] = seconds * (_FOLDS if self._folds else 1)

@@ -344,11 +344,11 @@ def published_file(words: str, progress: Progress) -> tuple[Network, WeightsSour
         if not path.is_file():
             raise ResnetError(f"--weights {words}: there is no such file", "name a .safetensors file, or timm:resnet50.a1_in1k")
         found = describe(path, path.parent / CONFIG, bundled_run().classes)
-        if found.assumed:
-            progress.notice(found.assumed)
         source = _file(path)
     assert source.path is not None
     require_fitting(source.path, found.network, found.head)
+    if found.assumed:
+        progress.notice(found.assumed)
     return found.network, replace(source, classes=found.classes, head=found.head)
 
 

@@ -126,7 +126,7 @@ class Checkpoint:
     def on_hub(self) -> Repository:
         """Where its files are."""
         hint = f"nearest names: {', '.join(nearest(self.name))}; `resnet models --weights` lists them"
-        return Repository(self.name, self.repository, self.revision, hint)
+        return Repository(self.name, self.repository, self.revision, hint, self.name in CHECKPOINTS)
 
 
 def _listed() -> Iterator[Checkpoint]:
@@ -274,13 +274,8 @@ def _assumed(weights: Path, imagenet: Sequence[str]) -> Description:
     shapes = shapes_of(weights)
     names = {name for name in shapes if not name.startswith("fc.") and not name.endswith(_COUNTER)}
     networks = map(find_network, _NETWORKS.values())
-    network = next((each for each in networks if names == {tensor.name for tensor in tensors_of(each, 0)}), None)
-    if network is None:
-        raise ResnetError(
-            f"{weights} is no ResNet-18, 34, 50, 101 or 152 of timm: it has {len(names)} tensors"
-            f" ({', '.join(sorted(names)[:3])}{', ...' if len(names) > 3 else ''})",
-            "with its config.json beside it, what differs is named",
-        )
+    # The network with the fewest other names: where any differ, `require_fitting` tells which.
+    network = min(networks, key=lambda each: len(names ^ {tensor.name for tensor in tensors_of(each, 0)}))
     head = shapes["fc.weight"][0] if len(shapes.get("fc.weight", ())) == 2 else 0
     told = (
         f"{weights} has no config.json beside it. Assumed from its tensors: {network.name}, with ImageNet's mean and std,"

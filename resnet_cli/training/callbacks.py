@@ -6,19 +6,29 @@ In: Keras' calls. Out: metrics.jsonl, checkpoint/ and, if requested, tensorboard
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_cli.errors import ResnetError
+from resnet_cli.errors import Interrupted, ResnetError
 from resnet_cli.files import write_text
 from resnet_cli.networks.weights import named_variables
-from resnet_cli.progress import GO_ON, Progress, how_long, stop_if_asked
+from resnet_cli.progress import GO_ON, Progress, how_long
 from resnet_cli.runs.folder import EpochRecord, read_history
-from resnet_cli.training.checkpoints import Point, Stage, Stream, has_checkpoint, save_checkpoint, stored_metrics, write_whole
+from resnet_cli.training.checkpoints import (
+    Point,
+    Stage,
+    Stream,
+    has_checkpoint,
+    metrics_from_first,
+    save_checkpoint,
+    write_whole,
+)
 from resnet_cli.training.config import CHECKPOINT_SECONDS, MID_EPOCH_SECONDS, TrainConfig, small_epochs
 from resnet_cli.training.optimizers import inner_optimizer, plateau_scale
+from resnet_cli.training.processes import group
 from resnet_cli.training.tensorboard import EventFile
 
 SURE = 0.05  # nats: the right class has a probability of 95 % in the geometric mean over the validation images
@@ -74,7 +84,9 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self._reference = reference
         self._per_epoch, self._images = stream.steps_per_epoch, stream.images_per_step
         self._step, self._validated, self._seconds_before = begun.step, begun.validated, begun.seconds
-        stage.checkpoints.mkdir(parents=True, exist_ok=True)
+        self._group = group()  # the first process alone writes; all decide alike
+        if self._group.is_first:
+            stage.checkpoints.mkdir(parents=True, exist_ok=True)
         self._metrics_file = stage.folder / "metrics.jsonl"
         self._best_file = stage.checkpoints / "best.npz"
         self._swapped = False
@@ -82,8 +94,11 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self._best_saved, self._saved, self._saved_at = 0, True, time.monotonic()
         self._metrics: list[NDArray[np.float32]] | None = None  # of an epoch that is being validated
         self._has_validated = False
-        self.history = self._history_until(begun.step // self._per_epoch - (not begun.validated))
-        self._events = EventFile(stage.folder / "tensorboard" / stage.name, self.history) if stage.tensorboard else None
+        epoch = begun.step // self._per_epoch - (not begun.validated)
+        lines = self._group.from_first(lambda: [asdict(record) for record in self._history_until(epoch)])
+        self.history = [EpochRecord(**line) for line in lines]
+        writes_events = stage.tensorboard and self._group.is_first
+        self._events = EventFile(stage.folder / "tensorboard" / stage.name, self.history) if writes_events else None
         progress.saved(GO_ON)
 
     @property
@@ -108,7 +123,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         """See `keras.callbacks.Callback`."""
         if self._step == self._first_step and self._step % self._per_epoch:  # the first step after an interruption
-            for variable, value in stored_metrics(self._stage.checkpoints, self.model, self._step):
+            for variable, value in metrics_from_first(self._stage.checkpoints, self.model, self._step):
                 variable.assign_add(value)
         self._step += 1
         self._changed()
@@ -163,12 +178,14 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         if self._config.plateau:
             scale = plateau_scale([each.val_loss for each in self.history], self._config.plateau)
             inner_optimizer(self.model).scale.assign(scale)
-        write_text(self._metrics_file, self._metrics_file.read_text() + record.to_line())
+        if self._group.is_first:
+            write_text(self._metrics_file, self._metrics_file.read_text() + record.to_line())
         if self._events is not None:
             self._events.append(record)
         # A finished stage is not trained again, even if the process is stopped right after it.
         done = record.epoch == self._config.epochs or self.stopped_early
-        if done or self._progress.stop_signal() or self._is_due(CHECKPOINT_SECONDS):
+        stop = self._agreed_signal()
+        if done or stop or self._is_due(CHECKPOINT_SECONDS):
             self._save()
         if self._stage.announce:
             self._progress.line(
@@ -176,12 +193,14 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
                 f"  loss {record.loss:.3f}  accuracy {record.accuracy:6.1%}"
                 f"  val loss {record.val_loss:.3f}  val accuracy {record.val_accuracy:6.1%}{self._to_go(record)}"
             )
-        self._stop()
+        self._stop(stop)
         self.model.stop_training = self.stopped_early
 
     def restore_best(self, model: keras.Model) -> None:
         """Put the best epoch's weights into the model."""
         best = self._best_values
+        if not best and not self._group.is_first:
+            return  # the first process alone writes the network
         if not best:  # the best epoch was trained by an earlier process
             with np.load(self._best_file, allow_pickle=False) as archive:
                 best = dict(archive)
@@ -209,9 +228,14 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _save_or_stop(self) -> None:
         """During an epoch or its validation: save a checkpoint if one is due, and stop if a signal requested it."""
-        if not self._saved and (self._progress.stop_signal() or self._is_due(MID_EPOCH_SECONDS)):
+        stop = self._agreed_signal()
+        if not self._saved and (stop or self._is_due(MID_EPOCH_SECONDS)):
             self._save()
-        self._stop()
+        self._stop(stop)
+
+    def _agreed_signal(self) -> int:
+        """The signal at which all processes stop after this step; 0 for none."""
+        return self._group.stop_signal(self._progress.stop_signal())
 
     def _require_number(self, loss: float) -> None:
         if math.isfinite(loss):
@@ -233,6 +257,8 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _save(self) -> None:
         """Write the best weights, if they changed, and a checkpoint: together they match the records so far."""
+        if not self._group.is_first:
+            return self._note_saved()
         if self._best_values and self._best_saved != self.best_epoch:
             write_whole(self._best_file, self._best_values)
             self._best_saved = self.best_epoch
@@ -243,18 +269,23 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         save_checkpoint(self._stage.checkpoints, self.model, point, self._metrics)
         if averaged:
             self._swap_averages()
+        return self._note_saved()
+
+    def _note_saved(self) -> None:
         self._saved, self._saved_at = True, time.monotonic()
         self._progress.saved(GO_ON)
 
-    def _stop(self) -> None:
-        stop_if_asked(self._progress, GO_ON)
+    def _stop(self, signal: int) -> None:
+        if signal:
+            raise Interrupted(signal, GO_ON)
 
     def _swap_averages(self) -> None:
         """Exchange weights and their averages; batch-norm statistics are averages already."""
         averages = inner_optimizer(self.model)._model_variables_moving_average
         for variable, average in zip(self.model.trainable_variables, averages, strict=True):
-            current = keras.ops.convert_to_numpy(variable)
-            variable.assign(average)
+            # Not through NumPy: the first process alone may do this, and JAX compares arrays of all processes.
+            current = keras.ops.copy(variable)
+            variable.assign(keras.ops.copy(average))
             average.assign(current)
         self._swapped = not self._swapped
 

@@ -8,7 +8,7 @@ import io
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from resnet_cli.data.batches import Order, Shuffled, TrainStream
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import write_bytes
 from resnet_cli.training.optimizers import inner_optimizer
+from resnet_cli.training.processes import group
 
 
 class Stream(Protocol):
@@ -153,12 +154,28 @@ def save_checkpoint(folder: Path, model: keras.Model, point: Point, metrics: Seq
 
 
 def load_checkpoint(folder: Path, model: keras.Model) -> Point:
-    """Load the newest readable checkpoint into a compiled model of the same kind.
+    """Load the newest readable checkpoint into a compiled model of the same kind; of several processes, the first reads it.
 
     Raises:
         ResnetError: no checkpoint is readable, or it belongs to another network.
     """
     variables, scale = _variables(model), _loss_scale(model)
+    values: list[Any] | None = None
+
+    def read() -> tuple[dict[str, Any], int]:
+        nonlocal values
+        point, values = _read(folder, variables, scale)
+        return asdict(point), len(values)
+
+    point, count = group().from_first(read)
+    stored = [*variables, *scale][:count]
+    for variable, value in zip(stored, group().arrays_from_first(values, stored), strict=True):
+        variable.assign(value)
+    return Point(**point)
+
+
+def _read(folder: Path, variables: list[Any], scale: list[Any]) -> tuple[Point, list[Any]]:
+    """The position of the newest readable checkpoint, and its values of the variables and of the loss scale."""
     for path in reversed(_generations(folder)):
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
@@ -169,11 +186,8 @@ def load_checkpoint(folder: Path, model: keras.Model) -> Point:
             continue
         if any(value.shape != tuple(variable.shape) for value, variable in zip(values, variables, strict=True)):
             raise ResnetError(f"the checkpoint {path} belongs to another network", "resume with the options it began with")
-        for variable, value in zip(variables, values, strict=True):
-            variable.assign(value)
-        for variable, value in zip(scale, scaled, strict=False):  # none if the run began in another precision
-            variable.assign(value)
-        return Point(int(path.stem.split("-")[1]), **known)
+        # There is no scale if the run began in another precision.
+        return Point(int(path.stem.split("-")[1]), **known), [*values, *scaled]
     raise ResnetError(f"there is no readable checkpoint in {folder}", "start again without --resume")
 
 
@@ -190,6 +204,12 @@ def stored_metrics(folder: Path, model: keras.Model, step: int) -> list[tuple[An
         if f"m{len(variables) - 1}" not in archive:
             return []
         return [(variable, archive[f"m{i}"]) for i, variable in enumerate(variables)]
+
+
+def metrics_from_first(folder: Path, model: keras.Model, step: int) -> list[tuple[Any, NDArray[np.float32]]]:
+    """`stored_metrics`, which the first of several processes reads."""
+    stored = group().from_first(lambda: [np.asarray(value).tolist() for _, value in stored_metrics(folder, model, step)])
+    return [(variable, np.asarray(value, np.float32)) for variable, value in zip(model.metrics_variables, stored, strict=False)]
 
 
 def has_checkpoint(folder: Path) -> bool:

@@ -25,7 +25,7 @@ from resnet_cli.training import processes
 def device_count() -> int:
     """Number of devices that train together, over all processes."""
     if keras.backend.backend() == "tensorflow":
-        return len(_tensorflow_devices())
+        return max(1, len(_tensorflow_devices()))
     return len(keras.distribution.list_devices())
 
 

@@ -18,11 +18,12 @@ from resnet_cli.errors import ResnetError
 from resnet_cli.progress import Progress
 from resnet_cli.runs.folder import EpochRecord
 from resnet_cli.training.callbacks import CROSS_ENTROPY, Recorder
-from resnet_cli.training.checkpoints import Point, Stage, Stream, has_checkpoint, load_checkpoint, stored_metrics
+from resnet_cli.training.checkpoints import Point, Stage, Stream, has_checkpoint, load_checkpoint, metrics_from_first
 from resnet_cli.training.config import TrainConfig, small_epochs
 from resnet_cli.training.devices import divisible, in_words, of_images, on_all_devices
 from resnet_cli.training.distillation import loss_of, metrics_of_labels
 from resnet_cli.training.optimizers import make_optimizer, rates
+from resnet_cli.training.processes import group
 from resnet_cli.training.reading import Reading, on_device
 
 
@@ -104,7 +105,8 @@ def _train(
         metrics=_metrics(stream.classes, config),
     )
     model.optimizer.build(model.trainable_variables)
-    begun = load_checkpoint(stage.checkpoints, model) if stage.resume and has_checkpoint(stage.checkpoints) else Point(0)
+    is_resumed = group().from_first(lambda: stage.resume and has_checkpoint(stage.checkpoints))
+    begun = load_checkpoint(stage.checkpoints, model) if is_resumed else Point(0)
     if begun.images not in (0, stream.images_per_step):
         raise ResnetError(
             f"the run trained {begun.images} images a step, and these devices can only share {stream.images_per_step} equally",
@@ -145,7 +147,7 @@ def _validate(
     recorder.set_model(model)
     recorder.on_epoch_begin(epoch)
     validation = model.evaluate(held_out, callbacks=[recorder], return_dict=True, verbose=0)
-    for variable, value in stored_metrics(stage.checkpoints, model, step):
+    for variable, value in metrics_from_first(stage.checkpoints, model, step):
         variable.assign(value)
     figures = {name: float(value) for name, value in model.get_metrics_result().items()}
     recorder.on_epoch_end(epoch, figures | {f"val_{name}": value for name, value in validation.items()})

@@ -26,6 +26,8 @@ _SIDES = (0.75, 1.0, 1.25, 1.5)  # image sizes, as multiples of the usual one; p
 _MULTIPLE = 32  # pixels: the factor by which most networks reduce their input
 _RANDOM = 6  # trials before the sampler follows what it has seen
 
+_GUIDED = 10  # attempts by that sampler, which may suggest known settings again and again; further ones are random
+
 Settings = dict[str, Any]  # values by key
 
 
@@ -64,7 +66,7 @@ class Trial:
     @property
     def accuracy(self) -> float:
         """Share of images classified correctly, 0..1."""
-        return 1 - self.mistakes / self.count
+        return (self.count - self.mistakes) / self.count
 
     @property
     def value(self) -> float:
@@ -212,12 +214,15 @@ def suggest(space: Space, trials: Sequence[Trial], seed: int, attempt: int) -> S
         space: what may be tried.
         trials: the finished trials, in order.
         seed: random seed of the search.
-        attempt: from 0; another one gives another suggestion after the same trials.
+        attempt: from 0; another one gives another suggestion after the same trials, later ones at random.
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    sampler = optuna.samplers.TPESampler(seed=_seed(seed, len(trials), attempt), n_startup_trials=_RANDOM)
+    number = _seed(seed, len(trials), attempt)
+    sampler = optuna.samplers.TPESampler(seed=number, n_startup_trials=_RANDOM)
+    if attempt >= _GUIDED:
+        sampler = optuna.samplers.RandomSampler(seed=number)
     study, distributions = optuna.create_study(sampler=sampler), space.distributions()
     for trial in trials:
         drawn = space.drawn_of(trial.settings)

@@ -1,0 +1,64 @@
+"""`train --ray`: Ray Train runs the same training; without Ray, or with a wrong address, there is one sentence."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+import pytest
+from conftest import MakeDataset, RunCli
+from test_devices import assert_equal_runs
+
+TRAIN = "--arch resnet8 --image-size 16 --seed 4 --batch-size 8 --learning-rate 0.02 --epochs 5 --json"
+
+
+@pytest.mark.slow
+def test_two_processes_on_ray_train_as_one_does(tmp_path: Path, make_dataset: MakeDataset) -> None:
+    make_dataset(tmp_path / "fruit" / "train", count=10)
+    make_dataset(tmp_path / "fruit" / "val", count=3, first=10)
+    command = [sys.executable, "-m", "resnet_cli", "train", "fruit", *TRAIN.split()]
+    done = [
+        subprocess.run(
+            [*command, *words],
+            env={**os.environ, "KERAS_BACKEND": "jax", **environment},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        for words, environment in (
+            (("--output", "one"), {}),
+            (("--output", "ray", "--ray", "local"), {"RESNET_PROCESSES": "2"}),
+        )
+    ]
+    assert [each.returncode for each in done] == [0, 0], done[1].stderr
+    one, two = (json.loads(each.stdout) for each in done)
+    assert one.keys() == two.keys() and one["val"] == two["val"]
+    assert "Traceback" not in done[1].stderr
+    assert json.loads((tmp_path / "ray" / "run.json").read_text())["processes"] == 2
+    assert_equal_runs(tmp_path / "one", tmp_path / "ray")
+
+
+def test_without_ray_there_is_one_sentence(tiny_dataset: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(package: str) -> str:
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr("importlib.metadata.version", version)
+    result = run_cli("train", tiny_dataset, "--ray", "local")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == ("error: --ray needs the package ray\nhint: pip install 'resnet-cli[ray]'\n")
+
+
+def test_a_ray_that_is_too_old_is_named(tiny_dataset: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda package: "2.9.3")
+    result = run_cli("train", tiny_dataset, "--ray", "local")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: Ray 2.9.3 is too old: at least 2.50 is needed\n")
+
+
+def test_options_for_one_process_are_refused_before_ray_starts(tiny_dataset: Path, run_cli: RunCli) -> None:
+    result = run_cli("train", tiny_dataset, "--ray", "local", "--time-limit", "5m")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: --time-limit works in one process only, not in several\nhint: give --epochs")
