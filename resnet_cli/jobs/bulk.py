@@ -270,7 +270,8 @@ def _run(work: Work, todo: Sequence[int], cluster: Cluster, progress: Progress) 
     forget_attempts(work.output)
     done, errors = total - left, 0
     what = f"{number} {'actor' if number == 1 else 'actors'}" + (" on GPUs" if work.engine == "keras" and cluster.gpus else "")
-    progress.line(f"classifying {left:,} of {total:,} images in {len(todo)} blocks, {what}")
+    blocks = "1 block" if len(todo) == 1 else f"{len(todo)} blocks"
+    progress.line(f"classifying {left:,} of {total:,} images in {blocks}, {what}")
     task = progress.start("predicting", total)
     task.advance(done)
     began = told = time.monotonic()
