@@ -267,7 +267,7 @@ def test_text_in_an_unknown_coding_is_refused(tmp_path: Path) -> None:
     [
         ("l.jsonl", b'{"path": "a.png", "label": "b"}\n[1]\n', "line 2 of {} is not an object"),
         ("l.jsonl", b'{"path": "a.png",\n', "line 1 of {} is not JSON: "),
-        ("l.jsonl", b'{"path": "a.png", "label": ["b"]}\n', "label in {}, row 1, is neither text nor a number"),
+        ("l.jsonl", b'{"path": "a.png", "label": ["b"]}\n', "label in {}, row 1, is neither text nor a number but list"),
         ("l.parquet", b"PAR1", "{} is not a Parquet file that can be read: "),
         ("l.xlsx", b"PK", "--labels {} is not a table that can be read"),
     ],
