@@ -16,8 +16,8 @@ import resnet_cli as resnet
 from resnet_cli.errors import Interrupted, ResnetError
 from resnet_cli.jobs import tune as tuning_job
 from resnet_cli.jobs.finetune import run_finetune
-from resnet_cli.jobs.plan import plan_finetune
-from resnet_cli.jobs.start import FinetuneRequest, let_go
+from resnet_cli.jobs.plan import FinetunePlan, plan_finetune
+from resnet_cli.jobs.start import FinetuneRequest, begin_run, let_go
 from resnet_cli.progress import Silent
 from resnet_cli.training.config import FinetuneConfig, make_finetune_config
 from resnet_cli.training.tuning import Settings, Space, Trial, best_of, read_trials, sizes_around, suggest
@@ -224,6 +224,54 @@ def with_test(make_dataset: MakeDataset, tmp_path: Path) -> Path:
     root = make_dataset(tmp_path / "fruit" / "train", ("apple", "berry"), count=8).parent
     make_dataset(root / "test", ("apple", "berry"), count=3, first=50)
     return root
+
+
+def interrupted(plan: FinetunePlan) -> None:
+    """Leave the folder of a run that was interrupted in its first trial."""
+    begin_run(plan.place, plan.chosen, "resnet")
+    let_go()
+
+
+def test_a_search_is_not_resumed_with_settings_given_in_one_of_the_calls_only(with_test: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    interrupted(plan_finetune(request(with_test, folder), QUICK, Silent()))
+    begun = (folder / "checkpoint" / "config.json").read_text()
+    again, size = request(with_test, folder, resume=True), str(json.loads(begun)["image_size"])
+    for other, key in (
+        (replace(again, fixed=again.fixed | {"augment"}), "augment"),
+        (replace(again, image_size=size), "image_size"),
+    ):
+        with pytest.raises(ResnetError) as caught:
+            plan_finetune(other, QUICK, Silent())
+        assert caught.value.message == f"the run {folder} began with {key} left to --tune, not given"
+        assert caught.value.hint == "resume with the options and keys it began with"
+    with pytest.raises(ResnetError, match=r"began with tune 600\.0, not 60\.0"):
+        plan_finetune(replace(again, tune=60.0, image_size=size), QUICK, Silent())
+    assert plan_finetune(again, QUICK, Silent()).place.folder == folder
+    let_go()
+    assert (folder / "checkpoint" / "config.json").read_text() == begun
+
+    interrupted(plan_finetune(replace(request(with_test, tmp_path / "given"), image_size=size), QUICK, Silent()))
+    with pytest.raises(ResnetError, match="began with image_size given, not left to --tune"):
+        plan_finetune(request(with_test, tmp_path / "given", resume=True), QUICK, Silent())
+    let_go()
+
+
+def test_given_settings_are_compared_for_a_search_alone_and_not_in_runs_of_older_versions(
+    with_test: Path, tmp_path: Path
+) -> None:
+    plain, searched = tmp_path / "plain", tmp_path / "searched"
+    interrupted(plan_finetune(replace(request(with_test, plain), tune=None), QUICK, Silent()))
+    again = replace(request(with_test, plain, resume=True), tune=None, fixed=frozenset({"augment"}))
+    assert plan_finetune(again, QUICK, Silent()).place.folder == plain
+    let_go()
+    interrupted(plan_finetune(request(with_test, searched), QUICK, Silent()))
+    config = searched / "checkpoint" / "config.json"
+    config.write_text(
+        json.dumps({name: value for name, value in json.loads(config.read_text()).items() if name != "tune_given"})
+    )
+    assert plan_finetune(request(with_test, searched, resume=True), QUICK, Silent()).place.folder == searched
+    let_go()
 
 
 @pytest.mark.slow

@@ -21,13 +21,23 @@ from resnet_cli.errors import ResnetError
 from resnet_cli.files import at_home
 from resnet_cli.jobs.environment import settled
 from resnet_cli.jobs.record import fingerprint, tell_dataset
-from resnet_cli.jobs.start import FinetuneRequest, Place, TrainRequest, begun_with, place_of_run, require_same, tell_interrupted
+from resnet_cli.jobs.start import (
+    GIVEN,
+    FinetuneRequest,
+    Place,
+    TrainRequest,
+    begun_with,
+    place_of_run,
+    require_same,
+    tell_interrupted,
+)
 from resnet_cli.networks.catalogue import ClassifierSpec, Network, find_network
 from resnet_cli.networks.pretrained import BUNDLED, PREFERRED, WeightsSource, choose_backbone, classes_of, require_size
 from resnet_cli.progress import Progress
 from resnet_cli.runs.folder import unfinished_runs
 from resnet_cli.training.config import FinetuneConfig, TrainConfig
 from resnet_cli.training.processes import group
+from resnet_cli.training.tuning import given_of
 
 if TYPE_CHECKING:
     from resnet_cli.data.decode import Geometry
@@ -310,6 +320,8 @@ def plan_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pr
     options |= {"folds": request.folds, "tune": request.tune, "fraction": request.fraction, "per_class": request.per_class}
     recipe = {name: value for name, value in asdict(config).items() if name not in _ANYTIME}
     chosen = {**recipe, **options, "lr_find": request.lr_find, "data": fingerprint(dataset)}
+    if request.tune:
+        chosen[GIVEN] = sorted(given_of(request.fixed, request.image_size))
     place = place_of_run(name, request.output, request.force, chosen if request.resume else None, (request.weights,))
     tell_interrupted(place, progress)
     if request.resume:

@@ -192,6 +192,16 @@ def require_tunable(tune: object, options: Mapping[str, object], fixed: Collecti
     require_optuna()
 
 
+def given_of(fixed: Collection[str], size: str) -> set[str]:
+    """The settings that --tune would search, had the user not given them.
+
+    Args:
+        fixed: keys of the recipe that the user has set.
+        size: the image size as typed: "auto", or pixels.
+    """
+    return {name for name in KEYS if name in fixed} | ({SIZE} if size != "auto" else set())
+
+
 def _rounded(value: float) -> float:
     return float(f"{value:.2g}")
 
