@@ -20,7 +20,7 @@ from resnet_cli.jobs.plan import FinetunePlan, plan_finetune
 from resnet_cli.jobs.start import FinetuneRequest, begin_run, let_go
 from resnet_cli.progress import Silent
 from resnet_cli.training.config import FinetuneConfig, make_finetune_config
-from resnet_cli.training.tuning import Settings, Space, Trial, best_of, read_trials, sizes_around, suggest
+from resnet_cli.training.tuning import Settings, Space, Trial, best_of, read_trials, require_several, sizes_around, suggest
 
 DEFAULTS = replace(FinetuneConfig(unfreeze="last"), learning_rate=5e-4)
 
@@ -143,13 +143,45 @@ def test_options_that_contradict_a_search_are_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_search_with_nothing_to_search_a_wrong_time_and_a_missing_package_are_refused(
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--unfreeze", "none", "--augment", "light"],
+        ["--unfreeze", "none", "--augment", "none"],
+        ["--unfreeze", "none", "--set", "views=1"],
+        [
+            *("--unfreeze", "last", "--augment", "light", "--learning-rate", 0.001, "--set", "weight_decay=0"),
+            *("--set", "label_smoothing=0", "--set", "dropout=0"),
+        ],
+    ],
+)
+def test_a_search_with_nothing_to_search_is_refused_before_anything_is_written(
+    words: list[str], tiny_dataset: Path, run_cli: RunCli, tmp_path: Path
+) -> None:
+    fixed = ["--weights", "bundled", "--image-size", 64, "--tune", "20s", *words]
+    result = run_cli("finetune", tiny_dataset, *fixed, "--output", tmp_path / "run")
+    assert result.exit_code == 1
+    assert "error: nothing is left for --tune to search: all settings that have an effect are given" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_anything_that_is_left_can_be_searched() -> None:
+    none = replace(DEFAULTS, unfreeze="none")
+    given = frozenset({"unfreeze", "augment"})
+    for config, sizes, fixed in (
+        (none, (64, 96), given),
+        (none, (64,), frozenset({"unfreeze"})),
+        (none, (64,), frozenset({"augment"})),
+        (DEFAULTS, (64,), given),
+    ):
+        require_several(config, 64, sizes, fixed)
+    with pytest.raises(ResnetError, match="nothing is left"):
+        require_several(none, 64, (64,), given)
+
+
+def test_a_wrong_time_and_a_missing_package_are_refused(
     tiny_dataset: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keys = ["augment=light", "weight_decay=0.1", "label_smoothing=0", "dropout=0", "learning_rate=0.001", "unfreeze=last"]
-    words = [word for key in keys for word in ("--set", key)]
-    result = run_cli("finetune", tiny_dataset, "--tune", "1m", "--image-size", "64", *words)
-    assert "error: nothing is left for --tune to search: all settings are given" in result.stderr
     assert "error: --tune soon is not a duration" in run_cli("finetune", tiny_dataset, "--tune", "soon").stderr
     with pytest.raises(ResnetError, match="tune=-3 is not a duration"):
         resnet.finetune(tiny_dataset, tune=-3, progress=False)

@@ -37,13 +37,14 @@ from resnet_cli.progress import Progress
 from resnet_cli.runs.folder import unfinished_runs
 from resnet_cli.training.config import FinetuneConfig, TrainConfig
 from resnet_cli.training.processes import group
-from resnet_cli.training.tuning import given_of
+from resnet_cli.training.tuning import given_of, require_several, sizes_around
 
 if TYPE_CHECKING:
     from resnet_cli.data.decode import Geometry
     from resnet_cli.engines.teacher import Teacher
 
 _ANYTIME = ("cache", "cache_limit")  # may differ when a run is resumed
+_SMALLEST = 32  # pixels: of the image sizes that --tune tries
 _WITH_LABELS = 0.9  # default of teacher_weight for labelled images
 
 
@@ -314,6 +315,8 @@ def plan_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pr
     config = replace(config, learning_rate=config.rate)
     size = asked or _natural_size(network, dataset)
     require_size(network, source, size)
+    if request.tune and not request.resume:
+        require_several(config, size, sizes_to_search(request, network, source, size), request.fixed)
     spec = ClassifierSpec(network, len(dataset.classes), size, config.hidden, config.dropout)
     name = f"{dataset.name}-{network.name}{'-lr-find' if request.lr_find == 'plot' else ''}"
     options = {"arch": network.name, "image_size": size, "weights": source.sha256, "resize": request.resize}
@@ -331,6 +334,14 @@ def plan_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pr
     progress.line(f"backbone: {network.name}, {weights}, {size} pixels")
     geometry = network.geometry(size, request.resize)
     return FinetunePlan(request, replace(config, val_split=share), dataset, source, geometry, spec, place, chosen, began, folds)
+
+
+def sizes_to_search(request: FinetuneRequest, network: Network, source: WeightsSource, size: int) -> tuple[int, ...]:
+    """The image sizes that --tune tries, around the usual `size` as far as the weights allow, or that alone if given."""
+    if request.image_size != "auto":
+        return (size,)
+    has_mean = source.path is not None and network.preprocessing == "pixel-mean"  # of one size
+    return (size,) if has_mean else sizes_around(size, _SMALLEST)
 
 
 def _refuse_former_layout(folder: Path) -> None:

@@ -27,11 +27,10 @@ from resnet_cli.errors import Interrupted, ResnetError
 from resnet_cli.files import write_text
 from resnet_cli.jobs.ends import read_to_finetune
 from resnet_cli.jobs.environment import kept_in_cache
-from resnet_cli.jobs.plan import FinetunePlan
+from resnet_cli.jobs.plan import FinetunePlan, sizes_to_search
 from resnet_cli.jobs.start import begun_with, remember
 from resnet_cli.networks.classifier import build_logits, feature_model, load_backbone
 from resnet_cli.networks.precision import prepare
-from resnet_cli.networks.pretrained import require_size
 from resnet_cli.progress import GO_ON, Muted, Progress, how_long
 from resnet_cli.training.callbacks import Diverged, is_perfect
 from resnet_cli.training.checkpoints import untouched
@@ -46,7 +45,6 @@ from resnet_cli.training.tuning import (
     head_alone,
     read_trials,
     recipe_text,
-    sizes_around,
     suggest,
     write_table,
     write_trials,
@@ -61,7 +59,6 @@ _TUNED, _FINE_TUNES = "tuned", "tune_fine_tunes"  # remembered in the run's conf
 _FEW, _FOLDS = 100, 3  # with fewer validation images, trials are scored on so many folds
 _TRAININGS = 3  # fine-tunings that the time must have room for
 _ATTEMPTS = 40  # suggestions in a row that are known, or too slow for the time left, before the search ends
-_SMALLEST = 32  # pixels
 _ALL = 4.0  # times that all layers cost of the last stage, until it has been measured
 
 
@@ -163,9 +160,7 @@ class _Search:
 
     def _space(self, fine_tunes: bool) -> Space:
         plan, request = self._plan, self._plan.request
-        sizes: tuple[int, ...] = (plan.geometry.size,)
-        if request.image_size == "auto":
-            sizes = tuple(size for size in sizes_around(plan.geometry.size, _SMALLEST) if _is_allowed(plan, size))
+        sizes = sizes_to_search(request, plan.spec.network, plan.source, plan.geometry.size)
         return Space(plan.config, plan.geometry.size, sizes, request.fixed, fine_tunes)
 
     def _fine_tunes(self) -> bool:
@@ -368,11 +363,3 @@ def _folds_of(dataset: Dataset, seed: int) -> Mapping[Path, int] | None:
         return stratified_folds(dataset, _FOLDS, seed)
     except ResnetError:  # too few images even for that
         return None
-
-
-def _is_allowed(plan: FinetunePlan, size: int) -> bool:
-    try:
-        require_size(plan.spec.network, plan.source, size)
-    except ResnetError:
-        return False
-    return True

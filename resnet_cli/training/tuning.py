@@ -20,6 +20,7 @@ from resnet_cli.training.recipes import BASE, as_toml
 
 SIZE = "image_size"  # not a key of the recipe, but an option
 KEYS = ("unfreeze", "augment", "learning_rate", "weight_decay", "label_smoothing", "dropout")
+_CHOICES: dict[str, tuple[Any, ...]] = {"unfreeze": ("none", "last", "all"), "augment": ("light", "strong")}
 _FACTORS = {"learning_rate": (0.2, 5.0), "weight_decay": (0.1, 10.0)}  # of the usual value, on a logarithmic scale
 _STEPS = {"label_smoothing": (0.0, 0.2, 0.05), "dropout": (0.0, 0.5, 0.1)}  # lowest, highest, step
 _SIDES = (0.75, 1.0, 1.25, 1.5)  # image sizes, as multiples of the usual one; prediction costs the square
@@ -119,18 +120,23 @@ class Space:
         config = self.configuration(settings)
         return replace(config, unfreeze="all") if not self.fine_tunes and self.config.unfreeze == "all" else config
 
+    @property
+    def varied(self) -> tuple[str, ...]:
+        """The searched settings that have several values; none of them without a base for its factors."""
+        sizes = (SIZE,) if len(self.sizes) > 1 else ()
+        return *sizes, *(name for name in self._searched if name not in _FACTORS or getattr(self.config, name))
+
     def distributions(self) -> dict[str, Any]:
         """Optuna's distribution of each setting that has several values; rate and decay as factors of the usual ones."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-        found: dict[str, Any] = {SIZE: CategoricalDistribution(self.sizes)} if len(self.sizes) > 1 else {}
-        choices = {"unfreeze": ("none", "last", "all"), "augment": ("light", "strong")}
-        for name in self._searched:
-            if name in choices:
-                found[name] = CategoricalDistribution(choices[name])
-            elif name in _FACTORS and getattr(self.config, name):
+        found: dict[str, Any] = {}
+        for name in self.varied:
+            if name == SIZE or name in _CHOICES:
+                found[name] = CategoricalDistribution(_CHOICES.get(name, self.sizes))
+            elif name in _FACTORS:
                 found[name] = FloatDistribution(*_FACTORS[name], log=True)
-            elif name in _STEPS:
+            else:
                 low, high, step = _STEPS[name]
                 found[name] = FloatDistribution(low, high, step=step)
         return found
@@ -163,17 +169,31 @@ def head_alone(config: FinetuneConfig) -> FinetuneConfig:
     return config if config.unfreeze == "none" else replace(config, unfreeze="none", epochs=0)
 
 
-def require_tunable(tune: object, options: Mapping[str, object], fixed: Collection[str], size: str) -> None:
+def require_several(config: FinetuneConfig, size: int, sizes: tuple[int, ...], fixed: frozenset[str]) -> None:
+    """Check that something is left to search, with as much time as it takes.
+
+    Args:
+        config, size, sizes, fixed: see `Space`.
+
+    Raises:
+        ResnetError: all settings that have an effect are given.
+    """
+    fine_tunes = config.unfreeze != "none" or "unfreeze" not in fixed
+    if not Space(config, size, sizes, fixed, fine_tunes).varied:
+        raise ResnetError(
+            "nothing is left for --tune to search: all settings that have an effect are given", "leave some of them out"
+        )
+
+
+def require_tunable(tune: object, options: Mapping[str, object]) -> None:
     """Check the options beside `--tune`, before anything else is done.
 
     Args:
         tune: as typed; None for no search.
         options: options that contradict it, by name, as typed.
-        fixed: keys of the recipe that the user has set.
-        size: as typed: "auto", or pixels.
 
     Raises:
-        ResnetError: an option contradicts the search, nothing is left to search, or the package is not installed.
+        ResnetError: an option contradicts the search, or the package is not installed.
     """
     if tune is None:
         return
@@ -187,8 +207,6 @@ def require_tunable(tune: object, options: Mapping[str, object], fixed: Collecti
         if value:
             hint = "tune first, then add --folds to a run with --recipe tuned.toml" if name == "--folds" else "leave one out"
             raise ResnetError(f"{reasons[name]}: --tune and {name} contradict each other", hint)
-    if size != "auto" and set(KEYS) <= set(fixed):
-        raise ResnetError("nothing is left for --tune to search: all settings are given", "leave some of them out")
     require_optuna()
 
 
