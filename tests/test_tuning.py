@@ -17,7 +17,7 @@ from resnet_cli.errors import Interrupted, ResnetError
 from resnet_cli.jobs import tune as tuning_job
 from resnet_cli.jobs.finetune import run_finetune
 from resnet_cli.jobs.plan import FinetunePlan, plan_finetune
-from resnet_cli.jobs.start import FinetuneRequest, begin_run, let_go
+from resnet_cli.jobs.start import FinetuneRequest, begin_run, let_go, remember
 from resnet_cli.progress import Silent
 from resnet_cli.training.config import FinetuneConfig, make_finetune_config
 from resnet_cli.training.tuning import Settings, Space, Trial, best_of, read_trials, require_several, sizes_around, suggest
@@ -306,6 +306,18 @@ def test_given_settings_are_compared_for_a_search_alone_and_not_in_runs_of_older
     let_go()
 
 
+@pytest.mark.parametrize("trials", [0, 1])
+def test_settings_are_written_as_chosen_only_if_a_trial_has_chosen_them(trials: int, with_test: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    plan = plan_finetune(request(with_test, folder), QUICK, Silent())
+    begin_run(plan.place, plan.chosen, "resnet")
+    remember(folder, "tuned", {"limit": 600.0, "trials": trials, "settings": {}, "test": True})
+    tuned, _ = tuning_job.tune(plan, folder, Silent())
+    let_go()
+    assert tuned.config == plan.config
+    assert (folder / "tuned.toml").exists() == (trials == 1)
+
+
 @pytest.mark.slow
 def test_a_search_opens_no_test_image_and_its_run_repeats_the_best_trial(
     with_test: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -409,3 +421,4 @@ def test_a_time_too_short_for_one_trial_gives_the_default_run_and_says_so(
     assert found["val"] == usual["val"]
     assert (found["tuning"]["trials"], found["tuning"]["settings"]) == (0, {})
     assert not (tmp_path / "tuned" / "trials.csv").exists()
+    assert not (tmp_path / "tuned" / "tuned.toml").exists()

@@ -87,8 +87,9 @@ def tune(plan: FinetunePlan, folder: Path, progress: Progress) -> tuple[Finetune
     chosen = dict(record["settings"])
     size = int(chosen.pop(SIZE, plan.geometry.size))
     config = replace(plan.config, **chosen)
-    text = recipe_text(config, make_finetune_config("default", {}), without_effect(config), size)
-    write_text(folder / "tuned.toml", text)
+    if record["trials"]:
+        text = recipe_text(config, make_finetune_config("default", {}), without_effect(config), size)
+        write_text(folder / "tuned.toml", text)
     return _with(plan, config, size), record
 
 
