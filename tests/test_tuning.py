@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,17 @@ from resnet_cli.jobs.plan import FinetunePlan, plan_finetune
 from resnet_cli.jobs.start import FinetuneRequest, begin_run, let_go, remember
 from resnet_cli.progress import Silent
 from resnet_cli.training.config import FinetuneConfig, make_finetune_config
-from resnet_cli.training.tuning import Settings, Space, Trial, best_of, read_trials, require_several, sizes_around, suggest
+from resnet_cli.training.tuning import (
+    Settings,
+    Space,
+    Trial,
+    best_of,
+    read_trials,
+    require_several,
+    sizes_around,
+    suggest,
+    why_ended,
+)
 
 DEFAULTS = replace(FinetuneConfig(unfreeze="last"), learning_rate=5e-4)
 
@@ -88,6 +99,40 @@ def test_attempts_reach_every_setting_of_a_small_space() -> None:
     trials = searched(alone, [5, 4, 6])
     found = {tuple(suggest(alone, trials, 0, attempt).values()) for attempt in range(40)}
     assert found == {(size, augment) for size in (96, 128, 160) for augment in ("light", "strong")}
+
+
+@pytest.mark.parametrize(
+    ("fixed", "fine_tunes", "count"),
+    [
+        (frozenset[str](), False, 3 * 2),
+        (frozenset({"augment"}), False, 3),
+        (frozenset({"learning_rate", "weight_decay", "dropout"}), True, 3 * 2 * (1 + 2 * 5)),
+        (frozenset({"learning_rate", "weight_decay", "augment", "label_smoothing", "dropout"}), True, 3 * 3),
+        (frozenset({"learning_rate", "weight_decay", "augment", "unfreeze"}), True, 3 * 5 * 6),
+        (frozenset({"learning_rate"}), True, None),
+    ],
+)
+def test_the_settings_of_a_space_are_counted(fixed: frozenset[str], fine_tunes: bool, count: int | None) -> None:
+    counted = space(fixed, fine_tunes)
+    assert counted.count == count
+    if count is not None:
+        grid = {
+            "image_size": (96, 128, 160),
+            "unfreeze": ("none", "last", "all"),
+            "augment": ("light", "strong"),
+            "label_smoothing": (0.0, 0.05, 0.1, 0.15, 0.2),
+            "dropout": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5),
+        }
+        choices = [[(name, value) for value in grid[name]] for name in counted.varied]
+        assert len({str(counted.settings_of(dict(drawn))) for drawn in product(*choices)}) == count
+
+
+def test_a_search_that_ends_early_says_why() -> None:
+    early = "the search ends early: "
+    assert why_ended(13, 13, 40) == early + "all 13 settings of the search were tried"
+    assert why_ended(1, 1, 40) == early + "heads on frozen features leave only the default settings to try"
+    untried = early + "the last 40 settings were tried already, or take longer than the time left"
+    assert [why_ended(13, 12, 40), why_ended(None, 12, 40)] == [untried, untried]
 
 
 def test_what_the_user_has_set_is_not_searched() -> None:

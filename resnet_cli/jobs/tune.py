@@ -46,6 +46,7 @@ from resnet_cli.training.tuning import (
     read_trials,
     recipe_text,
     suggest,
+    why_ended,
     write_table,
     write_trials,
 )
@@ -141,6 +142,8 @@ class _Search:
                 self._trials.append(trial)
                 write_trials(self._file, self._trials)
                 self._progress.saved(GO_ON)
+            if self._left() > 0:
+                self._progress.line(why_ended(space.count, len(self._trials), _ATTEMPTS))
         if not self._trials:
             return {"limit": self._limit, "trials": 0, "settings": {}, "test": self._has_test}
         write_table(self._folder / "trials.csv", self._trials, list(space.usual))
@@ -195,6 +198,8 @@ class _Search:
         """The settings of the next trial: the defaults, then new ones that fit into the time left; None if there are none."""
         if not self._trials:
             return space.usual
+        if len(self._trials) == space.count:
+            return None
         known = [trial.settings for trial in self._trials]
         for attempt in range(_ATTEMPTS):
             settings = suggest(space, self._trials, space.config.seed, attempt)

@@ -7,6 +7,7 @@ would have gone on; what it needs is a file of JSON lines, and nothing is ever u
 """
 
 import json
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
@@ -141,6 +142,18 @@ class Space:
                 found[name] = FloatDistribution(low, high, step=step)
         return found
 
+    @property
+    def count(self) -> int | None:
+        """Number of different settings; None with a rate or a decay, which have any value in a range."""
+        varied = set(self.varied)
+        if varied & _FACTORS.keys():
+            return None
+        frozen = (len(self.sizes) if SIZE in varied else 1) * (len(_CHOICES["augment"]) if "augment" in varied else 1)
+        steps = math.prod(round((high - low) / step) + 1 for name, (low, high, step) in _STEPS.items() if name in varied)
+        if "unfreeze" in varied:
+            return frozen * (1 + (len(_CHOICES["unfreeze"]) - 1) * steps)  # a head alone has no steps
+        return frozen * (1 if self.config.unfreeze == "none" else steps)
+
     def settings_of(self, drawn: Mapping[str, Any]) -> Settings:
         """The settings that drawn values mean; keys without effect have the values of trial 0."""
         found = self.usual | dict(drawn)
@@ -256,6 +269,21 @@ def suggest(space: Space, trials: Sequence[Trial], seed: int, attempt: int) -> S
         drawn = space.drawn_of(trial.settings)
         study.add_trial(optuna.trial.create_trial(params=drawn, distributions=distributions, value=trial.value))
     return space.settings_of(study.ask(distributions).params)
+
+
+def why_ended(count: int | None, trials: int, attempts: int) -> str:
+    """Why a search ends before its time, in a sentence.
+
+    Args:
+        count: different settings in the space; None for any number.
+        trials: finished trials.
+        attempts: suggestions in a row that were of no use.
+    """
+    if trials != count:
+        return f"the search ends early: the last {attempts} settings were tried already, or take longer than the time left"
+    if count == 1:
+        return "the search ends early: heads on frozen features leave only the default settings to try"
+    return f"the search ends early: all {count} settings of the search were tried"
 
 
 def _seed(seed: int, number: int, attempt: int) -> int:
