@@ -19,13 +19,14 @@ from resnet_cli.jobs import tune as tuning_job
 from resnet_cli.jobs.finetune import run_finetune
 from resnet_cli.jobs.plan import FinetunePlan, plan_finetune
 from resnet_cli.jobs.start import FinetuneRequest, begin_run, let_go, remember
-from resnet_cli.progress import Silent
+from resnet_cli.progress import Silent, how_many
 from resnet_cli.training.config import FinetuneConfig, make_finetune_config
 from resnet_cli.training.tuning import (
     Settings,
     Space,
     Trial,
     best_of,
+    compared,
     read_trials,
     require_several,
     sizes_around,
@@ -133,6 +134,13 @@ def test_a_search_that_ends_early_says_why() -> None:
     assert why_ended(1, 1, 40) == early + "heads on frozen features leave only the default settings to try"
     untried = early + "the last 40 settings were tried already, or take longer than the time left"
     assert [why_ended(13, 12, 40), why_ended(None, 12, 40)] == [untried, untried]
+
+
+def test_one_trial_has_one_figure_and_counts_of_one_are_singular() -> None:
+    found = {"trials": 2, "default": {"top1": 0.75}, "best": {"top1": 0.8}, "changed": "augment strong"}
+    assert compared(found) == "75.0% with the defaults, 80.0% with augment strong"
+    assert compared({**found, "trials": 1}) == "75.0% with the defaults"
+    assert [how_many(count, "epoch") for count in (0, 1, 2)] == ["0 epochs", "1 epoch", "2 epochs"]
 
 
 def test_what_the_user_has_set_is_not_searched() -> None:

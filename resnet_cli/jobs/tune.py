@@ -31,7 +31,7 @@ from resnet_cli.jobs.plan import FinetunePlan, sizes_to_search
 from resnet_cli.jobs.start import begun_with, remember
 from resnet_cli.networks.classifier import build_logits, feature_model, load_backbone
 from resnet_cli.networks.precision import prepare
-from resnet_cli.progress import GO_ON, Muted, Progress, how_long
+from resnet_cli.progress import GO_ON, Muted, Progress, how_long, how_many
 from resnet_cli.training.callbacks import Diverged, is_perfect
 from resnet_cli.training.checkpoints import untouched
 from resnet_cli.training.config import FinetuneConfig, make_finetune_config, without_effect
@@ -41,6 +41,7 @@ from resnet_cli.training.tuning import (
     Space,
     Trial,
     best_of,
+    compared,
     described,
     head_alone,
     read_trials,
@@ -320,11 +321,7 @@ class _Search:
 
     def _record(self, space: Space) -> dict[str, Any]:
         first, best = self._trials[0], best_of(self._trials)
-        self._progress.line(
-            f"tuning: {len(self._trials)} trials in {how_long(self._spent())}; accuracy {first.accuracy:.1%} with the defaults,"
-            f" {best.accuracy:.1%} with {described(best.settings, space.usual)}"
-        )
-        return {
+        record = {
             "limit": self._limit,
             "seconds": round(self._spent(), 1),
             "trials": len(self._trials),
@@ -337,6 +334,9 @@ class _Search:
             "changed": described(best.settings, space.usual),
             "test": self._has_test,
         }
+        trials = how_many(len(self._trials), "trial")
+        self._progress.line(f"tuning: {trials} in {how_long(self._spent())}; accuracy {compared(record)}")
+        return record
 
 
 class _InTime:

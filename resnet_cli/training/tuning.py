@@ -330,6 +330,16 @@ def recipe_text(config: FinetuneConfig, usual: FinetuneConfig, idle: Mapping[str
     return "\n".join([title, "", f'{BASE} = "default"', *as_toml(config, usual, idle)]) + "\n"
 
 
+def compared(found: Mapping[str, Any]) -> str:
+    """The accuracies of the defaults and of the best trial, in words; a single trial has one.
+
+    Args:
+        found: the record of a search with trials, the field `tuning` of run.json.
+    """
+    usual = f"{found['default']['top1']:.1%} with the defaults"
+    return usual if found["trials"] == 1 else f"{usual}, {found['best']['top1']:.1%} with {found['changed']}"
+
+
 def described(settings: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
     """The settings that differ from trial 0, in words."""
     changed = [
