@@ -136,9 +136,11 @@ def test_a_search_that_ends_early_says_why() -> None:
     assert [why_ended(13, 12, 40), why_ended(None, 12, 40)] == [untried, untried]
 
 
-def test_one_trial_has_one_figure_and_counts_of_one_are_singular() -> None:
-    found = {"trials": 2, "default": {"top1": 0.75}, "best": {"top1": 0.8}, "changed": "augment strong"}
+def test_the_defaults_as_the_best_trial_have_one_figure_and_counts_of_one_are_singular() -> None:
+    found = {"trials": 2, "default": {"top1": 0.75}, "best": {"trial": 1, "top1": 0.8}, "changed": "augment strong"}
     assert compared(found) == "75.0% with the defaults, 80.0% with augment strong"
+    found |= {"best": {"trial": 0, "top1": 0.75}, "changed": "the defaults"}
+    assert compared(found) == "75.0% with the defaults, and no other trial was better"
     assert compared({**found, "trials": 1}) == "75.0% with the defaults"
     assert [how_many(count, "epoch") for count in (0, 1, 2)] == ["0 epochs", "1 epoch", "2 epochs"]
 

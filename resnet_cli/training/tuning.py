@@ -331,13 +331,15 @@ def recipe_text(config: FinetuneConfig, usual: FinetuneConfig, idle: Mapping[str
 
 
 def compared(found: Mapping[str, Any]) -> str:
-    """The accuracies of the defaults and of the best trial, in words; a single trial has one.
+    """The accuracies of the defaults and of the best trial, in words; one where they are the same trial.
 
     Args:
         found: the record of a search with trials, the field `tuning` of run.json.
     """
     usual = f"{found['default']['top1']:.1%} with the defaults"
-    return usual if found["trials"] == 1 else f"{usual}, {found['best']['top1']:.1%} with {found['changed']}"
+    if found["best"]["trial"] == 0:
+        return usual if found["trials"] == 1 else f"{usual}, and no other trial was better"
+    return f"{usual}, {found['best']['top1']:.1%} with {found['changed']}"
 
 
 def described(settings: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
