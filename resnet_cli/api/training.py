@@ -89,7 +89,7 @@ def finetune(
     asked = dict(locals())
     config = _finetune_config(asked)
     require_folds_to_fit(folds, None, config.time_limit)
-    require_tunable(tune, {"--time-limit": config.time_limit, "--folds": folds}, _fixed(asked), str(image_size or "auto"))
+    require_tunable(tune, {"--time-limit": config.time_limit, "--folds": folds})
     with _training(progress) as shown:
         plan = plan_finetune(_finetune_request(asked, shown), config, shown)
         with tensorflow_import():

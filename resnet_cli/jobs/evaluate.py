@@ -32,9 +32,10 @@ from resnet_cli.jobs.environment import dataset_folder, settled
 from resnet_cli.jobs.predict import Ready, engine_for_many, load_members, load_runs, read_weights, run_classifier
 from resnet_cli.jobs.start import Place, choose_run_folder, make_run_folder, require_writable
 from resnet_cli.networks.catalogue import ClassifierSpec
-from resnet_cli.progress import Progress, stop_if_asked
+from resnet_cli.progress import Progress, how_many, stop_if_asked
 from resnet_cli.reports.page import Mistake, Report, write_report
 from resnet_cli.runs.folder import EVALUATIONS, FIGURES, Run
+from resnet_cli.training.tuning import compared
 
 _SHOWN = 24  # mistakes in the report
 _ENSEMBLE = "ensemble"  # folder of an ensemble's results, under runs/
@@ -348,8 +349,8 @@ def _cross_validation(found: dict[str, Any]) -> str:
 
 
 def _tuning(found: dict[str, Any]) -> str:
-    scores = f"accuracy {found['default']['top1']:.1%} with the defaults, {found['best']['top1']:.1%} with {found['changed']}"
-    return f"{found['trials']} trials, scored on {found['count']} images ({found['scored_on']}): {scores}"
+    trials = how_many(found["trials"], "trial")
+    return f"{trials}, scored on {found['count']} images ({found['scored_on']}): accuracy {compared(found)}"
 
 
 def _weights(record: dict[str, Any]) -> str:

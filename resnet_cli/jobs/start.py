@@ -137,8 +137,10 @@ def hold_first(folders: Sequence[Path]) -> Path:
 
 _CONFIG, _COMMAND = Path("checkpoint", "config.json"), "command"
 PRECISION = "precision"
+GIVEN = "tune_given"  # settings that the user gave, so that --tune does not search them; missing in runs of older versions
 # Settings recorded as hashes, and their names in messages.
 _UNNAMED = {"weights": "weights", "data": "images", "teacher": "teachers"}
+_SAME = "resume with the options and keys it began with"
 
 
 @dataclass(frozen=True)
@@ -312,6 +314,11 @@ def require_same(folder: Path, config: dict[str, Any]) -> None:
     """
     before = begun_with(folder)
     plain = json.loads(json.dumps(config))
+    given, earlier = set(plain.pop(GIVEN, ())), before.get(GIVEN)
+    if earlier is not None and "tune" in plain and plain["tune"] == before.get("tune"):
+        for key in sorted(given ^ set(earlier)):
+            began, now = ("left to --tune", "given") if key in given else ("given", "left to --tune")
+            raise ResnetError(f"the run {folder} began with {key} {began}, not {now}", _SAME)
     other = sorted((key for key in plain if before.get(key) != plain[key]), key=lambda key: (key in _UNNAMED, key))
     if not other:
         return
@@ -320,7 +327,7 @@ def require_same(folder: Path, config: dict[str, Any]) -> None:
         raise ResnetError(f"the run {folder} began with other {_UNNAMED[key]}", "resume with those, or begin a new run")
     raise ResnetError(
         f"the run {folder} began with {key} {before.get(key)}, not {plain[key]}",
-        "resume with the options and keys it began with",
+        _SAME,
     )
 
 
