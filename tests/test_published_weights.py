@@ -9,7 +9,7 @@ import http.server
 import json
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -240,6 +240,41 @@ def test_a_damaged_file_is_one_sentence(change: str, message: str, tmp_path: Pat
     with pytest.raises(ResnetError) as caught:
         choose_backbone("auto", str(path), Silent())
     assert message in caught.value.message and "\n" not in caught.value.message and caught.value.hint is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("layer1.0.bn1.weight", lambda old: old * np.float32("nan"), "layer1.0.bn1.weight has values that are not finite"),
+        ("fc.bias", lambda old: old + np.float32("inf"), "fc.bias has values that are not finite in float32"),
+        ("conv1.weight", lambda old: old + np.float64(1e300), "conv1.weight has values that are not finite in float32"),
+        ("bn1.running_var", lambda old: -old, "bn1.running_var has a negative variance"),
+        ("conv1.weight", lambda old: (old * 99).astype(np.int8), "conv1.weight as int8, which is not read"),
+        ("conv1.weight", lambda old: old > 0, "conv1.weight as bool, which is not read"),
+    ],
+)
+def test_weights_that_compute_nothing_are_refused_by_name(
+    name: str, change: Callable[[np.ndarray], np.ndarray], message: str, tmp_path: Path
+) -> None:
+    network, _ = narrow("basic")
+    tensors = load_file(TIMM / "basic" / "model.safetensors")
+    path = tmp_path / "model.safetensors"
+    save_file({**tensors, name: change(tensors[name])}, path)
+    model = build_logits(ClassifierSpec(network, 10, 32), fused=False)
+    with pytest.raises(ResnetError) as caught:
+        load_safetensors(model, network, path, head=10, with_head=True)
+    assert str(path) in caught.value.message and message in caught.value.message and caught.value.hint
+
+
+@pytest.mark.parametrize(("name", "value"), [("mean", [0.5, float("nan"), 0.5]), ("std", [0.2, 0, 0.2]), ("std", [1, 1])])
+def test_a_mean_or_deviation_that_cannot_be_is_refused(name: str, value: list[float], tmp_path: Path) -> None:
+    config = json.loads((TIMM / "basic" / "config.json").read_text())
+    config["pretrained_cfg"][name] = value
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config))
+    with pytest.raises(ResnetError) as caught:
+        describe(TIMM / "basic" / "model.safetensors", path, ())
+    assert str(path) in caught.value.message and f'"{name}" is [' in caught.value.message
 
 
 def test_a_pickle_is_refused_under_its_usual_name_too(tmp_path: Path) -> None:

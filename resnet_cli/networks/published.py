@@ -246,8 +246,9 @@ def _described(record: dict[str, Any], network: Network, imagenet: Sequence[str]
     if not (0 < fraction <= 1 and 0 < last <= 1 and size > 0 and tested > 0):
         raise ValueError(f"crop_pct {fraction}, {last}")
     mean, std = (tuple(map(float, told[name])) for name in ("mean", "std"))
-    if len(mean) != 3 or len(std) != 3 or not all(math.isfinite(each) and each > 0 for each in std):
-        raise ValueError(f"mean {mean}, std {std}")
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) != 3 or not all(map(math.isfinite, values)) or (name == "std" and min(values) <= 0):
+            raise ValueError(f'"{name}" is {list(values)}')
     head = int(record.get("num_classes", told.get("num_classes", 1000)))
     names = tuple(record.get("label_names") or told.get("label_names") or (imagenet if head == 1000 else ()))
     if names and (len(names) != head or len(set(names)) != head):
