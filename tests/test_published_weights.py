@@ -31,8 +31,9 @@ from resnet_cli.engines.openvino import OpenVinoEngine
 from resnet_cli.errors import Interrupted, ResnetError
 from resnet_cli.networks.catalogue import ClassifierSpec, Network, find_network, spec_from_record
 from resnet_cli.networks.classifier import build_logits
+from resnet_cli.networks.description import describe
 from resnet_cli.networks.pretrained import choose_backbone
-from resnet_cli.networks.published import CHECKPOINTS, describe, find_checkpoint, require_fitting, tensors_of
+from resnet_cli.networks.published import CHECKPOINTS, find_checkpoint, require_fitting, tensors_of
 from resnet_cli.networks.weights import load_safetensors
 from resnet_cli.progress import Silent
 from resnet_cli.runs.folder import load_run
@@ -172,6 +173,21 @@ def test_a_name_that_cannot_be_had_gets_the_nearest_names(name: str, message: st
     with pytest.raises(ResnetError) as caught:
         choose_backbone("auto", name, Silent())
     assert message in caught.value.message and hint in caught.value.hint
+    assert offline == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("resnet18.a b", "resnet18.\u00e9", "resnet18.a--b", "resnet18.../../x", "resnet18.a1_in1k.git", "resnet18.a1_in1k-"),
+        *("resnet18.a\nb", "resnet18." + "a" * 120, "resnet18@a b", "resnet18@../x", "resnet18@" + "a" * 120),
+    ],
+)
+def test_a_name_that_no_repository_can_have_gets_the_nearest_names(name: str, hugging_face: Path, offline: list[str]) -> None:
+    with pytest.raises(ResnetError) as caught:
+        choose_backbone("auto", f"timm:{name}", Silent())
+    assert "cannot be published weights" in caught.value.message and "\n" not in caught.value.message
+    assert "timm:resnet18." in caught.value.hint and "`resnet models --weights`" in caught.value.hint
     assert offline == []
 
 
