@@ -245,8 +245,8 @@ def damaged(path: Path, change: str) -> None:
         ("another architecture", "config.json describes resnet50d, which this program does not build"),
         ("another argument", "config.json changes the network by output_stride=8"),
         ("another crop", "config.json asks for crop border with bicubic interpolation, which is not supported"),
-        ("no mean", "config.json is damaged: KeyError('mean')"),
-        ("too few names", "config.json is damaged: ValueError('9 label_names for 10 classes')"),
+        ("no mean", 'config.json is damaged: "mean" is null instead of three finite numbers'),
+        ("too few names", 'config.json is damaged: it has 9 different "label_names" for 10 classes'),
         ("no JSON", "config.json is no config.json of timm"),
     ],
 )
@@ -282,15 +282,69 @@ def test_weights_that_compute_nothing_are_refused_by_name(
     assert str(path) in caught.value.message and message in caught.value.message and caught.value.hint
 
 
-@pytest.mark.parametrize(("name", "value"), [("mean", [0.5, float("nan"), 0.5]), ("std", [0.2, 0, 0.2]), ("std", [1, 1])])
-def test_a_mean_or_deviation_that_cannot_be_is_refused(name: str, value: list[float], tmp_path: Path) -> None:
+TEN = [f"class {number}" for number in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mean": [0.5, float("nan"), 0.5]}, 'damaged: "mean" is [0.5, nan, 0.5] instead of three finite numbers'),
+        ({"mean": [0.5, 10**400, 0.5]}, 'damaged: "mean" is [0.5, 1000'),
+        ({"mean": ["0.5", "0.5", "0.5"]}, 'damaged: "mean" is'),
+        ({"std": [0.2, 0, 0.2]}, 'damaged: "std" is [0.2, 0.0, 0.2], which must be positive'),
+        ({"std": [1, 1]}, 'damaged: "std" is [1, 1] instead of three finite numbers'),
+        (
+            {"test_input_size": [3, float("inf"), 80]},
+            'damaged: "test_input_size" is [3, inf, 80] instead of [3, height, width]',
+        ),
+        ({"input_size": [3, 48, 64]}, 'has "input_size" [3, 48, 64], which is not square'),
+        ({"input_size": [1, 48, 48]}, 'damaged: "input_size" is [1, 48, 48]'),
+        ({"input_size": [3, 10**9, 10**9]}, "a side has 1 to 4096 pixels"),
+        ({"crop_pct": "0.9"}, 'damaged: "crop_pct" is 0.9 instead of a number'),
+        ({"num_classes": 10, "label_names": list(range(10))}, 'damaged: "label_names" has 0, which is no text of one line'),
+        ({"label_names": [*TEN[:9], None]}, 'damaged: "label_names" has null'),
+        ({"label_names": [*TEN[:9], " "]}, "damaged: \"label_names\" has ' '"),
+        ({"label_names": [*TEN[:9], "a\nb"]}, "damaged: \"label_names\" has 'a\\nb'"),
+        ({"label_names": [*TEN[:9], "class 0"]}, 'damaged: it has 9 different "label_names" for 10 classes'),
+        ({"label_names": []}, 'damaged: it has 0 different "label_names" for 10 classes'),
+        ({"label_names": "abcdefghij"}, 'damaged: "label_names" is abcdefghij instead of a list'),
+        ({"label_names": dict.fromkeys(TEN, 1)}, 'damaged: "label_names" is {'),
+    ],
+)
+def test_what_cannot_be_in_a_config_is_named_with_its_path(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     config = json.loads((TIMM / "basic" / "config.json").read_text())
-    config["pretrained_cfg"][name] = value
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(config))
+    config["pretrained_cfg"].update(change)
+    require_refused(json.dumps(config), message, tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"architecture": ["resnet18"]}, "is no config.json of timm"),
+        ({"pretrained_cfg": None}, 'is damaged: "pretrained_cfg" is null, not an object'),
+        ({"pretrained_cfg": "resnet18"}, 'is damaged: "pretrained_cfg" is resnet18, not an object'),
+        ({"model_args": [1]}, 'is damaged: "model_args" is [1], not an object'),
+        ({"model_args": {"block": "a\nb"}}, "changes the network by block=a b"),
+        ({"num_classes": "10"}, 'is damaged: "num_classes" is 10'),
+        ({"num_classes": float("inf")}, 'is damaged: "num_classes" is inf'),
+    ],
+)
+def test_other_kinds_than_a_config_has_are_one_sentence(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    config = json.loads((TIMM / "basic" / "config.json").read_text())
+    require_refused(json.dumps({**config, **change}), message, tmp_path / "config.json")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "null", '{"architecture": 1' + "0" * 5000 + "}", ""])
+def test_other_json_is_no_config(text: str, tmp_path: Path) -> None:
+    require_refused(text, "is no config.json of timm", tmp_path / "config.json")
+
+
+def require_refused(text: str, message: str, path: Path) -> None:
+    path.write_text(text)
     with pytest.raises(ResnetError) as caught:
         describe(TIMM / "basic" / "model.safetensors", path, ())
-    assert str(path) in caught.value.message and f'"{name}" is [' in caught.value.message
+    assert caught.value.message.startswith(f"{path} ") and message in caught.value.message
+    assert "\n" not in caught.value.message and caught.value.hint
 
 
 def test_a_pickle_is_refused_under_its_usual_name_too(tmp_path: Path) -> None:
