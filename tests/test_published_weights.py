@@ -29,10 +29,11 @@ from resnet_cli.downloads import fetch_from_hub
 from resnet_cli.engines.frozen import read_classifier, write_classifier
 from resnet_cli.engines.openvino import OpenVinoEngine
 from resnet_cli.errors import Interrupted, ResnetError
+from resnet_cli.jobs import published
 from resnet_cli.networks.catalogue import ClassifierSpec, Network, find_network, spec_from_record
 from resnet_cli.networks.classifier import build_logits
 from resnet_cli.networks.description import describe
-from resnet_cli.networks.pretrained import choose_backbone
+from resnet_cli.networks.pretrained import WeightsSource, choose_backbone
 from resnet_cli.networks.published import CHECKPOINTS, find_checkpoint, require_fitting, tensors_of
 from resnet_cli.networks.weights import load_safetensors
 from resnet_cli.progress import Silent
@@ -609,6 +610,26 @@ def test_predict_and_evaluate_answer_with_the_1000_classes(
     assert without.exit_code == 1
     assert f"error: {NAME} has no held-out images: it was not trained here" in without.stderr.replace("\n", " ")
     assert in_cache == []
+
+
+@pytest.mark.slow
+def test_a_damaged_conversion_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = WeightsSource("file", TIMM / "basic" / "model.safetensors", "0" * 64, classes=tuple(TEN), head=10)
+    monkeypatch.setattr(published, "published_file", lambda words, progress: (narrow("basic")[0], source))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def opened() -> tuple[Path, int]:
+        listener = Listener()
+        return published.published_run(Path("model.safetensors"), listener).folder, len(listener.lines)
+
+    folder, conversions = opened()
+    assert conversions == 1 and opened() == (folder, 0)
+    content = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert {"run.json", "model.weights.h5", "model.xml", "model.bin"} <= set(content)
+    for name, left in (("model.bin", None), ("model.bin", 99), ("model.xml", None), ("run.json", 99), ("model.weights.h5", 99)):
+        (folder / name).unlink() if left is None else (folder / name).write_bytes(content[name][:left])
+        assert opened() == (folder, 1), (name, left)
+        assert {path.name for path in folder.iterdir()} == set(content) and opened() == (folder, 0)
 
 
 @pytest.mark.slow
