@@ -612,6 +612,41 @@ def test_predict_and_evaluate_answer_with_the_1000_classes(
     assert in_cache == []
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("predict", "a.jpg", "--run"),
+        ("evaluate", "--run"),
+        ("finetune", "photos", "--weights"),
+        ("export", "--format", "openvino", "--output", "out", "--run"),
+    ],
+)
+def test_a_missing_file_is_named_without_an_option_that_nobody_gave(
+    command: tuple[str, ...], run_cli: RunCli, tmp_path: Path, make_dataset: MakeDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    photo = make_dataset(tmp_path / "photos", ("jay", "magpie"), count=3) / "jay"
+    shutil.copy(next(photo.iterdir()), "a.jpg")
+    said = run_cli(*command, "x.safetensors")
+    assert said.exit_code == 1 and "error: x.safetensors: there is no such file\n" in said.stderr
+    assert "--weights" not in said.stderr
+    Path("hub").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(TIMM / "basic" / name, "hub")
+    said = run_cli(*command, "hub")
+    assert said.exit_code == 1 and "error: hub is a folder of published weights, not a run\n" in said.stderr
+    assert "hint: name hub/model.safetensors" in said.stderr
+
+
+def test_the_config_that_should_name_the_classes_is_named_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.safetensors"
+    source = WeightsSource("file", path, "0" * 64, head=10)
+    monkeypatch.setattr(published, "published_file", lambda words, progress: (find_network("resnet18"), source))
+    with pytest.raises(ResnetError) as caught:
+        published.published_run(path, Silent())
+    assert caught.value.hint == f'add "label_names" to {tmp_path / "config.json"}'
+
+
 @pytest.mark.slow
 def test_a_damaged_conversion_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = WeightsSource("file", TIMM / "basic" / "model.safetensors", "0" * 64, classes=tuple(TEN), head=10)

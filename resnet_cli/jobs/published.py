@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from resnet_cli.downloads import CONFIG
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import unfinished
 from resnet_cli.jobs.environment import cache_folder, tensorflow_import
@@ -46,7 +47,7 @@ def published_run(folder: Path, progress: Progress) -> Run:
         raise ResnetError(f"{name} has no head: it can be fine-tuned, but not predict", "resnet finetune --weights ...")
     if not source.classes:
         raise ResnetError(
-            f"nobody says what the {source.head} classes of {name} are", 'add "label_names" to the config.json beside it'
+            f"nobody says what the {source.head} classes of {name} are", f'add "label_names" to {_config_of(source)}'
         )
     size = network.crops[-1][0]
     spec = ClassifierSpec(network, source.head, size)
@@ -58,6 +59,11 @@ def published_run(folder: Path, progress: Progress) -> Run:
         progress.line(f"preparing {name} once, for {size} pixels")
         _write(place, spec, source, record)
     return load_run(place)
+
+
+def _config_of(source: WeightsSource) -> Path:
+    assert source.path is not None
+    return source.path.with_name(CONFIG)
 
 
 def _record(name: str, spec: ClassifierSpec, network: Network, source: WeightsSource, size: int) -> dict[str, Any]:

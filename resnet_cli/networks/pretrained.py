@@ -343,7 +343,7 @@ def published_file(words: str, progress: Progress) -> tuple[Network, WeightsSour
     else:
         path = at_home(words)
         if not path.is_file():
-            raise ResnetError(f"--weights {words}: there is no such file", "name a .safetensors file, or timm:resnet50.a1_in1k")
+            raise ResnetError(f"{words}: there is no such file", "name a .safetensors file, or timm:resnet50.a1_in1k")
         found = describe(path, path.parent / CONFIG, bundled_run().classes)
         source = _file(path)
     assert source.path is not None
