@@ -35,6 +35,7 @@ _QUIET = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # of Ray's own processes: what matters arrives as an exception
     "RAY_worker_niceness": "0",  # of a local Ray: else its workers give way to everything else on the machine
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_DEDUP_LOGS": "0",  # else it holds lines of workers back, and marks them as repeated
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else it warns about workers without a GPU
 }
 _CONNECT = """
