@@ -74,12 +74,31 @@ def _by_hand(environment: Mapping[str, str], named: str) -> Cluster:
         if not value:
             raise ResnetError(f"{named} is set and {name} is not", f"set {COORDINATOR}=host:port, {PROCESSES} and {PROCESS}")
     count, index = _number(PROCESSES, values[PROCESSES]), _number(PROCESS, values[PROCESS])
-    host, _, port = values[COORDINATOR].rpartition(":")
-    if not host or not port.isdecimal():
-        raise ResnetError(f"{COORDINATOR} {values[COORDINATOR]} is not host:port", "such as 10.0.0.1:29500")
+    require_address(COORDINATOR, values[COORDINATOR], "such as 10.0.0.1:29500")
+    if count == 0:
+        raise ResnetError(f"{PROCESSES} is 0", "set it to the number of processes")
     if index >= count:
-        raise ResnetError(f"{PROCESS} is {index}, and with {PROCESSES}={count} the last one is {count - 1}", "count from 0")
+        last = "the only" if count == 1 else "the last"
+        raise ResnetError(f"{PROCESS} is {index}, and with {PROCESSES}={count} {last} one is {count - 1}", "count from 0")
     return Cluster(values[COORDINATOR], count, index)
+
+
+def require_address(name: str, value: str, hint: str) -> None:
+    """Refuse what is not HOST:PORT with a port from 1 to 65535.
+
+    Args:
+        name: the option or variable.
+        value: what it was set to.
+        hint: of the error.
+
+    Raises:
+        ResnetError: it is something else, such as an address with a scheme.
+    """
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdecimal() or "/" in host:
+        raise ResnetError(f"{name} {value} is not host:port", hint)
+    if not 1 <= int(port) <= 65535:
+        raise ResnetError(f"{name} {value}: there is no port {port}, only 1 to 65535", hint)
 
 
 def _by_slurm(environment: Mapping[str, str]) -> Cluster:
