@@ -21,7 +21,10 @@ import pytest
 from conftest import MakeDataset, MakeImage, MakeRun, Result, RunCli
 
 from resnet_cli.data.bulk_folder import Input, Manifest, block_size, read_block, write_list
+from resnet_cli.data.decode import decode
+from resnet_cli.data.scoring import labelled
 from resnet_cli.data.storage import find_place
+from resnet_cli.errors import ResnetError
 from resnet_cli.jobs.bulk_actor import BlockClassifier, Work, actors, cores_per_actor, file_hash
 from resnet_cli.jobs.predict import load_classifier, run_classifier
 from resnet_cli.jobs.ray_cluster import Cluster, Machine, begin, import_ray
@@ -257,6 +260,29 @@ def test_a_block_whose_actor_dies_again_and_again_is_given_up(tmp_path: Path) ->
         (tmp_path / "attempts" / "2" / str(attempt)).touch()
     told = BlockClassifier(Work(place, manifest, place, (), (), "auto", None))({"block": [2]})
     assert told["failure"] == ["the actor of block 2, which begins with image 512 of the list, died 5 times"]
+
+
+def test_a_url_that_cannot_be_opened_is_an_error_of_its_row(tmp_path: Path) -> None:
+    place = find_place(str(tmp_path))
+    actor = BlockClassifier(Work(place, Manifest("images", "", [], {}, 3, 256), place, (), (), "auto", None))
+    for name in ("strange://host/a.png", "://", "strange://[::1]/a.png"):
+        with pytest.raises(ResnetError) as caught:
+            decode(actor._source(name))
+        assert name in caught.value.message
+    assert actor._source("a.png") == tmp_path / "a.png"
+
+
+def listed(table: Path, classifier: Path, paths: list[str], labels: list[str]) -> list[tuple[str, str]]:
+    """The rows that an evaluation of a table scores."""
+    pyarrow.parquet.write_table(pyarrow.table({"path": paths, "label": labels}), table)
+    chunks = labelled(str(table), [load_classifier(classifier)], None)[1].chunks()
+    return [row for names, classes in chunks for row in zip(names, classes or [], strict=True)]
+
+
+def test_a_path_that_cannot_be_opened_does_not_stop_an_evaluation(classifier: Path, tmp_path: Path) -> None:
+    rows = [("strange://host/a.png", "apple"), ("a\0b.png", "berry"), ("c.png", "berry")]
+    paths, labels = map(list, zip(*rows, strict=True))
+    assert listed(tmp_path / "table.parquet", classifier, paths, labels) == rows
 
 
 @pytest.mark.parametrize("count", [1, 8192, 20_000])
