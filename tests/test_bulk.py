@@ -20,11 +20,12 @@ import pyarrow.parquet
 import pytest
 from conftest import MakeDataset, MakeImage, MakeRun, Result, RunCli
 
-from resnet_cli.data.bulk_folder import Input, Manifest, block_size, read_block, write_list
+from resnet_cli.data.bulk_folder import Input, Manifest, block_size, find_input, read_block, write_list
 from resnet_cli.data.decode import decode
 from resnet_cli.data.scoring import labelled
 from resnet_cli.data.storage import find_place
 from resnet_cli.errors import ResnetError
+from resnet_cli.jobs.bulk import _require_same
 from resnet_cli.jobs.bulk_actor import BlockClassifier, Work, actors, cores_per_actor, file_hash
 from resnet_cli.jobs.predict import load_classifier, run_classifier
 from resnet_cli.jobs.ray_cluster import Cluster, Machine, begin, import_ray
@@ -260,6 +261,39 @@ def test_a_block_whose_actor_dies_again_and_again_is_given_up(tmp_path: Path) ->
         (tmp_path / "attempts" / "2" / str(attempt)).touch()
     told = BlockClassifier(Work(place, manifest, place, (), (), "auto", None))({"block": [2]})
     assert told["failure"] == ["the actor of block 2, which begins with image 512 of the list, died 5 times"]
+
+
+def test_an_output_of_the_other_command_is_refused(tmp_path: Path) -> None:
+    place = find_place(str(tmp_path))
+    options: dict[str, Any] = {"top": 5, "views": 1, "features": False, "engine": "auto"}
+    predicted = Manifest("images", "hash", ["model"], options, 0, 0)
+    evaluated = replace(predicted, options=options | {"labels": True})
+    newer = replace(predicted, options=options | {"zoom": 2})
+    _require_same(place, predicted, predicted)
+    for begun, wanted, message in (
+        (evaluated, predicted, f"{tmp_path} was begun by `resnet evaluate`"),
+        (predicted, evaluated, f"{tmp_path} was begun by `resnet predict`"),
+        (newer, predicted, f"{tmp_path} was begun with zoom 2, not None"),
+    ):
+        with pytest.raises(ResnetError) as caught:
+            _require_same(place, begun, wanted)
+        assert caught.value.message == message
+
+
+def test_a_folder_of_images_and_a_table_is_ambiguous(
+    classifier: Path, make_image: MakeImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_image(tmp_path / "some" / "apple" / "a.png")
+    pyarrow.parquet.write_table(pyarrow.table({"path": ["apple/a.png"], "label": ["apple"]}), "some/t.parquet")
+    table = tmp_path / "some" / "t.parquet"
+    for refused in (lambda: find_input("some", False), lambda: labelled("some", [load_classifier(classifier)], None)):
+        with pytest.raises(ResnetError) as caught:
+            refused()
+        assert caught.value.message == f"some holds both images and tables, such as some/apple/a.png and {table}"
+    for given in ("some/t.parquet", "some/*.parquet"):
+        assert list(find_input(given, False).chunks()) == [(["apple/a.png"], None)]
+    assert list(find_input("some/apple", False).chunks()) == [(["some/apple/a.png"], None)]
 
 
 def test_a_url_that_cannot_be_opened_is_an_error_of_its_row(tmp_path: Path) -> None:

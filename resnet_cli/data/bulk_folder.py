@@ -113,7 +113,7 @@ def find_input(word: str, with_labels: bool) -> Input:
         with_labels: a table must have a column of classes.
 
     Raises:
-        ResnetError: there is no such place, it has no images, or a table has no column of paths.
+        ResnetError: there is no such place, it has no images, it has images and tables, or a table has no column of paths.
     """
     place = find_place(word)
     tables = _tables(word, place)
@@ -138,7 +138,14 @@ def _tables(word: str, place: Place) -> list[Place]:
     if place.path.endswith(PARQUET) and not exists(place):
         return list(matching_files(place)) or [place]
     if is_directory(place):
-        return [place.inside(name) for name, is_dir in children(place) if name.endswith(PARQUET) and not is_dir]
+        tables = [place.inside(name) for name, is_dir in children(place) if name.endswith(PARQUET) and not is_dir]
+        image = next(images_of(word, place, lambda name: None), None) if tables else None
+        if image is not None:
+            raise ResnetError(
+                f"{word} holds both images and tables, such as {image} and {tables[0].name}",
+                f"give the table itself or a pattern such as '{word.rstrip('/')}/*{PARQUET}', or move it out of the folder",
+            )
+        return tables
     return [place] if place.path.endswith(PARQUET) else []
 
 
