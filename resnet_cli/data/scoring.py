@@ -26,7 +26,7 @@ from resnet_cli.data.dataset import LeftOut, Sample, Survey, survey
 from resnet_cli.data.folders import EXTENSIONS, list_folder, meant
 from resnet_cli.data.labels import survey_labels
 from resnet_cli.data.layout import AMBIGUOUS, some_names
-from resnet_cli.data.storage import PARQUET, Sources, find_place
+from resnet_cli.data.storage import PARQUET, Place, Sources, find_place
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import at_home
 from resnet_cli.runs.folder import Run, SplitRow, read_splits
@@ -223,11 +223,19 @@ class _Kept:
     def __call__(self, chunk: Chunk) -> Chunk:
         rows = [(name, _composed(label)) for name, label in zip(chunk[0], chunk[1] or [], strict=True)]
         self._unknown.update(dict.fromkeys(label for _, label in rows if label not in self._classes))
-        places = {name: self._sources.find(name) for name, label in rows if label in self._classes}
+        known = [(name, self._classes[label]) for name, label in rows if label in self._classes]
+        places = {name: self._place(name) for name, _ in known}
         seen = among([place for place in places.values() if isinstance(place, Path)], self._trained)
-        kept = [(name, self._classes[label]) for name, label in rows if name in places and places[name] not in seen]
-        self._seen += sum(name in places and places[name] in seen for name, _ in rows)
+        kept = [(name, label) for name, label in known if places[name] not in seen]
+        self._seen += len(known) - len(kept)
         return [name for name, _ in kept], [label for _, label in kept]
+
+    def _place(self, name: str) -> "Path | Place | str":
+        """Where a name leads; the name itself if it cannot be opened, which is said in its row of the results."""
+        try:
+            return self._sources.find(name)
+        except ResnetError:
+            return name
 
     def notes(self) -> list[str]:
         who = "the run was" if len(self._runs) == 1 else "the runs were"

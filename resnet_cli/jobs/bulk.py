@@ -213,14 +213,17 @@ def _require_same(output: Place, begun: Manifest, wanted: Manifest) -> None:
     """Refuse to continue in a folder whose results would differ."""
     another = f"{output.name} holds predictions of another"
     hint = "choose another --output, or delete the folder"
+    if begun.options.get("labels") != wanted.options.get("labels"):
+        was = "evaluate" if begun.options.get("labels") else "predict"
+        raise ResnetError(f"{output.name} was begun by `resnet {was}`", hint)
     if begun.model != wanted.model:
         raise ResnetError(f"{another} model", hint)
     if begun.input != wanted.input:
         raise ResnetError(f"{another} input: {begun.input}", hint)
-    for name, value in wanted.options.items():
-        if begun.options.get(name) != value:
-            was = begun.options.get(name)
-            raise ResnetError(f"{output.name} was begun with {name} {was}, not {value}", f"use the same option, or {hint}")
+    for name in wanted.options | begun.options:
+        then, value = begun.options.get(name), wanted.options.get(name)
+        if then != value:
+            raise ResnetError(f"{output.name} was begun with {name} {then}, not {value}", f"use the same option, or {hint}")
     if begun.fingerprint != wanted.fingerprint:
         raise ResnetError(f"{begun.input} has changed since {output.name} was begun: the list of its images is another", hint)
 
