@@ -29,11 +29,11 @@ from resnet_cli.downloads import fetch_from_hub
 from resnet_cli.engines.frozen import read_classifier, write_classifier
 from resnet_cli.engines.openvino import OpenVinoEngine
 from resnet_cli.errors import Interrupted, ResnetError
-from resnet_cli.jobs import published
+from resnet_cli.jobs import predict, published
 from resnet_cli.networks.catalogue import ClassifierSpec, Network, find_network, spec_from_record
 from resnet_cli.networks.classifier import build_logits
 from resnet_cli.networks.description import describe
-from resnet_cli.networks.pretrained import WeightsSource, choose_backbone
+from resnet_cli.networks.pretrained import ImagenetClassifier, WeightsSource, choose_backbone
 from resnet_cli.networks.published import CHECKPOINTS, find_checkpoint, require_fitting, tensors_of
 from resnet_cli.networks.weights import load_safetensors
 from resnet_cli.progress import Silent
@@ -665,6 +665,24 @@ def test_a_damaged_conversion_is_made_again(tmp_path: Path, monkeypatch: pytest.
         (folder / name).unlink() if left is None else (folder / name).write_bytes(content[name][:left])
         assert opened() == (folder, 1), (name, left)
         assert {path.name for path in folder.iterdir()} == set(content) and opened() == (folder, 0)
+
+
+@pytest.mark.parametrize("missing", [".xml", ".bin", ".txt"])
+def test_a_damaged_conversion_of_keras_weights_is_made_again(
+    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def convert(classifier: object, model: Path) -> None:
+        model.write_text("new")
+        model.with_suffix(".bin").write_text("new")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(predict, "_read_imagenet", lambda files: (None, ("jay", "magpie")))
+    monkeypatch.setattr(predict, "_convert", convert)
+    files = ImagenetClassifier(find_network("resnet50"), tmp_path / "a.h5", tmp_path / "a.json")
+    model = predict._imagenet(files, "openvino").model
+    model.with_suffix(missing).unlink()
+    assert predict._imagenet(files, "openvino").classes == ("jay", "magpie")
+    assert all(model.with_suffix(ending).exists() for ending in (".xml", ".bin", ".txt"))
 
 
 @pytest.mark.slow
