@@ -21,6 +21,7 @@ import pyarrow.parquet
 import pytest
 from conftest import MakeDataset, MakeImage, MakeRun, Result, RunCli
 
+from resnet_cli.cli.predict import _told
 from resnet_cli.data.bulk_folder import (
     Input,
     Manifest,
@@ -37,7 +38,7 @@ from resnet_cli.data.decode import decode
 from resnet_cli.data.scoring import labelled
 from resnet_cli.data.storage import find_place
 from resnet_cli.errors import ResnetError
-from resnet_cli.jobs.bulk import _list, _require_same
+from resnet_cli.jobs.bulk import BulkDone, _list, _require_same
 from resnet_cli.jobs.bulk_actor import BlockClassifier, Work, actors, cores_per_actor, file_hash
 from resnet_cli.jobs.predict import load_classifier, run_classifier
 from resnet_cli.jobs.ray_cluster import Cluster, Machine, begin, import_ray
@@ -490,3 +491,8 @@ def test_evaluate_needs_classes(run_cli: RunCli, classifier: Path, images: Path,
     refused = run_cli(*words, tmp_path / "paths.parquet")
     message = f"error: {tmp_path / 'paths.parquet'} has no column of classes: its columns are path"
     assert (refused.exit_code, refused.stderr.splitlines()[0]) == (1, message)
+
+
+def test_one_image_is_told_in_the_singular() -> None:
+    told = [_told(BulkDone("out", ("run",), images, 0, images, 0.5, "openvino")) for images in (1, 2)]
+    assert [text.partition("[/]")[0] for text in told] == ["[bold]1 image", "[bold]2 images"]
