@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import pyarrow.parquet
 import pytest
 from conftest import MakeDataset, MakeImage, MakeRun, Result, RunCli
 
+from resnet_cli.cli.predict import _told
 from resnet_cli.data.bulk_folder import (
     Input,
     Manifest,
@@ -36,10 +38,12 @@ from resnet_cli.data.decode import decode
 from resnet_cli.data.scoring import labelled
 from resnet_cli.data.storage import find_place
 from resnet_cli.errors import ResnetError
-from resnet_cli.jobs.bulk import _require_same
+from resnet_cli.jobs.bulk import BulkDone, _list, _require_same
 from resnet_cli.jobs.bulk_actor import BlockClassifier, Work, actors, cores_per_actor, file_hash
 from resnet_cli.jobs.predict import load_classifier, run_classifier
 from resnet_cli.jobs.ray_cluster import Cluster, Machine, begin, import_ray
+from resnet_cli.progress import Silent
+from resnet_cli.runs.folder import read_splits
 
 FOREVER = 120  # seconds
 # Ray Data warns of its own settings.
@@ -378,6 +382,32 @@ def test_a_path_that_cannot_be_opened_does_not_stop_an_evaluation(classifier: Pa
     assert listed(tmp_path / "table.parquet", classifier, paths, labels) == rows
 
 
+def test_a_file_with_two_labels_is_refused_wherever_its_rows_are(classifier: Path, tmp_path: Path) -> None:
+    table = tmp_path / "t.parquet"
+    many = [f"{number}.png" for number in range(9000)]
+    for again, label in (("7.png", "berry"), ("./7.png", "pear"), (f"file://{tmp_path}/7.png", "berry")):
+        given = partial(listed, table, classifier, [*many, again], ["apple"] * 9000 + [label])
+        assert refusal_of(given).message == f"{table} says {label} for {again}, and an earlier row says apple"
+    there = "memory://bucket/7.png"
+    given = partial(listed, table, classifier, [there, "a.png", there], ["apple", "apple", "pear"])
+    assert refusal_of(given).message == f"{table} says pear for {there}, and an earlier row says apple"
+    twice = listed(table, classifier, ["a.png", "a.png", "b.png"], ["apple", "apple", "berry"])
+    assert twice == [("a.png", "apple"), ("a.png", "apple"), ("b.png", "berry")]
+
+
+def test_the_reasons_are_told_when_no_image_is_left(classifier: Path, images: Path, tmp_path: Path) -> None:
+    table = tmp_path / "t.parquet"
+    run = load_classifier(classifier)
+    learned = next(row.path for row in read_splits(run) if row.split == "train")
+    pyarrow.parquet.write_table(pyarrow.table({"path": [str(images / learned), "x.png"], "label": ["apple", "pear"]}), table)
+    found = labelled(str(table), [run], None)[1]
+    output, here = find_place(str(tmp_path / "out")), Cluster((Machine(1, 0, "here"),), True)
+    told = refusal_of(lambda: _list(output, Manifest(found.name, "", [], {}, 0, 0), found, here, Silent()))
+    reasons = "not scored, unknown to the run: pear; 1 image that the run was trained on is not scored"
+    assert told.message == f"no image of {table} is left: {reasons}"
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("count", [1, 8192, 20_000])
 @pytest.mark.parametrize("block", [256, 8192])
 def test_every_image_is_in_exactly_one_block(count: int, block: int, tmp_path: Path) -> None:
@@ -461,3 +491,8 @@ def test_evaluate_needs_classes(run_cli: RunCli, classifier: Path, images: Path,
     refused = run_cli(*words, tmp_path / "paths.parquet")
     message = f"error: {tmp_path / 'paths.parquet'} has no column of classes: its columns are path"
     assert (refused.exit_code, refused.stderr.splitlines()[0]) == (1, message)
+
+
+def test_one_image_is_told_in_the_singular() -> None:
+    told = [_told(BulkDone("out", ("run",), images, 0, images, 0.5, "openvino")) for images in (1, 2)]
+    assert [text.partition("[/]")[0] for text in told] == ["[bold]1 image", "[bold]2 images"]

@@ -106,7 +106,8 @@ class _Skipped:
         self._first = self._first or name
 
     def notes(self) -> list[str]:
-        return [f"skipped {self._count} files that are not images (first: {self._first})"] if self._count else []
+        what = "1 file that is not an image" if self._count == 1 else f"{self._count} files that are not images"
+        return [f"skipped {what} (first: {self._first})"] if self._count else []
 
 
 def find_input(word: str, with_labels: bool) -> Input:

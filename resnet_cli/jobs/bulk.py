@@ -236,6 +236,8 @@ def _unfinished(output: Place, manifest: Manifest) -> list[int]:
 def _list(output: Place, wanted: Manifest, found: Input, cluster: Cluster, progress: Progress) -> Manifest:
     progress.line(f"listing the images of {found.name}")
     images, fingerprint = write_list(output, found)
+    if not images and (notes := found.notes()):
+        raise ResnetError(f"no image of {found.name} is left: {'; '.join(notes)}", "give other images, or another run")
     if not images:
         raise ResnetError(f"there are no images in {found.name}", "give a table with a row per image")
     size = block_size(images, cluster.cores // MOST_CORES + cluster.gpus)
@@ -274,7 +276,7 @@ def _run(work: Work, todo: Sequence[int], cluster: Cluster, progress: Progress) 
     done, errors = total - left, 0
     what = f"{number} {'actor' if number == 1 else 'actors'}" + (" on GPUs" if work.engine == "keras" and cluster.gpus else "")
     blocks = "1 block" if len(todo) == 1 else f"{len(todo)} blocks"
-    progress.line(f"classifying {left:,} of {total:,} images in {blocks}, {what}")
+    progress.line(f"classifying {left:,} of {total:,} image{'' if total == 1 else 's'} in {blocks}, {what}")
     task = progress.start("predicting", total)
     task.advance(done)
     began = told = time.monotonic()
