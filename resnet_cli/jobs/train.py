@@ -90,6 +90,7 @@ def run_training(plan: TrainPlan, progress: Progress) -> dict[str, Any]:
         folder = Path(together.from_first(lambda: str(begin_run(plan.place, begun, request.command))))
         if search is not None:
             write_search(folder, search)
+    together.begin()
     command, earlier = together.from_first(lambda: begun_by(folder))
     stage = Stage("train", folder, request.resume, tensorboard=request.tensorboard)
     result = train(setup.model, setup.stream, setup.held_out, config, stage, progress, setup.small)
