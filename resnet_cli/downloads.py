@@ -201,7 +201,7 @@ def _raise_missing(repository: Repository, reason: str) -> NoReturn:
     raise ResnetError(
         f"the weights {repository.name} are not in Hugging Face's cache {_cache()}, and {reason}",
         f"with a network: `hf download {repository.path} {CONFIG} {WEIGHTS}`, and copy that cache to this machine; or"
-        f" copy both files into a folder and name its {WEIGHTS} with --weights",
+        f" copy both files into a folder and name its {WEIGHTS} instead",
     )
 
 

@@ -89,6 +89,11 @@ def how_long(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def how_many(count: int, word: str) -> str:
+    """A count in words, such as "1 epoch" or "12 epochs"."""
+    return f"{count} {word}{'' if count == 1 else 's'}"
+
+
 class _SilentTask:
     def advance(self, steps: int = 1, figures: Mapping[str, float] | None = None) -> None:
         """See `Task`."""

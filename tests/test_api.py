@@ -225,6 +225,9 @@ WRONG: dict[str, tuple[Callable[[resnet.Run, Path], Any], str]] = {
         "settings is not a mapping of keys to values",
     ),
     "a size of no kind": (lambda run, data: resnet.train(data, image_size="32"), "image_size='32' is not a number of pixels"),
+    "a size of nothing": (lambda run, data: resnet.finetune(data, image_size=0), "image_size=0 is less than 8 pixels"),
+    "labels of no kind": (lambda run, data: resnet.finetune(data, labels=5), "labels=5 is neither text nor a path"),
+    "labels to score of no kind": (lambda run, data: run.evaluate(labels=[("a", "b")]), "is neither text nor a path"),
     "a data set of no kind": (lambda run, data: resnet.check(None), "data=None is neither text nor a path"),
     "unfreeze given twice": (
         lambda run, data: resnet.finetune(data, unfreeze="last", settings={"unfreeze": "none"}),

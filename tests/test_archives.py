@@ -292,4 +292,4 @@ def test_a_run_finds_the_images_of_its_archive_again(
     assert (again["dataset"], again["count"], again["top1"]) == ("fruit", done["val"]["count"], done["val"]["top1"])
     shutil.rmtree(tmp_path / "cache")
     (tmp_path / "fruit.tar.gz").unlink()
-    assert "images are no longer there" in run_cli("evaluate").stderr
+    assert f"error: the archive {tmp_path / 'fruit.tar.gz'} is no longer there" in run_cli("evaluate").stderr

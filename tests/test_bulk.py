@@ -8,8 +8,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,29 @@ import pyarrow.parquet
 import pytest
 from conftest import MakeDataset, MakeImage, MakeRun, Result, RunCli
 
-from resnet_cli.data.bulk_folder import Input, Manifest, block_size, read_block, write_list
+from resnet_cli.cli.predict import _told
+from resnet_cli.data.bulk_folder import (
+    Input,
+    Manifest,
+    block_size,
+    find_input,
+    finished_blocks,
+    read_block,
+    read_notes,
+    read_rows,
+    write_block,
+    write_list,
+)
+from resnet_cli.data.decode import decode
+from resnet_cli.data.scoring import labelled
 from resnet_cli.data.storage import find_place
+from resnet_cli.errors import ResnetError
+from resnet_cli.jobs.bulk import BulkDone, _list, _require_same
 from resnet_cli.jobs.bulk_actor import BlockClassifier, Work, actors, cores_per_actor, file_hash
 from resnet_cli.jobs.predict import load_classifier, run_classifier
 from resnet_cli.jobs.ray_cluster import Cluster, Machine, begin, import_ray
+from resnet_cli.progress import Silent
+from resnet_cli.runs.folder import read_splits
 
 FOREVER = 120  # seconds
 # Ray Data warns of its own settings.
@@ -259,6 +278,136 @@ def test_a_block_whose_actor_dies_again_and_again_is_given_up(tmp_path: Path) ->
     assert told["failure"] == ["the actor of block 2, which begins with image 512 of the list, died 5 times"]
 
 
+def test_an_output_of_the_other_command_is_refused(tmp_path: Path) -> None:
+    place = find_place(str(tmp_path))
+    options: dict[str, Any] = {"top": 5, "views": 1, "features": False, "engine": "auto"}
+    predicted = Manifest("images", "hash", ["model"], options, 0, 0)
+    evaluated = replace(predicted, options=options | {"labels": True})
+    newer = replace(predicted, options=options | {"zoom": 2})
+    _require_same(place, predicted, predicted)
+    for begun, wanted, message in (
+        (evaluated, predicted, f"{tmp_path} was begun by `resnet evaluate`"),
+        (predicted, evaluated, f"{tmp_path} was begun by `resnet predict`"),
+        (newer, predicted, f"{tmp_path} was begun with zoom 2, not None"),
+    ):
+        with pytest.raises(ResnetError) as caught:
+            _require_same(place, begun, wanted)
+        assert caught.value.message == message
+
+
+def test_a_folder_of_images_and_a_table_is_ambiguous(
+    classifier: Path, make_image: MakeImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_image(tmp_path / "some" / "apple" / "a.png")
+    pyarrow.parquet.write_table(pyarrow.table({"path": ["apple/a.png"], "label": ["apple"]}), "some/t.parquet")
+    table = tmp_path / "some" / "t.parquet"
+    for refused in (lambda: find_input("some", False), lambda: labelled("some", [load_classifier(classifier)], None)):
+        with pytest.raises(ResnetError) as caught:
+            refused()
+        assert caught.value.message == f"some holds both images and tables, such as some/apple/a.png and {table}"
+    for given in ("some/t.parquet", "some/*.parquet"):
+        assert list(find_input(given, False).chunks()) == [(["apple/a.png"], None)]
+    assert list(find_input("some/apple", False).chunks()) == [(["some/apple/a.png"], None)]
+
+
+def refusal_of(call: Callable[[], object]) -> ResnetError:
+    with pytest.raises(ResnetError) as caught:
+        call()
+    return caught.value
+
+
+def test_a_column_that_is_not_text_is_refused_by_name_and_type(tmp_path: Path) -> None:
+    table = tmp_path / "t.parquet"
+
+    def refusal(column: str, values: Any) -> str:
+        given = {"path": pyarrow.array(["a.png"]), "label": pyarrow.array(["apple"])} | {column: values}
+        pyarrow.parquet.write_table(pyarrow.table(given), table)
+        return refusal_of(lambda: find_input(str(table), True)).message
+
+    assert refusal("label", pyarrow.array([3])) == f"{table}: the column label has classes of type int64"
+    assert refusal("path", pyarrow.array([b"a"])) == f"{table}: the column path has paths of type binary"
+    assert refusal("label", pyarrow.array([["a"]])).startswith(f"{table}: the column label has classes of type list<")
+    for kind in (pyarrow.large_string(), pyarrow.dictionary(pyarrow.int32(), pyarrow.string())):
+        pyarrow.parquet.write_table(pyarrow.table({"path": ["a"], "label": pyarrow.array(["apple"]).cast(kind)}), table)
+        assert list(find_input(str(table), True).chunks()) == [(["a"], ["apple"])]
+
+
+def test_text_that_is_not_utf8_is_named_by_its_row(tmp_path: Path) -> None:
+    table = tmp_path / "t.parquet"
+    paths = pyarrow.array([b"a.png"] * 9000 + [b"\xff.png", b"b.png"]).view(pyarrow.string())
+    pyarrow.parquet.write_table(pyarrow.table({"path": paths}), table)
+    told = refusal_of(lambda: list(find_input(str(table), False).chunks()))
+    assert told.message == f"{table}: the path of row 9001 is not UTF-8"
+
+
+def test_files_that_are_no_finished_blocks_are_named(tmp_path: Path) -> None:
+    place = find_place(str(tmp_path))
+    write_block(place, 0, pyarrow.table({"path": ["a.png"]}), {"images": 1})
+    write_block(place, 1_000_000, pyarrow.table({"path": ["a.png"]}), {"images": 1})
+    whole = tmp_path / "predictions" / "block-000000.parquet"
+    (whole.parent / ".DS_Store").touch()
+    assert finished_blocks(place) == {0, 1_000_000}
+    copy = shutil.copy(whole, whole.parent / "block-000000 (copy).parquet")
+    assert refusal_of(lambda: finished_blocks(place)).message == f"{copy} is not a file of this command"
+    whole.write_bytes(whole.read_bytes()[:-9])
+    manifest = Manifest("images", "", [], {}, 1, 256)
+    for read in (lambda: list(read_notes(place, [0])), lambda: list(read_rows(place, manifest, ["path"]))):
+        told = refusal_of(read)
+        assert told.message == f"{whole} is not a Parquet file, or is damaged" and told.hint.startswith("delete it")
+    pyarrow.parquet.write_table(pyarrow.table({"path": ["a.png"]}), whole)
+    assert refusal_of(lambda: list(read_notes(place, [0]))).message == f"{whole} is not a file of this command"
+
+
+def test_a_url_that_cannot_be_opened_is_an_error_of_its_row(tmp_path: Path) -> None:
+    place = find_place(str(tmp_path))
+    actor = BlockClassifier(Work(place, Manifest("images", "", [], {}, 3, 256), place, (), (), "auto", None))
+    for name in ("strange://host/a.png", "://", "strange://[::1]/a.png"):
+        with pytest.raises(ResnetError) as caught:
+            decode(actor._source(name))
+        assert name in caught.value.message
+    assert actor._source("a.png") == tmp_path / "a.png"
+
+
+def listed(table: Path, classifier: Path, paths: list[str], labels: list[str]) -> list[tuple[str, str]]:
+    """The rows that an evaluation of a table scores."""
+    pyarrow.parquet.write_table(pyarrow.table({"path": paths, "label": labels}), table)
+    chunks = labelled(str(table), [load_classifier(classifier)], None)[1].chunks()
+    return [row for names, classes in chunks for row in zip(names, classes or [], strict=True)]
+
+
+def test_a_path_that_cannot_be_opened_does_not_stop_an_evaluation(classifier: Path, tmp_path: Path) -> None:
+    rows = [("strange://host/a.png", "apple"), ("a\0b.png", "berry"), ("c.png", "berry")]
+    paths, labels = map(list, zip(*rows, strict=True))
+    assert listed(tmp_path / "table.parquet", classifier, paths, labels) == rows
+
+
+def test_a_file_with_two_labels_is_refused_wherever_its_rows_are(classifier: Path, tmp_path: Path) -> None:
+    table = tmp_path / "t.parquet"
+    many = [f"{number}.png" for number in range(9000)]
+    for again, label in (("7.png", "berry"), ("./7.png", "pear"), (f"file://{tmp_path}/7.png", "berry")):
+        given = partial(listed, table, classifier, [*many, again], ["apple"] * 9000 + [label])
+        assert refusal_of(given).message == f"{table} says {label} for {again}, and an earlier row says apple"
+    there = "memory://bucket/7.png"
+    given = partial(listed, table, classifier, [there, "a.png", there], ["apple", "apple", "pear"])
+    assert refusal_of(given).message == f"{table} says pear for {there}, and an earlier row says apple"
+    twice = listed(table, classifier, ["a.png", "a.png", "b.png"], ["apple", "apple", "berry"])
+    assert twice == [("a.png", "apple"), ("a.png", "apple"), ("b.png", "berry")]
+
+
+def test_the_reasons_are_told_when_no_image_is_left(classifier: Path, images: Path, tmp_path: Path) -> None:
+    table = tmp_path / "t.parquet"
+    run = load_classifier(classifier)
+    learned = next(row.path for row in read_splits(run) if row.split == "train")
+    pyarrow.parquet.write_table(pyarrow.table({"path": [str(images / learned), "x.png"], "label": ["apple", "pear"]}), table)
+    found = labelled(str(table), [run], None)[1]
+    output, here = find_place(str(tmp_path / "out")), Cluster((Machine(1, 0, "here"),), True)
+    told = refusal_of(lambda: _list(output, Manifest(found.name, "", [], {}, 0, 0), found, here, Silent()))
+    reasons = "not scored, unknown to the run: pear; 1 image that the run was trained on is not scored"
+    assert told.message == f"no image of {table} is left: {reasons}"
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("count", [1, 8192, 20_000])
 @pytest.mark.parametrize("block", [256, 8192])
 def test_every_image_is_in_exactly_one_block(count: int, block: int, tmp_path: Path) -> None:
@@ -342,3 +491,8 @@ def test_evaluate_needs_classes(run_cli: RunCli, classifier: Path, images: Path,
     refused = run_cli(*words, tmp_path / "paths.parquet")
     message = f"error: {tmp_path / 'paths.parquet'} has no column of classes: its columns are path"
     assert (refused.exit_code, refused.stderr.splitlines()[0]) == (1, message)
+
+
+def test_one_image_is_told_in_the_singular() -> None:
+    told = [_told(BulkDone("out", ("run",), images, 0, images, 0.5, "openvino")) for images in (1, 2)]
+    assert [text.partition("[/]")[0] for text in told] == ["[bold]1 image", "[bold]2 images"]

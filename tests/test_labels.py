@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from conftest import MakeDataset, MakeImage, RunCli
+from conftest import MakeDataset, MakeImage, MakeRun, RunCli
 
 import resnet_cli as resnet
 from resnet_cli.data.dataset import Dataset, scan_dataset
@@ -267,7 +267,7 @@ def test_text_in_an_unknown_coding_is_refused(tmp_path: Path) -> None:
     [
         ("l.jsonl", b'{"path": "a.png", "label": "b"}\n[1]\n', "line 2 of {} is not an object"),
         ("l.jsonl", b'{"path": "a.png",\n', "line 1 of {} is not JSON: "),
-        ("l.jsonl", b'{"path": "a.png", "label": ["b"]}\n', "label in {}, row 1, is neither text nor a number"),
+        ("l.jsonl", b'{"path": "a.png", "label": ["b"]}\n', "label in {}, row 1, is neither text nor a number but list"),
         ("l.parquet", b"PAR1", "{} is not a Parquet file that can be read: "),
         ("l.xlsx", b"PK", "--labels {} is not a table that can be read"),
     ],
@@ -404,3 +404,22 @@ def test_labels_that_folders_cannot_have_go_through_training_and_evaluation(
     (tmp_path / "in").rename(tmp_path / "moved")
     shutil.rmtree(outside)
     assert "images are no longer there" in run_cli("evaluate", "--run", run).stderr
+
+
+def test_tables_of_one_name_in_two_folders_have_results_of_their_own(
+    tiny_dataset: Path, make_dataset: MakeDataset, make_run: MakeRun, run_cli: RunCli, tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "run", make_dataset(tmp_path / "other", first=50))
+    places = []
+    for folder, step in (("first", 2), ("second", 3)):
+        (tmp_path / folder).mkdir()
+        table = write_table(tmp_path / folder / "labels.csv", rows_of(tiny_dataset)[::step])
+        arguments = ("evaluate", tiny_dataset, "--labels", table, "--run", run, "--json")
+        results = [run_cli(*arguments) for _ in range(2)]
+        assert results[0].exit_code == 0, results[0].stderr
+        documents = [json.loads(result.stdout) for result in results]
+        assert documents[0]["output"] == documents[1]["output"]  # earlier results of the same table are replaced
+        places.append((Path(documents[0]["output"]), documents[0]["count"]))
+    assert places[0][0] != places[1][0]
+    for place, count in places:
+        assert len((place / "predictions.csv").read_text().splitlines()) == 1 + count

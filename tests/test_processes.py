@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
 from queue import Queue
 from threading import Barrier
@@ -217,6 +218,7 @@ def test_all_processes_stop_after_the_same_step(signals: dict[int, int]) -> None
     assert len(set(stopped)) == 1 and stopped[0] in (min(signals.values()), min(signals.values()) + 1)
 
 
+@pytest.mark.parametrize("begun", [False, True])
 @pytest.mark.parametrize(
     ("reason", "message"),
     [
@@ -224,15 +226,46 @@ def test_all_processes_stop_after_the_same_step(signals: dict[int, int]) -> None
         (None, "process 1 of 2 was lost: no sign of life for 0 s"),
     ],
 )
-def test_a_process_that_ends_is_named(reason: str | None, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_ends_is_named(reason: str | None, message: str, begun: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "LOST", 0.3)
     monkeypatch.setattr(processes, "_BEAT", 0.01)
     monkeypatch.setattr(processes, "_LEAVING", 0.0)
     store, told = Store(), Queue[ResnetError]()
-    Group(0, 2, store).watch(told.put)
+    group = Group(0, 2, store)
+    if begun:
+        group.begin()
+    group.watch(told.put)
     if reason is not None:
         Group(1, 2, store).leave(reason)
-    assert told.get(timeout=10).message == message
+    error = told.get(timeout=10)
+    assert error.message == message and ("--resume" in error.hint) == begun
+
+
+def test_a_port_in_use_is_one_sentence() -> None:
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # as gRPC does
+        other.bind(("", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(ResnetError, match=f"port {port} of this machine is in use, by another process 0"):
+            cluster.require_free(Cluster(f"127.0.0.1:{port}", 2, 0))
+    cluster.require_free(Cluster(f"127.0.0.1:{port}", 2, 0))
+
+
+def test_a_process_that_the_coordinator_ends_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    started, shown = subprocess.Popen, StringIO()
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda words, **how: started([sys.executable, "-c", "import os; os.abort()"], **how)
+    )
+    with socket.socket() as coordinator:
+        coordinator.bind(("127.0.0.1", 0))
+        coordinator.listen()
+        environment = {**BY_HAND, "RESNET_COORDINATOR": f"127.0.0.1:{coordinator.getsockname()[1]}"}
+        with pytest.raises(ResnetError, match="ended this process, as when another one comes as process 1"):
+            cluster.run_child([], (shown, shown), environment)
+    with pytest.raises(ResnetError, match="the coordinator, process 0, was lost"):
+        cluster.run_child([], (shown, shown), environment)
+    assert shown.getvalue() == ""
 
 
 @pytest.mark.parametrize(
@@ -261,6 +294,11 @@ def test_the_environment_says_which_process_this_is(environment: dict[str, str],
         ({"RESNET_PROCESS": ""}, "RESNET_COORDINATOR is set and RESNET_PROCESS is not"),
         ({"RESNET_COORDINATOR": ""}, "RESNET_PROCESSES is set and RESNET_COORDINATOR is not"),
         ({"RESNET_COORDINATOR": "10.0.0.1"}, "RESNET_COORDINATOR 10.0.0.1 is not host:port"),
+        ({"RESNET_COORDINATOR": "http://10.0.0.1:80"}, "RESNET_COORDINATOR http://10.0.0.1:80 is not host:port"),
+        ({"RESNET_COORDINATOR": "a:99999"}, "RESNET_COORDINATOR a:99999: there is no port 99999, only 1 to 65535"),
+        ({"RESNET_COORDINATOR": "a:0"}, "RESNET_COORDINATOR a:0: there is no port 0, only 1 to 65535"),
+        ({"RESNET_PROCESSES": "0"}, "RESNET_PROCESSES is 0"),
+        ({"RESNET_PROCESSES": "1"}, "RESNET_PROCESS is 1, and with RESNET_PROCESSES=1 the only one is 0"),
         ({"RESNET_PROCESSES": "two"}, "RESNET_PROCESSES two is not a number"),
         ({"RESNET_PROCESS": "3"}, "RESNET_PROCESS is 3, and with RESNET_PROCESSES=3 the last one is 2"),
     ],

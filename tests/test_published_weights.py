@@ -9,7 +9,7 @@ import http.server
 import json
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,12 @@ from resnet_cli.downloads import fetch_from_hub
 from resnet_cli.engines.frozen import read_classifier, write_classifier
 from resnet_cli.engines.openvino import OpenVinoEngine
 from resnet_cli.errors import Interrupted, ResnetError
+from resnet_cli.jobs import predict, published
 from resnet_cli.networks.catalogue import ClassifierSpec, Network, find_network, spec_from_record
 from resnet_cli.networks.classifier import build_logits
-from resnet_cli.networks.pretrained import choose_backbone
-from resnet_cli.networks.published import CHECKPOINTS, describe, find_checkpoint, require_fitting, tensors_of
+from resnet_cli.networks.description import describe
+from resnet_cli.networks.pretrained import ImagenetClassifier, WeightsSource, choose_backbone
+from resnet_cli.networks.published import CHECKPOINTS, find_checkpoint, require_fitting, tensors_of
 from resnet_cli.networks.weights import load_safetensors
 from resnet_cli.progress import Silent
 from resnet_cli.runs.folder import load_run
@@ -175,6 +177,21 @@ def test_a_name_that_cannot_be_had_gets_the_nearest_names(name: str, message: st
     assert offline == []
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("resnet18.a b", "resnet18.\u00e9", "resnet18.a--b", "resnet18.../../x", "resnet18.a1_in1k.git", "resnet18.a1_in1k-"),
+        *("resnet18.a\nb", "resnet18." + "a" * 120, "resnet18@a b", "resnet18@../x", "resnet18@" + "a" * 120),
+    ],
+)
+def test_a_name_that_no_repository_can_have_gets_the_nearest_names(name: str, hugging_face: Path, offline: list[str]) -> None:
+    with pytest.raises(ResnetError) as caught:
+        choose_backbone("auto", f"timm:{name}", Silent())
+    assert "cannot be published weights" in caught.value.message and "\n" not in caught.value.message
+    assert "timm:resnet18." in caught.value.hint and "`resnet models --weights`" in caught.value.hint
+    assert offline == []
+
+
 def test_tensors_of_another_network_are_counted_and_named(tmp_path: Path) -> None:
     tensors = load_file(TIMM / "basic" / "model.safetensors")
     del tensors["layer2.0.bn1.weight"], tensors["bn1.bias"]
@@ -229,8 +246,8 @@ def damaged(path: Path, change: str) -> None:
         ("another architecture", "config.json describes resnet50d, which this program does not build"),
         ("another argument", "config.json changes the network by output_stride=8"),
         ("another crop", "config.json asks for crop border with bicubic interpolation, which is not supported"),
-        ("no mean", "config.json is damaged: KeyError('mean')"),
-        ("too few names", "config.json is damaged: ValueError('9 label_names for 10 classes')"),
+        ("no mean", 'config.json is damaged: "mean" is null instead of three finite numbers'),
+        ("too few names", 'config.json is damaged: it has 9 different "label_names" for 10 classes'),
         ("no JSON", "config.json is no config.json of timm"),
     ],
 )
@@ -240,6 +257,95 @@ def test_a_damaged_file_is_one_sentence(change: str, message: str, tmp_path: Pat
     with pytest.raises(ResnetError) as caught:
         choose_backbone("auto", str(path), Silent())
     assert message in caught.value.message and "\n" not in caught.value.message and caught.value.hint is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("layer1.0.bn1.weight", lambda old: old * np.float32("nan"), "layer1.0.bn1.weight has values that are not finite"),
+        ("fc.bias", lambda old: old + np.float32("inf"), "fc.bias has values that are not finite in float32"),
+        ("conv1.weight", lambda old: old + np.float64(1e300), "conv1.weight has values that are not finite in float32"),
+        ("bn1.running_var", lambda old: -old, "bn1.running_var has a negative variance"),
+        ("conv1.weight", lambda old: (old * 99).astype(np.int8), "conv1.weight as int8, which is not read"),
+        ("conv1.weight", lambda old: old > 0, "conv1.weight as bool, which is not read"),
+    ],
+)
+def test_weights_that_compute_nothing_are_refused_by_name(
+    name: str, change: Callable[[np.ndarray], np.ndarray], message: str, tmp_path: Path
+) -> None:
+    network, _ = narrow("basic")
+    tensors = load_file(TIMM / "basic" / "model.safetensors")
+    path = tmp_path / "model.safetensors"
+    save_file({**tensors, name: change(tensors[name])}, path)
+    model = build_logits(ClassifierSpec(network, 10, 32), fused=False)
+    with pytest.raises(ResnetError) as caught:
+        load_safetensors(model, network, path, head=10, with_head=True)
+    assert str(path) in caught.value.message and message in caught.value.message and caught.value.hint
+
+
+TEN = [f"class {number}" for number in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mean": [0.5, float("nan"), 0.5]}, 'damaged: "mean" is [0.5, nan, 0.5] instead of three finite numbers'),
+        ({"mean": [0.5, 10**400, 0.5]}, 'damaged: "mean" is [0.5, 1000'),
+        ({"mean": ["0.5", "0.5", "0.5"]}, 'damaged: "mean" is'),
+        ({"std": [0.2, 0, 0.2]}, 'damaged: "std" is [0.2, 0.0, 0.2], which must be positive'),
+        ({"std": [1, 1]}, 'damaged: "std" is [1, 1] instead of three finite numbers'),
+        (
+            {"test_input_size": [3, float("inf"), 80]},
+            'damaged: "test_input_size" is [3, inf, 80] instead of [3, height, width]',
+        ),
+        ({"input_size": [3, 48, 64]}, 'has "input_size" [3, 48, 64], which is not square'),
+        ({"input_size": [1, 48, 48]}, 'damaged: "input_size" is [1, 48, 48]'),
+        ({"input_size": [3, 10**9, 10**9]}, "a side has 1 to 4096 pixels"),
+        ({"crop_pct": "0.9"}, 'damaged: "crop_pct" is 0.9 instead of a number'),
+        ({"num_classes": 10, "label_names": list(range(10))}, 'damaged: "label_names" has 0, which is no text of one line'),
+        ({"label_names": [*TEN[:9], None]}, 'damaged: "label_names" has null'),
+        ({"label_names": [*TEN[:9], " "]}, "damaged: \"label_names\" has ' '"),
+        ({"label_names": [*TEN[:9], "a\nb"]}, "damaged: \"label_names\" has 'a\\nb'"),
+        ({"label_names": [*TEN[:9], "class 0"]}, 'damaged: it has 9 different "label_names" for 10 classes'),
+        ({"label_names": []}, 'damaged: it has 0 different "label_names" for 10 classes'),
+        ({"label_names": "abcdefghij"}, 'damaged: "label_names" is abcdefghij instead of a list'),
+        ({"label_names": dict.fromkeys(TEN, 1)}, 'damaged: "label_names" is {'),
+    ],
+)
+def test_what_cannot_be_in_a_config_is_named_with_its_path(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    config = json.loads((TIMM / "basic" / "config.json").read_text())
+    config["pretrained_cfg"].update(change)
+    require_refused(json.dumps(config), message, tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"architecture": ["resnet18"]}, "is no config.json of timm"),
+        ({"pretrained_cfg": None}, 'is damaged: "pretrained_cfg" is null, not an object'),
+        ({"pretrained_cfg": "resnet18"}, 'is damaged: "pretrained_cfg" is resnet18, not an object'),
+        ({"model_args": [1]}, 'is damaged: "model_args" is [1], not an object'),
+        ({"model_args": {"block": "a\nb"}}, "changes the network by block=a b"),
+        ({"num_classes": "10"}, 'is damaged: "num_classes" is 10'),
+        ({"num_classes": float("inf")}, 'is damaged: "num_classes" is inf'),
+    ],
+)
+def test_other_kinds_than_a_config_has_are_one_sentence(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    config = json.loads((TIMM / "basic" / "config.json").read_text())
+    require_refused(json.dumps({**config, **change}), message, tmp_path / "config.json")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "null", '{"architecture": 1' + "0" * 5000 + "}", ""])
+def test_other_json_is_no_config(text: str, tmp_path: Path) -> None:
+    require_refused(text, "is no config.json of timm", tmp_path / "config.json")
+
+
+def require_refused(text: str, message: str, path: Path) -> None:
+    path.write_text(text)
+    with pytest.raises(ResnetError) as caught:
+        describe(TIMM / "basic" / "model.safetensors", path, ())
+    assert caught.value.message.startswith(f"{path} ") and message in caught.value.message
+    assert "\n" not in caught.value.message and caught.value.hint
 
 
 def test_a_pickle_is_refused_under_its_usual_name_too(tmp_path: Path) -> None:
@@ -504,6 +610,79 @@ def test_predict_and_evaluate_answer_with_the_1000_classes(
     assert without.exit_code == 1
     assert f"error: {NAME} has no held-out images: it was not trained here" in without.stderr.replace("\n", " ")
     assert in_cache == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("predict", "a.jpg", "--run"),
+        ("evaluate", "--run"),
+        ("finetune", "photos", "--weights"),
+        ("export", "--format", "openvino", "--output", "out", "--run"),
+    ],
+)
+def test_a_missing_file_is_named_without_an_option_that_nobody_gave(
+    command: tuple[str, ...], run_cli: RunCli, tmp_path: Path, make_dataset: MakeDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    photo = make_dataset(tmp_path / "photos", ("jay", "magpie"), count=3) / "jay"
+    shutil.copy(next(photo.iterdir()), "a.jpg")
+    said = run_cli(*command, "x.safetensors")
+    assert said.exit_code == 1 and "error: x.safetensors: there is no such file\n" in said.stderr
+    assert "--weights" not in said.stderr
+    Path("hub").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(TIMM / "basic" / name, "hub")
+    said = run_cli(*command, "hub")
+    assert said.exit_code == 1 and "error: hub is a folder of published weights, not a run\n" in said.stderr
+    assert "hint: name hub/model.safetensors" in said.stderr
+
+
+def test_the_config_that_should_name_the_classes_is_named_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.safetensors"
+    source = WeightsSource("file", path, "0" * 64, head=10)
+    monkeypatch.setattr(published, "published_file", lambda words, progress: (find_network("resnet18"), source))
+    with pytest.raises(ResnetError) as caught:
+        published.published_run(path, Silent())
+    assert caught.value.hint == f'add "label_names" to {tmp_path / "config.json"}'
+
+
+@pytest.mark.slow
+def test_a_damaged_conversion_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = WeightsSource("file", TIMM / "basic" / "model.safetensors", "0" * 64, classes=tuple(TEN), head=10)
+    monkeypatch.setattr(published, "published_file", lambda words, progress: (narrow("basic")[0], source))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def opened() -> tuple[Path, int]:
+        listener = Listener()
+        return published.published_run(Path("model.safetensors"), listener).folder, len(listener.lines)
+
+    folder, conversions = opened()
+    assert conversions == 1 and opened() == (folder, 0)
+    content = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert {"run.json", "model.weights.h5", "model.xml", "model.bin"} <= set(content)
+    for name, left in (("model.bin", None), ("model.bin", 99), ("model.xml", None), ("run.json", 99), ("model.weights.h5", 99)):
+        (folder / name).unlink() if left is None else (folder / name).write_bytes(content[name][:left])
+        assert opened() == (folder, 1), (name, left)
+        assert {path.name for path in folder.iterdir()} == set(content) and opened() == (folder, 0)
+
+
+@pytest.mark.parametrize("missing", [".xml", ".bin", ".txt"])
+def test_a_damaged_conversion_of_keras_weights_is_made_again(
+    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def convert(classifier: object, model: Path) -> None:
+        model.write_text("new")
+        model.with_suffix(".bin").write_text("new")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(predict, "_read_imagenet", lambda files: (None, ("jay", "magpie")))
+    monkeypatch.setattr(predict, "_convert", convert)
+    files = ImagenetClassifier(find_network("resnet50"), tmp_path / "a.h5", tmp_path / "a.json")
+    model = predict._imagenet(files, "openvino").model
+    model.with_suffix(missing).unlink()
+    assert predict._imagenet(files, "openvino").classes == ("jay", "magpie")
+    assert all(model.with_suffix(ending).exists() for ending in (".xml", ".bin", ".txt"))
 
 
 @pytest.mark.slow

@@ -37,7 +37,12 @@ def test_an_old_ray_names_both_versions(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("address", ["somewhere", "ray://head:10001", "head:port", ":6379"])
 def test_words_that_are_no_address(address: str) -> None:
-    assert refusal(address).message == f"--ray {address} is not an address"
+    assert refusal(address).message == f"--ray {address} is not host:port"
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "99999"])
+def test_a_port_that_does_not_exist(port: str) -> None:
+    assert refusal(f"127.0.0.1:{port}").message == f"--ray 127.0.0.1:{port}: there is no port {port}, only 1 to 65535"
 
 
 def test_an_address_where_nothing_listens() -> None:

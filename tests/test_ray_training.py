@@ -11,6 +11,9 @@ import pytest
 from conftest import MakeDataset, RunCli
 from test_devices import assert_equal_runs
 
+from resnet_cli.jobs.launch import is_worth_a_restart
+from resnet_cli.jobs.start import LAUNCH, Place, begin_run, is_of_launch, let_go
+
 TRAIN = "--arch resnet8 --image-size 16 --seed 4 --batch-size 8 --learning-rate 0.02 --epochs 5 --json"
 
 
@@ -39,6 +42,29 @@ def test_two_processes_on_ray_train_as_one_does(tmp_path: Path, make_dataset: Ma
     assert "Traceback" not in done[1].stderr
     assert json.loads((tmp_path / "ray" / "run.json").read_text())["processes"] == 2
     assert_equal_runs(tmp_path / "one", tmp_path / "ray")
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_only_a_run_that_this_launch_has_begun_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, force: bool) -> None:
+    run = tmp_path / "run"
+    if force:  # there is an interrupted run of another launch
+        monkeypatch.setenv(LAUNCH, "earlier")
+        begin_run(Place(run), {"epochs": 3}, "resnet train fruit")
+        let_go()
+    monkeypatch.setenv(LAUNCH, "now")
+    assert not is_of_launch(run, "now")
+    begin_run(Place(run, force=force), {"epochs": 3}, "resnet train fruit")
+    let_go()
+    assert is_of_launch(run, "now") and not is_of_launch(run, "earlier")
+
+
+def test_a_process_that_refuses_to_begin_is_not_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "run"
+    assert [is_worth_a_restart(code, run, "now") for code in (0, 1, 2, 134, 137)] == [False, False, False, True, True]
+    monkeypatch.setenv(LAUNCH, "now")
+    begin_run(Place(run), {"epochs": 3}, "resnet train fruit")
+    let_go()
+    assert [is_worth_a_restart(code, run, "now") for code in (0, 1, 137)] == [False, True, True]
 
 
 def test_without_ray_there_is_one_sentence(tiny_dataset: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:

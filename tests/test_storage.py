@@ -1,7 +1,15 @@
 """Images and results on any file system: listed in a fixed order, read and written alike."""
 
+import http.server
+import importlib
+import threading
+import urllib.request
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 from conftest import MakeImage
@@ -99,6 +107,72 @@ def test_names_of_a_list_are_found_from_where_it_lies(tmp_path: Path) -> None:
     there = Sources(find_place("memory://bucket/folder"))
     names = [place.name for place in map(there.find, ("a.png", "memory://bucket/b%20b?.png")) if isinstance(place, Place)]
     assert names == ["memory://bucket/folder/a.png", "memory://bucket/b%20b?.png"]
+
+
+class _OfUrls(fsspec.AbstractFileSystem):  # type: ignore[misc]
+    """As fsspec's http, whose package may be missing here: the paths are whole URLs."""
+
+    protocol = "web"
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return path
+
+    def info(self, path: str, **more: Any) -> dict[str, Any]:
+        return {"name": path, "size": len(self._content(path)), "type": "file"}
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **more: Any) -> bytes:
+        return self._content(path)[start:end]
+
+    def _open(self, path: str, mode: str = "rb", **more: Any) -> Any:
+        from io import BytesIO
+
+        return BytesIO(self._content(path))
+
+    def _content(self, path: str) -> bytes:
+        with urllib.request.urlopen("http" + path.removeprefix("web")) as answer:
+            content: bytes = answer.read()
+            return content
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *words: object) -> None:
+        pass
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[str]:
+    """The URL of `tmp_path`, in a scheme whose paths are URLs."""
+    fsspec.register_implementation("web", _OfUrls, clobber=True)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=tmp_path)) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"web://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_every_url_of_a_host_gives_its_own_file_where_paths_are_urls(tmp_path: Path, served: str) -> None:
+    (tmp_path / "a").write_bytes(b"first")
+    (tmp_path / "b").write_bytes(b"second")
+    for sources in (Sources(find_place(".")), Sources(find_place(served))):
+        for name, content in (("a", b"first"), ("b", b"second"), ("a?size=3", b"first")):
+            place = sources.find(f"{served}/{name}")
+            assert isinstance(place, Place)
+            assert (place.name, place.is_local, read_bytes(place)) == (f"{served}/{name}", False, content)
+    relative = Sources(find_place(f"{served}/list.parquet").parent).find("b")
+    assert isinstance(relative, Place) and read_bytes(relative) == b"second"
+    with pytest.raises(ResnetError, match=r"^there is no ") as caught:
+        read_bytes(find_place(f"{served}/missing.png"))
+    assert f"{served}/missing.png" in caught.value.message
+
+
+def test_a_package_that_a_url_needs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {"class": "far_away.FarFileSystem", "err": "far needs the package far-away"}
+    monkeypatch.setitem(importlib.import_module("fsspec.registry").known_implementations, "far", known)
+    with pytest.raises(ResnetError) as caught:
+        find_place("far://host/a.png")
+    assert caught.value.message == "far://host/a.png needs a package that is missing: far needs the package far-away"
 
 
 def test_an_image_elsewhere_has_the_pixels_and_the_errors_of_a_file(tmp_path: Path, make_image: MakeImage) -> None:

@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,22 @@ import resnet_cli as resnet
 from resnet_cli.errors import Interrupted, ResnetError
 from resnet_cli.jobs import tune as tuning_job
 from resnet_cli.jobs.finetune import run_finetune
-from resnet_cli.jobs.plan import plan_finetune
-from resnet_cli.jobs.start import FinetuneRequest, let_go
-from resnet_cli.progress import Silent
+from resnet_cli.jobs.plan import FinetunePlan, plan_finetune
+from resnet_cli.jobs.start import FinetuneRequest, begin_run, let_go, remember
+from resnet_cli.progress import Silent, how_many
 from resnet_cli.training.config import FinetuneConfig, make_finetune_config
-from resnet_cli.training.tuning import Settings, Space, Trial, best_of, read_trials, sizes_around, suggest
+from resnet_cli.training.tuning import (
+    Settings,
+    Space,
+    Trial,
+    best_of,
+    compared,
+    read_trials,
+    require_several,
+    sizes_around,
+    suggest,
+    why_ended,
+)
 
 DEFAULTS = replace(FinetuneConfig(unfreeze="last"), learning_rate=5e-4)
 
@@ -90,6 +102,49 @@ def test_attempts_reach_every_setting_of_a_small_space() -> None:
     assert found == {(size, augment) for size in (96, 128, 160) for augment in ("light", "strong")}
 
 
+@pytest.mark.parametrize(
+    ("fixed", "fine_tunes", "count"),
+    [
+        (frozenset[str](), False, 3 * 2),
+        (frozenset({"augment"}), False, 3),
+        (frozenset({"learning_rate", "weight_decay", "dropout"}), True, 3 * 2 * (1 + 2 * 5)),
+        (frozenset({"learning_rate", "weight_decay", "augment", "label_smoothing", "dropout"}), True, 3 * 3),
+        (frozenset({"learning_rate", "weight_decay", "augment", "unfreeze"}), True, 3 * 5 * 6),
+        (frozenset({"learning_rate"}), True, None),
+    ],
+)
+def test_the_settings_of_a_space_are_counted(fixed: frozenset[str], fine_tunes: bool, count: int | None) -> None:
+    counted = space(fixed, fine_tunes)
+    assert counted.count == count
+    if count is not None:
+        grid = {
+            "image_size": (96, 128, 160),
+            "unfreeze": ("none", "last", "all"),
+            "augment": ("light", "strong"),
+            "label_smoothing": (0.0, 0.05, 0.1, 0.15, 0.2),
+            "dropout": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5),
+        }
+        choices = [[(name, value) for value in grid[name]] for name in counted.varied]
+        assert len({str(counted.settings_of(dict(drawn))) for drawn in product(*choices)}) == count
+
+
+def test_a_search_that_ends_early_says_why() -> None:
+    early = "the search ends early: "
+    assert why_ended(13, 13, 40) == early + "all 13 settings of the search were tried"
+    assert why_ended(1, 1, 40) == early + "heads on frozen features leave only the default settings to try"
+    untried = early + "the last 40 settings were tried already, or take longer than the time left"
+    assert [why_ended(13, 12, 40), why_ended(None, 12, 40)] == [untried, untried]
+
+
+def test_the_defaults_as_the_best_trial_have_one_figure_and_counts_of_one_are_singular() -> None:
+    found = {"trials": 2, "default": {"top1": 0.75}, "best": {"trial": 1, "top1": 0.8}, "changed": "augment strong"}
+    assert compared(found) == "75.0% with the defaults, 80.0% with augment strong"
+    found |= {"best": {"trial": 0, "top1": 0.75}, "changed": "the defaults"}
+    assert compared(found) == "75.0% with the defaults, and no other trial was better"
+    assert compared({**found, "trials": 1}) == "75.0% with the defaults"
+    assert [how_many(count, "epoch") for count in (0, 1, 2)] == ["0 epochs", "1 epoch", "2 epochs"]
+
+
 def test_what_the_user_has_set_is_not_searched() -> None:
     fixed = frozenset({"unfreeze", "learning_rate", "augment"})
     found = searched(space(fixed), [5, 4, 6, 3, 5, 2, 7, 4])
@@ -143,13 +198,45 @@ def test_options_that_contradict_a_search_are_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_search_with_nothing_to_search_a_wrong_time_and_a_missing_package_are_refused(
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--unfreeze", "none", "--augment", "light"],
+        ["--unfreeze", "none", "--augment", "none"],
+        ["--unfreeze", "none", "--set", "views=1"],
+        [
+            *("--unfreeze", "last", "--augment", "light", "--learning-rate", 0.001, "--set", "weight_decay=0"),
+            *("--set", "label_smoothing=0", "--set", "dropout=0"),
+        ],
+    ],
+)
+def test_a_search_with_nothing_to_search_is_refused_before_anything_is_written(
+    words: list[str], tiny_dataset: Path, run_cli: RunCli, tmp_path: Path
+) -> None:
+    fixed = ["--weights", "bundled", "--image-size", 64, "--tune", "20s", *words]
+    result = run_cli("finetune", tiny_dataset, *fixed, "--output", tmp_path / "run")
+    assert result.exit_code == 1
+    assert "error: nothing is left for --tune to search: all settings that have an effect are given" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_anything_that_is_left_can_be_searched() -> None:
+    none = replace(DEFAULTS, unfreeze="none")
+    given = frozenset({"unfreeze", "augment"})
+    for config, sizes, fixed in (
+        (none, (64, 96), given),
+        (none, (64,), frozenset({"unfreeze"})),
+        (none, (64,), frozenset({"augment"})),
+        (DEFAULTS, (64,), given),
+    ):
+        require_several(config, 64, sizes, fixed)
+    with pytest.raises(ResnetError, match="nothing is left"):
+        require_several(none, 64, (64,), given)
+
+
+def test_a_wrong_time_and_a_missing_package_are_refused(
     tiny_dataset: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keys = ["augment=light", "weight_decay=0.1", "label_smoothing=0", "dropout=0", "learning_rate=0.001", "unfreeze=last"]
-    words = [word for key in keys for word in ("--set", key)]
-    result = run_cli("finetune", tiny_dataset, "--tune", "1m", "--image-size", "64", *words)
-    assert "error: nothing is left for --tune to search: all settings are given" in result.stderr
     assert "error: --tune soon is not a duration" in run_cli("finetune", tiny_dataset, "--tune", "soon").stderr
     with pytest.raises(ResnetError, match="tune=-3 is not a duration"):
         resnet.finetune(tiny_dataset, tune=-3, progress=False)
@@ -224,6 +311,66 @@ def with_test(make_dataset: MakeDataset, tmp_path: Path) -> Path:
     root = make_dataset(tmp_path / "fruit" / "train", ("apple", "berry"), count=8).parent
     make_dataset(root / "test", ("apple", "berry"), count=3, first=50)
     return root
+
+
+def interrupted(plan: FinetunePlan) -> None:
+    """Leave the folder of a run that was interrupted in its first trial."""
+    begin_run(plan.place, plan.chosen, "resnet")
+    let_go()
+
+
+def test_a_search_is_not_resumed_with_settings_given_in_one_of_the_calls_only(with_test: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    interrupted(plan_finetune(request(with_test, folder), QUICK, Silent()))
+    begun = (folder / "checkpoint" / "config.json").read_text()
+    again, size = request(with_test, folder, resume=True), str(json.loads(begun)["image_size"])
+    for other, key in (
+        (replace(again, fixed=again.fixed | {"augment"}), "augment"),
+        (replace(again, image_size=size), "image_size"),
+    ):
+        with pytest.raises(ResnetError) as caught:
+            plan_finetune(other, QUICK, Silent())
+        assert caught.value.message == f"the run {folder} began with {key} left to --tune, not given"
+        assert caught.value.hint == "resume with the options and keys it began with"
+    with pytest.raises(ResnetError, match=r"began with tune 600\.0, not 60\.0"):
+        plan_finetune(replace(again, tune=60.0, image_size=size), QUICK, Silent())
+    assert plan_finetune(again, QUICK, Silent()).place.folder == folder
+    let_go()
+    assert (folder / "checkpoint" / "config.json").read_text() == begun
+
+    interrupted(plan_finetune(replace(request(with_test, tmp_path / "given"), image_size=size), QUICK, Silent()))
+    with pytest.raises(ResnetError, match="began with image_size given, not left to --tune"):
+        plan_finetune(request(with_test, tmp_path / "given", resume=True), QUICK, Silent())
+    let_go()
+
+
+def test_given_settings_are_compared_for_a_search_alone_and_not_in_runs_of_older_versions(
+    with_test: Path, tmp_path: Path
+) -> None:
+    plain, searched = tmp_path / "plain", tmp_path / "searched"
+    interrupted(plan_finetune(replace(request(with_test, plain), tune=None), QUICK, Silent()))
+    again = replace(request(with_test, plain, resume=True), tune=None, fixed=frozenset({"augment"}))
+    assert plan_finetune(again, QUICK, Silent()).place.folder == plain
+    let_go()
+    interrupted(plan_finetune(request(with_test, searched), QUICK, Silent()))
+    config = searched / "checkpoint" / "config.json"
+    config.write_text(
+        json.dumps({name: value for name, value in json.loads(config.read_text()).items() if name != "tune_given"})
+    )
+    assert plan_finetune(request(with_test, searched, resume=True), QUICK, Silent()).place.folder == searched
+    let_go()
+
+
+@pytest.mark.parametrize("trials", [0, 1])
+def test_settings_are_written_as_chosen_only_if_a_trial_has_chosen_them(trials: int, with_test: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    plan = plan_finetune(request(with_test, folder), QUICK, Silent())
+    begin_run(plan.place, plan.chosen, "resnet")
+    remember(folder, "tuned", {"limit": 600.0, "trials": trials, "settings": {}, "test": True})
+    tuned, _ = tuning_job.tune(plan, folder, Silent())
+    let_go()
+    assert tuned.config == plan.config
+    assert (folder / "tuned.toml").exists() == (trials == 1)
 
 
 @pytest.mark.slow
@@ -329,3 +476,4 @@ def test_a_time_too_short_for_one_trial_gives_the_default_run_and_says_so(
     assert found["val"] == usual["val"]
     assert (found["tuning"]["trials"], found["tuning"]["settings"]) == (0, {})
     assert not (tmp_path / "tuned" / "trials.csv").exists()
+    assert not (tmp_path / "tuned" / "tuned.toml").exists()

@@ -100,9 +100,13 @@ def as_text(name: str, value: object) -> str:
     return str(os.fspath(value))
 
 
-def optional_path(given: PathLike | None) -> Path | None:
-    """A path, if one was given; `~` is the user's home."""
-    return None if given is None else at_home(os.fspath(given))
+def optional_path(name: str, given: PathLike | None) -> Path | None:
+    """The path of an argument, if it was given; `~` is the user's home.
+
+    Raises:
+        ResnetError: it is no path.
+    """
+    return None if given is None else at_home(as_text(name, given))
 
 
 def data_path(given: PathLike) -> Path:
@@ -205,10 +209,10 @@ class Run:
             split=split,
             views=views,
             engine=engine,
-            output=optional_path(output),
+            output=optional_path("output", output),
             allow_changed=allow_changed,
             strict=strict,
-            labels=optional_path(labels),
+            labels=optional_path("labels", labels),
         )
         with call(progress) as shown:
             return run_evaluation(request, shown).measured.figures
@@ -292,7 +296,7 @@ class Run:
             PosixPath('runs/photos-resnet50/export/onnx/model.onnx')
         """
         require_one_of("format", format, get_args(FormatName))
-        request = ExportRequest(format, self.folder, quantize, max_drop, optional_path(output), force)
+        request = ExportRequest(format, self.folder, quantize, max_drop, optional_path("output", output), force)
         with call(progress) as shown:
             return run_export(request, shown).exported.folder.absolute()
 

@@ -89,7 +89,7 @@ def finetune(
     asked = dict(locals())
     config = _finetune_config(asked)
     require_folds_to_fit(folds, None, config.time_limit)
-    require_tunable(tune, {"--time-limit": config.time_limit, "--folds": folds}, _fixed(asked), str(image_size or "auto"))
+    require_tunable(tune, {"--time-limit": config.time_limit, "--folds": folds})
     with _training(progress) as shown:
         plan = plan_finetune(_finetune_request(asked, shown), config, shown)
         with tensorflow_import():
@@ -176,7 +176,7 @@ def check(data: PathLike | None = None, *, labels: PathLike | None = None, progr
     from resnet_cli.data.check import inspect_dataset
 
     with call(progress) as shown:
-        table = optional_path(labels)
+        table = optional_path("labels", labels)
         return inspect_dataset(_folder(data, table, shown), shown, table)
 
 
@@ -200,7 +200,7 @@ def _sample(asked: Mapping[str, Any]) -> dict[str, Any]:
         if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
             raise ResnetError(f"{name}={value!r} is not a number", "give a share from 0 to 1, or a whole number of images")
     return {
-        "labels": optional_path(asked["labels"]),
+        "labels": optional_path("labels", asked["labels"]),
         "fraction": None if fraction is None else float(fraction),
         "per_class": None if per_class is None else int(per_class),
     }
@@ -252,13 +252,13 @@ def _finetune_request(asked: Mapping[str, Any], progress: Progress) -> FinetuneR
     if as_text("arch", asked["arch"]) != "auto":
         find_network(asked["arch"])  # report a misspelt name before a data set is downloaded
     return FinetuneRequest(
-        dataset=_folder(asked["data"], optional_path(asked["labels"]), progress),
+        dataset=_folder(asked["data"], optional_path("labels", asked["labels"]), progress),
         **_sample(asked),
         arch=asked["arch"],
         weights=as_text("weights", asked["weights"]),
         image_size=str(_size(asked["image_size"]) or "auto"),
         resize=asked["resize"],
-        output=optional_path(asked["output"]),
+        output=optional_path("output", asked["output"]),
         force=asked["force"],
         resume=asked["resume"],
         strict=asked["strict"],
@@ -283,17 +283,17 @@ def _train_request(asked: Mapping[str, Any], progress: Progress) -> TrainRequest
     require_one_of("shortcut", asked["shortcut"], (None, *get_args(Shortcut)))
     limit = asked["time_limit"]
     return TrainRequest(
-        dataset=_folder(asked["data"], optional_path(asked["labels"]), progress),
+        dataset=_folder(asked["data"], optional_path("labels", asked["labels"]), progress),
         **_sample(asked),
         arch=asked["arch"],
         shortcut=asked["shortcut"],
         image_size=_size(asked["image_size"]),
         weights=as_text("weights", asked["weights"]),
-        teacher=optional_path(asked["teacher"]),
+        teacher=optional_path("teacher", asked["teacher"]),
         recipe=os.fspath(asked["recipe"]),
         limit=None if limit is None else _seconds(limit),
         lr_find=None,
-        output=optional_path(asked["output"]),
+        output=optional_path("output", asked["output"]),
         force=asked["force"],
         resume=asked["resume"],
         strict=asked["strict"],
@@ -308,6 +308,8 @@ def _size(image_size: int | None) -> int | None:
         return None
     if not isinstance(image_size, numbers.Integral) or isinstance(image_size, bool):
         raise ResnetError(f"image_size={image_size!r} is not a number of pixels", "such as image_size=224")
+    if image_size < 8:
+        raise ResnetError(f"image_size={image_size} is less than 8 pixels", "such as image_size=224")
     return int(image_size)
 
 

@@ -22,7 +22,8 @@ from rich.table import Table
 from resnet_cli.data.contents import kind_of
 from resnet_cli.data.threads import PAUSE, Pause
 from resnet_cli.errors import ResnetError
-from resnet_cli.progress import how_long
+from resnet_cli.progress import how_long, how_many
+from resnet_cli.training.tuning import compared
 
 _CHUNK = 1 << 16  # most bytes of stdin in one read
 _AHEAD = 16  # chunks
@@ -268,7 +269,7 @@ def _print_result(result: dict[str, Any]) -> None:
     elif result.get("fine_tuning") == "no time":
         out.print("fine-tuning: skipped, the time limit was too short for it")
     elif result.get("fine_tuning") == "stopped early":
-        out.print(f"fine-tuning: stopped after {result['fine_tuning_epochs']} epochs without further gain")
+        out.print(f"fine-tuning: stopped after {how_many(result['fine_tuning_epochs'], 'epoch')} without further gain")
     if warnings := len(result["warnings"]):
         out.print(f"[yellow]{warnings} {'warning' if warnings == 1 else 'warnings'}[/], see above or the report")
     run = shlex.quote(result["run"])
@@ -294,11 +295,11 @@ def _print_folds(found: dict[str, Any]) -> None:
 
 def _print_tuning(found: dict[str, Any]) -> None:
     """Print the result of a search for settings."""
-    trials = "1 trial" if found["trials"] == 1 else f"{found['trials']} trials"
+    trials = how_many(found["trials"], "trial")
     of = "the head" if found["phase"] == "head" else "the network"
     out.print(
         f"tuning: {trials} in {how_long(found['seconds'])}; accuracy of {of} on {found['count']} images ({found['scored_on']}):"
-        f" {found['default']['top1']:.1%} with the defaults, {found['best']['top1']:.1%} with {escape(found['changed'])}"
+        f" {escape(compared(found))}"
     )
     if found["trials"] > 1:
         honest = "the test images were not used for it" if found["test"] else "no test folder measures it"

@@ -178,9 +178,10 @@ def _print_tables(evaluation: "Evaluation", title: str) -> None:
     console.out.print(table)
     _print_confusion(evaluation)
     low, high = evaluation.top1_interval
+    images = "1 image" if evaluation.count == 1 else f"{evaluation.count} images"
     top5 = f"  top-5 {evaluation.top5:.1%}" if evaluation.top5 is not None else ""
     console.out.print(
-        f"[bold]top-1 {evaluation.top1:.1%}[/]  (95 % interval {low:.1%} to {high:.1%}, {evaluation.count} images){top5}"
+        f"[bold]top-1 {evaluation.top1:.1%}[/]  (95 % interval {low:.1%} to {high:.1%}, {images}){top5}"
         f"  loss {evaluation.loss:.3f}  calibration error {evaluation.ece:.3f}"
     )
 

@@ -65,7 +65,7 @@ def finetune(
     typed["tune"] = parse_duration(tune, "--tune") if tune else None
     typed["fixed"] = frozenset(given) | based_on(recipe, FinetuneConfig)[1].keys()
     against = {"--time-limit": config.time_limit, "--lr-find": lr_find, "--folds": folds, "--show": show}
-    require_tunable(typed["tune"], against, typed["fixed"], image_size)
+    require_tunable(typed["tune"], against)
     if show:
         base, _ = based_on(recipe, FinetuneConfig)
         return o.show_recipe(recipe, config, make_finetune_config(base, {}), json)

@@ -103,7 +103,8 @@ def _told(done: "BulkDone") -> str:
     before = f", {done.images - done.now:,} of them before" if done.now < done.images else ""
     rate = f" ({done.now / done.seconds:,.1f} images/s)" if done.now else ""
     errors = f"[red]{done.errors:,} with an error[/]" if done.errors else "no errors"
-    return f"[bold]{done.images:,} images[/]{before}{rate}, {errors}: {console.escape(done.output)}"
+    images = "1 image" if done.images == 1 else f"{done.images:,} images"
+    return f"[bold]{images}[/]{before}{rate}, {errors}: {console.escape(done.output)}"
 
 
 def _show_json(runs: Sequence[str], results: "Iterable[Prediction]") -> int:

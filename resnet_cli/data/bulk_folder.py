@@ -9,7 +9,9 @@ in memory.
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -38,6 +40,8 @@ _SMALLEST = 256
 _BLOCKS = 64  # a list has at least so many blocks, if they are not smaller than that, for restarts and an even load
 _PATHS = ("path", "image", "uri", "url", "file", "filename")
 _CLASSES = ("label", "class", "labels")
+_TEXT = ("string", "large_string", "string_view")  # types of pyarrow; a dictionary has one of them as its values
+_BLOCK = re.compile(r"block-(\d{6,})" + re.escape(PARQUET))
 _AT_ONCE = 32  # files of another machine read at once
 
 Names = list[str]
@@ -102,7 +106,8 @@ class _Skipped:
         self._first = self._first or name
 
     def notes(self) -> list[str]:
-        return [f"skipped {self._count} files that are not images (first: {self._first})"] if self._count else []
+        what = "1 file that is not an image" if self._count == 1 else f"{self._count} files that are not images"
+        return [f"skipped {what} (first: {self._first})"] if self._count else []
 
 
 def find_input(word: str, with_labels: bool) -> Input:
@@ -113,7 +118,7 @@ def find_input(word: str, with_labels: bool) -> Input:
         with_labels: a table must have a column of classes.
 
     Raises:
-        ResnetError: there is no such place, it has no images, or a table has no column of paths.
+        ResnetError: there is no such place, it has no images, it has images and tables, or a table has no column of paths.
     """
     place = find_place(word)
     tables = _tables(word, place)
@@ -138,23 +143,37 @@ def _tables(word: str, place: Place) -> list[Place]:
     if place.path.endswith(PARQUET) and not exists(place):
         return list(matching_files(place)) or [place]
     if is_directory(place):
-        return [place.inside(name) for name, is_dir in children(place) if name.endswith(PARQUET) and not is_dir]
+        tables = [place.inside(name) for name, is_dir in children(place) if name.endswith(PARQUET) and not is_dir]
+        image = next(images_of(word, place, lambda name: None), None) if tables else None
+        if image is not None:
+            raise ResnetError(
+                f"{word} holds both images and tables, such as {image} and {tables[0].name}",
+                f"give the table itself or a pattern such as '{word.rstrip('/')}/*{PARQUET}', or move it out of the folder",
+            )
+        return tables
     return [place] if place.path.endswith(PARQUET) else []
 
 
-def _opened(place: Place) -> Any:
+def _opened(place: Place, hint: str = "") -> Any:
+    pyarrow = import_pyarrow("--input")
+    with _told_if_damaged(place, hint):
+        return pyarrow.parquet.ParquetFile(place.files.open_input_file(place.path))
+
+
+@contextmanager
+def _told_if_damaged(place: Place, hint: str = "") -> Iterator[None]:
     pyarrow = import_pyarrow("--input")
     with telling(place.name):
         try:
-            return pyarrow.parquet.ParquetFile(place.files.open_input_file(place.path))
+            yield
         except pyarrow.ArrowInvalid as error:
-            raise ResnetError(f"{place.name} is not a Parquet file, or is damaged") from error
+            raise ResnetError(f"{place.name} is not a Parquet file, or is damaged", hint) from error
 
 
 def _columns(table: Place, with_labels: bool) -> list[str]:
     """The names of the columns of paths and, if asked for, of classes."""
-    there = _opened(table).schema_arrow.names
-    columns = []
+    pyarrow, schema = import_pyarrow("--input"), _opened(table).schema_arrow
+    there, columns = schema.names, []
     for known, what in ((_PATHS, "paths"), (_CLASSES, "classes"))[: 1 + with_labels]:
         column = next((name for name in known if name in there), None)
         if column is None:
@@ -162,6 +181,9 @@ def _columns(table: Place, with_labels: bool) -> list[str]:
                 f"{table.name} has no column of {what}: its columns are {', '.join(there)}",
                 f"name the column of {what} `{known[0]}`",
             )
+        kind = schema.types[there.index(column)]
+        if str(kind.value_type if pyarrow.types.is_dictionary(kind) else kind) not in _TEXT:
+            raise ResnetError(f"{table.name}: the column {column} has {what} of type {kind}", "write it as a column of strings")
         columns.append(column)
     return columns
 
@@ -173,8 +195,7 @@ def _rows(tables: Sequence[Place], with_labels: bool) -> Iterator[Chunk]:
         for table in tables:
             columns = _columns(table, with_labels)
             row = 0
-            for batch in _opened(table).iter_batches(CHUNK, columns=columns):
-                pieces = [column.to_pylist() for column in batch.columns]
+            for pieces in _batches(table, columns):
                 for values in zip(*pieces, strict=True):
                     row += 1
                     if not all(isinstance(value, str) and value for value in values):
@@ -185,6 +206,30 @@ def _rows(tables: Sequence[Place], with_labels: bool) -> Iterator[Chunk]:
 
     for chunk in _cut(rows()):
         yield [name for name, _ in chunk], [label for _, label in chunk] if with_labels else None
+
+
+def _batches(table: Place, columns: Sequence[str]) -> Iterator[list[list[Any]]]:
+    """The values of columns of text, in pieces."""
+    before = 0
+    with _told_if_damaged(table):
+        for batch in _opened(table).iter_batches(CHUNK, columns=list(columns)):
+            yield [_texts(values, f"{table.name}: the {name}", before) for name, values in zip(columns, batch, strict=True)]
+            before += len(batch)
+
+
+def _texts(values: Any, what: str, before: int) -> list[Any]:
+    """The values of a column of pyarrow, after so many rows before them."""
+    try:
+        return list(values.to_pylist())
+    except UnicodeDecodeError:
+        return [_text(value, f"{what} of row {row}") for row, value in enumerate(values, before + 1)]
+
+
+def _text(value: Any, what: str) -> Any:
+    try:
+        return value.as_py()
+    except UnicodeDecodeError as error:
+        raise ResnetError(f"{what} is not UTF-8", "write the table again from text in UTF-8") from error
 
 
 def _cut(items: Iterator[Any]) -> Iterator[list[Any]]:
@@ -297,12 +342,23 @@ def block_file(folder: Place, number: int) -> Place:
 
 
 def finished_blocks(folder: Place) -> set[int]:
-    """The numbers of the finished blocks."""
-    names = [name for name, _ in children(folder.inside(PREDICTIONS))]
-    return {int(name[6:-8]) for name in names if name.startswith("block-") and name.endswith(PARQUET)}
+    """The numbers of the finished blocks.
+
+    Raises:
+        ResnetError: there is another table among them, such as a copy, whose rows would be there twice.
+    """
+    predictions, found = folder.inside(PREDICTIONS), set()
+    for name, _ in children(predictions):
+        if match := _BLOCK.fullmatch(name):
+            found.add(int(match[1]))
+        elif name.endswith(PARQUET) and not name.startswith("."):
+            hint = "move it away: its rows would be read together with those of the blocks"
+            raise ResnetError(f"{predictions.inside(name).name} is not a file of this command", hint)
+    return found
 
 
 _NOTES = b"resnet"  # key of a block file's metadata
+_CLASSIFY = "delete it and type the same command again, which classifies its images again"
 
 
 def write_block(folder: Place, number: int, table: Any, notes: dict[str, Any]) -> None:
@@ -325,7 +381,10 @@ def read_notes(folder: Place, numbers: Iterable[int]) -> Iterator[dict[str, Any]
     """The notes of finished blocks."""
 
     def notes(number: int) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(_opened(block_file(folder, number)).schema_arrow.metadata[_NOTES])
+        metadata = _opened(block_file(folder, number), _CLASSIFY).schema_arrow.metadata or {}
+        if _NOTES not in metadata:
+            raise ResnetError(f"{block_file(folder, number).name} is not a file of this command", _CLASSIFY)
+        found: dict[str, Any] = json.loads(metadata[_NOTES])
         return found
 
     found = map_arriving(notes, numbers, _AT_ONCE, _AT_ONCE)
@@ -335,4 +394,6 @@ def read_notes(folder: Place, numbers: Iterable[int]) -> Iterator[dict[str, Any]
 def read_rows(folder: Place, manifest: Manifest, columns: Sequence[str]) -> Iterator[Any]:
     """The rows of all blocks in the order of the list, a table of pyarrow per block."""
     for number in range(manifest.blocks):
-        yield _opened(block_file(folder, number)).read(columns=list(columns))
+        with _told_if_damaged(block_file(folder, number), _CLASSIFY):
+            table = _opened(block_file(folder, number), _CLASSIFY).read(columns=list(columns))
+        yield table

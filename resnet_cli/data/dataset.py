@@ -198,7 +198,7 @@ def require_folder(root: Path) -> None:
     Raises:
         ResnetError: it is none.
     """
-    hint = "give the folder that holds one folder of images per class"
+    hint = "give the folder that holds one folder of images per class, or a .zip or .tar (.gz, .bz2, .xz) of it"
     if not is_printable(Path(os.path.abspath(root))):  # noqa: PTH100 -- Path.resolve fails on links in a circle
         raise ResnetError(f"the name of the folder {printable(root)} is not valid UTF-8", "rename it")
     try:

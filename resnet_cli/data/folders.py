@@ -238,7 +238,7 @@ def file_size(path: Path) -> int | None:
     """Size of a file in bytes; None if it is missing."""
     try:
         return path.stat().st_size
-    except OSError:
+    except (OSError, ValueError):  # a NUL in the path is a ValueError
         return None
 
 

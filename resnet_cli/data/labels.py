@@ -99,13 +99,13 @@ def survey_labels(file: Path, root: Path, strict: bool = False) -> Survey:
 def _read(file: Path) -> _Table:
     read = {".csv": _of_csv, ".tsv": _of_csv, ".parquet": _of_parquet, ".jsonl": _of_jsonl}.get(file.suffix.lower())
     if read is None:
-        raise ResnetError(f"--labels {file} is not a table that can be read", f"give a file ending in {some_names(ENDINGS)}")
+        raise ResnetError(f"--labels {file} is not a table that can be read", "give a .csv, .tsv, .parquet or .jsonl file")
     try:
         content = file.read_bytes()
     except FileNotFoundError:
         raise ResnetError(f"there is no file {file}", "give a table with the columns path and label") from None
     except OSError as error:
-        raise ResnetError(f"{file} cannot be read: {error.strerror}", "mind its permissions") from error
+        raise ResnetError(f"{file} cannot be read: {error.strerror}", "name a file that can be read") from error
     columns, rows = read(file, content)
     path, label, *split = [[each.strip() for each in column] for column in columns]
     if not path:
@@ -225,7 +225,8 @@ def _texts(file: Path, name: str, values: Sequence[object], rows: Sequence[int])
         return list(values)  # type: ignore[arg-type]
     for number, value in zip(rows, values, strict=True):
         if value is not None and not isinstance(value, str | int | float):
-            raise ResnetError(f"{name} in {file}, row {number}, is neither text nor a number", "give one value per row")
+            what = f"row {number}, is neither text nor a number but {type(value).__name__}"
+            raise ResnetError(f"{name} in {file}, {what}", "give one text or number per row")
     missing = (each is None or each != each for each in values)
     whole = (isinstance(each, float) and each.is_integer() for each in values)
     return ["" if no else str(int(each) if it else each) for each, no, it in zip(values, missing, whole, strict=True)]  # type: ignore[call-overload]

@@ -5,7 +5,10 @@ runs, or of a run whose weights it started from, are scored only if they are req
 held out only if that is allowed (light).
 """
 
+import hashlib
+import os
 import unicodedata
+from array import array
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +29,7 @@ from resnet_cli.data.dataset import LeftOut, Sample, Survey, survey
 from resnet_cli.data.folders import EXTENSIONS, list_folder, meant
 from resnet_cli.data.labels import survey_labels
 from resnet_cli.data.layout import AMBIGUOUS, some_names
-from resnet_cli.data.storage import PARQUET, Sources, find_place
+from resnet_cli.data.storage import PARQUET, Place, Sources, find_place
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import at_home
 from resnet_cli.runs.folder import Run, SplitRow, read_splits
@@ -169,7 +172,7 @@ def folder(
         return Scored(name, chosen, run.classes, samples, tuple(notes), root.absolute())
     unseen = tuple(sample for sample in samples if sample.path not in seen)
     if len(unseen) < len(samples):
-        notes.append(f"{len(samples) - len(unseen)} images that {who} trained on are not scored")
+        notes.append(_trained_note(len(samples) - len(unseen), who))
     if not unseen:
         hint = "leave the folder out to score what was held out" if not run.is_export else "give a folder of other images"
         raise ResnetError(f"{who} trained on every image of {labels or root}", hint)
@@ -188,7 +191,7 @@ def labelled(word: str, runs: Sequence[Run], split: SplitName | None) -> tuple[S
         split: as for `folder`; a table has no splits.
 
     Returns:
-        What is scored, without its samples; and its list.
+        What is scored, without its samples; and its list, whose end raises a ResnetError if a file had two labels.
     """
     root, classes = at_home(word), runs[0].classes
     if root.is_dir() and not any(root.glob(f"*{PARQUET}")):
@@ -207,8 +210,13 @@ def labelled(word: str, runs: Sequence[Run], split: SplitName | None) -> tuple[S
         )
     if split:
         raise ResnetError(f"--split {split} is for a folder, and {word} is a table", "leave --split out")
-    kept, rows = _Kept(runs, Sources(found.base)), found.chunks
-    known = replace(found, chunks=lambda: map(kept, rows()), notes=kept.notes)
+    kept = _Kept(runs, Sources(found.base))
+
+    def known_rows() -> Iterator[Chunk]:
+        yield from map(kept, found.chunks())
+        kept.refuse_two_labels(word, found.chunks())
+
+    known = replace(found, chunks=known_rows, notes=kept.notes)
     return Scored(root.stem, "all", classes, (), (), root), known
 
 
@@ -219,20 +227,65 @@ class _Kept:
         self._runs, self._sources, self._trained = runs, sources, trained(runs)
         self._classes = {_composed(name): name for name in runs[0].classes}
         self._seen, self._unknown = 0, dict[str, None]()
+        # Of every row, 64 bits of the hash of its place and of its label: 16 bytes, as the names may not fit into memory.
+        self._hashes = array("Q"), array("Q")
 
     def __call__(self, chunk: Chunk) -> Chunk:
         rows = [(name, _composed(label)) for name, label in zip(chunk[0], chunk[1] or [], strict=True)]
         self._unknown.update(dict.fromkeys(label for _, label in rows if label not in self._classes))
-        places = {name: self._sources.find(name) for name, label in rows if label in self._classes}
-        seen = among([place for place in places.values() if isinstance(place, Path)], self._trained)
-        kept = [(name, self._classes[label]) for name, label in rows if name in places and places[name] not in seen]
-        self._seen += sum(name in places and places[name] in seen for name, _ in rows)
+        places = {name: self._place(name) for name, _ in rows}
+        self._hashes[0].extend(_hash(_text(places[name])) for name, _ in rows)
+        self._hashes[1].extend(_hash(label) for _, label in rows)
+        known = [(name, self._classes[label]) for name, label in rows if label in self._classes]
+        seen = among([place for name, _ in known if isinstance(place := places[name], Path)], self._trained)
+        kept = [(name, label) for name, label in known if places[name] not in seen]
+        self._seen += len(known) - len(kept)
         return [name for name, _ in kept], [label for _, label in kept]
+
+    def _place(self, name: str) -> Path | str:
+        """Where a name leads: a local path, or a URL; the name itself if it cannot be opened, which its row will say."""
+        try:
+            place = self._sources.find(name)
+            return place.name if isinstance(place, Place) else place
+        except ResnetError:
+            return name
+
+    def refuse_two_labels(self, table: str, chunks: Iterator[Chunk]) -> None:
+        """Refuse a file with two labels, among the rows so far; only if there may be one, these are read again.
+
+        Raises:
+            ResnetError: there is one.
+        """
+        import numpy as np
+
+        places, labels = map(np.array, self._hashes)
+        order = np.argsort(places, kind="stable")
+        places, labels = places[order], labels[order]
+        suspects = set(places[1:][(places[1:] == places[:-1]) & (labels[1:] != labels[:-1])].tolist())
+        first: dict[str, str] = {}
+        for names, classes in chunks if suspects else ():
+            for name, label in zip(names, map(_composed, classes or []), strict=True):
+                place = _text(self._place(name))
+                if _hash(place) in suspects and first.setdefault(place, label) != label:
+                    message = f"{table} says {label} for {name}, and an earlier row says {first[place]}"
+                    raise ResnetError(message, "keep one of the rows")
 
     def notes(self) -> list[str]:
         who = "the run was" if len(self._runs) == 1 else "the runs were"
         notes = [f"not scored, unknown to the run: {some_names(sorted(self._unknown))}"] if self._unknown else []
-        return notes + ([f"{self._seen} images that {who} trained on are not scored"] if self._seen else [])
+        return notes + ([_trained_note(self._seen, who)] if self._seen else [])
+
+
+def _text(place: Path | str) -> str:
+    return os.path.normpath(place) if isinstance(place, Path) else place
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=8).digest(), "big")
+
+
+def _trained_note(count: int, who: str) -> str:
+    return f"{count} image{'' if count == 1 else 's'} that {who} trained on {'is' if count == 1 else 'are'} not scored"
 
 
 def unreadable_note(left_out: Sequence[LeftOut]) -> str:

@@ -52,17 +52,19 @@ class Place:
     Attributes:
         files: the file system, of pyarrow.
         path: its path there.
-        prefix: what makes a URL of a path; empty for local paths.
+        prefix: what makes a URL of a path; empty for local paths, and where paths are URLs already.
+        of_urls: paths of the file system are URLs, as those of http are.
     """
 
     files: Any
     path: str
     prefix: str = ""
+    of_urls: bool = False
 
     @property
     def is_local(self) -> bool:
         """Whether it is a path of this machine, or of storage that is mounted here."""
-        return not self.prefix
+        return not self.prefix and not self.of_urls
 
     @property
     def name(self) -> str:
@@ -95,9 +97,9 @@ def find_place(word: str) -> Place:
             bare, query = (*_QUERY.split(rest, maxsplit=1), "")[:2]
             bucket = bare.partition("/")[0]
             return Place(pyarrow.fs.FileSystem.from_uri(f"{scheme}://{bucket}?{query}")[0], bare.rstrip("/"), f"{scheme}://")
-        # What looks like a pattern is not for the libraries, which take `?` for the beginning of a query.
+        # What looks like a pattern, below the host, is not for the libraries, which take `?` for the beginning of a query.
         parts = word.split("/")
-        first = next((number for number, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+        first = next((number for number, part in enumerate(parts) if number > 2 and glob.has_magic(part)), len(parts))
         root = "/".join(parts[:first])
         try:
             files, path = pyarrow.fs.FileSystem.from_uri(root)
@@ -106,6 +108,8 @@ def find_place(word: str) -> Place:
     path = path.rstrip("/")
     if scheme == "file":
         return Place(files, "/".join([path, *parts[first:]]))
+    if path.startswith(f"{scheme}://"):
+        return Place(files, "/".join([path, *parts[first:]]), of_urls=True)
     bare = root.rstrip("/")
     prefix = bare.removesuffix(path) if bare.endswith(path) else f"{scheme}://"
     return Place(files, "/".join([path, *parts[first:]]).rstrip("/"), prefix)
@@ -118,7 +122,11 @@ def _by_fsspec(pyarrow: Any, word: str) -> tuple[Any, str]:
         raise ResnetError(f"{word} needs the package fsspec", "pip install 'resnet-cli[ray]'") from error
     try:
         files, path = fsspec.core.url_to_fs(word)
-    except (ImportError, ValueError) as error:
+    except ImportError as error:
+        raise ResnetError(f"{word} needs a package that is missing: {_reason(error)}", "install it with pip") from error
+    except OSError:
+        raise
+    except Exception as error:  # its file systems raise errors of any type
         raise ResnetError(f"{word}: neither pyarrow nor fsspec opens it: {_reason(error)}") from error
     return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(files)), path
 
@@ -137,6 +145,10 @@ def telling(name: str) -> Iterator[None]:
                 "are the credentials set (for s3, AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), and the region?"
             )
         raise ResnetError(f"{name}: {_reason(error)}", hint) from error
+    except Exception as error:  # fsspec's file systems raise errors of any type
+        if "://" not in name or isinstance(error, ResnetError):
+            raise
+        raise ResnetError(f"{name}: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:
@@ -311,7 +323,11 @@ class Sources:
         self._known: dict[str, Place] = {_root_of(base.name): base} if not base.is_local else {}
 
     def find(self, name: str) -> "Path | Place":
-        """The file of a name: a local path, or a place elsewhere."""
+        """The file of a name: a local path, or a place elsewhere.
+
+        Raises:
+            ResnetError: as `find_place`.
+        """
         if "://" not in name:
             if self._base.is_local or name.startswith("/"):
                 return Path(self._base.path) / name
@@ -319,10 +335,13 @@ class Sources:
         if name.startswith("file://"):
             return Path(find_place(name).path)
         root = _root_of(name)
-        known = self._known.get(root)
-        if known is None:
-            known = self._known[root] = find_place(name)
-        return replace(known, path=name.removeprefix(known.prefix)) if known.prefix else Path(known.path)
+        if root in self._known:
+            return replace(self._known[root], path=name.removeprefix(self._known[root].prefix))
+        found = find_place(name)
+        # Only a place that gives its URL again tells what the paths of other URLs are.
+        if found.name == name and not found.is_local and "::" not in name:
+            self._known[root] = found
+        return Path(found.path) if found.is_local else found
 
 
 def _root_of(url: str) -> str:

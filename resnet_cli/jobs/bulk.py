@@ -214,14 +214,17 @@ def _require_same(output: Place, begun: Manifest, wanted: Manifest) -> None:
     """Refuse to continue in a folder whose results would differ."""
     another = f"{output.name} holds predictions of another"
     hint = "choose another --output, or delete the folder"
+    if begun.options.get("labels") != wanted.options.get("labels"):
+        was = "evaluate" if begun.options.get("labels") else "predict"
+        raise ResnetError(f"{output.name} was begun by `resnet {was}`", hint)
     if begun.model != wanted.model:
         raise ResnetError(f"{another} model", hint)
     if begun.input != wanted.input:
         raise ResnetError(f"{another} input: {begun.input}", hint)
-    for name, value in wanted.options.items():
-        if begun.options.get(name) != value:
-            was = begun.options.get(name)
-            raise ResnetError(f"{output.name} was begun with {name} {was}, not {value}", f"use the same option, or {hint}")
+    for name in wanted.options | begun.options:
+        then, value = begun.options.get(name), wanted.options.get(name)
+        if then != value:
+            raise ResnetError(f"{output.name} was begun with {name} {then}, not {value}", f"use the same option, or {hint}")
     if begun.fingerprint != wanted.fingerprint:
         raise ResnetError(f"{begun.input} has changed since {output.name} was begun: the list of its images is another", hint)
 
@@ -234,6 +237,8 @@ def _unfinished(output: Place, manifest: Manifest) -> list[int]:
 def _list(output: Place, wanted: Manifest, found: Input, cluster: Cluster, progress: Progress) -> Manifest:
     progress.line(f"listing the images of {found.name}")
     images, fingerprint = write_list(output, found)
+    if not images and (notes := found.notes()):
+        raise ResnetError(f"no image of {found.name} is left: {'; '.join(notes)}", "give other images, or another run")
     if not images:
         raise ResnetError(f"there are no images in {found.name}", "give a table with a row per image")
     size = block_size(images, cluster.cores // MOST_CORES + cluster.gpus)
@@ -271,7 +276,8 @@ def _run(work: Work, todo: Sequence[int], cluster: Cluster, progress: Progress) 
     forget_attempts(work.output)
     done, errors = total - left, 0
     what = f"{number} {'actor' if number == 1 else 'actors'}" + (" on GPUs" if work.engine == "keras" and cluster.gpus else "")
-    progress.line(f"classifying {left:,} of {total:,} images in {len(todo)} blocks, {what}")
+    blocks = "1 block" if len(todo) == 1 else f"{len(todo)} blocks"
+    progress.line(f"classifying {left:,} of {total:,} image{'' if total == 1 else 's'} in {blocks}, {what}")
     task = progress.start("predicting", total)
     task.advance(done)
     began = told = time.monotonic()

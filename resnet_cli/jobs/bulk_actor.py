@@ -8,7 +8,7 @@ the driver was killed, gives the same file again.
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from resnet_cli.data.bulk_folder import Manifest, block_file, read_block, read_notes, write_block
 from resnet_cli.data.storage import Place, Sources, children, exists, find_place, read_bytes, remove_folder, write_whole
@@ -19,6 +19,9 @@ from resnet_cli.jobs.environment import cache_folder
 from resnet_cli.jobs.predict import Ready, load_members
 from resnet_cli.jobs.ray_cluster import Cluster
 from resnet_cli.progress import Silent
+
+if TYPE_CHECKING:
+    from resnet_cli.data.decode import Source
 
 MOST_CORES = 8  # of an actor: with more, Python's own work on each image would hold it up
 _ATTEMPTS, _MOST_ATTEMPTS = "attempts", 5  # a folder of the output, with a file per attempt at an unfinished block
@@ -82,6 +85,10 @@ def actors(cluster: Cluster, engine: EngineName) -> int:
     return sum(machine.cores // per for machine in cluster.machines)
 
 
+def _fail(error: ResnetError) -> bytes:
+    raise error
+
+
 class BlockClassifier:
     """The actor: classifies blocks by number. An error that the user can fix is returned, as Ray would repeat the block."""
 
@@ -103,15 +110,12 @@ class BlockClassifier:
             (notes,) = read_notes(work.output, [number])
             return notes["images"], notes["errors"]
         self._count_attempt(number)
-        from resnet_cli.data.decode import Remote, Source
+        from resnet_cli.data.decode import Remote
         from resnet_cli.inference.classify import classify
         from resnet_cli.inference.scoring import BlockRows
 
         names, labels = read_block(work.output, work.manifest, number)
-        files: list[Source] = []
-        for name in names:
-            place = self._sources.find(name)
-            files.append(Remote(place.name, partial(read_bytes, place)) if isinstance(place, Place) else place)
+        files = list(map(self._source, names))
         threads = work.threads
         if any(isinstance(file, Remote) for file in files):
             threads = max(_REMOTE_THREADS, 2 * (threads or 0))
@@ -124,6 +128,16 @@ class BlockClassifier:
         write_block(work.output, number, rows.table(options["features"]), notes)
         remove_folder(work.output.inside(_ATTEMPTS, str(number)))
         return len(names), rows.errors
+
+    def _source(self, name: str) -> "Source":
+        """What to decode; a URL that cannot be opened raises its error there, as an image that cannot be read does."""
+        from resnet_cli.data.decode import Remote
+
+        try:
+            place = self._sources.find(name)
+        except ResnetError as error:
+            return Remote(name, partial(_fail, error))
+        return Remote(place.name, partial(read_bytes, place)) if isinstance(place, Place) else place
 
     def _count_attempt(self, number: int) -> None:
         """Give up a block whose actor died several times, which Ray would repeat forever.

@@ -74,12 +74,31 @@ def _by_hand(environment: Mapping[str, str], named: str) -> Cluster:
         if not value:
             raise ResnetError(f"{named} is set and {name} is not", f"set {COORDINATOR}=host:port, {PROCESSES} and {PROCESS}")
     count, index = _number(PROCESSES, values[PROCESSES]), _number(PROCESS, values[PROCESS])
-    host, _, port = values[COORDINATOR].rpartition(":")
-    if not host or not port.isdecimal():
-        raise ResnetError(f"{COORDINATOR} {values[COORDINATOR]} is not host:port", "such as 10.0.0.1:29500")
+    require_address(COORDINATOR, values[COORDINATOR], "such as 10.0.0.1:29500")
+    if count == 0:
+        raise ResnetError(f"{PROCESSES} is 0", "set it to the number of processes")
     if index >= count:
-        raise ResnetError(f"{PROCESS} is {index}, and with {PROCESSES}={count} the last one is {count - 1}", "count from 0")
+        last = "the only" if count == 1 else "the last"
+        raise ResnetError(f"{PROCESS} is {index}, and with {PROCESSES}={count} {last} one is {count - 1}", "count from 0")
     return Cluster(values[COORDINATOR], count, index)
+
+
+def require_address(name: str, value: str, hint: str) -> None:
+    """Refuse what is not HOST:PORT with a port from 1 to 65535.
+
+    Args:
+        name: the option or variable.
+        value: what it was set to.
+        hint: of the error.
+
+    Raises:
+        ResnetError: it is something else, such as an address with a scheme.
+    """
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdecimal() or "/" in host:
+        raise ResnetError(f"{name} {value} is not host:port", hint)
+    if not 1 <= int(port) <= 65535:
+        raise ResnetError(f"{name} {value}: there is no port {port}, only 1 to 65535", hint)
 
 
 def _by_slurm(environment: Mapping[str, str]) -> Cluster:
@@ -153,7 +172,7 @@ def run_child(words: Sequence[str], streams: tuple[TextIO, TextIO], environment:
         environment: its environment.
 
     Raises:
-        ResnetError: the child was ended because another process was lost.
+        ResnetError: the child was ended because another process was lost, or has come with the same number.
     """
     own = {**environment, _PARENT: str(os.getpid())}
     child = subprocess.Popen(
@@ -175,8 +194,16 @@ def run_child(words: Sequence[str], streams: tuple[TextIO, TextIO], environment:
         code = child.wait()
         for thread in threads:
             thread.join()
+        for source in (child.stdout, child.stderr):
+            if source is not None:
+                source.close()
     if code == -signal.SIGABRT:
-        raise ResnetError("the coordinator, process 0, was lost", "type the same command with --resume on all machines")
+        cluster = find_cluster(environment)
+        if cluster is not None and cluster.index and _answers(cluster):
+            reason = f"the coordinator ended this process, as when another one comes as process {cluster.index}"
+            raise ResnetError(reason, f"give each process its own {PROCESS}, from 0 to {cluster.count - 1}")
+        again = "type the same command on all machines, with --resume if the run had begun"
+        raise ResnetError("the coordinator, process 0, was lost", again)
     return code if code >= 0 else 128 - code
 
 
@@ -215,7 +242,7 @@ def join(cluster: Cluster, lost: Callable[[ResnetError], None]) -> None:
         lost: called in another thread with the sentence which other process did not come or has ended; it ends this one.
 
     Raises:
-        ResnetError: the coordinator or another process did not come within `WAIT` seconds.
+        ResnetError: the coordinator or another process did not come within `WAIT` seconds, or the coordinator's port is in use.
     """
     _end_with_parent()
     # gRPC would ask a proxy of the environment for the coordinator.
@@ -228,6 +255,8 @@ def join(cluster: Cluster, lost: Callable[[ResnetError], None]) -> None:
     import jax
 
     logging.getLogger("jax._src.distributed").setLevel(logging.ERROR)
+    if cluster.index == 0:
+        require_free(cluster)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     timer = threading.Timer(WAIT, lambda: lost(_incomplete(cluster)))
     timer.start()
@@ -259,6 +288,31 @@ def _incomplete(cluster: Cluster) -> ResnetError:
         f"not all {cluster.count} processes came to the coordinator {cluster.coordinator} within {WAIT} s",
         f"start one for each number from 0 to {cluster.count - 1}",
     )
+
+
+def require_free(cluster: Cluster) -> None:
+    """Refuse a port on which another process answers: the coordinator would share it, and some processes would ask the other.
+
+    Raises:
+        ResnetError: there is one.
+    """
+    port = cluster.coordinator.rpartition(":")[2]
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that have ended do not matter
+        try:
+            probe.bind(("", int(port)))
+        except OSError as error:
+            reason = f"port {port} of this machine is in use, by another process 0 or another program"
+            raise ResnetError(reason, f"give each process its own {PROCESS}, or choose another port") from error
+
+
+def _answers(cluster: Cluster) -> bool:
+    host, _, port = cluster.coordinator.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except OSError:
+        return False
+    return True
 
 
 def wait_for_coordinator(cluster: Cluster) -> None:

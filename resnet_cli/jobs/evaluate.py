@@ -3,6 +3,7 @@
 In: runs, and the images to score. Out: metrics; predictions.csv, confusion.csv and report.html in a folder.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,7 +103,7 @@ def run_evaluation(request: EvaluateRequest, progress: Progress) -> Evaluated:
     if strict and scored.changed and not request.allow_changed:
         raise ResnetError(f"{scored.changed[0]} has changed since training", "put it back, or add --allow-changed")
     name = _new_name(runs, scored, views)
-    target = request.output or (choose_run_folder(name) if name else _place(runs[0], scored, views))
+    target = request.output or (choose_run_folder(name) if name else _place(runs[0], scored, views, request.labels))
     _require_own(target, runs)
     if request.page.path is not None:
         require_own_report(request.page.path)
@@ -126,10 +127,17 @@ def run_evaluation(request: EvaluateRequest, progress: Progress) -> Evaluated:
 
 
 def _unpack_again(run: Run, progress: Progress) -> None:
-    """Put the images of a run back that came from an archive and are no longer in the cache."""
+    """Put the images of a run back that came from an archive and are no longer in the cache.
+
+    Raises:
+        ResnetError: the archive is no longer there either.
+    """
     archive = run.record.get("data", {}).get("archive")
-    if archive and not run.data.is_dir() and Path(archive).is_file():
-        dataset_folder(Path(archive), progress)
+    if not archive or run.data.is_dir():
+        return
+    if not Path(archive).is_file():
+        raise ResnetError(f"the archive {archive} is no longer there", "put it back, or give a folder: resnet evaluate FOLDER")
+    dataset_folder(Path(archive), progress)
 
 
 def _new_name(runs: Sequence[Run], scored: Scored, views: int) -> str:
@@ -144,13 +152,15 @@ def _measurement(scored: Scored, views: int) -> str:
     return f"{scored.name}-{scored.split}" + (f"-{views}-views" if views > 1 else "")
 
 
-def _place(run: Run, scored: Scored, views: int) -> Path:
-    """The folder of the results: the run itself for its headline figure; else a folder in it for each data set and number of
-    views.
+def _place(run: Run, scored: Scored, views: int, labels: Path | None) -> Path:
+    """The folder of the results: the run itself for its headline figure; else a folder in it for each data set, or table of
+    labels, and number of views.
     """
     if scored.is_headline and views == 1:
         return run.folder
-    first = run.folder / EVALUATIONS / _measurement(scored, views)
+    # Tables in different folders may have the same name.
+    table = f"-{hashlib.sha256(str(labels.resolve()).encode()).hexdigest()[:6]}" if labels else ""
+    first = run.folder / EVALUATIONS / f"{_measurement(scored, views)}{table}"
     place, number = first, 1
     own = {sample.path for sample in scored.samples}  # a table of labels may name images outside of the folder
     while (image := first_image(place / "predictions.csv")) and not (_lies_in(image, scored.root) or image in own):

@@ -6,10 +6,12 @@ Ray's `JaxTrainer` starts JAX's runtime on TPUs and GPUs only, and with other ti
 places the workers: each runs the command with the environment that several processes have by hand, on CPUs as on GPUs.
 """
 
+import logging
 import os
 import re
 import socket
 import tempfile
+import uuid
 from collections.abc import Sequence
 from contextlib import redirect_stderr
 from importlib.util import find_spec
@@ -19,7 +21,7 @@ from typing import Any, TextIO, cast
 from resnet_cli.errors import ResnetError
 from resnet_cli.jobs.cluster import COORDINATOR, PROCESS, PROCESSES, require_for_all, run_child
 from resnet_cli.jobs.ray_cluster import Cluster, connect, import_ray
-from resnet_cli.jobs.start import TrainRequest
+from resnet_cli.jobs.start import LAUNCH, TrainRequest, is_of_launch
 from resnet_cli.progress import GO_ON, Progress
 
 _RESTARTS = 3
@@ -49,11 +51,23 @@ def launch(address: str, words: Sequence[str], output: Path, progress: Progress,
         shown: where to write what the processes report.
 
     Raises:
-        ResnetError: the cluster does not answer, or the training failed more often than Ray starts it again.
+        ResnetError: the cluster does not answer, the training did not begin, or it failed more often than Ray starts it again.
     """
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-    with connect(address, logs=True) as cluster:
+    before = _age(output)
+    # Until Ray has ended: it writes the last lines of its processes then.
+    with redirect_stderr(cast(TextIO, _OfWorkers(shown))), connect(address, logs=True) as cluster:
         _fit(cluster, words, output, progress, shown)
+    if _age(output) == before:
+        raise ResnetError("the training on Ray did not begin: the processes say above why not")
+
+
+def _age(output: Path) -> int | None:
+    """When the record of a complete run was written; None without one."""
+    try:
+        return (output / "run.json").stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 class _OfWorkers:
@@ -80,11 +94,13 @@ def _fit(cluster: Cluster, words: Sequence[str], output: Path, progress: Progres
     from ray.train.v2.jax import JaxConfig, JaxTrainer
 
     count, resources = _workers(cluster)
-    progress.line(f"Ray: {count} {'process' if count == 1 else 'processes'}, each with {_in_words(resources)}")
+    with redirect_stderr(shown):
+        progress.line(f"Ray: {count} {'process' if count == 1 else 'processes'}, each with {_in_words(resources)}")
+    settings = {"words": list(words), "output": str(output.resolve()), "folder": str(Path.cwd()), "launch": uuid.uuid4().hex}
     with tempfile.TemporaryDirectory() as place:
         trainer = JaxTrainer(
             _work,
-            train_loop_config={"words": list(words), "output": str(output.resolve()), "folder": str(Path.cwd())},
+            train_loop_config=settings,
             jax_config=JaxConfig(),
             scaling_config=ScalingConfig(
                 num_workers=count, resources_per_worker=resources, use_gpu="GPU" in resources, placement_strategy="SPREAD"
@@ -92,8 +108,7 @@ def _fit(cluster: Cluster, words: Sequence[str], output: Path, progress: Progres
             run_config=RunConfig(name=output.name, storage_path=place, failure_config=FailureConfig(max_failures=_RESTARTS)),
         )
         try:
-            with redirect_stderr(cast(TextIO, _OfWorkers(shown))):
-                trainer.fit()
+            trainer.fit()
         except Exception as error:  # Ray's own error holds the tracebacks of all workers
             raise ResnetError(f"the training on Ray failed: {_reason(error)}", GO_ON) from error
 
@@ -123,11 +138,12 @@ def _work(settings: dict[str, Any]) -> None:
     from ray.train.collective import broadcast_from_rank_zero
 
     context, output = get_context(), Path(settings["output"])
-    started = (output / "checkpoint").is_dir() and not (output / "run.json").exists()
+    launch = settings["launch"]
+    logging.getLogger("ray.train").setLevel(logging.CRITICAL)  # it would write the traceback of the error below
     with socket.socket() as probe:
         probe.bind(("", 0))
         here = f"{ray.util.get_node_ip_address()}:{probe.getsockname()[1]}"
-    coordinator, resume = broadcast_from_rank_zero((here, started))
+    coordinator, resume = broadcast_from_rank_zero((here, is_of_launch(output, launch)))
     count, index = context.get_world_size(), context.get_world_rank()
     environment = {name: value for name, value in os.environ.items() if name not in (COORDINATOR, PROCESSES, PROCESS)}
     if count > 1:
@@ -136,6 +152,11 @@ def _work(settings: dict[str, Any]) -> None:
     words = [*settings["words"], "--output", str(output), *(["--resume"] if resume else [])]
     # The result is in the run folder; Ray collects what is written to the descriptor of stderr.
     with Path(os.devnull).open("w") as nowhere, open(2, "w", closefd=False) as logs:
-        code = run_child(words, (nowhere, logs), {**environment, "KERAS_BACKEND": "jax"})
-    if code:
+        code = run_child(words, (nowhere, logs), {**environment, "KERAS_BACKEND": "jax", LAUNCH: launch})
+    if is_worth_a_restart(code, output, launch):
         raise RuntimeError(f"process {index} of {count} ended with exit code {code}")
+
+
+def is_worth_a_restart(code: int, output: Path, launch: str) -> bool:
+    """Whether a process failed and could succeed when started again: not if it has refused to begin, as with wrong options."""
+    return code != 0 and (code not in (1, 2) or is_of_launch(output, launch))

@@ -21,19 +21,30 @@ from resnet_cli.errors import ResnetError
 from resnet_cli.files import at_home
 from resnet_cli.jobs.environment import settled
 from resnet_cli.jobs.record import fingerprint, tell_dataset
-from resnet_cli.jobs.start import FinetuneRequest, Place, TrainRequest, begun_with, place_of_run, require_same, tell_interrupted
+from resnet_cli.jobs.start import (
+    GIVEN,
+    FinetuneRequest,
+    Place,
+    TrainRequest,
+    begun_with,
+    place_of_run,
+    require_same,
+    tell_interrupted,
+)
 from resnet_cli.networks.catalogue import ClassifierSpec, Network, find_network
 from resnet_cli.networks.pretrained import BUNDLED, PREFERRED, WeightsSource, choose_backbone, classes_of, require_size
 from resnet_cli.progress import Progress
 from resnet_cli.runs.folder import unfinished_runs
 from resnet_cli.training.config import FinetuneConfig, TrainConfig
 from resnet_cli.training.processes import group
+from resnet_cli.training.tuning import given_of, require_several, sizes_around
 
 if TYPE_CHECKING:
     from resnet_cli.data.decode import Geometry
     from resnet_cli.engines.teacher import Teacher
 
 _ANYTIME = ("cache", "cache_limit")  # may differ when a run is resumed
+_SMALLEST = 32  # pixels: of the image sizes that --tune tries
 _WITH_LABELS = 0.9  # default of teacher_weight for labelled images
 
 
@@ -304,12 +315,16 @@ def plan_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pr
     config = replace(config, learning_rate=config.rate)
     size = asked or _natural_size(network, dataset)
     require_size(network, source, size)
+    if request.tune and not request.resume:
+        require_several(config, size, sizes_to_search(request, network, source, size), request.fixed)
     spec = ClassifierSpec(network, len(dataset.classes), size, config.hidden, config.dropout)
     name = f"{dataset.name}-{network.name}{'-lr-find' if request.lr_find == 'plot' else ''}"
     options = {"arch": network.name, "image_size": size, "weights": source.sha256, "resize": request.resize}
     options |= {"folds": request.folds, "tune": request.tune, "fraction": request.fraction, "per_class": request.per_class}
     recipe = {name: value for name, value in asdict(config).items() if name not in _ANYTIME}
     chosen = {**recipe, **options, "lr_find": request.lr_find, "data": fingerprint(dataset)}
+    if request.tune:
+        chosen[GIVEN] = sorted(given_of(request.fixed, request.image_size))
     place = place_of_run(name, request.output, request.force, chosen if request.resume else None, (request.weights,))
     tell_interrupted(place, progress)
     if request.resume:
@@ -319,6 +334,14 @@ def plan_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pr
     progress.line(f"backbone: {network.name}, {weights}, {size} pixels")
     geometry = network.geometry(size, request.resize)
     return FinetunePlan(request, replace(config, val_split=share), dataset, source, geometry, spec, place, chosen, began, folds)
+
+
+def sizes_to_search(request: FinetuneRequest, network: Network, source: WeightsSource, size: int) -> tuple[int, ...]:
+    """The image sizes that --tune tries, around the usual `size` as far as the weights allow, or that alone if given."""
+    if request.image_size != "auto":
+        return (size,)
+    has_mean = source.path is not None and network.preprocessing == "pixel-mean"  # of one size
+    return (size,) if has_mean else sizes_around(size, _SMALLEST)
 
 
 def _refuse_former_layout(folder: Path) -> None:

@@ -277,7 +277,7 @@ def _read(run: Run) -> Any:
 def _imagenet(files: ImagenetClassifier, engine: EngineName) -> Ready:
     model = cache_folder() / f"{files.network.name}-imagenet.xml"
     names = model.with_suffix(".txt")
-    if not names.exists() or (engine != "keras" and not model.exists()):
+    if not names.exists() or (engine != "keras" and not _is_converted(model)):
         network, classes = _read_imagenet(files)
         if engine != "keras":
             _convert(network, model)
@@ -299,9 +299,13 @@ def _bundled(run: Run, engine: EngineName) -> Ready:
     if run.record.get("openvino_weights_sha256") != run.record["weights_sha256"] or not model.exists():
         # The bundled weights were replaced without running `scripts/make_bundled.py --openvino`.
         model = cache_folder() / f"bundled-{run.record['weights_sha256'][:16]}.xml"
-        if engine != "keras" and not model.exists():
+        if engine != "keras" and not _is_converted(model):
             _convert(_read(run), model)
     return Ready(f"{run.record['network']['name']} (bundled)", model, run.classes, run_geometry(run), partial(_read, run))
+
+
+def _is_converted(model: Path) -> bool:
+    return model.exists() and model.with_suffix(".bin").exists()
 
 
 def _convert(classifier: Any, model: Path) -> None:

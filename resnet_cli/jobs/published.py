@@ -1,16 +1,18 @@
 """Published weights as a classifier of their own classes: a run folder in the user's cache, for predict, evaluate and export.
 
 In: a name such as timm:resnet50.a1_in1k, or a .safetensors file. Out: a `Run` with the weights, the classes, and the input of
-the published accuracy. The folder is written once; only that imports TensorFlow.
+the published accuracy. The folder is written once, and again if it is damaged; only that imports TensorFlow.
 """
 
 import hashlib
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from resnet_cli.downloads import CONFIG
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import unfinished
 from resnet_cli.jobs.environment import cache_folder, tensorflow_import
@@ -45,7 +47,7 @@ def published_run(folder: Path, progress: Progress) -> Run:
         raise ResnetError(f"{name} has no head: it can be fine-tuned, but not predict", "resnet finetune --weights ...")
     if not source.classes:
         raise ResnetError(
-            f"nobody says what the {source.head} classes of {name} are", 'add "label_names" to the config.json beside it'
+            f"nobody says what the {source.head} classes of {name} are", f'add "label_names" to {_config_of(source)}'
         )
     size = network.crops[-1][0]
     spec = ClassifierSpec(network, source.head, size)
@@ -53,10 +55,15 @@ def published_run(folder: Path, progress: Progress) -> Run:
     key = hashlib.sha256(json.dumps(record).encode()).hexdigest()[:16]
     label = re.sub(r"[^\w.-]+", "-", name if source.name else Path(words).stem)
     place = cache_folder() / _FOLDER / f"{label}-{key}"
-    if not (place / "run.json").exists():
+    if not _is_whole(place, record):
         progress.line(f"preparing {name} once, for {size} pixels")
         _write(place, spec, source, record)
     return load_run(place)
+
+
+def _config_of(source: WeightsSource) -> Path:
+    assert source.path is not None
+    return source.path.with_name(CONFIG)
 
 
 def _record(name: str, spec: ClassifierSpec, network: Network, source: WeightsSource, size: int) -> dict[str, Any]:
@@ -90,8 +97,30 @@ def _write(place: Path, spec: ClassifierSpec, source: WeightsSource, record: dic
             load_backbone(model, spec.network, source, with_head=True)
             write_classifier(new, model, spec)
             write_splits(new, ())
-            finish_run(new, {**record, "versions": versions()})
-            if not place.exists():  # another process may have written the same meanwhile
+            sizes = {path.name: path.stat().st_size for path in sorted(new.iterdir())}
+            finish_run(new, {**record, "versions": versions(), "files": sizes})
+            if not _is_whole(place, record):  # another process may have written the same meanwhile
+                _remove(place)
                 new.replace(place)
     except OSError as error:
-        raise ResnetError(f"cannot write to {place}: {error.strerror or error}", "set XDG_CACHE_HOME") from error
+        hint = f"delete {place}, or set XDG_CACHE_HOME" if place.exists() else "set XDG_CACHE_HOME"
+        raise ResnetError(f"cannot write to {place}: {error.strerror or error}", hint) from error
+
+
+def _is_whole(place: Path, record: dict[str, Any]) -> bool:
+    """Whether the folder has the record and all files with their sizes, as they were written."""
+    try:
+        held = load_run(place).record
+        wanted = json.loads(json.dumps(record))
+        return all(held.get(name) == value for name, value in wanted.items()) and all(
+            (place / name).stat().st_size == size for name, size in held["files"].items()
+        )
+    except (ResnetError, OSError, KeyError, AttributeError, RecursionError):
+        return False
+
+
+def _remove(place: Path) -> None:
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)

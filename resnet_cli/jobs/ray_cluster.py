@@ -21,6 +21,7 @@ from typing import Any
 
 from resnet_cli.data.threads import workers
 from resnet_cli.errors import ResnetError
+from resnet_cli.jobs.cluster import require_address
 from resnet_cli.jobs.environment import without_chatter
 
 LOCAL = "local"
@@ -35,6 +36,7 @@ _QUIET = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # of Ray's own processes: what matters arrives as an exception
     "RAY_worker_niceness": "0",  # of a local Ray: else its workers give way to everything else on the machine
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_DEDUP_LOGS": "0",  # else it holds lines of workers back, and marks them as repeated
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else it warns about workers without a GPU
 }
 _CONNECT = """
@@ -159,13 +161,10 @@ def _require_answer(address: str) -> None:
     """
     host, _, port = address.rpartition(":")
     if address != "auto":
-        if not host or not port.isdecimal() or "/" in host:
-            raise ResnetError(
-                f"--ray {address} is not an address", "--ray local, --ray auto, or --ray HOST:PORT, such as 10.0.0.1:6379"
-            )
+        require_address("--ray", address, "--ray local, --ray auto, or --ray HOST:PORT, such as 10.0.0.1:6379")
         try:
             socket.create_connection((host.strip("[]"), int(port)), _PATIENCE).close()
-        except (OSError, OverflowError) as error:
+        except OSError as error:
             reason = getattr(error, "strerror", None) or "no answer"
             raise ResnetError(f"--ray {address}: cannot connect to this cluster: {reason}", _hint(address)) from error
     command = [sys.executable, "-c", _CONNECT, address]

@@ -15,9 +15,10 @@ from resnet_cli.inference.metrics import losses, precision_recall, reliability
 from resnet_cli.inference.scoring import write_confusion, write_predictions
 from resnet_cli.jobs.measure import Measured
 from resnet_cli.jobs.predict import explainable, run_classifier
-from resnet_cli.progress import Progress
+from resnet_cli.progress import Progress, how_many
 from resnet_cli.reports.page import Contents, Report, Shown, write_report
 from resnet_cli.runs.folder import Run, read_history
+from resnet_cli.training.tuning import compared
 
 _MISTAKES = 24  # in the report
 _UNSURE = 12  # least certain images in it
@@ -186,8 +187,8 @@ def _cross_validation(found: dict[str, Any]) -> str:
 
 
 def _tuning(found: dict[str, Any]) -> str:
-    scores = f"accuracy {found['default']['top1']:.1%} with the defaults, {found['best']['top1']:.1%} with {found['changed']}"
-    return f"{found['trials']} trials, scored on {found['count']} images ({found['scored_on']}): {scores}"
+    trials = how_many(found["trials"], "trial")
+    return f"{trials}, scored on {found['count']} images ({found['scored_on']}): accuracy {compared(found)}"
 
 
 def _weights(record: dict[str, Any]) -> str:

@@ -137,8 +137,12 @@ def hold_first(folders: Sequence[Path]) -> Path:
 
 _CONFIG, _COMMAND = Path("checkpoint", "config.json"), "command"
 PRECISION = "precision"
+GIVEN = "tune_given"  # settings that the user gave, so that --tune does not search them; missing in runs of older versions
+LAUNCH = "RESNET_LAUNCH"  # set by a command that starts processes and starts them again: a word of its own
+_LAUNCHED = "launch"
 # Settings recorded as hashes, and their names in messages.
 _UNNAMED = {"weights": "weights", "data": "images", "teacher": "teachers"}
+_SAME = "resume with the options and keys it began with"
 
 
 @dataclass(frozen=True)
@@ -215,7 +219,21 @@ def begin_run(place: Place, config: dict[str, Any], command: str) -> Path:
     path.parent.mkdir()
     hold(folder)
     write_text(path, json.dumps({**config, _COMMAND: command}))
+    remember_launch(folder)
     return folder
+
+
+def remember_launch(folder: Path) -> None:
+    """Note in an unfinished run by which launch it was begun or resumed, if this process was started by one."""
+    if launch := os.environ.get(LAUNCH):
+        remember(folder, _LAUNCHED, launch)
+
+
+def is_of_launch(folder: Path, launch: str) -> bool:
+    """Whether a folder contains an unfinished run that processes of this launch have begun or resumed."""
+    with suppress(ResnetError):  # there is no unfinished run
+        return bool(begun_with(folder).get(_LAUNCHED) == launch)
+    return False
 
 
 def choose_run_folder(name: str, output: Path | None = None, force: bool = False) -> Path:
@@ -312,6 +330,11 @@ def require_same(folder: Path, config: dict[str, Any]) -> None:
     """
     before = begun_with(folder)
     plain = json.loads(json.dumps(config))
+    given, earlier = set(plain.pop(GIVEN, ())), before.get(GIVEN)
+    if earlier is not None and "tune" in plain and plain["tune"] == before.get("tune"):
+        for key in sorted(given ^ set(earlier)):
+            began, now = ("left to --tune", "given") if key in given else ("given", "left to --tune")
+            raise ResnetError(f"the run {folder} began with {key} {began}, not {now}", _SAME)
     other = sorted((key for key in plain if before.get(key) != plain[key]), key=lambda key: (key in _UNNAMED, key))
     if not other:
         return
@@ -320,7 +343,7 @@ def require_same(folder: Path, config: dict[str, Any]) -> None:
         raise ResnetError(f"the run {folder} began with other {_UNNAMED[key]}", "resume with those, or begin a new run")
     raise ResnetError(
         f"the run {folder} began with {key} {before.get(key)}, not {plain[key]}",
-        "resume with the options and keys it began with",
+        _SAME,
     )
 
 

@@ -19,7 +19,7 @@ from resnet_cli.jobs.environment import kept_in_cache
 from resnet_cli.jobs.plan import TrainPlan
 from resnet_cli.jobs.record import few_steps, result_record, run_record, warn_of_figures
 from resnet_cli.jobs.report import write_measured
-from resnet_cli.jobs.start import PRECISION, begin_run, begun_by, make_run_folder, tell_other_precision
+from resnet_cli.jobs.start import PRECISION, begin_run, begun_by, make_run_folder, remember_launch, tell_other_precision
 from resnet_cli.networks.classifier import build_logits, load_backbone, set_pixel_mean
 from resnet_cli.networks.precision import prepare
 from resnet_cli.progress import NOTHING_YET, Progress, stop_if_asked
@@ -71,6 +71,7 @@ def run_training(plan: TrainPlan, progress: Progress) -> dict[str, Any]:
     limit = Limit(request.limit) if request.limit and not request.resume else None
     if request.resume:
         together.from_first(lambda: tell_other_precision(folder, setup.precision, progress))
+        together.from_first(lambda: remember_launch(folder))
     else:
         search = find_rate(setup.model, setup.stream, config, progress) if request.lr_find else None
         if search is not None and request.lr_find == "plot":
@@ -89,6 +90,7 @@ def run_training(plan: TrainPlan, progress: Progress) -> dict[str, Any]:
         folder = Path(together.from_first(lambda: str(begin_run(plan.place, begun, request.command))))
         if search is not None:
             write_search(folder, search)
+    together.begin()
     command, earlier = together.from_first(lambda: begun_by(folder))
     stage = Stage("train", folder, request.resume, tensorboard=request.tensorboard)
     result = train(setup.model, setup.stream, setup.held_out, config, stage, progress, setup.small)

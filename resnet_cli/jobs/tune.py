@@ -27,12 +27,11 @@ from resnet_cli.errors import Interrupted, ResnetError
 from resnet_cli.files import write_text
 from resnet_cli.jobs.ends import read_to_finetune
 from resnet_cli.jobs.environment import kept_in_cache
-from resnet_cli.jobs.plan import FinetunePlan
+from resnet_cli.jobs.plan import FinetunePlan, sizes_to_search
 from resnet_cli.jobs.start import begun_with, remember
 from resnet_cli.networks.classifier import build_logits, feature_model, load_backbone
 from resnet_cli.networks.precision import prepare
-from resnet_cli.networks.pretrained import require_size
-from resnet_cli.progress import GO_ON, Muted, Progress, how_long
+from resnet_cli.progress import GO_ON, Muted, Progress, how_long, how_many
 from resnet_cli.training.callbacks import Diverged, is_perfect
 from resnet_cli.training.checkpoints import untouched
 from resnet_cli.training.config import FinetuneConfig, make_finetune_config, without_effect
@@ -42,12 +41,13 @@ from resnet_cli.training.tuning import (
     Space,
     Trial,
     best_of,
+    compared,
     described,
     head_alone,
     read_trials,
     recipe_text,
-    sizes_around,
     suggest,
+    why_ended,
     write_table,
     write_trials,
 )
@@ -61,7 +61,6 @@ _TUNED, _FINE_TUNES = "tuned", "tune_fine_tunes"  # remembered in the run's conf
 _FEW, _FOLDS = 100, 3  # with fewer validation images, trials are scored on so many folds
 _TRAININGS = 3  # fine-tunings that the time must have room for
 _ATTEMPTS = 40  # suggestions in a row that are known, or too slow for the time left, before the search ends
-_SMALLEST = 32  # pixels
 _ALL = 4.0  # times that all layers cost of the last stage, until it has been measured
 
 
@@ -90,8 +89,9 @@ def tune(plan: FinetunePlan, folder: Path, progress: Progress) -> tuple[Finetune
     chosen = dict(record["settings"])
     size = int(chosen.pop(SIZE, plan.geometry.size))
     config = replace(plan.config, **chosen)
-    text = recipe_text(config, make_finetune_config("default", {}), without_effect(config), size)
-    write_text(folder / "tuned.toml", text)
+    if record["trials"]:
+        text = recipe_text(config, make_finetune_config("default", {}), without_effect(config), size)
+        write_text(folder / "tuned.toml", text)
     return _with(plan, config, size), record
 
 
@@ -143,6 +143,8 @@ class _Search:
                 self._trials.append(trial)
                 write_trials(self._file, self._trials)
                 self._progress.saved(GO_ON)
+            if self._left() > 0:
+                self._progress.line(why_ended(space.count, len(self._trials), _ATTEMPTS))
         if not self._trials:
             return {"limit": self._limit, "trials": 0, "settings": {}, "test": self._has_test}
         write_table(self._folder / "trials.csv", self._trials, list(space.usual))
@@ -163,9 +165,7 @@ class _Search:
 
     def _space(self, fine_tunes: bool) -> Space:
         plan, request = self._plan, self._plan.request
-        sizes: tuple[int, ...] = (plan.geometry.size,)
-        if request.image_size == "auto":
-            sizes = tuple(size for size in sizes_around(plan.geometry.size, _SMALLEST) if _is_allowed(plan, size))
+        sizes = sizes_to_search(request, plan.spec.network, plan.source, plan.geometry.size)
         return Space(plan.config, plan.geometry.size, sizes, request.fixed, fine_tunes)
 
     def _fine_tunes(self) -> bool:
@@ -199,6 +199,8 @@ class _Search:
         """The settings of the next trial: the defaults, then new ones that fit into the time left; None if there are none."""
         if not self._trials:
             return space.usual
+        if len(self._trials) == space.count:
+            return None
         known = [trial.settings for trial in self._trials]
         for attempt in range(_ATTEMPTS):
             settings = suggest(space, self._trials, space.config.seed, attempt)
@@ -319,11 +321,7 @@ class _Search:
 
     def _record(self, space: Space) -> dict[str, Any]:
         first, best = self._trials[0], best_of(self._trials)
-        self._progress.line(
-            f"tuning: {len(self._trials)} trials in {how_long(self._spent())}; accuracy {first.accuracy:.1%} with the defaults,"
-            f" {best.accuracy:.1%} with {described(best.settings, space.usual)}"
-        )
-        return {
+        record = {
             "limit": self._limit,
             "seconds": round(self._spent(), 1),
             "trials": len(self._trials),
@@ -336,6 +334,9 @@ class _Search:
             "changed": described(best.settings, space.usual),
             "test": self._has_test,
         }
+        trials = how_many(len(self._trials), "trial")
+        self._progress.line(f"tuning: {trials} in {how_long(self._spent())}; accuracy {compared(record)}")
+        return record
 
 
 class _InTime:
@@ -368,11 +369,3 @@ def _folds_of(dataset: Dataset, seed: int) -> Mapping[Path, int] | None:
         return stratified_folds(dataset, _FOLDS, seed)
     except ResnetError:  # too few images even for that
         return None
-
-
-def _is_allowed(plan: FinetunePlan, size: int) -> bool:
-    try:
-        require_size(plan.spec.network, plan.source, size)
-    except ResnetError:
-        return False
-    return True

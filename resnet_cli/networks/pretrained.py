@@ -16,7 +16,8 @@ from resnet_cli.downloads import CONFIG, answers, fetch_from_hub, watch
 from resnet_cli.errors import Interrupted, ResnetError
 from resnet_cli.files import at_home, digest
 from resnet_cli.networks.catalogue import CATALOGUE, Network, Shortcut, find_network, spec_from_record
-from resnet_cli.networks.published import describe, find_checkpoint, is_published, refuse_pickle, require_fitting
+from resnet_cli.networks.description import describe
+from resnet_cli.networks.published import find_checkpoint, is_published, refuse_pickle, require_fitting
 from resnet_cli.progress import Progress
 from resnet_cli.runs.folder import Run, load_run
 
@@ -342,7 +343,7 @@ def published_file(words: str, progress: Progress) -> tuple[Network, WeightsSour
     else:
         path = at_home(words)
         if not path.is_file():
-            raise ResnetError(f"--weights {words}: there is no such file", "name a .safetensors file, or timm:resnet50.a1_in1k")
+            raise ResnetError(f"{words}: there is no such file", "name a .safetensors file, or timm:resnet50.a1_in1k")
         found = describe(path, path.parent / CONFIG, bundled_run().classes)
         source = _file(path)
     assert source.path is not None

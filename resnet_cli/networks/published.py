@@ -1,8 +1,8 @@
-"""Published weights in timm's format: the names that can be had, what a config.json says, and which tensors belong to which
-network (light: safetensors is imported where it is used).
+"""Published weights in timm's format: the names that can be had, and which tensors belong to which network (light: safetensors
+is imported where it is used).
 
-In: a name such as timm:resnet50.a1_in1k, or a .safetensors file with its config.json. Out: a `Checkpoint`, a `Description` with
-the network, its preprocessing and its classes; and an error where a file belongs to another network.
+In: a name such as timm:resnet50.a1_in1k, or a .safetensors file. Out: a `Checkpoint`; and an error where a file belongs to
+another network.
 
 Names, input sizes and licences: timm 1.0.31, timm/models/resnet.py. Accuracies: results/results-imagenet.csv of
 huggingface/pytorch-image-models, measured by its author on ImageNet's 50,000 validation images at the given input size.
@@ -11,19 +11,18 @@ contain code and are never read here.
 """
 
 import difflib
-import json
-import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from resnet_cli.downloads import HUB_INSTALL, Repository
 from resnet_cli.errors import ResnetError
-from resnet_cli.networks.catalogue import TORCH_EPSILON, Network, find_network
+from resnet_cli.networks.catalogue import Network
 
 _APACHE, _BSD, _NON_COMMERCIAL = "apache-2.0", "bsd-3-clause", "cc-by-nc-4.0"
-_NETWORKS = {
+NETWORKS = {
     "resnet18": "resnet18",
     "resnet34": "resnet34",
     "resnet50": "resnet50v1.5",
@@ -90,9 +89,12 @@ _TAGS: dict[str, dict[str, tuple[int, float]]] = {
     },
 }
 _TORCHVISION = {"tv_in1k": "imagenet1k_v1", "tv2_in1k": "imagenet1k_v2"}  # torchvision's names of the weights
-_USUAL = {"in_chans": 3, "global_pool": "avg"}
 _SOURCES = ("timm:", "torchvision:")
-_COUNTER = "num_batches_tracked"  # of a batch-norm of PyTorch; nothing depends on it
+COUNTER = "num_batches_tracked"  # of a batch-norm of PyTorch; nothing depends on it
+# What the hub allows as the name of a repository, in parts.
+_TAG = re.compile(r"[a-z0-9]([a-z0-9_-]*[a-z0-9_])?")
+_REVISION = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9_])?")
+_LONGEST = 96
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class Checkpoint:
     @property
     def network(self) -> str:
         """The network's name in the catalogue."""
-        return _NETWORKS[self.architecture]
+        return NETWORKS[self.architecture]
 
     @property
     def on_hub(self) -> Repository:
@@ -156,9 +158,11 @@ def find_checkpoint(words: str) -> Checkpoint:
         ResnetError: there is no such name; the hint lists the nearest.
     """
     name, _, revision = words.strip().lower().partition("@")
+    if revision and (not _REVISION.fullmatch(revision) or ".." in revision or len(revision) > _LONGEST):
+        _raise_impossible(words, "a commit or branch must follow the @", name)
     source, _, rest = name.partition(":")
     architecture, _, tag = rest.partition(".")
-    if architecture not in _NETWORKS:
+    if architecture not in NETWORKS:
         raise ResnetError(
             f"{words} is not a ResNet-18, 34, 50, 101 or 152 that this program can build",
             f"nearest names: {', '.join(nearest(name))}. Other kinds are not supported: deep stems and average-pooled shortcuts"
@@ -168,6 +172,8 @@ def find_checkpoint(words: str) -> Checkpoint:
         tag = tag or next(iter(_TAGS[architecture]))
         listed = {each.repository: each for each in CHECKPOINTS.values()}
         repository = f"timm/{architecture}.{tag}"
+        if not _TAG.fullmatch(tag) or "--" in tag or len(f"{architecture}.{tag}") > _LONGEST:
+            _raise_impossible(words, "its tag must be letters, digits, _ and single -, at most 96 characters in all", name)
         found = listed.get(repository, Checkpoint(f"timm:{architecture}.{tag}", repository, architecture))
     else:
         tags = [each for each in CHECKPOINTS if each.startswith(f"torchvision:{architecture}.")]
@@ -178,111 +184,17 @@ def find_checkpoint(words: str) -> Checkpoint:
     return replace(found, revision=revision or "main")
 
 
+def _raise_impossible(words: str, why: str, name: str) -> NoReturn:
+    raise ResnetError(
+        f"{' '.join(words.split())[:200]} cannot be published weights: {why}",
+        f"nearest names: {', '.join(nearest(name[:32]))}; `resnet models --weights` lists them",
+    )
+
+
 def nearest(name: str) -> list[str]:
     """The listed names that are most similar to one."""
     near = difflib.get_close_matches(name.partition("@")[0], CHECKPOINTS, n=4, cutoff=0.3)
     return near or ["timm:resnet50.a1_in1k", "torchvision:resnet50.imagenet1k_v2"]
-
-
-@dataclass(frozen=True)
-class Description:
-    """What a checkpoint is.
-
-    Attributes:
-        network: the network, with the preprocessing and the crops that its weights expect.
-        head: number of classes of its head; 0 if it has none.
-        classes: their names; empty if config.json has none and they are not ImageNet's 1000.
-        assumed: what no config.json said, for a notice; "" if there was one.
-    """
-
-    network: Network
-    head: int
-    classes: tuple[str, ...]
-    assumed: str = ""
-
-
-def describe(weights: Path, config: Path, imagenet: Sequence[str]) -> Description:
-    """Read a config.json as timm and the hub save it; without one, tell the network by its tensors.
-
-    Args:
-        weights: the .safetensors file.
-        config: path of config.json, which may be missing.
-        imagenet: names of ImageNet's 1000 classes.
-
-    Raises:
-        ResnetError: config.json is damaged or describes another kind of network, or the weights are of none of ours.
-    """
-    if not config.is_file():
-        return _assumed(weights, imagenet)
-    try:
-        record = json.loads(config.read_text("utf-8"))
-        architecture = record["architecture"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ResnetError(f"{config} is no config.json of timm: {error}", "timm.models.save_for_hf writes one") from error
-    if architecture not in _NETWORKS:
-        raise ResnetError(
-            f"{config} describes {architecture}, which this program does not build",
-            f"supported: {', '.join(_NETWORKS)} of timm, without deep stem, SE, group-norm or other variations",
-        )
-    try:
-        return _described(record, find_network(_NETWORKS[architecture]), imagenet)
-    except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
-        raise ResnetError(f"{config} is damaged: {error!r}", "fetch it again, or leave it out") from error
-
-
-def _described(record: dict[str, Any], network: Network, imagenet: Sequence[str]) -> Description:
-    told = record.get("pretrained_cfg", record)  # older files have no level of its own
-    arguments = _USUAL | record.get("model_args", {})
-    changed = [name for name, value in arguments.items() if name != "num_classes" and _USUAL.get(name) != value]
-    if changed:
-        what = f"config.json changes the network by {changed[0]}={arguments[changed[0]]}"
-        raise ResnetError(what, "only timm's own definitions are supported")
-    mode, interpolation = told.get("crop_mode", "center"), told.get("interpolation", "bilinear")
-    if mode != "center" or interpolation not in ("bilinear", "bicubic"):
-        raise ResnetError(f"config.json asks for crop {mode} with {interpolation} interpolation, which is not supported")
-    size, fraction = int(told["input_size"][1]), float(told["crop_pct"])
-    tested = int((told.get("test_input_size") or told["input_size"])[1])
-    last = float(told.get("test_crop_pct") or fraction)
-    if not (0 < fraction <= 1 and 0 < last <= 1 and size > 0 and tested > 0):
-        raise ValueError(f"crop_pct {fraction}, {last}")
-    mean, std = (tuple(map(float, told[name])) for name in ("mean", "std"))
-    if len(mean) != 3 or len(std) != 3 or not all(math.isfinite(each) and each > 0 for each in std):
-        raise ValueError(f"mean {mean}, std {std}")
-    head = int(record.get("num_classes", told.get("num_classes", 1000)))
-    names = tuple(record.get("label_names") or told.get("label_names") or (imagenet if head == 1000 else ()))
-    if names and (len(names) != head or len(set(names)) != head):
-        raise ValueError(f"{len(set(names))} label_names for {head} classes")
-    return Description(_prepared(network, mean, std, interpolation, ((size, fraction), (tested, last))), head, names)
-
-
-def _prepared(network: Network, mean: Any, std: Any, interpolation: Any, crops: Any) -> Network:
-    return replace(
-        network,
-        preprocessing="torch",
-        epsilon=TORCH_EPSILON,
-        mean=mean,
-        std=std,
-        interpolation=interpolation,
-        steps="two",
-        image_size=crops[0][0],
-        crops=crops,
-    )
-
-
-def _assumed(weights: Path, imagenet: Sequence[str]) -> Description:
-    """The network whose blocks a file has, with ImageNet's usual preprocessing."""
-    shapes = shapes_of(weights)
-    names = {name for name in shapes if not name.startswith("fc.") and not name.endswith(_COUNTER)}
-    networks = map(find_network, _NETWORKS.values())
-    # The network with the fewest other names: where any differ, `require_fitting` tells which.
-    network = min(networks, key=lambda each: len(names ^ {tensor.name for tensor in tensors_of(each, 0)}))
-    head = shapes["fc.weight"][0] if len(shapes.get("fc.weight", ())) == 2 else 0
-    told = (
-        f"{weights} has no config.json beside it. Assumed from its tensors: {network.name}, with ImageNet's mean and std,"
-        " bilinear interpolation, and the middle 224 of 256 pixels"
-    )
-    fitting = _prepared(network, network.mean, network.std, "bilinear", ((224, 0.875),))
-    return Description(fitting, head, tuple(imagenet) if head == 1000 else (), told)
 
 
 @dataclass(frozen=True)
@@ -373,7 +285,7 @@ def require_fitting(path: Path, network: Network, head: int) -> None:
     found = shapes_of(path)
     wanted = {tensor.name: tensor.shape for tensor in tensors_of(network, head)}
     missing = [name for name in wanted if name not in found]
-    extra = [name for name in found if name not in wanted and not name.endswith(_COUNTER)]
+    extra = [name for name in found if name not in wanted and not name.endswith(COUNTER)]
     other = [
         f"{name} {found[name]} instead of {shape}" for name, shape in wanted.items() if name in found and found[name] != shape
     ]

@@ -19,6 +19,8 @@ from resnet_cli.networks.catalogue import Network
 from resnet_cli.networks.published import require_fitting, tensors_of
 
 PIXEL_MEAN = "pixel_mean"  # the layer that subtracts the mean training image, if a network has one
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
+_ANOTHER_COPY = "copy or download it again; a training that diverged writes such files too"
 
 
 def named_variables(model: keras.Model) -> dict[str, Any]:
@@ -91,7 +93,8 @@ def load_safetensors(model: keras.Model, network: Network, path: Path, head: int
         with_head: load the head too, which has the same classes as the model.
 
     Raises:
-        ResnetError: the file is damaged, or belongs to another network; or a tensor has a type that numpy does not know.
+        ResnetError: the file is damaged, or belongs to another network; or a tensor is quantised, not finite, or a negative
+            variance.
     """
     from safetensors import safe_open
 
@@ -105,9 +108,23 @@ def load_safetensors(model: keras.Model, network: Network, path: Path, head: int
                 raise ResnetError(
                     f"{path} has {tensor.name} in a type that is not read: {error}", "save it as float32"
                 ) from error
+            value = _checked(value, tensor.name, path)
             # Convolutions are (outputs, inputs, height, width) there and (height, width, inputs, outputs) here.
             order = (2, 3, 1, 0) if value.ndim == 4 else (1, 0) if value.ndim == 2 else (0,)
-            variables[tensor.variable].assign(value.astype(np.float32).transpose(order))
+            variables[tensor.variable].assign(value.transpose(order))
+
+
+def _checked(value: np.ndarray, name: str, path: Path) -> np.ndarray:
+    """A tensor as float32, if it is one of a network that computes something."""
+    if value.dtype.name not in _FLOATS:  # integers are quantised: their scales are not read
+        raise ResnetError(f"{path} has {name} as {value.dtype.name}, which is not read", "save it as float32")
+    with np.errstate(over="ignore"):
+        value = value.astype(np.float32)
+    if not np.isfinite(value).all():
+        raise ResnetError(f"{path} is damaged: {name} has values that are not finite in float32", _ANOTHER_COPY)
+    if name.endswith("running_var") and (value < 0).any():
+        raise ResnetError(f"{path} is damaged: {name} has a negative variance", _ANOTHER_COPY)
+    return value
 
 
 def divide_stored_logits(path: Path, temperature: float) -> None:

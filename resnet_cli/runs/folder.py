@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_cli import __version__
+from resnet_cli.downloads import WEIGHTS
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import UNFINISHED, path_text, write_csv, write_text
 
@@ -230,6 +231,8 @@ def load_run(folder: Path | None = None) -> Run:
     if not path.exists():
         if (folder / EXPORT_RECORD).exists():
             raise ResnetError(f"{folder} is an export, not a run", "name the run that it was made from with --run")
+        if (folder / WEIGHTS).is_file():
+            raise ResnetError(f"{folder} is a folder of published weights, not a run", f"name {folder / WEIGHTS}")
         if not any((folder / name).exists() for name in (*_TELLTALE, "model.weights.h5")):
             raise ResnetError(f"{folder} is not a run folder: it has no run.json", "`ls runs` shows the runs of this folder")
         if is_rate_search(folder):

@@ -34,11 +34,16 @@ class Group:
         self.index, self.count, self._client = index, count, client
         self._values = self._ticks = 0
         self._left = threading.Event()
+        self._has_begun = False
 
     @property
     def is_first(self) -> bool:
         """Whether this process decides and writes."""
         return self.index == 0
+
+    def begin(self) -> None:
+        """Note that there is a run from now on, which can be resumed."""
+        self._has_begun = True
 
     def from_first(self, work: Callable[[], Any]) -> Any:
         """What `work` returns in the first process, the only one that calls it: anything that JSON can hold."""
@@ -151,13 +156,16 @@ class Group:
                     signs[index] = "", now
                     if reason and not self._left.is_set():
                         self.leave(f"process {index} ended")
-                        return lost(ResnetError(f"process {index} of {self.count} ended: {reason}", GO_ON))
+                        return lost(ResnetError(f"process {index} of {self.count} ended: {reason}", self._hint()))
             silent = [index for index, (_, heard) in signs.items() if now - heard > LOST]
             if silent and not self._left.is_set():
                 self.leave(f"process {silent[0]} was lost")
                 who = f"process {silent[0]} of {self.count}"
-                return lost(ResnetError(f"{who} was lost: no sign of life for {LOST:.0f} s", GO_ON))
+                return lost(ResnetError(f"{who} was lost: no sign of life for {LOST:.0f} s", self._hint()))
         return None
+
+    def _hint(self) -> str:
+        return GO_ON if self._has_begun else "the run has not begun: type the same command again for all processes"
 
     def _read(self, key: str) -> str | None:
         try:

@@ -7,6 +7,7 @@ would have gone on; what it needs is a file of JSON lines, and nothing is ever u
 """
 
 import json
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
@@ -20,6 +21,7 @@ from resnet_cli.training.recipes import BASE, as_toml
 
 SIZE = "image_size"  # not a key of the recipe, but an option
 KEYS = ("unfreeze", "augment", "learning_rate", "weight_decay", "label_smoothing", "dropout")
+_CHOICES: dict[str, tuple[Any, ...]] = {"unfreeze": ("none", "last", "all"), "augment": ("light", "strong")}
 _FACTORS = {"learning_rate": (0.2, 5.0), "weight_decay": (0.1, 10.0)}  # of the usual value, on a logarithmic scale
 _STEPS = {"label_smoothing": (0.0, 0.2, 0.05), "dropout": (0.0, 0.5, 0.1)}  # lowest, highest, step
 _SIDES = (0.75, 1.0, 1.25, 1.5)  # image sizes, as multiples of the usual one; prediction costs the square
@@ -119,21 +121,38 @@ class Space:
         config = self.configuration(settings)
         return replace(config, unfreeze="all") if not self.fine_tunes and self.config.unfreeze == "all" else config
 
+    @property
+    def varied(self) -> tuple[str, ...]:
+        """The searched settings that have several values; none of them without a base for its factors."""
+        sizes = (SIZE,) if len(self.sizes) > 1 else ()
+        return *sizes, *(name for name in self._searched if name not in _FACTORS or getattr(self.config, name))
+
     def distributions(self) -> dict[str, Any]:
         """Optuna's distribution of each setting that has several values; rate and decay as factors of the usual ones."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-        found: dict[str, Any] = {SIZE: CategoricalDistribution(self.sizes)} if len(self.sizes) > 1 else {}
-        choices = {"unfreeze": ("none", "last", "all"), "augment": ("light", "strong")}
-        for name in self._searched:
-            if name in choices:
-                found[name] = CategoricalDistribution(choices[name])
-            elif name in _FACTORS and getattr(self.config, name):
+        found: dict[str, Any] = {}
+        for name in self.varied:
+            if name == SIZE or name in _CHOICES:
+                found[name] = CategoricalDistribution(_CHOICES.get(name, self.sizes))
+            elif name in _FACTORS:
                 found[name] = FloatDistribution(*_FACTORS[name], log=True)
-            elif name in _STEPS:
+            else:
                 low, high, step = _STEPS[name]
                 found[name] = FloatDistribution(low, high, step=step)
         return found
+
+    @property
+    def count(self) -> int | None:
+        """Number of different settings; None with a rate or a decay, which have any value in a range."""
+        varied = set(self.varied)
+        if varied & _FACTORS.keys():
+            return None
+        frozen = (len(self.sizes) if SIZE in varied else 1) * (len(_CHOICES["augment"]) if "augment" in varied else 1)
+        steps = math.prod(round((high - low) / step) + 1 for name, (low, high, step) in _STEPS.items() if name in varied)
+        if "unfreeze" in varied:
+            return frozen * (1 + (len(_CHOICES["unfreeze"]) - 1) * steps)  # a head alone has no steps
+        return frozen * (1 if self.config.unfreeze == "none" else steps)
 
     def settings_of(self, drawn: Mapping[str, Any]) -> Settings:
         """The settings that drawn values mean; keys without effect have the values of trial 0."""
@@ -163,17 +182,31 @@ def head_alone(config: FinetuneConfig) -> FinetuneConfig:
     return config if config.unfreeze == "none" else replace(config, unfreeze="none", epochs=0)
 
 
-def require_tunable(tune: object, options: Mapping[str, object], fixed: Collection[str], size: str) -> None:
+def require_several(config: FinetuneConfig, size: int, sizes: tuple[int, ...], fixed: frozenset[str]) -> None:
+    """Check that something is left to search, with as much time as it takes.
+
+    Args:
+        config, size, sizes, fixed: see `Space`.
+
+    Raises:
+        ResnetError: all settings that have an effect are given.
+    """
+    fine_tunes = config.unfreeze != "none" or "unfreeze" not in fixed
+    if not Space(config, size, sizes, fixed, fine_tunes).varied:
+        raise ResnetError(
+            "nothing is left for --tune to search: all settings that have an effect are given", "leave some of them out"
+        )
+
+
+def require_tunable(tune: object, options: Mapping[str, object]) -> None:
     """Check the options beside `--tune`, before anything else is done.
 
     Args:
         tune: as typed; None for no search.
         options: options that contradict it, by name, as typed.
-        fixed: keys of the recipe that the user has set.
-        size: as typed: "auto", or pixels.
 
     Raises:
-        ResnetError: an option contradicts the search, nothing is left to search, or the package is not installed.
+        ResnetError: an option contradicts the search, or the package is not installed.
     """
     if tune is None:
         return
@@ -187,9 +220,17 @@ def require_tunable(tune: object, options: Mapping[str, object], fixed: Collecti
         if value:
             hint = "tune first, then add --folds to a run with --recipe tuned.toml" if name == "--folds" else "leave one out"
             raise ResnetError(f"{reasons[name]}: --tune and {name} contradict each other", hint)
-    if size != "auto" and set(KEYS) <= set(fixed):
-        raise ResnetError("nothing is left for --tune to search: all settings are given", "leave some of them out")
     require_optuna()
+
+
+def given_of(fixed: Collection[str], size: str) -> set[str]:
+    """The settings that --tune would search, had the user not given them.
+
+    Args:
+        fixed: keys of the recipe that the user has set.
+        size: the image size as typed: "auto", or pixels.
+    """
+    return {name for name in KEYS if name in fixed} | ({SIZE} if size != "auto" else set())
 
 
 def _rounded(value: float) -> float:
@@ -228,6 +269,21 @@ def suggest(space: Space, trials: Sequence[Trial], seed: int, attempt: int) -> S
         drawn = space.drawn_of(trial.settings)
         study.add_trial(optuna.trial.create_trial(params=drawn, distributions=distributions, value=trial.value))
     return space.settings_of(study.ask(distributions).params)
+
+
+def why_ended(count: int | None, trials: int, attempts: int) -> str:
+    """Why a search ends before its time, in a sentence.
+
+    Args:
+        count: different settings in the space; None for any number.
+        trials: finished trials.
+        attempts: suggestions in a row that were of no use.
+    """
+    if trials != count:
+        return f"the search ends early: the last {attempts} settings were tried already, or take longer than the time left"
+    if count == 1:
+        return "the search ends early: heads on frozen features leave only the default settings to try"
+    return f"the search ends early: all {count} settings of the search were tried"
 
 
 def _seed(seed: int, number: int, attempt: int) -> int:
@@ -272,6 +328,18 @@ def recipe_text(config: FinetuneConfig, usual: FinetuneConfig, idle: Mapping[str
     """The text of tuned.toml: a recipe file; the image size, which is no key of a recipe, stands in a comment."""
     title = f"# The settings that --tune chose. The image size is an option: --recipe tuned.toml --image-size {size}"
     return "\n".join([title, "", f'{BASE} = "default"', *as_toml(config, usual, idle)]) + "\n"
+
+
+def compared(found: Mapping[str, Any]) -> str:
+    """The accuracies of the defaults and of the best trial, in words; one where they are the same trial.
+
+    Args:
+        found: the record of a search with trials, the field `tuning` of run.json.
+    """
+    usual = f"{found['default']['top1']:.1%} with the defaults"
+    if found["best"]["trial"] == 0:
+        return usual if found["trials"] == 1 else f"{usual}, and no other trial was better"
+    return f"{usual}, {found['best']['top1']:.1%} with {found['changed']}"
 
 
 def described(settings: Mapping[str, Any], usual: Mapping[str, Any]) -> str:

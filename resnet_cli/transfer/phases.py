@@ -20,7 +20,7 @@ from resnet_cli.engines.base import Engine
 from resnet_cli.engines.frozen import converted, engine_for
 from resnet_cli.networks.classifier import boundary_model, feature_model, freeze_batch_norm, prefix_model
 from resnet_cli.networks.weights import named_variables
-from resnet_cli.progress import GO_ON, Progress
+from resnet_cli.progress import GO_ON, Progress, how_many
 from resnet_cli.runs.folder import versions
 from resnet_cli.training.callbacks import SURE, is_perfect
 from resnet_cli.training.checkpoints import Stage
@@ -250,7 +250,7 @@ def transfer(
     for name, variable in named_variables(model).items():
         variable.assign(before[name])
     progress.warn(
-        f"{len(tail.history)} epochs of fine-tuning gained nothing in validation ({_figures(tail)}; the head:"
+        f"{how_many(len(tail.history), 'epoch')} of fine-tuning gained nothing in validation ({_figures(tail)}; the head:"
         f" {_figures(head)}): the head alone was kept"
     )
     return TransferResult(head, tail, "head", ended)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from resnet_cli.engines.base import Engine, good_batch
 from resnet_cli.errors import ResnetError
-from resnet_cli.progress import GO_ON, Progress, how_long, stop_if_asked
+from resnet_cli.progress import GO_ON, Progress, how_long, how_many, stop_if_asked
 from resnet_cli.runs.folder import drop_checkpoint
 from resnet_cli.training.config import FinetuneConfig
 from resnet_cli.training.pace import MARGIN, measure_pace
@@ -168,7 +168,7 @@ def choose_epochs(limit: Limit, second: Tail, views: int, progress: Progress) ->
     pace = measure_pace(second.model, second.stream, second.held_out, second.recipe, limit.seconds, progress, hint=GO_ON)
     epochs = min(second.recipe.epochs, pace.epochs_within(limit.seconds * MARGIN - limit.spent(), steps))
     if epochs:
-        limit.plan(f"{views} views and {epochs} epochs", pace.seconds_of(epochs, steps))
+        limit.plan(f"{views} views and {how_many(epochs, 'epoch')}", pace.seconds_of(epochs, steps))
     else:
         progress.warn(
             f"--time-limit {how_long(limit.seconds)} leaves no time to fine-tune: one epoch takes"
