@@ -17,7 +17,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from resnet_cli.errors import Interrupted, ResnetError
 from resnet_cli.files import digest
@@ -29,6 +28,8 @@ _STALLED = 30.0  # seconds without a byte after which a download is aborted
 
 def answers(url: str) -> bool:
     """Whether the host, or the proxy for it, accepts a connection. Runs in a thread, as a name lookup can hang."""
+    from urllib.request import getproxies, proxy_bypass  # with http and ssl, which no command needs at its start
+
     target = urlsplit(url)
     proxy = getproxies().get(target.scheme)
     if proxy and not proxy_bypass(target.hostname or ""):

@@ -209,7 +209,7 @@ class Interruptible:
         self._inner.unsaved()
 
 
-class Muted:
+class Muted(Silent):
     """The progress of a part of the work that may be stopped: its bars are shown, its lines, notices and warnings are not.
 
     Args:
@@ -219,20 +219,10 @@ class Muted:
 
     def __init__(self, inner: Progress, is_over: Callable[[], bool]) -> None:
         self._inner, self._is_over = inner, is_over
-        self.warnings: list[str] = []
 
     def start(self, title: str, total: int | None) -> Task:
         """See `Progress`."""
         return self._inner.start(title, total)
-
-    def line(self, text: str) -> None:
-        """See `Progress`."""
-
-    def notice(self, text: str) -> None:
-        """See `Progress`."""
-
-    def warn(self, text: str) -> None:
-        """See `Progress`."""
 
     def stop_signal(self) -> int:
         """See `Progress`."""

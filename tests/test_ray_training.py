@@ -11,6 +11,7 @@ import pytest
 from conftest import MakeDataset, RunCli
 from test_devices import assert_equal_runs
 
+from resnet_cli.errors import ResnetError
 from resnet_cli.jobs.launch import is_worth_a_restart
 from resnet_cli.jobs.start import LAUNCH, Place, begin_run, is_of_launch, let_go
 
@@ -65,6 +66,23 @@ def test_a_process_that_refuses_to_begin_is_not_started_again(tmp_path: Path, mo
     begin_run(Place(run), {"epochs": 3}, "resnet train fruit")
     let_go()
     assert [is_worth_a_restart(code, run, "now") for code in (0, 1, 137)] == [False, True, True]
+
+
+def test_a_table_of_labels_is_relative_to_its_own_folder_on_ray_too(
+    tiny_dataset: Path, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def launch(address: str, words: list[str], *others: object) -> None:
+        raise ResnetError(f"{address} gets {' '.join(words[:3])}")
+
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setattr("resnet_cli.cli.train.launch", launch)
+    rows = [f"{path.relative_to(tiny_dataset)},{path.parent.name}" for path in sorted(tiny_dataset.glob("*/*.png"))]
+    table = tiny_dataset / "labels.csv"
+    table.write_text("\n".join(["path,label", *rows]))
+    arguments = ("train", "--labels", table, "--arch", "resnet8", "--ray", "local")
+    monkeypatch.setattr(sys, "argv", ["resnet", *map(str, arguments)])
+    assert run_cli(*arguments).stderr.endswith(f"error: local gets train --labels {table}\n")
 
 
 def test_without_ray_there_is_one_sentence(tiny_dataset: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:

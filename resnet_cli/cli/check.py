@@ -11,6 +11,7 @@ from resnet_cli.cli import console
 from resnet_cli.cli.options import DatasetFolder, Json, Labels, Quiet
 from resnet_cli.cli.reporter import Reporter
 from resnet_cli.jobs.environment import dataset_folder
+from resnet_cli.progress import how_many
 
 if TYPE_CHECKING:
     from resnet_cli.data.check import Inspection, Problem
@@ -106,7 +107,7 @@ def _print(found: Inspection) -> None:
     if not found.problems:
         console.out.print("\n[green]no problems found[/]")
     else:
-        console.out.print(f"\n{_counted(errors, 'error')}, {_counted(warnings, 'warning')}")
+        console.out.print(f"\n{how_many(errors, 'error')}, {how_many(warnings, 'warning')}")
 
 
 def _print_kind(kind: str, problems: list[Problem], advice: str) -> None:
@@ -131,7 +132,3 @@ def _table(found: Inspection) -> Table:
     table.add_section()
     table.add_row("all", *(str(sum(counts.values())) for counts in found.counts.values()))
     return table
-
-
-def _counted(count: int, word: str) -> str:
-    return f"{count} {word}{'' if count == 1 else 's'}"

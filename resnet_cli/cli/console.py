@@ -23,7 +23,6 @@ from resnet_cli.data.contents import kind_of
 from resnet_cli.data.threads import PAUSE, Pause
 from resnet_cli.errors import ResnetError
 from resnet_cli.progress import how_long, how_many
-from resnet_cli.training.tuning import compared
 
 _CHUNK = 1 << 16  # most bytes of stdin in one read
 _AHEAD = 16  # chunks
@@ -271,7 +270,7 @@ def _print_result(result: dict[str, Any]) -> None:
     elif result.get("fine_tuning") == "stopped early":
         out.print(f"fine-tuning: stopped after {how_many(result['fine_tuning_epochs'], 'epoch')} without further gain")
     if warnings := len(result["warnings"]):
-        out.print(f"[yellow]{warnings} {'warning' if warnings == 1 else 'warnings'}[/], see above or the report")
+        out.print(f"[yellow]{how_many(warnings, 'warning')}[/], see above or the report")
     run = shlex.quote(result["run"])
     out.print(f"run {escape(result['run'])}  ({how_long(result['seconds'])}), report: report.html in it")
     out.print(
@@ -295,6 +294,8 @@ def _print_folds(found: dict[str, Any]) -> None:
 
 def _print_tuning(found: dict[str, Any]) -> None:
     """Print the result of a search for settings."""
+    from resnet_cli.training.tuning import compared  # and with it all recipes, which `resnet --help` does not need
+
     trials = how_many(found["trials"], "trial")
     of = "the head" if found["phase"] == "head" else "the network"
     out.print(

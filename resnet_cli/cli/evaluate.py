@@ -10,6 +10,7 @@ from resnet_cli.cli import console
 from resnet_cli.cli.options import Engine, Input, Json, Labels, Quiet, Ray, RunFolders, Views, dataset_path
 from resnet_cli.cli.reporter import Reporter
 from resnet_cli.data.scoring import SplitName
+from resnet_cli.progress import how_many
 
 if TYPE_CHECKING:
     from resnet_cli.inference.metrics import Evaluation
@@ -178,7 +179,7 @@ def _print_tables(evaluation: "Evaluation", title: str) -> None:
     console.out.print(table)
     _print_confusion(evaluation)
     low, high = evaluation.top1_interval
-    images = "1 image" if evaluation.count == 1 else f"{evaluation.count} images"
+    images = how_many(evaluation.count, "image")
     top5 = f"  top-5 {evaluation.top5:.1%}" if evaluation.top5 is not None else ""
     console.out.print(
         f"[bold]top-1 {evaluation.top1:.1%}[/]  (95 % interval {low:.1%} to {high:.1%}, {images}){top5}"

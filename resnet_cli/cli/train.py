@@ -16,7 +16,7 @@ from resnet_cli.errors import ResnetError
 from resnet_cli.jobs.cluster import find_cluster, is_child, join, require_together, run_child, together
 from resnet_cli.jobs.environment import dataset_folder, tensorflow_import
 from resnet_cli.jobs.launch import launch, require_ray
-from resnet_cli.jobs.plan import plan_training
+from resnet_cli.jobs.plan import TrainPlan, plan_training
 from resnet_cli.jobs.start import TrainRequest, let_go
 from resnet_cli.networks.catalogue import find_network
 from resnet_cli.runs.folder import load_run
@@ -98,8 +98,7 @@ def _run(request: TrainRequest, config: TrainConfig, quiet: bool, json: bool) ->
     if cluster is not None:
         join(cluster, _end)
     with together():
-        request = replace(request, dataset=dataset_folder(request.dataset, reporter, request.labels))
-        plan = plan_training(request, config, reporter)
+        plan = _plan(request, config, reporter)
         with tensorflow_import():
             from resnet_cli.jobs.train import run_training
 
@@ -109,11 +108,16 @@ def _run(request: TrainRequest, config: TrainConfig, quiet: bool, json: bool) ->
         print_training(result, request.lr_find == "plot", json)
 
 
+def _plan(request: TrainRequest, config: TrainConfig, reporter: Reporter) -> TrainPlan:
+    folder = dataset_folder(request.dataset, reporter, request.labels)
+    return plan_training(replace(request, dataset=folder), config, reporter)
+
+
 def _launch(address: str, request: TrainRequest, config: TrainConfig, quiet: bool, json: bool) -> None:
     """Start the same command on a Ray cluster, and print what its first process prints."""
     require_ray(request)
     reporter = Reporter(quiet or json)
-    plan = plan_training(replace(request, dataset=dataset_folder(request.dataset, reporter)), config, reporter)
+    plan = _plan(request, config, reporter)
     let_go()  # of a run that is resumed: its first process holds it
     words = sys.argv[1:]
     place = next(index for index, word in enumerate(words) if word == "--ray" or word.startswith("--ray="))

@@ -237,11 +237,12 @@ def _cut(items: Iterator[Any]) -> Iterator[list[Any]]:
         yield chunk
 
 
-def _hash(pieces: Iterable[str]) -> str:
-    digest = hashlib.sha256()
+def _hash(pieces: Iterable[str], digest: Any = None) -> str:
+    """SHA-256 of pieces of text, hexadecimal; of those after earlier ones, if their digest is given."""
+    digest = digest or hashlib.sha256()
     for piece in pieces:
         digest.update(piece.encode(errors="surrogateescape") + b"\0")
-    return digest.hexdigest()
+    return str(digest.hexdigest())
 
 
 def fingerprint_of(found: Input) -> str:
@@ -297,8 +298,7 @@ def write_list(folder: Place, found: Input) -> tuple[int, str]:
                 writer = writer or pyarrow.parquet.ParquetWriter(stream, table.schema, compression="zstd")
                 writer.write_table(table, row_group_size=CHUNK)
                 count += len(names)
-                for name in names:
-                    digest.update(name.encode(errors="surrogateescape") + b"\0")
+                _hash(names, digest)
             if writer is not None:
                 writer.close()
     return count, found.fingerprint or digest.hexdigest()

@@ -19,12 +19,11 @@ from resnet_cli.data.dataset import IMBALANCE, SMALL_CLASS, Sample, Survey, faul
 from resnet_cli.data.decode import Header, Pixels, decode, read_header
 from resnet_cli.data.folders import MISSING, LeftOut
 from resnet_cli.data.labels import survey_labels
-from resnet_cli.data.layout import counted
 from resnet_cli.data.split import alike, indivisible, is_divided
 from resnet_cli.data.threads import map_in_order
 from resnet_cli.data.warnings import TWELVE_BITS, dark_sixteen_bit, mirror_sensitive
 from resnet_cli.errors import ResnetError
-from resnet_cli.progress import Progress
+from resnet_cli.progress import Progress, how_many
 
 _SIDE = 16  # pixels of the small grey image that is compared
 _BANDS = 4  # parts of the 64 bits; two images that differ in 3 bits share at least one part
@@ -300,7 +299,8 @@ def _about_left_out(file: LeftOut) -> Problem:
 
 def _hidden(found: Survey) -> Iterator[Problem]:
     for each in found.all_hidden_folders:
-        yield Problem("hidden-folder", each.path, f"{counted(each.images)} in a hidden folder, which is skipped", "warning")
+        what = f"{how_many(each.images, 'image')} in a hidden folder, which is skipped"
+        yield Problem("hidden-folder", each.path, what, "warning")
 
 
 def _about_classes(found: Survey) -> Iterator[Problem]:
@@ -333,7 +333,7 @@ def _sizes(found: Survey, good: list[_Place]) -> Iterator[Problem]:
     filled = {name: count for name, count in counts.items() if found.classes[found.main][name].images}
     for name, count in filled.items():
         if count < SMALL_CLASS:
-            readable = f"{count} readable {'image' if count == 1 else 'images'}"
+            readable = how_many(count, "readable image")
             yield Problem("small-class", found.place(found.main, name), readable, "warning")
     if filled:
         largest, smallest = max(filled, key=filled.__getitem__), min(filled, key=filled.__getitem__)

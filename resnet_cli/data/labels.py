@@ -14,7 +14,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
@@ -25,6 +25,7 @@ from resnet_cli.data.dataset import Dataset, LabelsFile, Survey, require_folder,
 from resnet_cli.data.folders import EXTENSIONS, MISSING, LeftOut, Listing, meant, printable, why_no_image, wrong_name
 from resnet_cli.data.layout import Fault, some_names, split_of
 from resnet_cli.errors import ResnetError
+from resnet_cli.progress import how_many
 
 ENDINGS = (".csv", ".tsv", ".parquet", ".jsonl")
 NO_LABEL = "its label is empty"
@@ -136,8 +137,7 @@ def _of_csv(file: Path, content: bytes) -> Columns:
     width = len(header)
     for number, row in zip(rows, table, strict=True):
         if len(row) != width and (len(row) < width or any(row[width:])):
-            cells = f"{len(row)} cell{'' if len(row) == 1 else 's'}"
-            message = f"{file}, row {number}, has {cells}, and the first row {width}"
+            message = f"{file}, row {number}, has {how_many(len(row), 'cell')}, and the first row {width}"
             raise ResnetError(message, f"put text that holds a {delimiter!r} in quotes")
     return [list(map(itemgetter(index), table)) for index in where], rows
 
@@ -264,11 +264,9 @@ def _of_folder(folder: str, wanted: list[tuple[str, str]]) -> Iterator[tuple[str
         names |= {normalize("NFC", name), normalize("NFD", name)}
     there, absent, real = {}, MISSING, ""
     try:
-        with os.scandir(folder) as listed:
+        with suppress(FileNotFoundError, NotADirectoryError, ValueError), os.scandir(folder) as listed:  # or a zero byte
             there = {entry.name: entry for entry in listed if entry.name in names}
-        real = os.path.join(os.path.realpath(folder), "")  # noqa: PTH118
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # or a zero byte in its name
-        pass
+            real = os.path.join(os.path.realpath(folder), "")  # noqa: PTH118
     except OSError as error:
         absent = f"its folder cannot be read: {error.strerror}"
     for raw, name in wanted:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from resnet_cli.data.folders import LeftOut, count_images, folder_names, list_folder
 from resnet_cli.errors import ResnetError
+from resnet_cli.progress import how_many
 
 _WORDS = {
     **dict.fromkeys(("train", "training", "trn"), "train"),
@@ -59,11 +60,6 @@ def says_nothing(name: str) -> bool:
 def is_unlabelled(name: str) -> bool:
     """Whether a name marks unlabelled images, such as `seg_pred`."""
     return not _UNLABELLED.isdisjoint(words_of(name))
-
-
-def counted(count: int) -> str:
-    """A count in words, such as "1 image" or "12 images"."""
-    return f"{count} image{'' if count == 1 else 's'}"
 
 
 AMBIGUOUS = ("beside-train", "split-or-class", "two-splits")  # faults that leave open which folders are class folders
@@ -251,11 +247,11 @@ def _beside(folders: list[Path], splits: dict[str, _Named]) -> tuple[list[LeftOu
     for folder in folders:
         told, count = split_of(folder.name), count_images(folder)
         if told and told[1] and told[0] != "train":
-            left_out.append(LeftOut(folder, f"{counted(count)} in no class folder"))
+            left_out.append(LeftOut(folder, f"{how_many(count, 'image')} in no class folder"))
         elif count and not is_unlabelled(folder.name):
             refused.append((folder, count))
         else:
-            left_out.append(LeftOut(folder, f"{counted(count)} {beside}" if count else beside))
+            left_out.append(LeftOut(folder, f"{how_many(count, 'image')} {beside}" if count else beside))
     return left_out, refused
 
 
@@ -263,7 +259,7 @@ def _beside_train(top: Path, splits: dict[str, _Named], refused: list[tuple[Path
     split = (splits.get("train") or next(iter(splits.values()))).path
     names, count = some_names([folder.name for folder, _ in refused]), sum(count for _, count in refused)
     them = "them" if len(refused) > 1 else "it"
-    message = f"{top} has {names} with {counted(count)} beside {split.name}, which holds folders of its own"
+    message = f"{top} has {names} with {how_many(count, 'image')} beside {split.name}, which holds folders of its own"
     hint = f"rename {split.name} if it is a class; otherwise move {names} into it as classes, or move {them} out of {top}"
     return Fault("beside-train", top, message, hint)
 
@@ -278,7 +274,9 @@ def _split_or_class(top: Path, named: list[_Named], folders: list[Path]) -> list
     called, others = some_names(list(counts)), some_names(sorted(names - set(counts)))
     beside = f" beside {others}" if others else ""
     kinds = ("a split", "a class") if len(counts) == 1 else ("splits", "classes")
-    message = f"{top} has {called} with {counted(sum(counts.values()))}{beside}: {kinds[0]} by name, {kinds[1]} by place"
+    message = (
+        f"{top} has {called} with {how_many(sum(counts.values()), 'image')}{beside}: {kinds[0]} by name, {kinds[1]} by place"
+    )
     move = (
         f"move {others} into a new folder {top / 'train'}" if others else "make folders train and test that hold class folders"
     )

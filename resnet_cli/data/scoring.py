@@ -32,6 +32,7 @@ from resnet_cli.data.layout import AMBIGUOUS, some_names
 from resnet_cli.data.storage import PARQUET, Place, Sources, find_place
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import at_home
+from resnet_cli.progress import how_many
 from resnet_cli.runs.folder import Run, SplitRow, read_splits
 
 SplitName = Literal["val", "test", "train"]
@@ -285,7 +286,7 @@ def _hash(text: str) -> int:
 
 
 def _trained_note(count: int, who: str) -> str:
-    return f"{count} image{'' if count == 1 else 's'} that {who} trained on {'is' if count == 1 else 'are'} not scored"
+    return f"{how_many(count, 'image')} that {who} trained on {'is' if count == 1 else 'are'} not scored"
 
 
 def unreadable_note(left_out: Sequence[LeftOut]) -> str:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from resnet_cli.data.dataset import Dataset, Sample
 from resnet_cli.data.folders import OWN_FILES, LeftOut
-from resnet_cli.data.layout import counted, some_names, words_of
+from resnet_cli.data.layout import some_names, words_of
 from resnet_cli.data.threads import map_in_order
+from resnet_cli.progress import how_many
 
 _LOOKED_AT = 24  # images of a class whose headers are read
 TWELVE_BITS = 4095  # the largest value of 12 bits; 16 bits go to 65535
@@ -69,7 +70,7 @@ def _about_hidden(dataset: Dataset) -> list[str]:
     folders = dataset.hidden_folders
     if not folders:
         return []
-    named = some_names([f"{each.path} ({counted(each.images)})" for each in folders])
+    named = some_names([f"{each.path} ({how_many(each.images, 'image')})" for each in folders])
     which = "the hidden folder" if len(folders) == 1 else f"{len(folders)} hidden folders:"
     return [f"skipped {which} {named}: rename it without the dot to use its images"]
 
@@ -95,7 +96,9 @@ def _about_leaks(dataset: Dataset) -> Iterator[str]:
             pairs[split, held] += [(sample, by_split[split]) for which, sample in group if which == held]
     for (split, held), copies in sorted(pairs.items()):
         examples = [f"{sample.path} of {original.path}" for sample, original in copies[:2]]
-        are = f"{counted(len(copies))} in {held} {'is a copy' if len(copies) == 1 else 'are copies'} of {split} images"
+        are = (
+            f"{how_many(len(copies), 'image')} in {held} {'is a copy' if len(copies) == 1 else 'are copies'} of {split} images"
+        )
         yield f"{are}, so the {held} figures are too good: {_listed(examples, len(copies))}"
 
 

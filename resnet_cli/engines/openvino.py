@@ -22,6 +22,7 @@ from resnet_cli.data.threads import Pause
 from resnet_cli.engines.base import Images, Outputs, in_half
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import unfinished
+from resnet_cli.runs.folder import is_older
 
 _KEPT = 64  # models in the cache; the oldest entries are deleted first
 
@@ -74,7 +75,7 @@ def import_openvino() -> Any:
     except ImportError as error:
         raise ResnetError(f"OpenVINO cannot be imported ({error})", mend) from error
     found = openvino.__version__.split("-")[0]
-    if _numbers(found) < _numbers(OLDEST):
+    if is_older(found, OLDEST):
         raise ResnetError(f"OpenVINO {found} is too old: at least {OLDEST} is needed", mend)
     return openvino
 
@@ -86,10 +87,6 @@ def usual_precision() -> str:
 
 def _short(kind: Any) -> str:
     return "bf16" if "bfloat16" in str(kind) else "f16" if "float16" in str(kind) else "f32"
-
-
-def _numbers(version: str) -> list[int]:
-    return [int(part) for part in version.split(".") if part.isdecimal()]
 
 
 def convert(keras_model: Any) -> Any:

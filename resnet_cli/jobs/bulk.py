@@ -49,7 +49,7 @@ from resnet_cli.jobs.evaluate import Evaluated, EvaluateRequest
 from resnet_cli.jobs.measure import Measured
 from resnet_cli.jobs.predict import Ready, classifiers_for, load_runs, run_classifier
 from resnet_cli.jobs.ray_cluster import Cluster, connect, import_ray
-from resnet_cli.progress import Progress, how_long, stop_if_asked
+from resnet_cli.progress import Progress, how_long, how_many, stop_if_asked
 
 _TOLD_EVERY = 60  # seconds between lines of progress
 AGAIN = "type the same command again to continue where it stopped"
@@ -275,9 +275,9 @@ def _run(work: Work, todo: Sequence[int], cluster: Cluster, progress: Progress) 
     number = actors(cluster, work.engine)
     forget_attempts(work.output)
     done, errors = total - left, 0
-    what = f"{number} {'actor' if number == 1 else 'actors'}" + (" on GPUs" if work.engine == "keras" and cluster.gpus else "")
-    blocks = "1 block" if len(todo) == 1 else f"{len(todo)} blocks"
-    progress.line(f"classifying {left:,} of {total:,} image{'' if total == 1 else 's'} in {blocks}, {what}")
+    what = how_many(number, "actor") + (" on GPUs" if work.engine == "keras" and cluster.gpus else "")
+    images, blocks = f"{total:,} image{'' if total == 1 else 's'}", how_many(len(todo), "block")
+    progress.line(f"classifying {left:,} of {images} in {blocks}, {what}")
     task = progress.start("predicting", total)
     task.advance(done)
     began = told = time.monotonic()

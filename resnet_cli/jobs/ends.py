@@ -34,6 +34,7 @@ from resnet_cli.jobs.plan import FinetunePlan
 from resnet_cli.jobs.record import split_rows, warn_of_left_out
 from resnet_cli.jobs.start import begun_with, remember
 from resnet_cli.networks.catalogue import ClassifierSpec
+from resnet_cli.networks.classifier import build_logits, load_backbone
 from resnet_cli.progress import Progress
 from resnet_cli.reports.curves import draw_curves, write_rate_curve
 from resnet_cli.runs.folder import write_metrics_csv, write_splits
@@ -165,6 +166,13 @@ def read_to_finetune(plan: FinetunePlan, progress: Progress) -> tuple[ImageSet, 
         limit = MEMORY_LIMIT if plan.config.unfreeze == "all" else 0
         return read_splits_for_training(plan.dataset, plan.geometry, how, progress, strict, limit)
     return splits_to_read_later(plan.dataset, plan.geometry, how)
+
+
+def pretrained(plan: FinetunePlan) -> keras.Model:
+    """The network with its pretrained backbone and a new head, images to logits."""
+    model = build_logits(plan.spec)
+    load_backbone(model, plan.spec.network, plan.source)
+    return model
 
 
 def _can_be_tested(dataset: Dataset, held_out: ImageSet) -> bool:

@@ -4,13 +4,12 @@ import time
 from dataclasses import asdict, replace
 from typing import Any
 
-import keras
-
 from resnet_cli.engines.frozen import require_convertible
 from resnet_cli.jobs.ends import (
     Untrained,
     as_read,
     found_rate,
+    pretrained,
     read_to_finetune,
     search_once,
     search_record,
@@ -22,7 +21,6 @@ from resnet_cli.jobs.record import result_record, run_record, warn_of_figures, w
 from resnet_cli.jobs.report import write_measured
 from resnet_cli.jobs.start import PRECISION, begin_run, begun_by, tell_other_precision
 from resnet_cli.jobs.tune import tune
-from resnet_cli.networks.classifier import build_logits, load_backbone
 from resnet_cli.networks.precision import prepare
 from resnet_cli.progress import Progress
 from resnet_cli.runs.folder import Run, drop_checkpoint, finish_run
@@ -37,7 +35,7 @@ def run_finetune(plan: FinetunePlan, progress: Progress) -> dict[str, Any]:
     require_convertible(plan.config.engine)
     precision = prepare(plan.config.seed)
     images = None if request.tune else read_to_finetune(plan, progress)
-    model = None if request.tune else _pretrained(plan)
+    model = None if request.tune else pretrained(plan)
     if request.resume:
         tell_other_precision(folder, precision, progress)
     else:
@@ -47,7 +45,7 @@ def run_finetune(plan: FinetunePlan, progress: Progress) -> dict[str, Any]:
         prepare(plan.config.seed)
     config, dataset, source, spec = plan.config, plan.dataset, plan.source, plan.spec
     network, (training, held_out) = spec.network, images or read_to_finetune(plan, progress)
-    model = model or _pretrained(plan)
+    model = model or pretrained(plan)
     command, earlier = begun_by(folder)
     kept = kept_in_cache("features") if config.cache else None
     room = None if config.cache_limit is None else int(config.cache_limit * 1e9)
@@ -84,10 +82,3 @@ def run_finetune(plan: FinetunePlan, progress: Progress) -> dict[str, Any]:
     write_measured(folder, list(measured.values())[-1], [Run(folder, record)], progress)
     finish_run(folder, record)
     return summary
-
-
-def _pretrained(plan: FinetunePlan) -> keras.Model:
-    """The network with its pretrained backbone and a new head."""
-    model = build_logits(plan.spec)
-    load_backbone(model, plan.spec.network, plan.source)
-    return model

@@ -23,6 +23,7 @@ from resnet_cli.data.threads import workers
 from resnet_cli.errors import ResnetError
 from resnet_cli.jobs.cluster import require_address
 from resnet_cli.jobs.environment import without_chatter
+from resnet_cli.runs.folder import is_older
 
 LOCAL = "local"
 INSTALL = "pip install 'resnet-cli[ray]'"
@@ -84,7 +85,7 @@ def import_ray() -> Any:
         found = importlib.metadata.version("ray")
     except importlib.metadata.PackageNotFoundError as error:
         raise ResnetError("--ray needs the package ray", INSTALL) from error
-    if _numbers(found) < _numbers(_OLDEST):
+    if is_older(found, _OLDEST):
         raise ResnetError(
             f"Ray {found} is too old: at least {_OLDEST} is needed", f"pip install -U 'ray[data,train]>={_OLDEST}'"
         )
@@ -93,10 +94,6 @@ def import_ray() -> Any:
     except ImportError as error:
         raise ResnetError(f"Ray cannot be imported ({error})", INSTALL) from error
     return ray
-
-
-def _numbers(version: str) -> list[int]:
-    return [int(part) for part in version.split(".") if part.isdecimal()]
 
 
 @contextmanager

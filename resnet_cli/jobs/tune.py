@@ -25,11 +25,11 @@ from resnet_cli.data.split import stratified_folds
 from resnet_cli.engines.frozen import engine_for
 from resnet_cli.errors import Interrupted, ResnetError
 from resnet_cli.files import write_text
-from resnet_cli.jobs.ends import read_to_finetune
+from resnet_cli.jobs.ends import pretrained, read_to_finetune
 from resnet_cli.jobs.environment import kept_in_cache
 from resnet_cli.jobs.plan import FinetunePlan, sizes_to_search
 from resnet_cli.jobs.start import begun_with, remember
-from resnet_cli.networks.classifier import build_logits, feature_model, load_backbone
+from resnet_cli.networks.classifier import feature_model
 from resnet_cli.networks.precision import prepare
 from resnet_cli.progress import GO_ON, Muted, Progress, how_long, how_many
 from resnet_cli.training.callbacks import Diverged, is_perfect
@@ -268,10 +268,7 @@ class _Search:
 
     def _model(self, config: FinetuneConfig, size: int) -> keras.Model:
         prepare(config.seed)  # as the run itself begins
-        spec = _with(self._plan, config, size).spec
-        model = build_logits(spec)
-        load_backbone(model, spec.network, self._plan.source)
-        return model
+        return pretrained(_with(self._plan, config, size))
 
     def _material(self, plan: FinetunePlan) -> Material:
         """Images and folders of some settings; those of the defaults share the run's own store."""

@@ -127,8 +127,7 @@ class Checkpoint:
     @property
     def on_hub(self) -> Repository:
         """Where its files are."""
-        hint = f"nearest names: {', '.join(nearest(self.name))}; `resnet models --weights` lists them"
-        return Repository(self.name, self.repository, self.revision, hint, self.name in CHECKPOINTS)
+        return Repository(self.name, self.repository, self.revision, _hint(self.name), self.name in CHECKPOINTS)
 
 
 def _listed() -> Iterator[Checkpoint]:
@@ -187,8 +186,12 @@ def find_checkpoint(words: str) -> Checkpoint:
 def _raise_impossible(words: str, why: str, name: str) -> NoReturn:
     raise ResnetError(
         f"{' '.join(words.split())[:200]} cannot be published weights: {why}",
-        f"nearest names: {', '.join(nearest(name[:32]))}; `resnet models --weights` lists them",
+        _hint(name[:32]),
     )
+
+
+def _hint(name: str) -> str:
+    return f"nearest names: {', '.join(nearest(name))}; `resnet models --weights` lists them"
 
 
 def nearest(name: str) -> list[str]:

@@ -38,6 +38,12 @@ def versions() -> dict[str, str]:
     return found
 
 
+def is_older(found: str, wanted: str) -> bool:
+    """Whether a version such as "2026.4.1" is older than another one; what is not a number in it does not count."""
+    mine, least = ([int(part) for part in version.split(".") if part.isdecimal()] for version in (found, wanted))
+    return mine < least
+
+
 FORMAT = 1
 RUNS = Path("runs")
 EXPORT_RECORD = "export.json"  # of an OpenVINO export: its run's record without paths
