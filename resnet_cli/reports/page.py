@@ -212,7 +212,11 @@ def _training_plots(report: Report) -> list[str]:
         return []
     ordered = [record for phase in phases for record in report.history if record.stage == phase]
     kept = [place for place, record in enumerate(ordered, 1) if (record.stage, record.epoch) == report.best]
-    mark = (float(kept[0]), f"kept: epoch {ordered[kept[0] - 1].epoch}") if kept else None
+    mark = None
+    if kept:
+        best = ordered[kept[0] - 1]
+        phase = f" of the {_PHASES.get(best.stage, best.stage)}" if len(phases) > 1 else ""
+        mark = (float(kept[0]), f"kept: epoch {best.epoch}{phase}")
 
     def lines(figure: str) -> Iterable[Line]:
         for tone, phase in enumerate(phases):
