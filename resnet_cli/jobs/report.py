@@ -129,7 +129,9 @@ def _shown(measured: Measured, i: int, classifier: Explainable | None) -> Shown:
     rows, classes = measured.rows, measured.scored.classes
     own, true = rows.probabilities[i], int(rows.labels[i])
     guess = int(own.argmax())
-    shown = Shown(rows.samples[i].path, classes[true], classes[guess], float(own[guess]), float(own[true]))
+    path, root = rows.samples[i].path, measured.scored.root
+    name = str(path.relative_to(root)) if path.is_relative_to(root) else ""
+    shown = Shown(path, classes[true], classes[guess], float(own[guess]), float(own[true]), name=name)
     if classifier is None:
         return shown
     try:

@@ -38,6 +38,7 @@ class Shown:
         true_probability: of the true class, 0..1.
         heat: evidence for the predicted class, RGBA; None without a map.
         box: the part of the image that the map covers: left, top, right, bottom, shares of its sides.
+        name: text below the image, such as its path in the data set; "" for its whole path.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class Shown:
     true_probability: float
     heat: Image.Image | None = None
     box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+    name: str = ""
 
 
 @dataclass(frozen=True)
