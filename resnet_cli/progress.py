@@ -90,8 +90,10 @@ def how_long(seconds: float) -> str:
 
 
 def how_many(count: int, word: str) -> str:
-    """A count in words, such as "1 epoch" or "12 epochs"."""
-    return f"{count} {word}{'' if count == 1 else 's'}"
+    """A count in words, such as "1 epoch", "12 epochs", "2 classes" or "1,200 entries"."""
+    if count != 1:
+        word = f"{word[:-1]}ies" if word.endswith("ry") else f"{word}es" if word.endswith("s") else f"{word}s"
+    return f"{count:,} {word}"
 
 
 class _SilentTask:

@@ -445,7 +445,10 @@ USAGE = [
     (("predict",), "give images"),
     (("evaluate", "--input", "x"), "--input is for --ray"),
     (("evaluate", "--ray", "local", "--input", "x"), "--ray needs --input and --output"),
-    (("evaluate", "x", "--ray", "local", "--input", "x", "--output", "y"), "leave DATASET, --labels and --allow-changed out"),
+    (
+        ("evaluate", "x", "--ray", "local", "--input", "x", "--output", "y"),
+        "leave DATASET, --labels, --allow-changed and --coverage out",
+    ),
     (("evaluate", "--ray", "local", "--input", "x", "--output", "s3://b/y"), "--output of evaluate is a folder"),
 ]
 

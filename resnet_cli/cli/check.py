@@ -94,9 +94,9 @@ def check(
 def _print(found: Inspection) -> None:
     if found.classes:
         console.out.print(_table(found))
-    words = f"{found.images} images in {len(found.classes)} {'class' if len(found.classes) == 1 else 'classes'}"
+    words = f"{how_many(found.images, 'image')} in {how_many(len(found.classes), 'class')}"
     if found.passed_over:
-        words += f"; {found.passed_over} hidden files and folders skipped"
+        words += f"; skipped {how_many(found.passed_over, 'hidden entry')}"
     console.out.print(words)
     for kind, advice in _ADVICE.items():
         problems = [problem for problem in found.problems if problem.kind == kind]

@@ -246,17 +246,17 @@ def _print_result(result: dict[str, Any]) -> None:
         table.add_row(escape(each["class"]), str(each["count"]), f"{each['recall']:.1%}" if each["count"] else "-")
     out.print(table)
     if left := len(headline["classes"]) - len(classes):
-        out.print(f"and {left} more classes in the report")
+        out.print(f"and {how_many(left, 'more class')} in the report")
     out.print(
         f"[bold]{kind_of(split)} accuracy {headline['top1']:.1%}[/]"
-        f"  (95 % interval {low:.1%} to {high:.1%}, {headline['count']} images)"
+        f"  (95 % interval {low:.1%} to {high:.1%}, {how_many(headline['count'], 'image')})"
     )
     if "folds" in result:
         _print_folds(result["folds"])
     if result.get("tuning", {}).get("trials"):
         _print_tuning(result["tuning"])
     if "test" in result and result["test"] != result["val"]:
-        out.print(f"validation accuracy {result['val']['top1']:.1%} ({result['val']['count']} images)")
+        out.print(f"validation accuracy {result['val']['top1']:.1%} ({how_many(result['val']['count'], 'image')})")
     kept = f"epoch {result['best_epoch']} of {result['epochs']}"
     if result.get("kept") == "tail":
         kept = f"{kept} (the head alone: {result['head_top1']:.1%})"
@@ -287,7 +287,7 @@ def _print_folds(found: dict[str, Any]) -> None:
     low, high = found["top1_interval"]
     out.print(
         f"cross-validated accuracy {found['mean']:.1%}, standard deviation over folds {found['sd']:.1%}"
-        f"  (all {found['count']} images: {found['top1']:.1%}, 95 % interval {low:.1%} to {high:.1%})"
+        f"  (all {how_many(found['count'], 'image')}: {found['top1']:.1%}, 95 % interval {low:.1%} to {high:.1%})"
     )
     out.print("cross-validated: the head on frozen features; fine-tuning is not repeated for each fold")
 
@@ -296,10 +296,10 @@ def _print_tuning(found: dict[str, Any]) -> None:
     """Print the result of a search for settings."""
     from resnet_cli.training.tuning import compared  # and with it all recipes, which `resnet --help` does not need
 
-    trials = how_many(found["trials"], "trial")
+    trials, images = how_many(found["trials"], "trial"), how_many(found["count"], "image")
     of = "the head" if found["phase"] == "head" else "the network"
     out.print(
-        f"tuning: {trials} in {how_long(found['seconds'])}; accuracy of {of} on {found['count']} images ({found['scored_on']}):"
+        f"tuning: {trials} in {how_long(found['seconds'])}; accuracy of {of} on {images} ({found['scored_on']}):"
         f" {escape(compared(found))}"
     )
     if found["trials"] > 1:

@@ -17,6 +17,7 @@ from resnet_cli.errors import ResnetError
 from resnet_cli.export.formats import FormatName
 from resnet_cli.export.quantizers import MAX_DROP, QUANTIZERS
 from resnet_cli.jobs.export import ExportRequest, require_possible, run_export
+from resnet_cli.progress import how_many
 
 if TYPE_CHECKING:
     from resnet_cli.data.decode import Geometry
@@ -117,4 +118,4 @@ def _print_sides(quantized: "Quantized") -> None:
     loss = f"loses {in_images(quantized.lost, count)}" if quantized.lost > 0 else "loses none of them"
     bound = f"--max-drop {quantized.max_drop:g} allows {in_images(quantized.allowed, count)}"
     console.out.print(f"int8 {loss}; {bound}")
-    console.out.print(f"calibrated on {quantized.calibration} training images; speed in batches of 16, in turns")
+    console.out.print(f"calibrated on {how_many(quantized.calibration, 'training image')}; speed in batches of 16, in turns")
