@@ -11,11 +11,12 @@ from typing import Any
 
 import typer
 from rich.padding import Padding
+from rich.table import Table
 from typer.core import TyperCommand, TyperGroup
 
 from resnet_cli import __version__
 from resnet_cli.cli import console
-from resnet_cli.cli.console import ReaderGone, Table, let_go_of_stdout, out, results_to_stdout
+from resnet_cli.cli.console import ReaderGone, let_go_of_stdout, out, results_to_stdout
 from resnet_cli.errors import ResnetError
 
 _WIDE = 100  # columns that help tables with the longest options need

@@ -102,14 +102,10 @@ def held_out(runs: Sequence[Run], split: SplitName | None = None, allow_changed:
     changed = {row for row, content in now.items() if row.content and content and content != row.content}
     kept = [row for row in untouched if allow_changed or row not in changed]
     if not kept:
-        kind = kind_of(chosen)
-        which = (
-            f"the only {kind} image of {root} has" if len(changed) == 1 else f"all {len(changed)} {kind} images of {root} have"
-        )
-        raise ResnetError(
-            f"{which} changed since training",
-            "put the data set back, or score them as they are with --allow-changed",
-        )
+        images = f"{kind_of(chosen)} image{'' if len(changed) == 1 else 's'} of {root}"
+        which = f"the only {images} has" if len(changed) == 1 else f"all {len(changed)} {images} have"
+        hint = "put the data set back, or score them as they are with --allow-changed"
+        raise ResnetError(f"{which} changed since training", hint)
     notes = []
     if taken := len(held) - len(untouched):
         are = "is" if taken == 1 else "are"

@@ -111,6 +111,7 @@ def run_export(request: ExportRequest, progress: Progress) -> FinishedExport:
     require_possible(request)
     run, name = _run_of(request, progress), request.format
     (find_quantizer if request.int8 else find_format)(name)
+    progress.line(f"exporting {run.name} as {name}{' in int8' if request.int8 else ''}, then checking what was written")
     with tensorflow_import():
         import keras
 
@@ -120,7 +121,6 @@ def run_export(request: ExportRequest, progress: Progress) -> FinishedExport:
     if keras.backend.backend() != "tensorflow":
         what = f"the converters read TensorFlow's graphs, and Keras runs on {keras.backend.backend()} in this process"
         raise ResnetError(what, "export in a process with KERAS_BACKEND=tensorflow, as `resnet export` does")
-    progress.line(f"exporting {run.name} as {name}{' in int8' if request.int8 else ''}, then checking what was written")
     most = 100 * MAX_DROP if request.max_drop is None else request.max_drop
     with without_chatter():
         quantized = export_int8(run, name, request.output, request.force, most) if request.int8 else None
