@@ -13,7 +13,7 @@ from resnet_cli.cli.options import Json
 from resnet_cli.cli.results import Column, print_table
 from resnet_cli.errors import ResnetError
 from resnet_cli.progress import how_many
-from resnet_cli.runs.folder import require_own_report
+from resnet_cli.reports import require_own_report
 
 if TYPE_CHECKING:
     from resnet_cli.jobs.compare import Row, Spread

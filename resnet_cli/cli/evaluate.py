@@ -7,11 +7,25 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resnet_cli.cli import console
-from resnet_cli.cli.options import Engine, Input, Json, Labels, Quiet, Ray, RunFolders, Views, dataset_path
+from resnet_cli.cli.options import (
+    Engine,
+    Input,
+    Json,
+    Labels,
+    NoReport,
+    Quiet,
+    Ray,
+    ReportFile,
+    RunFolders,
+    Views,
+    dataset_path,
+    report_page,
+)
 from resnet_cli.cli.reporter import Reporter
 from resnet_cli.cli.results import MANY_CLASSES, WORST, Column, columns_of, fits, print_table, worst_first
 from resnet_cli.data.scoring import SplitName
 from resnet_cli.progress import how_many
+from resnet_cli.reports import MISTAKES
 from resnet_cli.runs.folder import newest_run
 
 if TYPE_CHECKING:
@@ -45,15 +59,12 @@ AllowChanged = Annotated[
     bool, typer.Option("--allow-changed", help="Score held-out images whose content has changed since training.")
 ]
 Explain = Annotated[
-    int, typer.Option(min=0, max=24, help="Worst mistakes of the report with a heat map: where the predicted class is seen.")
+    int,
+    typer.Option(min=0, max=MISTAKES, help="Worst mistakes of the report with a heat map: where the predicted class is seen."),
 ]
 CoverageTable = Annotated[
     bool, typer.Option("--coverage", help="Print accuracy against the share of images answered, and thresholds for `predict`.")
 ]
-ReportFile = Annotated[
-    Path | None, typer.Option("--report", metavar="FILE", help="HTML report.  \\[default: report.html beside the CSV files]")
-]
-NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report.")]
 Strict = Annotated[bool, typer.Option("--strict", help="A damaged or changed image is an error.")]
 
 
@@ -69,7 +80,7 @@ def evaluate(
     allow_changed: AllowChanged = False,
     strict: Strict = False,
     coverage: CoverageTable = False,
-    explain: Explain = 24,
+    explain: Explain = MISTAKES,
     report: ReportFile = None,
     no_report: NoReport = False,
     json: Json = False,
@@ -93,14 +104,11 @@ def evaluate(
     if allow_changed and dataset is not None:
         raise typer.BadParameter("--allow-changed is for a run's held-out images: leave it out with a DATASET")
     _require_together(ray, input, output, dataset is not None or labels is not None or allow_changed or coverage)
-    if no_report and report is not None:
-        raise typer.BadParameter("--report and --no-report exclude each other")
+    page = report_page(report, no_report, explain)
     reporter = Reporter(quiet or json)
     reporter.line(f"evaluating {', '.join(map(str, run or [newest_run()]))}")
     from resnet_cli.jobs.evaluate import EvaluateRequest, run_evaluation
-    from resnet_cli.jobs.report import Page
 
-    page = Page(report, not no_report, explain)
     request = EvaluateRequest(run or (), dataset, split, int(views), engine, output, allow_changed, strict, labels, page)
     if ray is not None and input is not None:
         from resnet_cli.jobs.bulk import run_bulk_evaluation
@@ -197,7 +205,7 @@ def _print_classes(evaluation: "Evaluation", where: str) -> None:
         }
         for each in shown
     ]
-    caption = f"The {WORST} worst of {len(classes)} classes; all are in {where}." if many else ""
+    caption = f"The {WORST} worst of {how_many(len(classes), 'class')}; all are in {where}." if many else ""
     columns = columns_of(rows, ("images", "precision", "recall", "F1"), {"precision": 1, "F1": 2})
     print_table(columns, caption=caption, total=True)
 

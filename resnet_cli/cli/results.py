@@ -170,7 +170,9 @@ def _print_result(result: dict[str, Any]) -> None:
     if warnings := len(result["warnings"]):
         out.print(f"[yellow]{how_many(warnings, 'warning')}[/], see above or the report")
     run = shlex.quote(result["run"])
-    out.print(f"run {escape(result['run'])}  ({how_long(result['seconds'])}), report: report.html in it")
+    out.print(f"run {escape(result['run'])}  ({how_long(result['seconds'])})")
+    if result.get("report"):
+        out.print(f"report: {escape(result['report'])}")
     out.print(
         f"next: [bold]resnet predict image.jpg --run {escape(run)}[/]\n      [bold]resnet evaluate --run {escape(run)}[/]"
     )
@@ -186,7 +188,11 @@ def _print_classes(classes: Sequence[Mapping[str, Any]]) -> None:
         }
         for each in (worst_first(classes)[:WORST] if many else classes)
     ]
-    where = f"The {WORST} worst of {len(classes)} classes; all are in the report." if many else ""
+    where = (
+        f"The {WORST} worst of {how_many(len(classes), 'class')}; all are in the report, or in results of run.json."
+        if many
+        else ""
+    )
     print_table(columns_of(rows, ("images", "accuracy")), caption=where)
 
 
