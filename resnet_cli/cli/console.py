@@ -9,6 +9,7 @@ import json
 import os
 import queue
 import sys
+import textwrap
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
@@ -184,9 +185,21 @@ def escape(text: str) -> str:
 VERBOSE: ContextVar[bool] = ContextVar("verbose", default=False)  # whether --verbose was given to the command in progress
 
 
-def prose(console: Console, text: str) -> None:
-    """Print markup that a terminal breaks between words only: a path or a URL stays whole, to be clicked or copied."""
-    console.print(text, soft_wrap=not console.is_terminal, overflow="ignore", crop=False)
+def prose(console: Console, label: str, text: str) -> None:
+    """Print a label such as "warning:" and a text; a terminal shows it broken between words only.
+
+    A path or a URL stays whole, to be clicked or copied, and other programs get one line.
+    """
+    lines = f"{label} {text}".split("\n")
+    if console.is_terminal:
+        lines = [part for line in lines for part in _wrapped(line, console.width) or [""]]
+    console.print(f"[yellow]{label}[/]{escape(chr(10).join(lines).removeprefix(label))}")
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    return textwrap.wrap(
+        line, width, break_long_words=False, break_on_hyphens=False, replace_whitespace=False, expand_tabs=False
+    )
 
 
 def room(console: Console = out) -> int | None:

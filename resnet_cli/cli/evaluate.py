@@ -22,7 +22,7 @@ from resnet_cli.cli.options import (
     report_page,
 )
 from resnet_cli.cli.reporter import Reporter
-from resnet_cli.cli.results import MANY_CLASSES, WORST, Column, columns_of, fits, print_table, worst_first
+from resnet_cli.cli.results import MANY_CLASSES, WORST, Column, columns_of, fits, print_headline, print_table, worst_first
 from resnet_cli.data.scoring import SplitName
 from resnet_cli.progress import how_many
 from resnet_cli.reports import MISTAKES
@@ -183,9 +183,9 @@ def _print_coverage(measured: "Measured") -> None:
 def _print_headline(evaluation: "Evaluation") -> None:
     low, high = evaluation.top1_interval
     images = how_many(evaluation.count, "image")
-    top5 = f"  top-5 {evaluation.top5:.1%}" if evaluation.top5 is not None else ""
-    console.out.print(f"[bold]top-1 {evaluation.top1:.1%}[/]  (95 % interval {low:.1%} to {high:.1%}, {images}){top5}")
-    console.out.print(f"loss {evaluation.loss:.3f}  calibration error {evaluation.ece:.3f}")
+    top5 = f"top-5 {evaluation.top5:.1%}  " if evaluation.top5 is not None else ""
+    print_headline(f"top-1 {evaluation.top1:.1%}", f"(95 % interval {low:.1%} to {high:.1%}, {images})")
+    console.out.print(f"{top5}loss {evaluation.loss:.3f}  calibration error {evaluation.ece:.3f}")
 
 
 def _print_classes(evaluation: "Evaluation", where: str) -> None:

@@ -12,6 +12,7 @@ from types import FrameType
 
 from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Task as RichTask
 from rich.text import Text
 
 from resnet_cli.cli.console import VERBOSE, err, escape, print_error, prose, room
@@ -104,6 +105,13 @@ def curve(accuracies: Sequence[float], total: int, columns: int) -> list[str]:
     return [*lines, f"{'':6} └ val accuracy, epoch {len(accuracies)} of {total}; best: epoch {best}"]
 
 
+class _Count(MofNCompleteColumn):
+    """Steps done of all; nothing where their number is unknown and none has been told."""
+
+    def render(self, task: RichTask) -> Text:
+        return Text("") if task.total is None and not task.completed else super().render(task)
+
+
 class _Display(Progress):
     """Rich's progress display, with a curve of the validation accuracy below the bars where there is room."""
 
@@ -164,7 +172,7 @@ class Reporter:
         self._display = _Display(
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
+            _Count(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[figures]}"),
             console=err,
@@ -178,7 +186,8 @@ class Reporter:
         began = time.monotonic()
 
         def finished(steps: float) -> None:
-            self.detail(f"{title}: {steps:,.0f} in {time.monotonic() - began:.1f} s")
+            count = f"{steps:,.0f} in " if steps else ""
+            self.detail(f"{title}: {count}{time.monotonic() - began:.1f} s")
 
         return _Bar(self._display, self._display.add_task(title, total=total, figures=""), finished)
 
@@ -206,14 +215,14 @@ class Reporter:
     def notice(self, text: str) -> None:
         """See `Progress`."""
         if not self._mute:
-            prose(err, f"[yellow]notice:[/] {escape(text)}")
+            prose(err, "notice:", text)
 
     def warn(self, text: str) -> None:
         """See `Progress`."""
         if text not in self.warnings:
             self.warnings.append(text)
             if not self._mute:
-                prose(err, f"[yellow]warning:[/] {escape(text)}")
+                prose(err, "warning:", text)
 
     def stop_signal(self) -> int:
         """See `Progress`."""

@@ -123,6 +123,13 @@ def worst_first(classes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]
     return sorted(classes, key=lambda each: (not each["count"], each["recall"], each["f1"]))
 
 
+def print_headline(figure: str, uncertainty: str) -> None:
+    """Print the figure that counts, with its uncertainty after it, or below it on a narrow terminal."""
+    width = room()
+    between = "  " if width is None or len(figure) + len(uncertainty) + 2 <= width else "\n  "
+    out.print(f"[bold]{escape(figure)}[/]{between}{escape(uncertainty)}")
+
+
 def print_training(result: dict[str, Any], only_search: bool, json: bool) -> None:
     """Print what `finetune` or `train` returned.
 
@@ -144,9 +151,9 @@ def _print_result(result: dict[str, Any]) -> None:
     split = "test" if "test" in result else "val"
     headline = result[split]
     low, high = headline["top1_interval"]
-    out.print(
-        f"[bold]{kind_of(split)} accuracy {headline['top1']:.1%}[/]"
-        f"  (95 % interval {low:.1%} to {high:.1%}, {how_many(headline['count'], 'image')})"
+    print_headline(
+        f"{kind_of(split)} accuracy {headline['top1']:.1%}",
+        f"(95 % interval {low:.1%} to {high:.1%}, {how_many(headline['count'], 'image')})",
     )
     if "test" in result and result["test"] != result["val"]:
         out.print(f"validation accuracy {result['val']['top1']:.1%} ({how_many(result['val']['count'], 'image')})")
@@ -188,11 +195,7 @@ def _print_classes(classes: Sequence[Mapping[str, Any]]) -> None:
         }
         for each in (worst_first(classes)[:WORST] if many else classes)
     ]
-    where = (
-        f"The {WORST} worst of {how_many(len(classes), 'class')}; all are in the report, or in results of run.json."
-        if many
-        else ""
-    )
+    where = f"The {WORST} worst of {how_many(len(classes), 'class')}; all are in run.json and the report." if many else ""
     print_table(columns_of(rows, ("images", "accuracy")), caption=where)
 
 

@@ -199,7 +199,13 @@ def _import_keras() -> Any:
 
 @contextmanager
 def without_chatter() -> Iterator[None]:
-    """Capture everything that libraries write to stderr; on exit, show it without the known log messages."""
+    """Capture everything that libraries write to stderr; on exit, show it without the known log messages.
+
+    With --verbose, or where the user asked TensorFlow for all of its log, nothing is captured.
+    """
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0":
+        yield
+        return
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as held:
