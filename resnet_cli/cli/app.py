@@ -244,7 +244,6 @@ def _has_no_repeatable_operation(error: Exception) -> bool:
 
 def main() -> None:
     """Entry point: run a command; errors become one sentence and an exit code; only --verbose shows a traceback."""
-    VERBOSE.set(False)
     try:
         with results_to_stdout():
             app()
@@ -271,6 +270,7 @@ def main() -> None:
             _print_unexpected(error)
         sys.exit(1)
     finally:
+        VERBOSE.set(False)
         let_go_of_stdout()
         # The process ends: collecting TensorFlow's garbage would take one to two seconds more.
         gc.freeze()

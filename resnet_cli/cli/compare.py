@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resnet_cli.cli import console
-from resnet_cli.cli.options import Json
+from resnet_cli.cli.options import Json, complete_runs
 from resnet_cli.cli.results import Column, print_table
 from resnet_cli.errors import ResnetError
 from resnet_cli.progress import how_many
@@ -27,7 +27,10 @@ _TEST = " kept, test = the weights of the run on the test folder, which chose no
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, all trained on one data set.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Run folders, all trained on one data set.", autocompletion=complete_runs),
+    ],
     output: Annotated[
         Path, typer.Option(help="Figure to write, .png or .svg; only an earlier comparison is overwritten.")
     ] = Path("compare.png"),

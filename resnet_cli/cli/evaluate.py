@@ -18,6 +18,7 @@ from resnet_cli.cli.options import (
     ReportFile,
     RunFolders,
     Views,
+    complete_dataset,
     dataset_path,
     report_page,
 )
@@ -41,6 +42,7 @@ Dataset = Annotated[
     typer.Argument(
         help="Folder to score, or a .zip or .tar of it; or cifar10, cifar100.  \\[default: the run's held-out images]",
         parser=dataset_path,
+        autocompletion=complete_dataset,
     ),
 ]
 Split = Annotated[
