@@ -84,7 +84,11 @@ def run_prediction(
     classifiers = classifiers_for(request.runs, engine, progress)
     engine = engine_for_many(engine, classifiers, lambda: count_named(request.words), progress)
     purpose: Purpose = "one" if is_one_file(request.words) else "many"
-    members = load_members(classifiers, purpose, engine, progress)
+    loading = progress.start(f"loading {', '.join(each.name for each in classifiers)}", None)
+    try:
+        members = load_members(classifiers, purpose, engine, progress)
+    finally:
+        loading.finish()
     paths = image_paths(request.words, listed, progress)
     predictions = predict(paths, members, classifiers[0].classes, request.top, request.views, request.threshold)
     if request.explain is not None:
@@ -214,12 +218,17 @@ def load_members(
     """
     return tuple(
         Member(
-            _load(each, purpose, engine, progress, features, threads),
+            _told(_load(each, purpose, engine, progress, features, threads), each, progress),
             each.geometry,
             _columns(each.classes, classifiers[0].classes),
         )
         for each in classifiers
     )
+
+
+def _told(engine: Engine, ready: Ready, progress: Progress) -> Engine:
+    progress.detail(f"{ready.name}: {engine.name} {engine.precision}, {ready.geometry.size} pixels")
+    return engine
 
 
 def _load(
