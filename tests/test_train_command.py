@@ -242,7 +242,7 @@ def test_train_writes_a_run_with_the_whole_recipe(run_cli: RunCli, make_dataset:
     count = figures["val"]["count"]
     assert 6 <= count <= 12 and 0 <= low <= figures["val"]["top1"] <= high <= 1
     names = {"run.json", "splits.csv", "model.weights.h5", "model.xml", "model.bin", "metrics.jsonl", "curves.png"}
-    names |= {"metrics.csv", "predictions.csv", "confusion.csv", "report.html"}
+    names |= {"metrics.csv", "novelty.npz", "predictions.csv", "confusion.csv", "report.html"}
     assert {path.name for path in output.iterdir()} == names
     record = json.loads((output / "run.json").read_text())
     assert record["format"] == 1 and record["network"]["shortcut"] == "B"
