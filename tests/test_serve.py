@@ -209,6 +209,7 @@ def test_an_image_that_unpacks_to_too_many_pixels_is_not_unpacked(server: Runnin
         ("/predict", form(("", b"")), FORM, 400, "no image: send one as the body"),
         ("/predict", b"no form", FORM, 400, "the form cannot be read: "),
         ("/predict", b"x", {"Content-Type": "multipart/form-data"}, 400, "the form cannot be read: Missing boundary"),
+        ("/predict", form(("a.jpg", b"x"))[:-8], FORM, 400, "the form cannot be read: its end is missing"),
         ("/predict?top=0", b"x", {}, 400, "top=0 is no number of classes, 1 or more"),
         ("/predict?explain=yes", b"x", {}, 400, "explain=yes is neither 0 nor 1"),
         ("/predict?crop=1", b"x", {}, 400, "unknown parameter crop: there are top and explain"),
@@ -217,6 +218,8 @@ def test_an_image_that_unpacks_to_too_many_pixels_is_not_unpacked(server: Runnin
         ("/predict", b"x", {"Host": "attacker.example"}, 403, "this server answers requests to localhost only"),
         ("/predict", b"x", {"Host": "127.0.0.1.attacker.example"}, 403, "this server answers requests to localhost only"),
         ("/predict", b"x", {"Origin": "https://attacker.example"}, 403, "this server does not answer pages of other sites"),
+        ("/predict", b"x", {"Host": "attacker.example@localhost"}, 403, "this server answers requests to localhost only"),
+        ("/predict", b"x", {"Origin": "http://[::1"}, 403, "this server does not answer pages of other sites"),
         ("/predict", b"x", {"Origin": "null"}, 403, "this server does not answer pages of other sites"),
     ],
 )

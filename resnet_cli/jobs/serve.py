@@ -6,6 +6,7 @@ Images of different requests that wait at the same time are classified together,
 
 import errno
 import math
+import re
 import socket
 import threading
 import time
@@ -140,6 +141,11 @@ def listen_on(host: str, port: int) -> socket.socket:
 def is_loopback(listening: socket.socket) -> bool:
     """Whether only programs of this machine can reach the socket."""
     return ip_address(listening.getsockname()[0].partition("%")[0]).is_loopback
+
+
+def is_local_name(host: str) -> bool:
+    """Whether the Host header of a request is a name or an address of a loopback interface, with or without a port."""
+    return re.fullmatch(r"(localhost|127(\.[0-9]{1,3}){3}|\[::1\])(:[0-9]*)?", host, re.IGNORECASE) is not None
 
 
 def url_of(listening: socket.socket) -> str:

@@ -7,16 +7,15 @@ nothing that is sent here is written to disk.
 import asyncio
 import base64
 import hashlib
+import logging
 import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager, suppress
-from ipaddress import ip_address
 from socket import socket
 from typing import Any
-from urllib.parse import urlsplit
 
 import uvicorn
 from starlette.applications import Starlette
@@ -31,13 +30,14 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from resnet_cli.data.decode import Remote
 from resnet_cli.inference.classify import Classified, prediction_of
-from resnet_cli.jobs.serve import Busy, Histogram, Limits, Service, is_loopback
+from resnet_cli.jobs.serve import Busy, Histogram, Limits, Service, is_local_name, is_loopback
 from resnet_cli.progress import Progress
 from resnet_cli.reports.page import environment
 
 Reporting = Callable[[str], None]
 _UPLOAD = "upload"  # the name of an image that comes without one
 _FIELDS = 16  # most fields of a form besides its files
+_WHOLE = "resnet.whole"  # in a request's scope: its body has been received
 _CLOSE = {"Connection": "close"}  # where the rest of the body is not read
 _LINGER = 2.0  # seconds in which the rest of a refused body is still received, so that its sender reads the answer
 _SAFE = {"X-Content-Type-Options": "nosniff", "Cross-Origin-Resource-Policy": "same-origin", "Referrer-Policy": "no-referrer"}
@@ -50,8 +50,7 @@ def serve(service: Service, listening: socket, limits: Limits, threshold: float,
     Args:
         service: the classifier, which is started and closed here.
         listening: the socket.
-        limits: what is accepted.
-        threshold: probability, 0..1, below which a prediction is marked as unsure.
+        limits, threshold: see `ServeRequest`.
         progress: told when images are classified.
 
     Raises:
@@ -71,6 +70,7 @@ def serve(service: Service, listening: socket, limits: Limits, threshold: float,
         proxy_headers=False,
         timeout_graceful_shutdown=max(1, round(limits.end)),
     )
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # else it reports forms of clients on stderr
     server = _Server(config, progress)
     failures: list[Exception] = []
 
@@ -151,8 +151,7 @@ class Site:
 
     Args:
         service: the classifier.
-        limits: what is accepted.
-        threshold: probability, 0..1, below which a prediction is marked as unsure.
+        limits, threshold: see `ServeRequest`.
         only_local: whether the server listens on a loopback address, so that its names are known.
         report: told of failures of the server itself.
     """
@@ -199,7 +198,7 @@ class Site:
 
             reason = self._foreign(Headers(scope=scope))
             if reason:
-                await JSONResponse({"error": reason}, 403, _CLOSE)(scope, receive, send_safely)
+                await _Refusal({"error": reason}, 403, _CLOSE)(scope, receive, send_safely)
             else:
                 try:
                     await app(scope, receive, send_safely)
@@ -215,10 +214,9 @@ class Site:
         send it forms without reading the answer.
         """
         host = headers.get("host", "")
-        if self._only_local and not _is_local(host):
+        if self._only_local and not is_local_name(host):
             return "this server answers requests to localhost only; start it with --host to serve others"
-        origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if (origin := headers.get("origin")) is not None and origin.partition("://")[2] != host:
             return "this server does not answer pages of other sites"
         return None
 
@@ -292,13 +290,7 @@ class Site:
 
 
 class _Upload:
-    """The body of a request, within the limits.
-
-    Args:
-        request: the request.
-        limits: what is accepted.
-        hold: told the bytes that are kept.
-    """
+    """The body of a request, within the limits; `hold` is told the bytes that are kept."""
 
     def __init__(self, request: Request, limits: Limits, hold: Callable[[int], None]) -> None:
         self._headers, self._receive = request.headers, request.receive
@@ -324,8 +316,15 @@ class _Upload:
         return [Remote(name, lambda content=content: content) for name, content in files]  # type: ignore[misc]
 
     async def _files(self) -> list[tuple[str, bytes]]:
-        request, most = self._request, self._limits.images
-        parser = MultiPartParser(request.headers, request.stream(), max_files=most, max_fields=_FIELDS)
+        most = self._limits.images
+
+        async def chunks() -> AsyncGenerator[bytes, None]:
+            async for chunk in self._request.stream():
+                yield chunk
+            if not parser.is_whole:
+                raise MultiPartException("its end is missing")
+
+        parser = _Form(self._request.headers, chunks(), max_files=most, max_fields=_FIELDS)
         parser.spool_max_size = self._limits.body + 1  # never to disk
         try:
             form = await parser.parse()
@@ -352,10 +351,21 @@ class _Upload:
         self._hold(more)
         if self.size > self._limits.body:
             raise self._too_large()
+        if not message.get("more_body"):
+            self._request.scope[_WHOLE] = True
         return message
 
     def _too_large(self) -> HTTPException:
         return HTTPException(413, f"the body has more than {self._limits.body:,} bytes", _CLOSE)
+
+
+class _Form(MultiPartParser):
+    """A form; starlette takes one without its end for complete."""
+
+    is_whole = False
+
+    def on_end(self) -> None:
+        self.is_whole = True
 
 
 class _Refusal(JSONResponse):
@@ -368,7 +378,7 @@ class _Refusal(JSONResponse):
         await send({"type": "http.response.body", "body": self.body, "more_body": True})
         with suppress(TimeoutError):
             async with asyncio.timeout(_LINGER):
-                while (await receive()).get("more_body"):
+                while not scope.get(_WHOLE) and (await receive()).get("more_body"):
                     pass
         await send({"type": "http.response.body"})
 
@@ -382,15 +392,6 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 async def _failed(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": f"the server failed: {type(error).__name__}"}, 500)
-
-
-def _is_local(host: str) -> bool:
-    """Whether a Host header has a loopback name or address."""
-    try:
-        name = urlsplit(f"//{host}").hostname or ""
-        return name == "localhost" or ip_address(name).is_loopback
-    except ValueError:
-        return False
 
 
 def _hash_of(element: str, page: str) -> str:
