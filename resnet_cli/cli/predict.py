@@ -113,17 +113,7 @@ def _show_json(runs: Sequence[str], results: "Iterable[Prediction]") -> int:
     first = True
     for result in results:
         failed += result.error is not None
-        row: dict[str, Any] = {
-            "path": path_text(result.name),
-            "error": result.error and path_text(result.error),
-            "predictions": [{"class": name, "probability": probability} for name, probability in result.top],
-            "unsure": result.unsure,
-            "unlike_training": result.unlike_training,
-            "distance": result.distance,
-            **({"explanation": path_text(result.explanation)} if result.explanation else {}),
-            "runs": runs,
-        }
-        sys.stdout.write(("[\n" if first else ",\n") + console.json_text(row))
+        sys.stdout.write(("[\n" if first else ",\n") + console.json_text(result.to_json(runs)))
         sys.stdout.flush()
         first = False
     sys.stdout.write("[]\n" if first else "\n]\n")

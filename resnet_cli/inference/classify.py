@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from resnet_cli.data.decode import Geometry, InMemory, Pixels, Source, decode, d
 from resnet_cli.data.threads import Pause, items_ahead, map_arriving
 from resnet_cli.engines.base import Engine, Images, good_batch
 from resnet_cli.errors import ResnetError
+from resnet_cli.files import path_text
 from resnet_cli.inference.novelty import Novelty
 
 
@@ -241,6 +243,19 @@ class Prediction:
             raise ResnetError(self.error)
         return self.top[0]
 
+    def to_json(self, runs: Sequence[str]) -> dict[str, Any]:
+        """Its entry in the result of `predict --json`; `runs` are the names of the classifiers."""
+        return {
+            "path": path_text(self.name),
+            "error": self.error and path_text(self.error),
+            "predictions": [{"class": name, "probability": probability} for name, probability in self.top],
+            "unsure": self.unsure,
+            "unlike_training": self.unlike_training,
+            "distance": self.distance,
+            **({"explanation": path_text(self.explanation)} if self.explanation else {}),
+            "runs": runs,
+        }
+
 
 def predict(
     images: Iterable[Path | InMemory | Pause],
@@ -273,14 +288,18 @@ def predict(
         [5]
     """
     for result in classify(images, members, views):
-        image = result.image
-        name, path = (str(image), image) if isinstance(image, Path) else (image.name, None)
-        if result.probabilities is None:
-            yield Prediction(name, path, result.error, ())
-            continue
-        best = np.argsort(-result.probabilities, kind="stable")[:top]
-        found = tuple((names[i], float(result.probabilities[i])) for i in best)
-        yield Prediction(name, path, None, found, unsure=found[0][1] < threshold, distance=result.distance)
+        yield prediction_of(result, names, top, threshold)
+
+
+def prediction_of(result: Classified, names: Sequence[str], top: int, threshold: float = 0.0) -> Prediction:
+    """The most probable classes of a classified image; see `predict` for the arguments."""
+    image = result.image
+    name, path = (str(image), image) if isinstance(image, Path) else (image.name, None)
+    if result.probabilities is None:
+        return Prediction(name, path, result.error, ())
+    best = np.argsort(-result.probabilities, kind="stable")[:top]
+    found = tuple((names[i], float(result.probabilities[i])) for i in best)
+    return Prediction(name, path, None, found, unsure=found[0][1] < threshold, distance=result.distance)
 
 
 _KEPT = 0.875  # share of the side that a crop keeps: 224 of 256 pixels
