@@ -46,7 +46,7 @@ EXAMPLES = {
     ),
     "evaluate": ("resnet evaluate", "resnet evaluate other-photos --run runs/photos-resnet50"),
     "predict": ("resnet predict image.jpg", "resnet predict folder --run runs/photos-resnet50 --csv"),
-    "export": ("resnet export --format onnx", "resnet export --format openvino --quantize"),
+    "export": ("resnet export --format onnx", "resnet export --format openvino --quantize int8"),
     "runs": ("resnet runs", "resnet runs --json"),
     "compare": ("resnet compare runs/plain56 runs/resnet56",),
     "check": ("resnet check photos",),
