@@ -11,7 +11,7 @@ import typer
 from resnet_cli.cli import console
 from resnet_cli.cli.options import Json
 from resnet_cli.errors import ResnetError
-from resnet_cli.runs.folder import require_own_report
+from resnet_cli.reports import require_own_report
 
 if TYPE_CHECKING:
     from resnet_cli.jobs.compare import Errors, Row, Spread

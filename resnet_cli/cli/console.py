@@ -272,7 +272,8 @@ def _print_result(result: dict[str, Any]) -> None:
     if warnings := len(result["warnings"]):
         out.print(f"[yellow]{how_many(warnings, 'warning')}[/], see above or the report")
     run = shlex.quote(result["run"])
-    out.print(f"run {escape(result['run'])}  ({how_long(result['seconds'])}), report: report.html in it")
+    report = f", report: {escape(result['report'])}" if result["report"] else ""
+    out.print(f"run {escape(result['run'])}  ({how_long(result['seconds'])}){report}")
     out.print(
         f"next: [bold]resnet predict image.jpg --run {escape(run)}[/]\n      [bold]resnet evaluate --run {escape(run)}[/]"
     )

@@ -7,10 +7,24 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resnet_cli.cli import console
-from resnet_cli.cli.options import Engine, Input, Json, Labels, Quiet, Ray, RunFolders, Views, dataset_path
+from resnet_cli.cli.options import (
+    Engine,
+    Input,
+    Json,
+    Labels,
+    NoReport,
+    Quiet,
+    Ray,
+    ReportFile,
+    RunFolders,
+    Views,
+    dataset_path,
+    report_page,
+)
 from resnet_cli.cli.reporter import Reporter
 from resnet_cli.data.scoring import SplitName
 from resnet_cli.progress import how_many
+from resnet_cli.reports import MISTAKES
 
 if TYPE_CHECKING:
     from resnet_cli.inference.metrics import Evaluation
@@ -43,15 +57,12 @@ AllowChanged = Annotated[
     bool, typer.Option("--allow-changed", help="Score held-out images whose content has changed since training.")
 ]
 Explain = Annotated[
-    int, typer.Option(min=0, max=24, help="Worst mistakes of the report with a heat map: where the predicted class is seen.")
+    int,
+    typer.Option(min=0, max=MISTAKES, help="Worst mistakes of the report with a heat map: where the predicted class is seen."),
 ]
 CoverageTable = Annotated[
     bool, typer.Option("--coverage", help="Print accuracy against the share of images answered, and thresholds for `predict`.")
 ]
-ReportFile = Annotated[
-    Path | None, typer.Option("--report", metavar="FILE", help="HTML report.  \\[default: report.html beside the CSV files]")
-]
-NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report.")]
 Strict = Annotated[bool, typer.Option("--strict", help="A damaged or changed image is an error.")]
 
 
@@ -67,7 +78,7 @@ def evaluate(
     allow_changed: AllowChanged = False,
     strict: Strict = False,
     coverage: CoverageTable = False,
-    explain: Explain = 24,
+    explain: Explain = MISTAKES,
     report: ReportFile = None,
     no_report: NoReport = False,
     json: Json = False,
@@ -91,12 +102,9 @@ def evaluate(
     if allow_changed and dataset is not None:
         raise typer.BadParameter("--allow-changed is for a run's held-out images: leave it out with a DATASET")
     _require_together(ray, input, output, dataset is not None or labels is not None or allow_changed or coverage)
-    if no_report and report is not None:
-        raise typer.BadParameter("--report and --no-report exclude each other")
     from resnet_cli.jobs.evaluate import EvaluateRequest, run_evaluation
-    from resnet_cli.jobs.report import Page
 
-    page = Page(report, not no_report, explain)
+    page = report_page(report, no_report, explain)
     request = EvaluateRequest(run or (), dataset, split, int(views), engine, output, allow_changed, strict, labels, page)
     reporter = Reporter(quiet or json)
     if ray is not None and input is not None:

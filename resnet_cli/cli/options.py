@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from resnet_cli.engines import EngineName
+from resnet_cli.reports import MISTAKES, Page
 
 
 def dataset_path(typed: str) -> Path:
@@ -50,8 +51,23 @@ Engine = Annotated[
     EngineName,
     typer.Option(help="Engine of forward passes; auto: OpenVINO, but Keras on a GPU or if OpenVINO is missing."),
 ]
+REPORT, NO_REPORT = "HTML report.  \\[default: report.html beside the CSV files]", "Write no report."
+ReportFile = Annotated[Path | None, typer.Option("--report", metavar="FILE", help=REPORT, show_default=False)]
+NoReport = Annotated[bool, typer.Option("--no-report", help=NO_REPORT)]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+
+
+def report_page(path: Path | None, none: bool, explained: int = MISTAKES) -> Page:
+    """Which report is written, from the options.
+
+    Raises:
+        typer.BadParameter: there is a path and none is wanted.
+    """
+    if none and path is not None:
+        raise typer.BadParameter("--report and --no-report exclude each other")
+    return Page(path, not none, explained)
+
 
 BULK = "Many images, on Ray Data"
 Ray = Annotated[

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from resnet_cli.cli import console
-from resnet_cli.cli.options import DATASET, LABELS_TEXT
+from resnet_cli.cli.options import DATASET, LABELS_TEXT, NO_REPORT, REPORT
 from resnet_cli.data import Resize
 from resnet_cli.engines import EngineName
 from resnet_cli.errors import ResnetError
@@ -195,6 +195,8 @@ RunOutput = Annotated[Path | None, _option(OUTPUT, "Run folder.  \\[default: run
 ForceRun = Annotated[bool, _option(OUTPUT, "Replace the run in --output.", "--force")]
 Resume = Annotated[bool, _option(OUTPUT, "Continue an interrupted run.", "--resume")]
 Tensorboard = Annotated[bool, _option(OUTPUT, "Write TensorBoard's event files too.", "--tensorboard")]
+ReportFile = Annotated[Path | None, _option(OUTPUT, REPORT, "--report", metavar="FILE", show_default=False)]
+NoReport = Annotated[bool, _option(OUTPUT, NO_REPORT, "--no-report")]
 RayAddress = Annotated[
     str | None,
     _option(OUTPUT, "Train on a Ray cluster: local, auto or HOST:PORT.", "--ray", metavar="ADDRESS"),

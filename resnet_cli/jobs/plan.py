@@ -172,6 +172,7 @@ def plan_training(request: TrainRequest, config: TrainConfig, progress: Progress
         ResnetError: a path or an option is wrong, or weights that were asked for by name cannot be had.
     """
     began = time.perf_counter()
+    request.page.require_possible()
     teacher = taught_by(request.teacher, progress) if request.teacher else None
     if teacher is None:
         dataset = hold_out(scan(request), config.val_split, config.seed)
@@ -294,6 +295,7 @@ def plan_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pr
         ResnetError: a path or an option is wrong, or weights that were asked for by name cannot be had.
     """
     began = time.perf_counter()
+    request.page.require_possible()
     config = replace(config, flip=config.mirrors)  # record what is actually done
     asked = _asked_size(request.image_size)
     scanned = scan(request)

@@ -4,7 +4,7 @@ In: a measurement and the runs it is about. Out: files in a folder.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +16,13 @@ from resnet_cli.inference.scoring import write_confusion, write_predictions
 from resnet_cli.jobs.measure import Measured
 from resnet_cli.jobs.predict import explainable, run_classifier
 from resnet_cli.progress import Progress, how_many
+from resnet_cli.reports import MISTAKES, Page
 from resnet_cli.reports.page import Contents, Report, Shown, write_report
 from resnet_cli.runs.folder import Run, read_history
 from resnet_cli.training.tuning import compared
 
-_MISTAKES = 24  # in the report
 _UNSURE = 12  # least certain images in it
 _CURVES = 8  # precision-recall curves in it
-
-
-@dataclass(frozen=True)
-class Page:
-    """Which report is written.
-
-    Attributes:
-        path: its file; None for report.html in the folder of the figures.
-        is_wanted: whether there is one at all.
-        explained: mistakes that get a class-activation map; an ensemble has none.
-    """
-
-    path: Path | None = None
-    is_wanted: bool = True
-    explained: int = _MISTAKES
-
-    def at(self, folder: Path) -> Path | None:
-        """The report's path, for figures in a folder; None without a report."""
-        return (self.path or folder / "report.html") if self.is_wanted else None
 
 
 def write_measured(folder: Path, measured: Measured, runs: Sequence[Run], progress: Progress, page: Page = Page()) -> None:
@@ -126,7 +107,7 @@ def _report(
     probabilities, labels = rows.probabilities, rows.labels
     predicted, confidence = probabilities.argmax(1), probabilities.max(1)
     worst = [i for i in (-losses(probabilities, labels)).argsort(kind="stable") if predicted[i] != labels[i]]
-    mistakes = [_shown(measured, i, classifier if place < explained else None) for place, i in enumerate(worst[:_MISTAKES])]
+    mistakes = [_shown(measured, i, classifier if place < explained else None) for place, i in enumerate(worst[:MISTAKES])]
     bins, curves = (
         reliability(confidence, predicted == labels),
         precision_recall(probabilities, labels, scored.classes, _CURVES),
@@ -148,7 +129,9 @@ def _shown(measured: Measured, i: int, classifier: Explainable | None) -> Shown:
     rows, classes = measured.rows, measured.scored.classes
     own, true = rows.probabilities[i], int(rows.labels[i])
     guess = int(own.argmax())
-    shown = Shown(rows.samples[i].path, classes[true], classes[guess], float(own[guess]), float(own[true]))
+    path, root = rows.samples[i].path, measured.scored.root
+    name = str(path.relative_to(root)) if path.is_relative_to(root) else ""
+    shown = Shown(path, classes[true], classes[guess], float(own[guess]), float(own[true]), name=name)
     if classifier is None:
         return shown
     try:

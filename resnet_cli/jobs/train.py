@@ -114,10 +114,10 @@ def run_training(plan: TrainPlan, progress: Progress) -> dict[str, Any]:
     odd = warn_of_figures(Run(folder, record), readable, result.best, measured, progress)
     warnings = progress.warnings
     figures = result_record(folder, spec.network.name, plan.source.kind, seconds, result, measured, warnings)
-    summary = {**figures, "figure_warnings": odd}
+    summary = {**figures, "figure_warnings": odd, "report": request.page.of_run(folder)}
     headline = list(measured.values())[-1]
     record |= {"engine": headline.engine, "results": summary, **({"calibration": fitted.to_json()} if fitted else {})}
-    write_measured(folder, headline, [Run(folder, record)], progress)
+    write_measured(folder, headline, [Run(folder, record)], progress, request.page)
     finish_run(folder, record)
     return summary
 
