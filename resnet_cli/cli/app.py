@@ -51,7 +51,7 @@ EXAMPLES = {
     ),
     "evaluate": ("resnet evaluate", "resnet evaluate other-photos --run runs/photos-resnet50"),
     "predict": ("resnet predict image.jpg", "resnet predict folder --run runs/photos-resnet50 --csv"),
-    "export": ("resnet export --format onnx", "resnet export --format openvino --quantize"),
+    "export": ("resnet export --format onnx", "resnet export --format openvino --quantize int8"),
     "serve": ("resnet serve", "resnet serve --run runs/photos-resnet50 --port 8080 --threshold 0.7"),
     "runs": ("resnet runs", "resnet runs --json"),
     "compare": ("resnet compare runs/plain56 runs/resnet56",),
