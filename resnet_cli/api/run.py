@@ -21,7 +21,7 @@ from resnet_cli.errors import Interrupted, ResnetError
 from resnet_cli.export.formats import FormatName
 from resnet_cli.files import at_home
 from resnet_cli.jobs.environment import settled
-from resnet_cli.jobs.export import ExportRequest, run_export
+from resnet_cli.jobs.export import ExportRequest, QuantizeName, run_export
 from resnet_cli.progress import Interruptible, Progress, WarningsAlone, how_many
 from resnet_cli.runs import folder as runs
 
@@ -270,33 +270,41 @@ class Run:
         format: FormatName,
         *,
         output: PathLike | None = None,
-        quantize: bool = False,
+        quantize: bool | QuantizeName = False,
         max_drop: float | None = None,
         force: bool = False,
+        with_resize: bool = False,
+        min_accuracy: float | None = None,
         progress: bool | Progress = True,
     ) -> Path:
         """Write the classifier for other programs as `resnet export` does, and check it on held-out images.
 
         Args:
             format: "savedmodel", "keras", "onnx", "tflite" or "openvino".
-            output: folder to write; None for export/<format>[-int8] in the run.
-            quantize: use 8-bit weights and activations (int8).
+            output: folder to write; None for export/<format>[-<quantize>][-with-resize] in the run.
+            quantize: "int8" (or True) for 8-bit weights and activations, "float16" for weights in half precision.
             max_drop: points of held-out top-1 that int8 may lose; None for the default.
             force: replace an existing export.
+            with_resize: the model takes images of any size and resizes them itself.
+            min_accuracy: held-out top-1 of the exported model, 0..1, below which nothing is kept.
             progress: as for `finetune`.
 
         Returns:
-            The folder with the model, labels.txt and classify.py, an absolute path; `load` opens that of "openvino".
+            The folder with the model, labels.txt, classify.py and README.md, an absolute path; `load` opens it.
 
         Raises:
-            ResnetError: a package is missing, the folder exists, or the exported model's probabilities differ.
+            ResnetError: a package is missing, the folder exists, the exported model's probabilities differ, or it is less
+                accurate than `min_accuracy`.
 
         Example:
             >>> resnet.load().export("onnx") / "model.onnx"  # doctest: +SKIP
             PosixPath('runs/photos-resnet50/export/onnx/model.onnx')
         """
         require_one_of("format", format, get_args(FormatName))
-        request = ExportRequest(format, self.folder, quantize, max_drop, optional_path("output", output), force)
+        kind = "int8" if quantize is True else quantize or None
+        require_one_of("quantize", kind, (None, *get_args(QuantizeName)))
+        place = optional_path("output", output)
+        request = ExportRequest(format, self.folder, kind, max_drop, place, force, with_resize, min_accuracy)
         with call(progress) as shown:
             return run_export(request, shown).exported.folder.absolute()
 

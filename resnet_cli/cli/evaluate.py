@@ -158,6 +158,9 @@ def _print_result(done: "Evaluated", with_coverage: bool) -> None:
     _print_confusion(measured.figures)
     if with_coverage:
         _print_coverage(measured)
+    if (unlike := measured.unlike_training) is not None:
+        images = measured.figures.count
+        console.out.print(f"unlike the training images: {len(unlike)} of {images} ({len(unlike) / images:.1%})")
     if not measured.rows.samples:
         console.out.print(f"a row per image: {console.escape(str(done.folder / 'predictions'))}")
         return

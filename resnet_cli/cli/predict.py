@@ -113,15 +113,7 @@ def _show_json(runs: Sequence[str], results: "Iterable[Prediction]") -> int:
     first = True
     for result in results:
         failed += result.error is not None
-        row: dict[str, Any] = {
-            "path": path_text(result.name),
-            "error": result.error and path_text(result.error),
-            "predictions": [{"class": name, "probability": probability} for name, probability in result.top],
-            "unsure": result.unsure,
-            **({"explanation": path_text(result.explanation)} if result.explanation else {}),
-            "runs": runs,
-        }
-        sys.stdout.write(("[\n" if first else ",\n") + console.json_text(row))
+        sys.stdout.write(("[\n" if first else ",\n") + console.json_text(result.to_json(runs)))
         sys.stdout.flush()
         first = False
     sys.stdout.write("[]\n" if first else "\n]\n")
@@ -136,13 +128,14 @@ def _show_csv(runs: Sequence[str], results: "Iterable[Prediction]") -> int:
         sys.stdout.write(csv_line(row))
 
     answered = ";".join(runs)
-    write("path", "rank", "class", "probability", "error", "runs", "unsure")
+    write("path", "rank", "class", "probability", "error", "runs", "unsure", "unlike_training")
     for result in results:
         if result.error is not None:
             failed += 1
-            write(path_text(result.name), "", "", "", path_text(result.error), answered, "")
+            write(path_text(result.name), "", "", "", path_text(result.error), answered, "", "")
         for rank, (name, probability) in enumerate(result.top, 1):
-            write(path_text(result.name), rank, name, f"{probability:.6f}", "", answered, str(result.unsure).lower())
+            marks = str(result.unsure).lower(), "" if result.unlike_training is None else str(result.unlike_training).lower()
+            write(path_text(result.name), rank, name, f"{probability:.6f}", "", answered, *marks)
         sys.stdout.flush()
     return failed
 
@@ -155,7 +148,8 @@ def _show_text(results: "Iterable[Prediction]") -> int:
             failed += 1
             console.print_error(result.error, "")
             continue
-        console.out.print(f"[bold]{console.escape(result.name)}[/]{'  unsure' if result.unsure else ''}")
+        marks = ("  unsure" if result.unsure else "") + ("  unlike the training images" if result.unlike_training else "")
+        console.out.print(f"[bold]{console.escape(result.name)}[/]{marks}")
         for name, probability in result.top:
             bar = "█" * round(probability * 20)
             console.out.print(f"  {probability:7.2%}  {console.escape(name)}  [dim]{bar}[/]")

@@ -161,10 +161,12 @@ class Reporter:
     Args:
         quiet: report nothing but notices and warnings; with --verbose, the progress of --json is shown nevertheless.
         mute: report nothing at all, as the first of several processes does so.
+        ending: when a signal takes effect; None tells what is saved.
     """
 
-    def __init__(self, quiet: bool = False, mute: bool = False) -> None:
+    def __init__(self, quiet: bool = False, mute: bool = False, ending: str | None = None) -> None:
         self._verbose, self._began = VERBOSE.get() and not mute, time.monotonic()
+        self._ending = ending
         self._quiet, self._mute, self._signal, self._noticed = (quiet and not self._verbose) or mute, mute, 0, 0
         self._is_told = self._is_heard = False
         self._saved: str | None = NOTHING_YET
@@ -262,6 +264,7 @@ class Reporter:
         if not self._is_told:
             self._is_told = True
             after = " after the current step or batch, and saving" if self._saved is None else ", all so far is saved"
+            after = f" {self._ending}" if self._ending else after
             self.line(f"stopping{after}; press Ctrl-C again to stop at once")
 
     def _watch(self, number: int) -> None:

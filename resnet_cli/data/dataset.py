@@ -6,7 +6,7 @@ raises the first fault as an error.
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -248,6 +248,12 @@ class Sample:
 
     path: Path
     label: int
+
+
+def spread(samples: Sequence[Sample], most: int) -> tuple[Sample, ...]:
+    """All samples, or `most` of them at equal distances: in a list sorted by class, every class by its share."""
+    count = min(most, len(samples))
+    return tuple(samples[place * len(samples) // count] for place in range(count))
 
 
 @dataclass(frozen=True)

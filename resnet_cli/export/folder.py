@@ -1,23 +1,27 @@
-"""The folder of an export: it is complete or absent, replaces nothing else, and with an OpenVINO model `predict` can use it
-(light: the standard library only).
+"""The folder of an export: it is complete or absent, replaces nothing else, and `predict` and `evaluate` can use it (light: the
+standard library only).
 
-In: a run. Out: a folder with the model, labels.txt, classify.py, and for OpenVINO export.json and splits.csv. It can be shared:
-no file in it contains an absolute path or the name of an image.
+In: a run. Out: a folder with the model, labels.txt, classify.py, README.md, export.json and splits.csv. It can be shared: no
+file in it contains an absolute path or the name of an image.
 """
 
 import contextlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from resnet_cli.data.contents import trained_before
 from resnet_cli.data.folders import EXAMPLE, LABELS
 from resnet_cli.errors import ResnetError
-from resnet_cli.export.formats import FormatName, example, is_export
+from resnet_cli.export.formats import README, FormatName, is_export
 from resnet_cli.files import UNFINISHED, unfinished, write_csv, write_text
 from resnet_cli.runs.folder import EARLIER, EXPORT_RECORD, SPLITS, Run, read_splits
+
+if TYPE_CHECKING:
+    from resnet_cli.export.parity import Accuracy, Parity
 
 
 def check_free(folder: Path, force: bool) -> None:
@@ -96,25 +100,66 @@ def _replace(folder: Path, new: Path, old: Path) -> None:
         raise
 
 
-def describe(folder: Path, run: Run, name: FormatName, precision: str) -> int:
+@dataclass(frozen=True)
+class Description:
+    """What is recorded about an exported model.
+
+    Attributes:
+        name: the format.
+        precision: "float", "float16" (of the weights) or "int8".
+        with_resize: whether it resizes images itself.
+        parity: comparison with the run; of int8 with the float export.
+        accuracy: its held-out accuracy; None if it was not measured.
+    """
+
+    name: FormatName
+    precision: str
+    with_resize: bool
+    parity: "Parity"
+    accuracy: "Accuracy | None"
+
+    def to_record(self, run: Run) -> dict[str, Any]:
+        """The entry `export` of export.json."""
+        made = {"format": self.name, "precision": self.precision, "run": run.folder.resolve().name}
+        found = {} if self.accuracy is None else {"accuracy": {**asdict(self.accuracy), "top1": self.accuracy.top1}}
+        return {**made, "with_resize": self.with_resize, "parity": asdict(self.parity), **found}
+
+    def facts(self, run: Run) -> list[str]:
+        """Sentences for README.md."""
+        parity, other = self.parity, "the float export" if self.precision == "int8" else "the run in float32"
+        facts = [
+            f"Checked on {parity.images} {parity.source}: probabilities differ from those of {other} by at most"
+            f" {parity.max_probability_difference:.1e}, and the best class agrees on {parity.top1_agreement:.1%}."
+        ]
+        if self.accuracy is not None:
+            count, split = self.accuracy.count, self.accuracy.split
+            facts.append(f"Top-1 accuracy {self.accuracy.top1:.1%} on {count} images held out ({split}).")
+        if "calibration" in run.record:
+            temperature = run.record["calibration"]["temperature"]
+            facts.append(f"Probabilities are calibrated: logits are divided by {temperature:.3f}, inside the model.")
+        return facts
+
+
+def describe(folder: Path, run: Run, made: Description) -> int:
     """Write the files that accompany an exported model, and return the size of the folder, bytes.
 
     Args:
         folder: the export.
         run: the exported run; its results are not those of the export and are left out, like paths and names of images.
-        name: the format.
-        precision: number format of the model, "float" or "int8".
+        made: the exported model.
     """
     from resnet_cli.data.decode import run_geometry
+    from resnet_cli.export.example import example, readme
 
-    (folder / LABELS).write_text("".join(f"{each}\n" for each in run.classes), "utf-8", "surrogateescape", "\n")
-    program = example(name, run_geometry(run), len(run.classes))
-    (folder / EXAMPLE).write_text(program, "utf-8")
-    if name == "openvino":
-        made = {"format": name, "precision": precision, "run": run.folder.resolve().name}
-        if run.splits.exists():
-            _write_hashes(folder, run)
-        write_text(folder / EXPORT_RECORD, json.dumps({**_without_paths(run.record), "export": made}, indent=2) + "\n")
+    geometry, classes, record = run_geometry(run), run.classes, run.record
+    (folder / LABELS).write_text("".join(f"{each}\n" for each in classes), "utf-8", "surrogateescape", "\n")
+    (folder / EXAMPLE).write_text(example(made.name, geometry, len(classes), made.with_resize), "utf-8")
+    title, network = Path(run.name).resolve().name, record["network"]["name"]
+    text = readme(made.name, title, network, made.precision, geometry, classes, made.with_resize, made.facts(run))
+    (folder / README).write_text(text, "utf-8", "backslashreplace")
+    if run.splits.exists():
+        _write_hashes(folder, run)
+    write_text(folder / EXPORT_RECORD, json.dumps({**_without_paths(record), "export": made.to_record(run)}, indent=2) + "\n")
     return size(folder)
 
 

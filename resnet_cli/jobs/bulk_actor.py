@@ -85,6 +85,10 @@ def actors(cluster: Cluster, engine: EngineName) -> int:
     return sum(machine.cores // per for machine in cluster.machines)
 
 
+def _nothing() -> None:
+    """No `Novelty`."""
+
+
 def _fail(error: ResnetError) -> bytes:
     raise error
 
@@ -159,7 +163,8 @@ class BlockClassifier:
     def _members(self) -> Any:
         """The classifiers, loaded with the first block."""
         work = self._work
-        found = [self._model(index, each) for index, each in enumerate(work.classifiers)]
+        # The rows have no column for the distance from the training images.
+        found = [replace(self._model(index, each), novelty=_nothing) for index, each in enumerate(work.classifiers)]
         return load_members(found, "many", work.engine, Silent(), work.manifest.options["features"], work.threads)
 
     def _model(self, index: int, ready: Ready) -> Ready:

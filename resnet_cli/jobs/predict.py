@@ -18,12 +18,20 @@ from resnet_cli.data.layout import some_names
 from resnet_cli.data.threads import Pause
 from resnet_cli.engines import EngineName
 from resnet_cli.engines.base import Engine
-from resnet_cli.engines.openvino import OpenVinoEngine, Purpose, logits_of_features, with_feature_map, with_features
+from resnet_cli.engines.openvino import (
+    OpenVinoEngine,
+    Purpose,
+    features_file,
+    logits_of_features,
+    with_feature_map,
+    with_features,
+)
 from resnet_cli.errors import ResnetError
 from resnet_cli.export.formats import is_export
 from resnet_cli.files import write_text
 from resnet_cli.inference.classify import Member, Prediction, predict
 from resnet_cli.inference.explain import Explainable, explain, write_explanation
+from resnet_cli.inference.novelty import NOVELTY, Novelty, read_novelty
 from resnet_cli.jobs.environment import (
     cache_folder,
     gpu_is_likely,
@@ -128,6 +136,7 @@ class Ready:
         rebuild: builds the same classifier in Keras, uint8 images to probabilities; imports Keras.
         for_keras: whether Keras can run it, which is not possible for an export.
         weights: its weights file; None for an export and for downloaded weights.
+        novelty: reads what tells images unlike its training images; returns None if there is nothing.
     """
 
     name: str
@@ -137,6 +146,7 @@ class Ready:
     rebuild: Callable[[], Any]
     for_keras: bool = True
     weights: Path | None = None
+    novelty: Callable[[], Novelty | None] = lambda: None
 
 
 def classifiers_for(folders: Sequence[Path], engine: EngineName, progress: Progress) -> tuple[Ready, ...]:
@@ -162,7 +172,8 @@ def run_classifier(run: Run) -> Ready:
     """The classifier of a run."""
     for_keras = "export" not in run.record
     weights = run.weights if for_keras else None
-    return Ready(run.name, run.openvino, run.classes, run_geometry(run), partial(_read, run), for_keras, weights)
+    novelty = partial(read_novelty, run.folder / NOVELTY)
+    return Ready(run.name, run.openvino, run.classes, run_geometry(run), partial(_read, run), for_keras, weights, novelty)
 
 
 def engine_for_many(wish: EngineName, classifiers: Sequence[Ready], count: Callable[[], int], progress: Progress) -> EngineName:
@@ -216,19 +227,14 @@ def load_members(
     Raises:
         ResnetError: a file is missing or damaged.
     """
-    return tuple(
-        Member(
-            _told(_load(each, purpose, engine, progress, features, threads), each, progress),
-            each.geometry,
-            _columns(each.classes, classifiers[0].classes),
-        )
-        for each in classifiers
-    )
 
+    def member(ready: Ready) -> Member:
+        novelty = ready.novelty()
+        loaded = _load(ready, purpose, engine, progress, features or novelty is not None, threads)
+        progress.detail(f"{ready.name}: {loaded.name} {loaded.precision}, {ready.geometry.size} pixels")
+        return Member(loaded, ready.geometry, _columns(ready.classes, classifiers[0].classes), novelty)
 
-def _told(engine: Engine, ready: Ready, progress: Progress) -> Engine:
-    progress.detail(f"{ready.name}: {engine.name} {engine.precision}, {ready.geometry.size} pixels")
-    return engine
+    return tuple(map(member, classifiers))
 
 
 def _load(
@@ -240,9 +246,11 @@ def _load(
         progress.line(f"there is no {ready.model}, so Keras predicts from the weights, which is slower")
         engine = "keras"
     if engine != "keras":
-        if features:
+        cache = kept_in_cache("compiled")
+        model = features_file(ready.model, cache) if features and cache else None
+        if features and model is None:
             return OpenVinoEngine(with_features(ready.model), purpose, threads=threads)
-        return OpenVinoEngine(ready.model, purpose, cache=kept_in_cache("compiled"), threads=threads)
+        return OpenVinoEngine(model or ready.model, purpose, cache=cache, threads=threads)
     classifier = ready.rebuild()
     from resnet_cli.engines.frozen import KerasEngine, and_features
 
