@@ -37,7 +37,7 @@ def options_by_command() -> dict[str, set[str]]:
     found = {}
     for name in SUMMARIES:
         spellings = " ".join(each.spelling for each in generator.parameters(command_function(name)) if not each.is_argument)
-        found[name] = {*re.findall(r"-[-\w]+", spellings), "--help", "-h"}
+        found[name] = {*re.findall(r"-[-\w]+", spellings), "--help", "-h", "--verbose", "-v"}
     return found
 
 

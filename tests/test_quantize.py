@@ -120,9 +120,8 @@ def test_predict_and_evaluate_take_an_openvino_export_wherever_it_is(
     assert document["output"] == "runs/openvino-int8-fruit-all"
     page = (tmp_path / "runs" / "openvino-int8-fruit-all" / "report.html").read_text(encoding="utf-8")
     assert "exported as openvino in int8" in page and "<td>fruit</td>" in page and "command" not in page
-    again = json.loads(run_cli("evaluate", data, "--run", folder, "--json").stdout)
-    other = "runs/openvino-int8-fruit-all-2"
-    assert again == {**document, "output": other, "report": f"{other}/report.html"}
+    again, second = json.loads(run_cli("evaluate", data, "--run", folder, "--json").stdout), "runs/openvino-int8-fruit-all-2"
+    assert again == {**document, "output": second, "report": f"{second}/report.html"}
     inside = run_cli("evaluate", data, "--run", folder, "--output", folder / "figures")
     assert (inside.exit_code, inside.stdout) == (1, "")
     assert f"{folder / 'figures'} lies in the export {folder}, which stays as it is\n" in inside.stderr

@@ -22,7 +22,7 @@ from resnet_cli.export.formats import FormatName
 from resnet_cli.files import at_home
 from resnet_cli.jobs.environment import settled
 from resnet_cli.jobs.export import ExportRequest, QuantizeName, run_export
-from resnet_cli.progress import Interruptible, Progress, WarningsAlone
+from resnet_cli.progress import Interruptible, Progress, WarningsAlone, how_many
 from resnet_cli.runs import folder as runs
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class Run:
         self._loaded: dict[tuple[EngineName, str], tuple[Member, ...]] = {}
 
     def __repr__(self) -> str:
-        return f"<resnet_cli.Run {self.folder}: {self._run.record['network']['name']}, {len(self.classes)} classes>"
+        return f"<resnet_cli.Run {self.folder}: {self._run.record['network']['name']}, {how_many(len(self.classes), 'class')}>"
 
     @property
     def folder(self) -> Path:

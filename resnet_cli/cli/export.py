@@ -12,11 +12,13 @@ import typer
 from resnet_cli.cli import console
 from resnet_cli.cli.options import Json, RunFolder
 from resnet_cli.cli.reporter import Reporter
+from resnet_cli.cli.results import columns_of, print_table
 from resnet_cli.data.folders import LABELS
 from resnet_cli.errors import ResnetError
 from resnet_cli.export.formats import README, FormatName
 from resnet_cli.export.quantizers import MAX_DROP, QUANTIZERS
 from resnet_cli.jobs.export import HALVED, RESIZING, ExportRequest, QuantizeName, require_possible, run_export
+from resnet_cli.progress import how_many
 
 if TYPE_CHECKING:
     from resnet_cli.data.decode import Geometry
@@ -120,14 +122,19 @@ def _print_sides(quantized: "Quantized") -> None:
     from resnet_cli.export.export import in_images
 
     before, after, count = quantized.before, quantized.after, quantized.count
-    table = console.Table(
-        "", "top-1", "correct", "size", "images/s", title=f"{count} {quantized.split} images, in its own runtime"
-    )
-    for name, side in (("float", before), ("int8", after)):
-        top1, size = f"{side.correct / count:.1%}", f"{side.bytes / 1e6:.1f} MB"
-        table.add_row(name, top1, f"{side.correct} of {count}", size, f"{side.speed:.0f}")
-    console.out.print(table)
+    rows = [
+        {
+            "": name,
+            "top-1": f"{side.correct / count:.1%}",
+            "correct": f"{side.correct} of {count}",
+            "size": f"{side.bytes / 1e6:.1f} MB",
+            "images/s": f"{side.speed:,.0f}",
+        }
+        for name, side in (("float", before), ("int8", after))
+    ]
+    title = f"{how_many(count, f'{quantized.split} image')}, in its own runtime"
+    print_table(columns_of(rows, ("top-1", "correct", "size", "images/s")), title)
     loss = f"loses {in_images(quantized.lost, count)}" if quantized.lost > 0 else "loses none of them"
     bound = f"--max-drop {quantized.max_drop:g} allows {in_images(quantized.allowed, count)}"
     console.out.print(f"int8 {loss}; {bound}")
-    console.out.print(f"calibrated on {quantized.calibration} training images; speed in batches of 16, in turns")
+    console.out.print(f"calibrated on {how_many(quantized.calibration, 'training image')}; speed in batches of 16, in turns")

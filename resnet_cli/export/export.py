@@ -43,6 +43,7 @@ from resnet_cli.export.parity import (
 )
 from resnet_cli.export.quantizers import MAX_DROP, find_quantizer
 from resnet_cli.networks.catalogue import spec_from_record
+from resnet_cli.progress import how_many
 from resnet_cli.runs.folder import Run, read_splits
 
 CALIBRATION = 300  # images: the tools' own advice is "a few hundred", and NNCF's default is 300
@@ -302,7 +303,7 @@ def _calibration_images(run: Run, geometry: Geometry) -> Images:
     found = some_images(run, rows, reader(geometry), CALIBRATION)
     if not found:
         raise ResnetError(
-            f"none of the {len(rows)} training images of {run.data} can be read",
+            f"none of the {how_many(len(rows), 'training image')} of {run.data} can be read",
             "put the data set back: int8 needs some of them",
         )
     return np.stack(found)
@@ -321,12 +322,12 @@ def _refuse(quantized: Quantized) -> None:
     count, kind = quantized.count, kind_of(quantized.split)
     raise ResnetError(
         f"int8 loses {in_images(quantized.lost, count)}, more than --max-drop {quantized.max_drop:g} allows, which is"
-        f" {in_images(quantized.allowed, count)}: it has {quantized.after.correct} of {count} {kind} images right, the float"
-        f" export {quantized.before.correct}",
+        f" {in_images(quantized.allowed, count)}: it has {quantized.after.correct} of {how_many(count, f'{kind} image')} right,"
+        f" the float export {quantized.before.correct}",
         "nothing was kept; export without --quantize, raise --max-drop, or keep it anyway with --force",
     )
 
 
 def in_images(lost: int, count: int) -> str:
     """A loss of top-1 in images and in points: "2 of 40 images (5.0 points)"."""
-    return f"{lost} of {count} images ({100 * lost / count:.1f} points)"
+    return f"{lost} of {how_many(count, 'image')} ({100 * lost / count:.1f} points)"

@@ -20,6 +20,7 @@ from resnet_cli.data.threads import map_in_order
 from resnet_cli.engines.base import Images, Outputs
 from resnet_cli.errors import ResnetError
 from resnet_cli.export.formats import OUTPUT, Answer
+from resnet_cli.progress import how_many
 from resnet_cli.runs.folder import Run, SplitRow, read_splits
 
 Reader = Callable[[Sample], Pixels]
@@ -247,7 +248,7 @@ def answer_both(answers: tuple[Answer, Answer], samples: Sequence[Sample], geome
         for answer, rows in zip(answers, outputs, strict=True):
             rows.append(answer(images))
     if not labels:
-        raise ResnetError(f"none of the {len(samples)} held-out images can be read")
+        raise ResnetError(f"none of the {how_many(len(samples), 'held-out image')} can be read")
     before, after = (np.concatenate(rows) for rows in outputs)
     guesses = before.argmax(1), after.argmax(1)
     agree, apart = float((guesses[0] == guesses[1]).mean()), float(np.abs(before - after).max())

@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,8 @@ from resnet_cli.data.decode import Geometry, InMemory, Pixels, Source, decode, d
 from resnet_cli.data.threads import Pause, items_ahead, map_arriving
 from resnet_cli.engines.base import Engine, Images, good_batch
 from resnet_cli.errors import ResnetError
+from resnet_cli.files import path_text
+from resnet_cli.inference.novelty import Novelty
 
 
 @dataclass(frozen=True)
@@ -28,12 +31,15 @@ class Member:
         engine: computes probabilities.
         geometry: how images are brought to its input size.
         columns: its index of each class in the common order; None if its own order is the common one.
+        novelty: tells how far images are from its training images; None if that is not known. The engine then has the pooled
+            features as a second output.
         whole: whether the network resizes images itself: it gets them one by one, in any size.
     """
 
     engine: Engine
     geometry: Geometry
     columns: tuple[int, ...] | None = None
+    novelty: Novelty | None = None
     whole: bool = False
 
     @property
@@ -44,12 +50,21 @@ class Member:
 
 @dataclass(frozen=True)
 class Classified:
-    """The result of one image: probabilities (classes,), or None and the reason; and pooled features (D,), if asked for."""
+    """The result of one image.
+
+    Attributes:
+        image: the image.
+        probabilities: (classes,); None if it cannot be read.
+        error: the reason.
+        features: pooled features of the first member (D,), if its engine has them.
+        distance: from the training images, above 1 if it is unlike them; the mean of the members that know it, or None.
+    """
 
     image: Source
     probabilities: NDArray[np.float32] | None
     error: str | None = None
     features: NDArray[np.float32] | None = None
+    distance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -115,18 +130,35 @@ def classify(
             continue
         rows = _rows(next(answers)) if _readable(group) else iter(())
         for each in group:
-            probabilities, features = (None, None) if each.error is not None else next(rows)
-            yield Classified(each.image, probabilities, each.error, features)
+            probabilities, features, distance = (None, None, None) if each.error is not None else next(rows)
+            yield Classified(each.image, probabilities, each.error, features, distance)
 
 
-_Row = tuple[NDArray[np.float32], NDArray[np.float32] | None]
+@dataclass(frozen=True)
+class _Answers:
+    """What a member says about a group of images; means over the views.
+
+    Attributes:
+        probabilities: (images, classes), in the common order of classes.
+        features: (images, D), if the engine has them.
+        distances: (images,), if the member knows them.
+    """
+
+    probabilities: NDArray[np.float32]
+    features: NDArray[np.float32] | None
+    distances: NDArray[np.float32] | None
 
 
-def _rows(answers: Sequence[list[NDArray[np.float32]]]) -> Iterator[_Row]:
-    """Per image: the mean probabilities of the members, and the features of the first one, if it has them."""
-    mean = np.mean([probabilities for probabilities, *_ in answers], axis=0)
-    features = answers[0][1] if len(answers[0]) > 1 else itertools.repeat(None)
-    return zip(mean, features, strict=False)
+_Row = tuple[NDArray[np.float32], NDArray[np.float32] | None, float | None]
+
+
+def _rows(answers: Sequence[_Answers]) -> Iterator[_Row]:
+    """Per image: mean probabilities, the features of the first member, and the mean distance; None for what is not known."""
+    mean = np.mean([each.probabilities for each in answers], axis=0)
+    features = itertools.repeat(None) if answers[0].features is None else answers[0].features
+    known = [each.distances for each in answers if each.distances is not None]
+    distances = np.mean(known, axis=0).tolist() if known else itertools.repeat(None)
+    return zip(mean, features, distances, strict=False)
 
 
 def _grouped(decoded: Iterable[_Decoded | Pause], size: int) -> Iterator[list[_Decoded] | Pause]:
@@ -144,10 +176,8 @@ def _grouped(decoded: Iterable[_Decoded | Pause], size: int) -> Iterator[list[_D
         yield group
 
 
-def _answers(member: Member, groups: Iterable[list[_Decoded] | Pause], views: int) -> Iterator[list[NDArray[np.float32]]]:
-    """The outputs of the engine for the readable images of each group that has any, means over the views: probabilities
-    (images, classes) in the common order of classes, then features (images, D), if the engine has them.
-    """
+def _answers(member: Member, groups: Iterable[list[_Decoded] | Pause], views: int) -> Iterator[_Answers]:
+    """A member's answers about the readable images of each group that has any."""
 
     def batches() -> Iterator[Images | Pause]:
         for group in groups:
@@ -156,9 +186,13 @@ def _answers(member: Member, groups: Iterable[list[_Decoded] | Pause], views: in
             elif readable := _readable(group):
                 yield np.concatenate([each.views[member.preparation] for each in readable])
 
-    for outputs in member.engine.run_many(batches()):
-        mean, *features = (output.reshape(-1, views, output.shape[1]).mean(1) for output in outputs)
-        yield [mean if member.columns is None else mean[:, list(member.columns)], *features]
+    def mean(values: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(values.reshape(-1, views, *values.shape[1:]).mean(1))
+
+    for probabilities, *features in member.engine.run_many(batches()):
+        common = mean(probabilities) if member.columns is None else mean(probabilities)[:, list(member.columns)]
+        distances = mean(member.novelty.distances(features[0])) if member.novelty is not None else None
+        yield _Answers(common, mean(features[0]) if features else None, distances)
 
 
 def _readable(group: list[_Decoded]) -> list[_Decoded]:
@@ -176,6 +210,7 @@ class Prediction:
         top: the most probable classes and their probabilities, 0..1, best first; empty if there is an error.
         unsure: whether the most probable class is below the requested threshold.
         explanation: the written class-activation map; None without one.
+        distance: from the training images, 0 or above, where 1 in 100 images of their kind exceeds 1; None if it is not known.
     """
 
     name: str
@@ -184,6 +219,12 @@ class Prediction:
     top: tuple[tuple[str, float], ...]
     unsure: bool = False
     explanation: Path | None = None
+    distance: float | None = None
+
+    @property
+    def unlike_training(self) -> bool | None:
+        """Whether the image is unlike the training images; None if that is not known."""
+        return None if self.distance is None else self.distance > 1
 
     @property
     def label(self) -> str:
@@ -208,6 +249,19 @@ class Prediction:
         if self.error is not None:
             raise ResnetError(self.error)
         return self.top[0]
+
+    def to_json(self, runs: Sequence[str]) -> dict[str, Any]:
+        """Its entry in the result of `predict --json`; `runs` are the names of the classifiers."""
+        return {
+            "path": path_text(self.name),
+            "error": self.error and path_text(self.error),
+            "predictions": [{"class": name, "probability": probability} for name, probability in self.top],
+            "unsure": self.unsure,
+            "unlike_training": self.unlike_training,
+            "distance": self.distance,
+            **({"explanation": path_text(self.explanation)} if self.explanation else {}),
+            "runs": runs,
+        }
 
 
 def predict(
@@ -241,14 +295,18 @@ def predict(
         [5]
     """
     for result in classify(images, members, views):
-        image = result.image
-        name, path = (str(image), image) if isinstance(image, Path) else (image.name, None)
-        if result.probabilities is None:
-            yield Prediction(name, path, result.error, ())
-            continue
-        best = np.argsort(-result.probabilities, kind="stable")[:top]
-        found = tuple((names[i], float(result.probabilities[i])) for i in best)
-        yield Prediction(name, path, None, found, unsure=found[0][1] < threshold)
+        yield prediction_of(result, names, top, threshold)
+
+
+def prediction_of(result: Classified, names: Sequence[str], top: int, threshold: float = 0.0) -> Prediction:
+    """The most probable classes of a classified image; see `predict` for the arguments."""
+    image = result.image
+    name, path = (str(image), image) if isinstance(image, Path) else (image.name, None)
+    if result.probabilities is None:
+        return Prediction(name, path, result.error, ())
+    best = np.argsort(-result.probabilities, kind="stable")[:top]
+    found = tuple((names[i], float(result.probabilities[i])) for i in best)
+    return Prediction(name, path, None, found, unsure=found[0][1] < threshold, distance=result.distance)
 
 
 _KEPT = 0.875  # share of the side that a crop keeps: 224 of 256 pixels

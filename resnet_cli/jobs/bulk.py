@@ -284,7 +284,7 @@ def _run(work: Work, todo: Sequence[int], cluster: Cluster, progress: Progress) 
     forget_attempts(work.output)
     done, errors = total - left, 0
     what = how_many(number, "actor") + (" on GPUs" if work.engine == "keras" and cluster.gpus else "")
-    images, blocks = f"{total:,} image{'' if total == 1 else 's'}", how_many(len(todo), "block")
+    images, blocks = how_many(total, "image"), how_many(len(todo), "block")
     progress.line(f"classifying {left:,} of {images} in {blocks}, {what}")
     task = progress.start("predicting", total)
     task.advance(done)
@@ -299,7 +299,8 @@ def _run(work: Work, todo: Sequence[int], cluster: Cluster, progress: Progress) 
             if time.monotonic() - told > _TOLD_EVERY:
                 told = time.monotonic()
                 ahead = how_long((total - done) / rate)
-                progress.line(f"{done:,} of {total:,} images, {rate:,.0f} images/s, {errors:,} errors, {ahead} left")
+                failed = how_many(errors, "error")
+                progress.line(f"{done:,} of {how_many(total, 'image')}, {rate:,.0f} images/s, {failed}, {ahead} left")
     finally:
         task.finish()
     return left, time.monotonic() - began

@@ -83,7 +83,8 @@ class Evaluated:
         warnings = list(self.warnings)
         where = {"output": str(self.folder), "report": str(self.report) if self.report else None}
         outcome = {"engine": measured.engine, **where, "warnings": warnings, "notes": warnings}
-        return {**names, **measured.figures.to_json(), "coverage": measured.coverage_json(), **outcome}
+        parts = {"coverage": measured.coverage_json(), "unlike_training": measured.unlike_training_json()}
+        return {**names, **measured.figures.to_json(), **parts, **outcome}
 
 
 def run_evaluation(request: EvaluateRequest, progress: Progress) -> Evaluated:

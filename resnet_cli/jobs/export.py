@@ -13,7 +13,7 @@ from resnet_cli.export.formats import FORMATS, FormatName, find_format
 from resnet_cli.export.quantizers import MAX_DROP, QUANTIZERS, find_quantizer
 from resnet_cli.jobs.environment import tensorflow_import, without_chatter
 from resnet_cli.jobs.published import names_published, published_run
-from resnet_cli.progress import Progress
+from resnet_cli.progress import Progress, how_many
 from resnet_cli.runs.folder import Run, load_run
 
 if TYPE_CHECKING:
@@ -136,6 +136,9 @@ def run_export(request: ExportRequest, progress: Progress) -> FinishedExport:
     require_possible(request)
     run, name = _run_of(request, progress), request.format
     (find_quantizer if request.int8 else find_format)(name)
+    progress.line(
+        f"exporting {run.name} as {name}{f' in {request.quantize}' if request.quantize else ''}, then checking what was written"
+    )
     with tensorflow_import():
         import keras
 
@@ -145,9 +148,6 @@ def run_export(request: ExportRequest, progress: Progress) -> FinishedExport:
     if keras.backend.backend() != "tensorflow":
         what = f"the converters read TensorFlow's graphs, and Keras runs on {keras.backend.backend()} in this process"
         raise ResnetError(what, "export in a process with KERAS_BACKEND=tensorflow, as `resnet export` does")
-    progress.line(
-        f"exporting {run.name} as {name}{f' in {request.quantize}' if request.quantize else ''}, then checking what was written"
-    )
     most = 100 * MAX_DROP if request.max_drop is None else request.max_drop
     half = request.quantize == "float16"
     wanted = Wanted(name, request.output, request.force, half, request.with_resize, request.min_accuracy)
@@ -196,10 +196,10 @@ def _int8_warnings(quantized: "Quantized") -> list[str]:
 
     warnings, count, bound = list(quantized.left_out), quantized.count, quantized.max_drop
     if 0 < bound < 100 / count:
-        points = f"{bound:g} point{'' if bound == 1 else 's'}"
+        points, are = f"{bound:g} point{'' if bound == 1 else 's'}", "is" if count == 1 else "are"
         warnings.append(
-            f"only {count} images are held out, so one is {100 / count:.1f} points: too few to see a loss of {points}, and int8"
-            " may lose one"
+            f"only {how_many(count, 'image')} {are} held out, so one is {100 / count:.1f} points: too few to see a loss of"
+            f" {points}, and int8 may lose one"
         )
     if quantized.is_worse:
         allowed = in_images(quantized.allowed, count)

@@ -17,12 +17,20 @@ from resnet_cli.data.layout import some_names
 from resnet_cli.data.threads import Pause
 from resnet_cli.engines import EngineName
 from resnet_cli.engines.base import Engine
-from resnet_cli.engines.openvino import OpenVinoEngine, Purpose, logits_of_features, with_feature_map, with_features
+from resnet_cli.engines.openvino import (
+    OpenVinoEngine,
+    Purpose,
+    features_file,
+    logits_of_features,
+    with_feature_map,
+    with_features,
+)
 from resnet_cli.errors import ResnetError
 from resnet_cli.export.folder import exported_model, load_export, open_export, resizes
 from resnet_cli.files import write_text
 from resnet_cli.inference.classify import Member, Prediction, predict
 from resnet_cli.inference.explain import Explainable, explain, write_explanation
+from resnet_cli.inference.novelty import NOVELTY, Novelty, read_novelty
 from resnet_cli.jobs.environment import (
     cache_folder,
     gpu_is_likely,
@@ -85,7 +93,11 @@ def run_prediction(
     require_possible(classifiers, request.engine, request.views)
     engine = engine_for_many(engine, classifiers, lambda: count_named(request.words), progress)
     purpose: Purpose = "one" if is_one_file(request.words) else "many"
-    members = load_members(classifiers, purpose, engine, progress)
+    loading = progress.start(f"loading {', '.join(each.name for each in classifiers)}", None)
+    try:
+        members = load_members(classifiers, purpose, engine, progress)
+    finally:
+        loading.finish()
     paths = image_paths(request.words, listed, progress)
     predictions = predict(paths, members, classifiers[0].classes, request.top, request.views, request.threshold)
     if request.explain is not None:
@@ -125,6 +137,7 @@ class Ready:
         rebuild: builds the same classifier in Keras, uint8 images to probabilities; imports Keras.
         for_keras: whether Keras can run it, which is not possible for an export.
         weights: its weights file; None for an export and for downloaded weights.
+        novelty: reads what tells images unlike its training images; returns None if there is nothing.
         runtime: loads an export into a runtime other than OpenVINO; None for what the engines run.
         whole: whether it resizes images itself.
     """
@@ -136,16 +149,13 @@ class Ready:
     rebuild: Callable[[], Any]
     for_keras: bool = True
     weights: Path | None = None
+    novelty: Callable[[], Novelty | None] = lambda: None
     runtime: Callable[[], Engine] | None = None
     whole: bool = False
 
 
 def require_possible(classifiers: Sequence[Ready], wish: EngineName, views: int) -> None:
-    """Refuse what exported models cannot do.
-
-    Raises:
-        ResnetError: an engine is named for a model with a runtime of its own, or ten crops for one that resizes images.
-    """
+    """Refuse, with a ResnetError, an engine for a model with a runtime of its own, and ten crops for one that resizes."""
     for each in classifiers:
         if each.runtime is not None and wish != "auto":
             raise ResnetError(f"{each.model} runs in its own runtime, not with --engine {wish}", "leave --engine out")
@@ -176,17 +186,14 @@ def run_classifier(run: Run) -> Ready:
     """The classifier of a run."""
     about = run.name, run.classes, run_geometry(run), partial(_read, run)
     if not run.is_export:
-        return Ready(about[0], run.openvino, *about[1:], weights=run.weights)
+        novelty = partial(read_novelty, run.folder / NOVELTY)
+        return Ready(about[0], run.openvino, *about[1:], weights=run.weights, novelty=novelty)
     runtime = None if run.record["export"]["format"] == "openvino" else partial(_load_exported, run)
     return Ready(about[0], exported_model(run), *about[1:], for_keras=False, runtime=runtime, whole=resizes(run))
 
 
 def _load_exported(run: Run) -> Engine:
-    """An export in its own runtime; TensorFlow is imported for its own formats only."""
-    if run.record["export"]["format"] in ("savedmodel", "keras"):
-        with tensorflow_import():
-            import keras  # noqa: F401
-    with without_chatter():
+    with tensorflow_import() if run.record["export"]["format"] in ("savedmodel", "keras") else without_chatter():
         return load_export(run)
 
 
@@ -241,15 +248,14 @@ def load_members(
     Raises:
         ResnetError: a file is missing or damaged.
     """
-    return tuple(
-        Member(
-            _load(each, purpose, engine, progress, features, threads),
-            each.geometry,
-            _columns(each.classes, classifiers[0].classes),
-            each.whole,
-        )
-        for each in classifiers
-    )
+
+    def member(ready: Ready) -> Member:
+        novelty = ready.novelty()
+        loaded = _load(ready, purpose, engine, progress, features or novelty is not None, threads)
+        progress.detail(f"{ready.name}: {loaded.name} {loaded.precision}, {ready.geometry.size} pixels")
+        return Member(loaded, ready.geometry, _columns(ready.classes, classifiers[0].classes), novelty, ready.whole)
+
+    return tuple(map(member, classifiers))
 
 
 def _load(
@@ -265,9 +271,11 @@ def _load(
         progress.line(f"there is no {ready.model}, so Keras predicts from the weights, which is slower")
         engine = "keras"
     if engine != "keras":
-        if features:
+        cache = kept_in_cache("compiled")
+        model = features_file(ready.model, cache) if features and cache else None
+        if features and model is None:
             return OpenVinoEngine(with_features(ready.model), purpose, threads=threads)
-        return OpenVinoEngine(ready.model, purpose, cache=kept_in_cache("compiled"), threads=threads)
+        return OpenVinoEngine(model or ready.model, purpose, cache=cache, threads=threads)
     classifier = ready.rebuild()
     from resnet_cli.engines.frozen import KerasEngine, and_features
 
