@@ -56,12 +56,14 @@ class Process:
 
     Attributes:
         seconds: on the clock.
+        processor: seconds of all its cores.
         megabytes: of resident memory, at its peak.
         output: what it wrote to stdout.
         log: the lines of its stderr, with the seconds from the start at which they came.
     """
 
     seconds: float
+    processor: float
     megabytes: float
     output: str
     log: tuple[tuple[float, str], ...]
@@ -108,7 +110,8 @@ def run(command: Sequence[str | Path], cache: Path, given: str = "") -> Process:
             raise SystemExit(f"{shown}\nended with {process.returncode}:\n{said}")
         stdout.seek(0)
         # Linux counts kilobytes, macOS bytes.
-        return Process(seconds, usage.ru_maxrss / (1024 if sys.platform == "linux" else 1024**2), stdout.read(), log)
+        megabytes = usage.ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
+        return Process(seconds, usage.ru_utime + usage.ru_stime, megabytes, stdout.read(), log)
 
 
 def in_turns(contenders: Mapping[str, Callable[[], Result]], repeats: int, warm_up: bool = False) -> dict[str, list[Result]]:

@@ -37,7 +37,7 @@ def options_by_command() -> dict[str, set[str]]:
     found = {}
     for name in SUMMARIES:
         spellings = " ".join(each.spelling for each in generator.parameters(command_function(name)) if not each.is_argument)
-        found[name] = {*re.findall(r"-[-\w]+", spellings), "--help", "-h"}
+        found[name] = {*re.findall(r"-[-\w]+", spellings), "--help", "-h", "--verbose", "-v"}
     return found
 
 
@@ -160,7 +160,7 @@ def help_pages(columns: int, option: str) -> dict[str, str]:
 def test_help_is_whole_however_narrow_the_terminal(columns: int, option: str) -> None:
     for name, page in help_pages(columns, option).items():
         assert "…" not in page and "\\" not in page and max(map(len, page.splitlines())) <= columns
-        words = {word.strip("[];,") for word in page.replace("│", " ").split()}
+        words = {word.strip("[];,") for word in page.replace("│", " ").replace(",--", " --").split()}
         for each in generator.parameters(command_function(name)):
             spoken = " ".join([each.spelling.replace("/", " "), each.help]) if not each.is_argument else each.help
             missing = {word.strip("[];,") for word in spoken.replace("&lt;", "<").split()} - words
@@ -175,7 +175,7 @@ def test_the_options_of_train_and_finetune_are_few_and_in_panels(columns: int) -
     for name in ("train", "finetune"):
         places = [pages[name].index(panel) for panel in ("Data", "Network", "Training", "Augmentation", "Output")]
         assert places == sorted(places)
-        assert 20 <= len([each for each in generator.parameters(command_function(name)) if not each.is_argument]) <= 32
+        assert 20 <= len([each for each in generator.parameters(command_function(name)) if not each.is_argument]) <= 34
 
 
 def test_the_program_is_a_module_too_and_answers_to_both_words_for_help() -> None:

@@ -413,7 +413,8 @@ def test_where_nothing_can_be_written_nothing_is_measured(
     ):
         result = run_cli("evaluate", "--run", run_folder, *arguments)
         assert (result.exit_code, result.stdout) == (1, "")
-        assert result.stderr == f"error: cannot write to {place}: {why}\nhint: choose another --output\n"
+        told = f"evaluating {run_folder}\nerror: cannot write to {place}: {why}\nhint: choose another --output\n"
+        assert result.stderr == told
     assert {path.name for path in run_folder.iterdir()} == names
     # What cannot be measured leaves no folder behind.
     (run_folder / "model.xml").write_text("damaged")
@@ -443,9 +444,28 @@ def test_the_report_goes_where_it_is_wanted_and_no_stale_one_stays(run_folder: P
     assert not (run_folder / "report.html").exists() and (run_folder / "predictions.csv").exists()
 
 
+def test_a_training_writes_its_report_where_it_is_wanted_or_none(tiny_dataset: Path, run_cli: RunCli, tmp_path: Path) -> None:
+    quick = ("--arch", "resnet20", "--weights", "none", "--set", "views=2", "--epochs", 1, "--image-size", 32)
+    page, run = tmp_path / "page.html", tmp_path / "run"
+    refused = run_cli("finetune", tiny_dataset, *quick, "--output", run, "--report", page, "--no-report")
+    assert refused.exit_code == 2 and "exclude each other" in refused.stderr and not run.exists()
+    refused = run_cli("finetune", tiny_dataset, *quick, "--output", run, "--report", tmp_path / "page.txt")
+    assert refused.exit_code == 1 and "is no .html file" in refused.stderr and not run.exists()
+    result = run_cli("finetune", tiny_dataset, *quick, "--output", run, "--report", page)
+    assert result.exit_code == 0 and f"report: {page}" in result.stdout.replace("\n", "")
+    assert "top-1 accuracy on" in page.read_text() and not (run / "report.html").exists()
+    result = run_cli("train", tiny_dataset, "--epochs", 1, "--output", tmp_path / "none", "--no-report", "--json")
+    assert result.exit_code == 0 and json.loads(result.stdout)["report"] is None
+    assert (tmp_path / "none" / "run.json").exists() and not (tmp_path / "none" / "report.html").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "sentence"),
-    [("notes.html", "notes.html exists and is no report of this program"), ("page.txt", "page.txt is no .html file")],
+    [
+        ("notes.html", "notes.html exists and is no report of this program"),
+        ("page.txt", "page.txt is no .html file"),
+        ("none/page.html", "there is no folder"),
+    ],
 )
 def test_a_report_replaces_no_other_file(name: str, sentence: str, run_folder: Path, run_cli: RunCli, tmp_path: Path) -> None:
     (tmp_path / "notes.html").write_text("my notes")

@@ -17,7 +17,7 @@ from training_material import CLASSES, STEPS, HeldOut, Points, network, run, val
 
 from resnet_cli.errors import ResnetError
 from resnet_cli.progress import Silent
-from resnet_cli.runs.folder import read_history
+from resnet_cli.runs.folder import load_run, read_history
 from resnet_cli.training.checkpoints import Stage
 from resnet_cli.training.config import TrainConfig
 from resnet_cli.training.loop import balanced_weights, train
@@ -314,9 +314,8 @@ def test_a_training_from_a_run_of_the_same_classes_keeps_its_head(
     for name in ("first", "second"):
         with h5py.File(tmp_path / name / "model.weights.h5", "r") as file:
             kernels.append(file["logits/kernel"][()])
-    # The second run is calibrated anew.
-    fitted = json.loads((tmp_path / "second" / "run.json").read_text())["calibration"]
-    np.testing.assert_allclose(kernels[1] * fitted["temperature"], kernels[0], rtol=1e-6)
+    temperature = load_run(tmp_path / "second").record["calibration"]["temperature"]
+    np.testing.assert_allclose(kernels[1] * temperature, kernels[0], rtol=1e-6)
     others = make_dataset(tmp_path / "others", ("pear", "plum", "quince"))
     result = run_cli("train", others, *quick, *again, "--output", tmp_path / "third")
     assert "with a new head" in result.stderr

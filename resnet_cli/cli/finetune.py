@@ -8,8 +8,9 @@ from typing import Any
 import typer
 
 from resnet_cli.cli import recipe_options as o
-from resnet_cli.cli.console import print_training
+from resnet_cli.cli.options import report_page
 from resnet_cli.cli.reporter import Reporter
+from resnet_cli.cli.results import print_training
 from resnet_cli.errors import ResnetError
 from resnet_cli.jobs.cluster import find_cluster
 from resnet_cli.jobs.environment import dataset_folder, tensorflow_import
@@ -52,14 +53,16 @@ def finetune(
     force: o.ForceRun = False,
     resume: o.Resume = False,
     tensorboard: o.Tensorboard = False,
+    report: o.ReportFile = None,
+    no_report: o.NoReport = False,
     json: o.RunJson = False,
     quiet: o.RunQuiet = False,
 ) -> None:
     """Turn a folder of photos into a classifier, from a pretrained network."""
-    typed: dict[str, Any] = dict(locals())
+    typed: dict[str, Any] = {**locals(), "page": report_page(report, no_report)}
     typed["time_limit"] = parse_duration(time_limit) if time_limit else None
     given = o.given_keys(FinetuneConfig, typed, settings or ())
-    o.require_effect_of_search(lr_find, given, {"--time-limit": time_limit, "--tensorboard": tensorboard})
+    o.require_effect_of_search(lr_find, given, {"--time-limit": time_limit, "--tensorboard": tensorboard, "--report": report})
     o.require_epochs_to_choose(time_limit, given, recipe, FinetuneConfig)
     config = make_finetune_config(recipe, given)
     typed["tune"] = parse_duration(tune, "--tune") if tune else None

@@ -14,6 +14,7 @@ from resnet_cli.cli.options import BULK, Engine, Input, Json, Ray, RunFolders, V
 from resnet_cli.cli.reporter import Reporter
 from resnet_cli.data.inputs import listed_paths
 from resnet_cli.files import csv_line, path_text
+from resnet_cli.progress import how_many
 
 if TYPE_CHECKING:
     from resnet_cli.inference.classify import Prediction
@@ -103,8 +104,7 @@ def _told(done: "BulkDone") -> str:
     before = f", {done.images - done.now:,} of them before" if done.now < done.images else ""
     rate = f" ({done.now / done.seconds:,.1f} images/s)" if done.now else ""
     errors = f"[red]{done.errors:,} with an error[/]" if done.errors else "no errors"
-    images = "1 image" if done.images == 1 else f"{done.images:,} images"
-    return f"[bold]{images}[/]{before}{rate}, {errors}: {console.escape(done.output)}"
+    return f"[bold]{how_many(done.images, 'image')}[/]{before}{rate}, {errors}: {console.escape(done.output)}"
 
 
 def _show_json(runs: Sequence[str], results: "Iterable[Prediction]") -> int:
@@ -113,17 +113,7 @@ def _show_json(runs: Sequence[str], results: "Iterable[Prediction]") -> int:
     first = True
     for result in results:
         failed += result.error is not None
-        row: dict[str, Any] = {
-            "path": path_text(result.name),
-            "error": result.error and path_text(result.error),
-            "predictions": [{"class": name, "probability": probability} for name, probability in result.top],
-            "unsure": result.unsure,
-            "unlike_training": result.unlike_training,
-            "distance": result.distance,
-            **({"explanation": path_text(result.explanation)} if result.explanation else {}),
-            "runs": runs,
-        }
-        sys.stdout.write(("[\n" if first else ",\n") + console.json_text(row))
+        sys.stdout.write(("[\n" if first else ",\n") + console.json_text(result.to_json(runs)))
         sys.stdout.flush()
         first = False
     sys.stdout.write("[]\n" if first else "\n]\n")

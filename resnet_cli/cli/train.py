@@ -10,8 +10,10 @@ from typing import Any
 import typer
 
 from resnet_cli.cli import recipe_options as o
-from resnet_cli.cli.console import print_error, print_training
+from resnet_cli.cli.console import print_error
+from resnet_cli.cli.options import report_page
 from resnet_cli.cli.reporter import Reporter
+from resnet_cli.cli.results import print_training
 from resnet_cli.errors import ResnetError
 from resnet_cli.jobs.cluster import find_cluster, is_child, join, require_together, run_child, together
 from resnet_cli.jobs.environment import dataset_folder, tensorflow_import
@@ -51,16 +53,19 @@ def train(
     force: o.ForceRun = False,
     resume: o.Resume = False,
     tensorboard: o.Tensorboard = False,
+    report: o.ReportFile = None,
+    no_report: o.NoReport = False,
     ray: o.RayAddress = None,
     json: o.RunJson = False,
     quiet: o.RunQuiet = False,
 ) -> None:
     """Train a network of the residual papers on a folder of images, from scratch or from weights."""
-    typed = dict(locals())
+    typed = {**locals(), "page": report_page(report, no_report)}
     given, network = o.given_keys(TrainConfig, typed, settings or ()), find_network(arch, shortcut)
     limit = _limit(time_limit, show)
     o.require_epochs_to_choose(time_limit, given, recipe, TrainConfig)
-    o.require_effect_of_search(lr_find, given, {"--time-limit": limit, "--resume": resume, "--tensorboard": tensorboard})
+    vain = {"--time-limit": limit, "--resume": resume, "--tensorboard": tensorboard, "--report": report}
+    o.require_effect_of_search(lr_find, given, vain)
     config = make_config(recipe, network, given)
     if show:
         base, _ = based_on(recipe, TrainConfig)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnet_cli.data.decode import Geometry, decode, decode_square
+from resnet_cli.data.decode import Geometry, Source, decode, decode_square
 from resnet_cli.engines.base import Images, Outputs
 from resnet_cli.files import write_bytes
 
@@ -63,7 +63,7 @@ class Explanation:
     probability: float
 
 
-def explain(classifier: Explainable, path: Path, label: str | None = None) -> Explanation:
+def explain(classifier: Explainable, path: Source, label: str | None = None) -> Explanation:
     """Explain one prediction.
 
     Args:
@@ -122,6 +122,7 @@ def covered(width: int, height: int, geometry: Geometry) -> Box:
 
 _RAMP = ((0.0, (255, 225, 0)), (0.5, (255, 130, 0)), (1.0, (225, 0, 40)))  # colours of weak to strong evidence
 _OPACITY = 0.7  # of the strongest
+_OVERLAY = 320  # pixels
 
 
 def as_image(heat: Array) -> Image.Image:
@@ -141,6 +142,20 @@ def heat_on(width: int, height: int, explanation: Explanation) -> Array:
         (width, height), Image.Transform.AFFINE, place, Image.Resampling.BICUBIC
     )
     return np.asarray(shown, np.float32).clip(0, 1)
+
+
+def overlay(image: Source, explanation: Explanation) -> bytes:
+    """A PNG file with transparency to lay over the whole upright image: of its proportions, the long side 320 pixels.
+
+    Raises:
+        ResnetError: the image cannot be read.
+    """
+    height, width = decode(image, _OVERLAY).shape[:2]  # only their ratio matters
+    scale = _OVERLAY / max(width, height)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    content = io.BytesIO()
+    as_image(heat_on(*size, explanation)).save(content, "PNG")
+    return content.getvalue()
 
 
 def write_explanation(folder: Path, path: Path, explanation: Explanation) -> Path:

@@ -18,7 +18,7 @@ from resnet_cli.files import digest
 from resnet_cli.jobs.environment import cache_folder
 from resnet_cli.jobs.predict import Ready, load_members
 from resnet_cli.jobs.ray_cluster import Cluster
-from resnet_cli.progress import Silent
+from resnet_cli.progress import Silent, how_many
 
 if TYPE_CHECKING:
     from resnet_cli.data.decode import Source
@@ -154,7 +154,7 @@ class BlockClassifier:
         if count == _MOST_ATTEMPTS:
             first = number * self._work.manifest.block
             raise ResnetError(
-                f"the actor of block {number}, which begins with image {first} of the list, died {count} times",
+                f"the actor of block {number}, which begins with image {first} of the list, died {how_many(count, 'time')}",
                 "there may be too little memory, or an image that crashes the decoder: leave it out of the input",
             )
         write_whole(place.inside(str(count)), b"")

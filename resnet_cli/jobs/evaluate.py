@@ -16,11 +16,12 @@ from resnet_cli.errors import ResnetError
 from resnet_cli.inference.scoring import first_image, is_predictions
 from resnet_cli.jobs.environment import dataset_folder, settled
 from resnet_cli.jobs.measure import Measured, measure_together
-from resnet_cli.jobs.predict import engine_for_many, load_runs, run_classifier
-from resnet_cli.jobs.report import Page, write_measured
+from resnet_cli.jobs.predict import engine_for_many, load_runs, require_possible, run_classifier
+from resnet_cli.jobs.report import write_measured
 from resnet_cli.jobs.start import Place, choose_run_folder, make_run_folder, require_writable
 from resnet_cli.progress import Progress
-from resnet_cli.runs.folder import EVALUATIONS, FIGURES, Run, require_own_report
+from resnet_cli.reports import Page
+from resnet_cli.runs.folder import EVALUATIONS, FIGURES, Run
 
 _ENSEMBLE = "ensemble"  # folder of an ensemble's results, under runs/
 
@@ -30,8 +31,8 @@ class EvaluateRequest:
     """The arguments of an evaluation.
 
     Attributes:
-        runs: folders of runs or of OpenVINO exports, names of published weights, or .safetensors files; several form an
-            ensemble, none means the newest run.
+        runs: folders of runs, exports (folder or model file), names of published weights, or .safetensors files; several form
+            an ensemble, none means the newest run.
         dataset: folder, archive or name of a known data set whose images are scored; None for the first run's held-out images.
         split: train, val or test; None for test images if there are any, else validation images.
         views: views of each image to average: 1, 2 or 10.
@@ -95,6 +96,8 @@ def run_evaluation(request: EvaluateRequest, progress: Progress) -> Evaluated:
     views, strict = request.views, request.strict
     engine = settled(request.engine, progress)
     runs = load_runs(request.runs, progress)
+    classifiers = list(map(run_classifier, runs))
+    require_possible(classifiers, request.engine, request.views)
     if request.dataset is None and request.labels is None:
         _unpack_again(runs[0], progress)
         scored = scoring.held_out(runs, request.split, request.allow_changed)
@@ -106,13 +109,11 @@ def run_evaluation(request: EvaluateRequest, progress: Progress) -> Evaluated:
     name = _new_name(runs, scored, views)
     target = request.output or (choose_run_folder(name) if name else _place(runs[0], scored, views, request.labels))
     _require_own(target, runs)
-    if request.page.path is not None:
-        require_own_report(request.page.path)
+    request.page.require_possible()
     # A training's warnings are about the images of its headline figure, and still apply to the figure if these are unchanged.
     told = runs[0].warnings_of_data if scored.changed else runs[0].warnings
     for warning in (*(told if scored.is_headline and len(runs) == 1 else ()), *scored.notes):
         progress.warn(warning)
-    classifiers = list(map(run_classifier, runs))
     engine = engine_for_many(engine, classifiers, lambda: len(scored.samples), progress)
     measured = measure_together(classifiers, scored, views, progress, engine)
     if left_out := measured.rows.left_out:
@@ -123,8 +124,7 @@ def run_evaluation(request: EvaluateRequest, progress: Progress) -> Evaluated:
         target = make_run_folder(Place(target, name))  # another process may have created it meanwhile
     _make_folder(target)
     write_measured(target, measured, runs, progress, request.page)
-    report = request.page.at(target)
-    return Evaluated(runs, measured, target, report, tuple(progress.warnings))
+    return Evaluated(runs, measured, target, request.page.at(target), tuple(progress.warnings))
 
 
 def _unpack_again(run: Run, progress: Progress) -> None:

@@ -77,10 +77,11 @@ def run_finetune(plan: FinetunePlan, progress: Progress) -> dict[str, Any]:
     odd = warn_of_figures(Run(folder, record), readable, result.best.best, measured, progress)
     figures = result_record(folder, network.name, source.kind, seconds, result.best, measured, progress.warnings)
     summary = {**figures, **result.to_json(), "views": frozen.views, "figure_warnings": odd}
+    summary["report"] = request.page.of_run(folder)
     summary |= {name: found for name, found in (("folds", folds), ("tuning", tuned)) if found}
     record |= {"engine": f"{frozen.engine} {frozen.precision}", "results": summary}
     record |= {"calibration": fitted.to_json()} if fitted else {}
-    write_measured(folder, list(measured.values())[-1], [Run(folder, record)], progress)
+    write_measured(folder, list(measured.values())[-1], [Run(folder, record)], progress, request.page)
     finish_run(folder, record)
     return summary
 

@@ -33,7 +33,7 @@ from resnet_cli.jobs.start import (
 )
 from resnet_cli.networks.catalogue import ClassifierSpec, Network, find_network
 from resnet_cli.networks.pretrained import BUNDLED, PREFERRED, WeightsSource, choose_backbone, classes_of, require_size
-from resnet_cli.progress import Progress
+from resnet_cli.progress import Progress, how_many
 from resnet_cli.runs.folder import unfinished_runs
 from resnet_cli.training.config import FinetuneConfig, TrainConfig
 from resnet_cli.training.processes import group
@@ -53,7 +53,7 @@ def taught_by(path: Path, progress: Progress) -> "Teacher":
     from resnet_cli.engines.teacher import find_teacher
 
     teacher = find_teacher(at_home(str(path)))
-    progress.line(f"teacher: {teacher.name}, {len(teacher.classes)} classes, {teacher.size} pixels")
+    progress.line(f"teacher: {teacher.name}, {how_many(len(teacher.classes), 'class')}, {teacher.size} pixels")
     return teacher
 
 
@@ -172,6 +172,7 @@ def plan_training(request: TrainRequest, config: TrainConfig, progress: Progress
         ResnetError: a path or an option is wrong, or weights that were asked for by name cannot be had.
     """
     began = time.perf_counter()
+    request.page.require_possible()
     teacher = taught_by(request.teacher, progress) if request.teacher else None
     if teacher is None:
         dataset = hold_out(scan(request), config.val_split, config.seed)
@@ -294,6 +295,7 @@ def plan_finetune(request: FinetuneRequest, config: FinetuneConfig, progress: Pr
         ResnetError: a path or an option is wrong, or weights that were asked for by name cannot be had.
     """
     began = time.perf_counter()
+    request.page.require_possible()
     config = replace(config, flip=config.mirrors)  # record what is actually done
     asked = _asked_size(request.image_size)
     scanned = scan(request)

@@ -4,7 +4,7 @@ In: a measurement and the runs it is about. Out: files in a folder.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +16,13 @@ from resnet_cli.inference.scoring import write_confusion, write_predictions
 from resnet_cli.jobs.measure import Measured
 from resnet_cli.jobs.predict import explainable, run_classifier
 from resnet_cli.progress import Progress, how_many
+from resnet_cli.reports import MISTAKES, Page
 from resnet_cli.reports.page import Contents, Report, Shown, write_report
 from resnet_cli.runs.folder import Run, read_history
 from resnet_cli.training.tuning import compared
 
-_MISTAKES = 24  # in the report
 _UNSURE = 12  # least certain images in it
 _CURVES = 8  # precision-recall curves in it
-
-
-@dataclass(frozen=True)
-class Page:
-    """Which report is written.
-
-    Attributes:
-        path: its file; None for report.html in the folder of the figures.
-        is_wanted: whether there is one at all.
-        explained: mistakes that get a class-activation map; an ensemble has none.
-    """
-
-    path: Path | None = None
-    is_wanted: bool = True
-    explained: int = _MISTAKES
-
-    def at(self, folder: Path) -> Path | None:
-        """The report's path, for figures in a folder; None without a report."""
-        return (self.path or folder / "report.html") if self.is_wanted else None
 
 
 def write_measured(folder: Path, measured: Measured, runs: Sequence[Run], progress: Progress, page: Page = Page()) -> None:
@@ -76,9 +57,13 @@ def write_measured(folder: Path, measured: Measured, runs: Sequence[Run], progre
 
 def _explainable(run: Run, measured: Measured, progress: Progress) -> Explainable | None:
     """The run's classifier in parts; None if it cannot be taken apart, which must not cost its figures."""
+    ready = run_classifier(run)
+    if ready.runtime is not None:
+        progress.line("the report has no heat maps, which need a run or an OpenVINO export")
+        return None
     engine: EngineName = "keras" if measured.engine.startswith("keras") else "auto"
     try:
-        return explainable(run_classifier(run), engine, progress)
+        return explainable(ready, engine, progress)
     except ResnetError:
         raise
     except Exception as error:  # this relies on the converter's graphs
@@ -126,7 +111,7 @@ def _report(
     probabilities, labels = rows.probabilities, rows.labels
     predicted, confidence = probabilities.argmax(1), probabilities.max(1)
     worst = [i for i in (-losses(probabilities, labels)).argsort(kind="stable") if predicted[i] != labels[i]]
-    mistakes = [_shown(measured, i, classifier if place < explained else None) for place, i in enumerate(worst[:_MISTAKES])]
+    mistakes = [_shown(measured, i, classifier if place < explained else None) for place, i in enumerate(worst[:MISTAKES])]
     bins, curves = (
         reliability(confidence, predicted == labels),
         precision_recall(probabilities, labels, scored.classes, _CURVES),
@@ -148,7 +133,9 @@ def _shown(measured: Measured, i: int, classifier: Explainable | None) -> Shown:
     rows, classes = measured.rows, measured.scored.classes
     own, true = rows.probabilities[i], int(rows.labels[i])
     guess = int(own.argmax())
-    shown = Shown(rows.samples[i].path, classes[true], classes[guess], float(own[guess]), float(own[true]))
+    path, root = rows.samples[i].path, measured.scored.root
+    name = str(path.relative_to(root)) if path.is_relative_to(root) else ""
+    shown = Shown(path, classes[true], classes[guess], float(own[guess]), float(own[true]), name=name)
     if classifier is None:
         return shown
     try:
@@ -164,8 +151,8 @@ def _in_short(record: dict[str, Any]) -> str:
 
 def _temperature(fitted: dict[str, Any]) -> str:
     return (
-        f"{fitted['temperature']:.3f}, fitted on {fitted['images']} validation images: their calibration error went from"
-        f" {fitted['ece_before']:.3f} to {fitted['ece_after']:.3f}"
+        f"{fitted['temperature']:.3f}, fitted on {how_many(fitted['images'], 'validation image')}: the calibration error went"
+        f" from {fitted['ece_before']:.3f} to {fitted['ece_after']:.3f}"
     )
 
 
@@ -188,7 +175,7 @@ def _cross_validation(found: dict[str, Any]) -> str:
 
 def _tuning(found: dict[str, Any]) -> str:
     trials = how_many(found["trials"], "trial")
-    return f"{trials}, scored on {found['count']} images ({found['scored_on']}): accuracy {compared(found)}"
+    return f"{trials}, scored on {how_many(found['count'], 'image')} ({found['scored_on']}): accuracy {compared(found)}"
 
 
 def _weights(record: dict[str, Any]) -> str:

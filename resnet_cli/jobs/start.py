@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from resnet_cli.errors import ResnetError
 from resnet_cli.files import at_home, write_text
 from resnet_cli.networks.catalogue import Shortcut
 from resnet_cli.progress import Progress
+from resnet_cli.reports import Page
 from resnet_cli.runs.folder import RUNS, is_run_like, read_history, unfinished_runs
 from resnet_cli.training.config import FinetuneConfig, TrainConfig
 
@@ -43,6 +44,7 @@ class TrainRequest:
     labels: Path | None = None
     fraction: float | None = None
     per_class: int | None = None
+    page: Page = field(default_factory=Page)
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class FinetuneRequest:
     labels: Path | None = None
     fraction: float | None = None
     per_class: int | None = None
+    page: Page = field(default_factory=Page)
     folds: int | None = None
     tune: float | None = None
     fixed: frozenset[str] = frozenset()

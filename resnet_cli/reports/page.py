@@ -38,6 +38,7 @@ class Shown:
         true_probability: of the true class, 0..1.
         heat: evidence for the predicted class, RGBA; None without a map.
         box: the part of the image that the map covers: left, top, right, bottom, shares of its sides.
+        name: text below the image, such as its path in the data set; "" for its whole path.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class Shown:
     true_probability: float
     heat: Image.Image | None = None
     box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -212,7 +214,11 @@ def _training_plots(report: Report) -> list[str]:
         return []
     ordered = [record for phase in phases for record in report.history if record.stage == phase]
     kept = [place for place, record in enumerate(ordered, 1) if (record.stage, record.epoch) == report.best]
-    mark = (float(kept[0]), f"kept: epoch {ordered[kept[0] - 1].epoch}") if kept else None
+    mark = None
+    if kept:
+        best = ordered[kept[0] - 1]
+        phase = f" of the {_PHASES.get(best.stage, best.stage)}" if len(phases) > 1 else ""
+        mark = (float(kept[0]), f"kept: epoch {best.epoch}{phase}")
 
     def lines(figure: str) -> Iterable[Line]:
         for tone, phase in enumerate(phases):

@@ -13,7 +13,6 @@ import re
 import shutil
 import sys
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -170,22 +169,6 @@ def is_evaluation(folder: Path) -> bool:
     return (folder / FIGURES[0]).is_file() and all(
         path.name in FIGURES or path.name.startswith((UNFINISHED, *LITTER)) for path in folder.iterdir()
     )
-
-
-def require_own_report(path: Path) -> None:
-    """Check that a report may be written to a path: it replaces an earlier report, but no other file.
-
-    Raises:
-        ResnetError: the name does not end with .html, or another file has it.
-    """
-    if path.suffix.lower() != ".html":
-        raise ResnetError(f"--report {path} is no .html file", "such as --report report.html")
-    if not path.exists():
-        return
-    with suppress(OSError, ValueError):
-        if GENERATOR in path.read_text(encoding="utf-8"):
-            return
-    raise ResnetError(f"{path} exists and is no report of this program", "choose another --report")
 
 
 def is_rate_search(folder: Path) -> bool:

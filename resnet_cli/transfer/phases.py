@@ -231,8 +231,8 @@ def transfer(
         return TransferResult(head, None, "head", "none")
     if config.patience and choose_rate is None and is_perfect(head.best):
         progress.line(
-            f"fine-tuning skipped: the head is right on all {len(material.held_out)} validation images, at a validation loss"
-            f" of {head.best.val_loss:.3f}, below {SURE}; --set patience=0 fine-tunes anyway"
+            f"fine-tuning skipped: the head is right on all {how_many(len(material.held_out), 'validation image')}, at a"
+            f" validation loss of {head.best.val_loss:.3f}, below {SURE}; --set patience=0 fine-tunes anyway"
         )
         return TransferResult(head, None, "head", "skipped")
     before = {name: keras.ops.convert_to_numpy(value) for name, value in named_variables(model).items()}
