@@ -9,6 +9,7 @@ import struct
 import sys
 import termios
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from conftest import Finetuned, MakeDataset, MakeRun, RunCli
@@ -230,3 +231,14 @@ def test_a_comparison_says_which_columns_a_narrow_terminal_lacks(
         assert max(map(len, table.splitlines())) <= columns and "resnet18-slim, fine-tuned" in table
     assert "images per s" in shown[60] and "Not shown at this width" in shown[60]
     assert "Not shown at this width" not in shown[100]
+
+
+def test_the_image_of_a_terminal_loads_nothing_and_shows_no_path_of_a_machine() -> None:
+    drawn = (Path(__file__).parents[1] / "docs" / "terminal.svg").read_text(encoding="utf-8")
+    root = ElementTree.fromstring(drawn)
+    assert not re.search(r"@font-face|@import|url\((?!#)|<image|href=", drawn)
+    lines = ["".join(text.itertext()).replace("\xa0", " ") for text in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert any("resnet finetune sample_data/cars_vs_trucks" in line for line in lines)
+    assert any(re.match(r"epoch +2/20 .* val accuracy ", line) for line in lines) and any("100.0%" in line for line in lines)
+    assert not [line for line in lines if re.search(r"(?:^|\s)/\w|[A-Z]:\\", line)]
+    assert max(map(len, lines)) <= 80
