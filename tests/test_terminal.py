@@ -130,6 +130,12 @@ def test_networks_are_listed_whole_in_a_real_terminal(columns: int) -> None:
     assert row.replace("│", " ").split() == ["resnet152v1.5", "imagenet", "152", "60,344,232", "224", "hub"]
 
 
+def test_a_usage_error_is_one_line_however_narrow_the_terminal() -> None:
+    code = "import sys; sys.argv = ['resnet', 'finetune', '--' + 'long-path/' * 9]; from resnet_cli.cli.app import main; main()"
+    lines = lines_of(in_terminal(f"try:\n    {code}\nexcept SystemExit as stop:\n    assert stop.code == 2", 60))
+    assert f"Error: No such option: --{'long-path/' * 9}" in lines
+
+
 COLUMNS = [
     Column("run", ["runs/photos", "runs/a-longer-name"]),
     Column("images\nper s", ["7", "1,234"], is_number=True, rank=2, name="images/s"),

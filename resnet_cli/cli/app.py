@@ -197,7 +197,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings=_HELP,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,  # usage errors are lines, not boxes, which would break paths
 )
 for _name, _summary in SUMMARIES.items():
     app.command(_name, help=_summary)(lambda: None)

@@ -172,7 +172,7 @@ class Reporter:
         self.warnings: list[str] = []
         self._display = _Display(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=min(40, max(4, err.width - 60))),  # titles, counts and figures are whole from 60 columns on
             _Count(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[figures]}"),
