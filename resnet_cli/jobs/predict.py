@@ -88,12 +88,12 @@ def run_prediction(
     Raises:
         ResnetError: a run cannot be read, or an argument names no image.
     """
-    engine = settled(request.engine, progress)
-    classifiers = classifiers_for(request.runs, engine, progress)
-    engine = engine_for_many(engine, classifiers, lambda: count_named(request.words), progress)
-    purpose: Purpose = "one" if is_one_file(request.words) else "many"
-    loading = progress.start(f"loading {', '.join(each.name for each in classifiers)}", None)
+    loading = progress.start("loading the network", None)
     try:
+        engine = settled(request.engine, progress)
+        classifiers = classifiers_for(request.runs, engine, progress)
+        engine = engine_for_many(engine, classifiers, lambda: count_named(request.words), progress)
+        purpose: Purpose = "one" if is_one_file(request.words) else "many"
         members = load_members(classifiers, purpose, engine, progress)
     finally:
         loading.finish()
