@@ -145,6 +145,7 @@ def test_predict_and_evaluate_take_an_openvino_export_wherever_it_is(
     lost = run_cli("evaluate", "--run", moved)
     assert (lost.exit_code, lost.stdout) == (1, "")
     assert lost.stderr == (
+        f"evaluating {moved}\n"
         f"error: the export {moved} does not record where its images are\n"
         "hint: give a folder of images: resnet evaluate FOLDER\n"
     )
@@ -346,13 +347,13 @@ def test_without_the_images_there_is_no_int8(make_run: MakeRun, sample_data: Pat
     assert not (folder / "export").exists()
 
 
-def test_an_export_for_another_program_is_no_run(finetuned_run: Finetuned, run_cli: RunCli, tmp_path: Path) -> None:
+def test_an_export_without_its_record_is_one_sentence(finetuned_run: Finetuned, run_cli: RunCli, tmp_path: Path) -> None:
     (tmp_path / "model.onnx").touch()
     (tmp_path / "labels.txt").touch()
     image = next(finetuned_run.data.rglob("*.png"))
     result = run_cli("predict", image, "--run", tmp_path)
     assert result.exit_code == 1
     assert result.stderr == (
-        f"error: {tmp_path} is an export for other programs; this one only loads runs and OpenVINO exports\n"
-        "hint: name a run with --run, or an export of `resnet export --format openvino`\n"
+        f"error: {tmp_path} has no export.json, which names the classes of {tmp_path.name} and how images are prepared\n"
+        "hint: copy export.json there, and splits.csv for `evaluate`; or export the run again\n"
     )

@@ -116,10 +116,10 @@ def data_path(given: PathLike) -> Path:
 
 
 def load(folder: PathLike | None = None) -> "Run":
-    """Open a finished run, or an export of `export("openvino")`.
+    """Open a finished run, or an export.
 
     Args:
-        folder: the run folder; None for the newest run under runs/.
+        folder: the run folder, or an export's folder or model file; None for the newest run under runs/.
 
     Raises:
         ResnetError: there is none, or it is not complete.
@@ -134,7 +134,7 @@ def load(folder: PathLike | None = None) -> "Run":
 
 
 class Run:
-    """A finished run, or an OpenVINO export of one; returned by `finetune`, `train` and `load`.
+    """A finished run, or an export of one; returned by `finetune`, `train` and `load`.
 
     Example:
         >>> run = resnet.load()  # doctest: +SKIP
@@ -204,7 +204,7 @@ class Run:
 
         root = None if data is None else data_path(data)
         request = EvaluateRequest(
-            runs=(self.folder,),
+            runs=(self.folder / self._run.record.get("export", {}).get("file", ""),),
             dataset=root,
             split=split,
             views=views,
@@ -254,7 +254,7 @@ class Run:
 
         with call(progress) as shown:
             sources, count = given_images(images, shown)
-            members = self._members(engine, "one" if count == 1 else "many", count or 0, shown)
+            members = self._members(engine, views, "one" if count == 1 else "many", count or 0, shown)
             task = shown.start("predicting", count)
             found = []
             for prediction in predict(sources, members, self.classes, top, views):
@@ -308,11 +308,14 @@ class Run:
         with call(progress) as shown:
             return run_export(request, shown).exported.folder.absolute()
 
-    def _members(self, wish: EngineName, purpose: "Purpose", count: int, progress: Progress) -> "tuple[Member, ...]":
+    def _members(
+        self, wish: EngineName, views: int, purpose: "Purpose", count: int, progress: Progress
+    ) -> "tuple[Member, ...]":
         """The classifier in the engine that `resnet predict` would choose, loaded once."""
-        from resnet_cli.jobs.predict import engine_for_many, load_members, run_classifier
+        from resnet_cli.jobs.predict import engine_for_many, load_members, require_possible, run_classifier
 
         classifiers = (run_classifier(self._run),)
+        require_possible(classifiers, wish, views)
         engine = engine_for_many(settled(wish, progress), classifiers, lambda: count, progress)
         if (engine, purpose) not in self._loaded:
             self._loaded[engine, purpose] = load_members(classifiers, purpose, engine, progress)

@@ -53,8 +53,9 @@ RunFolders = Annotated[
     list[Path] | None,
     typer.Option(
         "--run",
-        help="Run folder, or published weights as timm:resnet50.a1_in1k; several form an ensemble: probabilities are averaged."
-        "  \\[default: the newest]",
+        "--model",
+        help="Run folder; exported model, as folder or file, which its own runtime runs; or published weights as"
+        " timm:resnet50.a1_in1k. Several form an ensemble: probabilities are averaged.  \\[default: the newest run]",
         autocompletion=complete_runs,
     ),
 ]

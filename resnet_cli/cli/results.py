@@ -176,7 +176,7 @@ def _print_result(result: dict[str, Any]) -> None:
     elif result.get("fine_tuning") == "stopped early":
         out.print(f"fine-tuning: stopped after {how_many(result['fine_tuning_epochs'], 'epoch')} without further gain")
     if warnings := len(result["warnings"]):
-        out.print(f"[yellow]{how_many(warnings, 'warning')}[/], see above or the report")
+        out.print(f"[yellow]{how_many(warnings, 'warning')}[/], see above{' or the report' if result.get('report') else ''}")
     run = shlex.quote(result["run"])
     out.print(f"run {escape(result['run'])}  ({how_long(result['seconds'])})")
     if report := result.get("report"):

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 from resnet_cli.data.contents import trained_before
 from resnet_cli.data.folders import EXAMPLE, LABELS
 from resnet_cli.errors import ResnetError
-from resnet_cli.export.formats import README, FormatName, is_export
+from resnet_cli.export.formats import FORMATS, README, FormatName, is_export, require_packages
 from resnet_cli.files import UNFINISHED, unfinished, write_csv, write_text
-from resnet_cli.runs.folder import EARLIER, EXPORT_RECORD, SPLITS, Run, read_splits
+from resnet_cli.runs.folder import EARLIER, EXPORT_RECORD, SPLITS, Run, read_record, read_splits
 
 if TYPE_CHECKING:
+    from resnet_cli.engines.base import Engine
     from resnet_cli.export.parity import Accuracy, Parity
 
 
@@ -184,3 +185,93 @@ def _without_paths(record: dict[str, Any]) -> dict[str, Any]:
 def size(folder: Path) -> int:
     """Size of all files in a folder, bytes."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+_KINDS: dict[str, FormatName] = {
+    ".keras": "keras",
+    ".onnx": "onnx",
+    ".tflite": "tflite",
+    ".xml": "openvino",
+    ".pb": "savedmodel",
+}
+_MODELS = ", ".join(("a SavedModel folder", *(kind for kind in _KINDS if kind != ".pb")))
+
+
+def open_export(path: Path) -> Run | None:
+    """Open an export, by its folder or its model file.
+
+    Returns:
+        A run with the export's record, whose `export` names the model `file`; None for a folder that is no export.
+
+    Raises:
+        ResnetError: it is the model of another program or of a run, or a file is missing.
+    """
+    folder, suffix = (path, "") if path.is_dir() else (path.parent, path.suffix.lower())
+    if suffix not in ("", *_KINDS) or (not suffix and not path.is_dir()):
+        if path.exists():
+            raise ResnetError(f"{path} is neither a run folder nor an exported model ({_MODELS})", "name a run or an export")
+        return None
+    if not path.exists():
+        raise ResnetError(f"there is no model {path}", "`resnet export` writes one")
+    if (folder / "run.json").exists():
+        if suffix:
+            raise ResnetError(f"{path} is a file of the run {folder}, not an export", f"name the run: {folder}")
+        return None
+    if not (folder / EXPORT_RECORD).exists():
+        models = ("saved_model.pb", "model.keras", "model.onnx", "model.tflite")
+        if not suffix and not any((folder / name).exists() for name in models):
+            return None
+        raise ResnetError(
+            f"{folder} has no {EXPORT_RECORD}, which names the classes of {path.name} and how images are prepared",
+            f"copy {EXPORT_RECORD} there, and {SPLITS} for `evaluate`; or export the run again",
+        )
+    record = read_record(folder / EXPORT_RECORD)
+    made = record.get("export")
+    if not isinstance(made, dict) or made.get("format") not in FORMATS:
+        raise ResnetError(f"{folder / EXPORT_RECORD} is damaged: it names no format", "export the run again")
+    name: FormatName = made["format"]
+    if suffix and _KINDS[suffix] != name:
+        raise ResnetError(f"{path} is not the model that {folder / EXPORT_RECORD} describes: that is {name}", "name the folder")
+    file = "" if name == "savedmodel" else path.name if suffix else FORMATS[name].files[0]
+    if not (folder / (file or "saved_model.pb")).exists():
+        raise ResnetError(f"the export {folder} has no {file or 'saved_model.pb'}", "export the run again")
+    return Run(folder, {**record, "export": {**made, "file": file}})
+
+
+def exported_model(run: Run) -> Path:
+    """What a runtime loads of an export: a file, or the folder of a SavedModel."""
+    return run.folder / str(run.record["export"]["file"])
+
+
+def resizes(run: Run) -> bool:
+    """Whether an export resizes images itself."""
+    return bool(run.record["export"].get("with_resize"))
+
+
+def load_export(run: Run) -> "Engine":
+    """Load an export into its own runtime, in the runtime's default settings.
+
+    Raises:
+        ResnetError: the runtime is not installed, or the model is damaged or of another kind.
+    """
+    import numpy as np
+
+    from resnet_cli.data.decode import run_geometry
+    from resnet_cli.engines.base import RuntimeEngine
+
+    made, path, classes = run.record["export"], exported_model(run), len(run.classes)
+    form, size = FORMATS[made["format"]], run_geometry(run).size
+    require_packages(str(path), form.runs_on)
+    try:
+        answer = form.load(path)
+        shape = np.shape(answer(np.zeros((1, size, size, 3), np.uint8)))
+    except Exception as error:  # runtimes have no common error type
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ResnetError(
+            f"{path} cannot be run by {form.runtime_name}: {reason}", "it is damaged, or a model of another kind"
+        ) from error
+    if shape != (1, classes):
+        what = f"{path} is a model of another kind: it answers with the shape {shape} instead of {(1, classes)}"
+        raise ResnetError(what, f"{EXPORT_RECORD} beside it is about another model; export the run again")
+    # Weights in half precision are multiplied in float32.
+    return RuntimeEngine(form.runtime_name, "int8" if made["precision"] == "int8" else "f32", answer)

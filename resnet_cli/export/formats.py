@@ -70,6 +70,7 @@ class Format:
         load: loads the written files in the format's own runtime, which computes in float32.
         runtime: the package that runs it, for whoever uses the export.
         runtime_name: its name in sentences.
+        runs_on: packages of the `export` extra without which it cannot be run.
         program: lines of classify.py that run it: `images`, uint8 (N, H, W, 3), to probabilities (N, classes), returned.
         needs: packages of the `export` extra without which it cannot be written and checked.
         no_half: why it has no weights in half precision; empty if it has.
@@ -84,6 +85,7 @@ class Format:
     runtime_name: str
     program: str
     needs: tuple[str, ...] = ()
+    runs_on: tuple[str, ...] = ()
     no_half: str = ""
     no_resize: str = ""
 
@@ -330,6 +332,7 @@ FORMATS: dict[FormatName, Format] = {
         write=_write_onnx,
         load=_load_onnx,
         needs=("onnx", "tf2onnx", "onnxruntime"),
+        runs_on=("onnxruntime",),
         runtime="onnxruntime",
         runtime_name="ONNX Runtime",
         program=f"""\

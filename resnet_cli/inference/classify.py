@@ -33,12 +33,19 @@ class Member:
         columns: its index of each class in the common order; None if its own order is the common one.
         novelty: tells how far images are from its training images; None if that is not known. The engine then has the pooled
             features as a second output.
+        whole: whether the network resizes images itself: it gets them one by one, in any size.
     """
 
     engine: Engine
     geometry: Geometry
     columns: tuple[int, ...] | None = None
     novelty: Novelty | None = None
+    whole: bool = False
+
+    @property
+    def preparation(self) -> tuple[Geometry, bool]:
+        """What decoding depends on."""
+        return self.geometry, self.whole
 
 
 @dataclass(frozen=True)
@@ -62,10 +69,10 @@ class Classified:
 
 @dataclass(frozen=True)
 class _Decoded:
-    """The views of an image, uint8 (views, size, size, 3), by geometry; or the reason why there are none."""
+    """The views of an image, uint8 (views, size, size, 3), by preparation; or the reason why there are none."""
 
     image: Source
-    views: dict[Geometry, NDArray[np.uint8]] = field(default_factory=dict)
+    views: dict[tuple[Geometry, bool], NDArray[np.uint8]] = field(default_factory=dict)
     error: str | None = None
 
 
@@ -103,12 +110,12 @@ def classify(
     """
     if batch is None:
         batch = min(good_batch(member.engine, member.geometry.size) for member in members)
-    geometries = tuple({member.geometry: None for member in members})
-    count = max(1, batch // views)
+    preparations = tuple({member.preparation: None for member in members})
+    count = 1 if any(member.whole for member in members) else max(1, batch // views)
 
     def attempt(image: Source) -> _Decoded:
         try:
-            return _Decoded(image, {geometry: decode_views(image, geometry, views) for geometry in geometries})
+            return _Decoded(image, {each: decode_views(image, each[0], views, each[1]) for each in preparations})
         except ResnetError as error:
             return _Decoded(image, error=error.message)
 
@@ -177,7 +184,7 @@ def _answers(member: Member, groups: Iterable[list[_Decoded] | Pause], views: in
             if isinstance(group, Pause):
                 yield group
             elif readable := _readable(group):
-                yield np.concatenate([each.views[member.geometry] for each in readable])
+                yield np.concatenate([each.views[member.preparation] for each in readable])
 
     def mean(values: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.asarray(values.reshape(-1, views, *values.shape[1:]).mean(1))
@@ -308,7 +315,7 @@ _KEPT = 0.875  # share of the side that a crop keeps: 224 of 256 pixels
 _PLACES = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.5, 0.5))
 
 
-def decode_views(path: Source, geometry: Geometry, views: int) -> NDArray[np.uint8]:
+def decode_views(path: Source, geometry: Geometry, views: int, whole: bool = False) -> NDArray[np.uint8]:
     """Decode an image into the views that a classifier with this geometry predicts.
 
     Ten views are the four corners, the centre and their mirror images (Krizhevsky et al. 2012, section 4.1; the "standard
@@ -321,6 +328,7 @@ def decode_views(path: Source, geometry: Geometry, views: int) -> NDArray[np.uin
         path: an image file, or an image in memory.
         geometry: geometry of the single view.
         views: 1 = the image as `predict` sees it; 2 = also its mirror image; 10 = ten crops.
+        whole: return the image in its own size, with 1 or 2 views.
 
     Returns:
         uint8 (views, size, size, 3); the second half mirrors the first.
@@ -329,9 +337,13 @@ def decode_views(path: Source, geometry: Geometry, views: int) -> NDArray[np.uin
         ResnetError: as `decode`.
     """
     if views == 1:
-        return decode_square(path, geometry)[None]
-    squares = _five(path, geometry) if views == 10 else decode_square(path, geometry)[None]
+        return _single(path, geometry, whole)
+    squares = _five(path, geometry) if views == 10 else _single(path, geometry, whole)
     return np.concatenate([squares, squares[:, :, ::-1]])
+
+
+def _single(path: Source, geometry: Geometry, whole: bool) -> NDArray[np.uint8]:
+    return (decode(path, geometry.enough) if whole else decode_square(path, geometry))[None]
 
 
 def _five(path: Source, geometry: Geometry) -> NDArray[np.uint8]:

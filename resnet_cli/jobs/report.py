@@ -57,9 +57,13 @@ def write_measured(folder: Path, measured: Measured, runs: Sequence[Run], progre
 
 def _explainable(run: Run, measured: Measured, progress: Progress) -> Explainable | None:
     """The run's classifier in parts; None if it cannot be taken apart, which must not cost its figures."""
+    ready = run_classifier(run)
+    if ready.runtime is not None:
+        progress.line("the report has no heat maps, which need a run or an OpenVINO export")
+        return None
     engine: EngineName = "keras" if measured.engine.startswith("keras") else "auto"
     try:
-        return explainable(run_classifier(run), engine, progress)
+        return explainable(ready, engine, progress)
     except ResnetError:
         raise
     except Exception as error:  # this relies on the converter's graphs
