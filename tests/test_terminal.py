@@ -36,7 +36,7 @@ for number in range(1, 5):
     bar.finish()
     accuracies.append(number / 10)
     fields = [Field("loss 0.500", 3), Field("accuracy  70.0%", 2), Field("val loss 0.600", 1), Field("val accuracy  60.0%")]
-    reporter.epoch(Epoch(f"epoch {{number}}/4", [*fields, Field("2 h 35 min to go")], accuracies, 4))
+    reporter.epoch(Epoch(f"epoch {{number}}/4", [*fields, Field("2 h 35 min to go")], accuracies, 4, number))
 """
 MODELS = "import sys; sys.argv = ['resnet', 'models']; from resnet_cli.cli.app import main; main()"
 
@@ -96,7 +96,7 @@ def test_where_no_terminal_is_epochs_have_all_fields_and_warnings_are_one_line(
 
 def test_fields_are_dropped_from_the_least_important_and_the_time_to_go_stays() -> None:
     fields = [Field("loss 0.123", 3), Field("accuracy 97.1%", 2), Field("val loss 0.382", 1), Field("val accuracy 84.6%")]
-    epoch = Epoch("epoch 2/9", [*fields, Field("12 min to go")], [0.8, 0.846], 9)
+    epoch = Epoch("epoch 2/9", [*fields, Field("12 min to go")], [0.8, 0.846], 9, 2)
     whole = "epoch 2/9  loss 0.123  accuracy 97.1%  val loss 0.382  val accuracy 84.6%  12 min to go"
     assert epoch.text() == epoch.text(len(whole)) == whole
     assert epoch.text(len(whole) - 1) == "epoch 2/9  accuracy 97.1%  val loss 0.382  val accuracy 84.6%  12 min to go"
@@ -106,7 +106,7 @@ def test_fields_are_dropped_from_the_least_important_and_the_time_to_go_stays() 
 
 def test_the_curve_is_drawn_from_the_lowest_to_the_highest_accuracy_and_as_wide_as_the_epochs_done() -> None:
     # 20 columns are 10 of the plot; 4 of 8 epochs fill 5, and 31 steps of height lie between the lowest and the highest.
-    assert curve([0.5, 0.75, 1.0, 0.5], 8, 20) == [
+    assert curve([0.5, 0.75, 1.0, 0.5], 8, 3, 20) == [
         "100.0% │   █ ",
         "       │  ▁█ ",
         "       │  ██ ",

@@ -79,12 +79,13 @@ def _shows_bars() -> bool:
     return err.is_terminal and not err.is_dumb_terminal
 
 
-def curve(accuracies: Sequence[float], total: int, columns: int) -> list[str]:
+def curve(accuracies: Sequence[float], total: int, best: int, columns: int) -> list[str]:
     """Validation accuracy over the epochs as a plot of four lines, with its range at the left and the best epoch below.
 
     Args:
         accuracies: of the epochs so far, 0..1; at least one.
         total: planned epochs: the part of the width that is filled is the part of the epochs that is done.
+        best: the best epoch, from 1.
         columns: width of the plot, with its labels.
     """
     low, high = min(accuracies), max(accuracies)
@@ -100,7 +101,6 @@ def curve(accuracies: Sequence[float], total: int, columns: int) -> list[str]:
         below = 8 * (_PLOT - 1 - line)
         blocks = "".join(_BLOCKS[min(8, max(0, height - below))] for height in heights)
         lines.append(f"{labels.get(line, ''):>6} │{blocks}")
-    best = accuracies.index(high) + 1
     return [*lines, f"{'':6} └ val accuracy, epoch {len(accuracies)} of {total}; best: epoch {best}"]
 
 
@@ -203,7 +203,7 @@ class Reporter:
         columns = room(err)
         self.line(epoch.text(None if columns is None else columns - len(self._stamp())))
         if len(epoch.accuracies) >= _FEW and _has_room_for_curve():
-            self._display.plot = tuple(curve(epoch.accuracies, epoch.total, min(err.width, 100)))
+            self._display.plot = tuple(curve(epoch.accuracies, epoch.total, epoch.best, min(err.width, 100)))
             self._display.plotted = _work(epoch.title)
 
     def detail(self, text: str) -> None:
