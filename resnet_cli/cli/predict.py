@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.cells import cell_len
 
 from resnet_cli.cli import console
 from resnet_cli.cli.console import bytes_of_stdin
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from resnet_cli.inference.classify import Prediction
     from resnet_cli.jobs.bulk import BulkDone
 
+_BAR = 20  # columns of a probability of 1
+_BESIDE = 2 + 7 + 2 + 2 + _BAR  # columns of a line beside the name
 Features = Annotated[bool, typer.Option("--features", help="Also write the pooled features.", rich_help_panel=BULK)]
 
 
@@ -158,9 +161,11 @@ def _show_text(results: "Iterable[Prediction]") -> int:
             continue
         marks = ("  unsure" if result.unsure else "") + ("  unlike the training images" if result.unlike_training else "")
         console.out.print(f"[bold]{console.escape(result.name)}[/]{marks}")
+        width = max((cell_len(name) for name, _ in result.top), default=0)
+        has_bars = (room := console.room()) is None or width + _BESIDE <= room
         for name, probability in result.top:
-            bar = "█" * round(probability * 20)
-            console.out.print(f"  {probability:7.2%}  {console.escape(name)}  [dim]{bar}[/]")
+            bar = f"{' ' * (width - cell_len(name))}  [dim]{'█' * round(probability * _BAR)}[/]" if has_bars else ""
+            console.out.print(f"  {probability:7.2%}  {console.escape(name)}{bar}")
         if result.explanation:
             console.out.print(f"  heat map: {console.escape(str(result.explanation))}")
     return failed
