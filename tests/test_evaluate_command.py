@@ -413,7 +413,8 @@ def test_where_nothing_can_be_written_nothing_is_measured(
     ):
         result = run_cli("evaluate", "--run", run_folder, *arguments)
         assert (result.exit_code, result.stdout) == (1, "")
-        assert result.stderr == f"error: cannot write to {place}: {why}\nhint: choose another --output\n"
+        told = f"evaluating {run_folder}\nerror: cannot write to {place}: {why}\nhint: choose another --output\n"
+        assert result.stderr == told
     assert {path.name for path in run_folder.iterdir()} == names
     # What cannot be measured leaves no folder behind.
     (run_folder / "model.xml").write_text("damaged")

@@ -126,7 +126,8 @@ def test_an_export_answers_like_the_run_in_its_own_runtime(
     held = sum(row.split == "val" for row in read_splits(load_run(run_folder)))
     # fp16 weights have 11 bits.
     close = 1e-2 if name == "openvino" else 1e-4
-    assert (parity["pictures"], parity["top1_agreement"]) == (min(32, held), 1.0)
+    assert (parity["pictures"], parity["top1_agreement"]) == (50, 1.0)
+    assert parity["source"] == f"images ({held} held-out, {50 - held} training)"
     assert parity["max_probability_difference"] <= close
     assert (tmp_path / "out" / "labels.txt").read_text() == "cars\ntrucks\n"
     assert np.ptp(expected[:, 0]) > 0.1
@@ -166,8 +167,8 @@ def test_without_the_images_random_patterns_stand_in_and_it_says_so(
     data.rename(tmp_path / "moved")
     result = run_cli("export", "--format", "keras", "--run", folder, "--quiet")
     assert result.exit_code == 0
-    assert "on 32 random patterns (none of the held-out images is there any more)" in result.stdout
-    warning = f"none of the held-out images is in {data} any more, so the export was checked on random patterns"
+    assert "on 50 random patterns (none of the run's images is there any more)" in result.stdout
+    warning = f"none of the run's images is in {data} any more, so the export was checked on random patterns"
     assert result.stderr == f"warning: {warning}\n"
     again = run_cli("export", "--format", "keras", "--run", folder, "--force", "--json")
     assert (json.loads(again.stdout)["warnings"], again.stderr) == ([warning], result.stderr)

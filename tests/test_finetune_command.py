@@ -49,7 +49,7 @@ def without_time(result: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_run_holds_everything_that_later_commands_need_and_no_leftovers(finetuned_run: Finetuned) -> None:
     names = {"run.json", "splits.csv", "model.weights.h5", "model.xml", "model.bin", "metrics.jsonl", "curves.png"}
-    names |= {"metrics.csv", "predictions.csv", "confusion.csv", "report.html"}
+    names |= {"metrics.csv", "novelty.npz", "predictions.csv", "confusion.csv", "report.html"}
     assert {path.name for path in finetuned_run.folder.iterdir()} == names
     with Image.open(finetuned_run.folder / "curves.png") as curves:
         assert curves.format == "PNG"

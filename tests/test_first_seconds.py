@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import MakeRun
+
+from resnet_cli.runs.folder import EpochRecord
 
 _WATCH = """
 import sys
@@ -43,11 +46,65 @@ def test_the_summary_of_the_data_set_comes_before_tensorflow(
 ) -> None:
     (tiny_dataset / "apple" / "notes.txt").write_text("no image")
     told = before_keras(command[0], tiny_dataset, *command[1:], cwd=tmp_path)
-    counts = re.fullmatch(r"fruit: 3 classes; (\d+) train, (\d+) val", told[0])
+    assert told[0] == f"scanning {tiny_dataset}"
+    counts = re.fullmatch(r"fruit: 3 classes; (\d+) train, (\d+) val", told[1])
     assert counts and sum(map(int, counts.groups())) == 36
-    assert told[1].startswith("training images: apple ")
+    assert told[2].startswith("training images: apple ")
     assert any(line.startswith("warning: ") and "notes.txt" in line for line in told)
     assert told[-2:] == ["keras would be imported now", "[]"]
+
+
+_WATCH_STREAMS = """
+import json, os, sys
+SLOW = ("tensorflow", "keras", "sklearn", "scipy", "matplotlib")
+loaded = None
+
+def watch(stream):
+    write = stream.write
+    def written(text):
+        global loaded
+        if loaded is None and text.strip():
+            loaded = [name for name in SLOW if name in sys.modules]
+            write(json.dumps([text, loaded]))
+            stream.flush()
+            os._exit(0)
+        return write(text)
+    stream.write = written
+
+watch(sys.stdout)
+watch(sys.stderr)
+sys.argv = ["resnet", *sys.argv[1:]]
+from resnet_cli.cli.app import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "first"),
+    [
+        ("finetune {data}", "scanning {data}"),
+        ("train {data}", "scanning {data}"),
+        ("check {data}", "scanning {data}"),
+        ("evaluate --run {run}", "evaluating {run}"),
+        ("evaluate {data} --run {run}", "evaluating {run}"),
+        ("export --format onnx --run {run}", "exporting {run} as onnx, then checking what was written"),
+        ("predict {image}", "no run here: "),
+        ("compare {run}", "fruit: training and validation error"),
+        ("runs {data}", "there are no runs in {data}"),
+    ],
+)
+def test_the_first_line_of_every_command_comes_before_any_slow_library(
+    words: str, first: str, tiny_dataset: Path, make_run: MakeRun, tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "run", tiny_dataset, "resnet8")
+    (run / "metrics.jsonl").write_text(EpochRecord("train", 1, 1.0, 0.5, 1.0, 0.5, 0.1, 50.0, 10.0).to_line())
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**record, "results": {"seconds": 10.0}}))
+    names = {"data": tiny_dataset, "run": run, "image": tiny_dataset / "apple" / "000.png"}
+    command = [sys.executable, "-c", _WATCH_STREAMS, *(word.format(**names) for word in words.split())]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    told, loaded = json.loads(done.stdout or done.stderr)
+    assert told.startswith(first.format(**names)) and loaded == []
 
 
 @pytest.mark.parametrize(

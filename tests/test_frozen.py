@@ -61,7 +61,7 @@ def test_a_second_run_with_another_head_computes_no_features(
     first = result_of(run_cli, tiny_dataset, *HEAD, "--output", tmp_path / "first")
     assert rows_in(kept) == 27 * 2 + 9
     files = {path: path.read_bytes() for path in kept.rglob("*.rows")}
-    result_of(run_cli, tiny_dataset, *HEAD, "--set", "hidden=16", "--output", tmp_path / "hidden")
+    result_of(run_cli, tiny_dataset, *HEAD, "--set", "hidden=16", "--no-report", "--output", tmp_path / "hidden")
     assert {path: path.read_bytes() for path in kept.rglob("*.rows")} == files
     for option in ([], ["--set", "cache=false"]):
         again = result_of(run_cli, tiny_dataset, *HEAD, *option, "--output", tmp_path / f"again{len(option)}")
@@ -88,7 +88,7 @@ def test_an_image_is_opened_once_for_all_its_views_and_not_at_all_where_its_feat
     # One of every class, to know that there is one.
     assert sum(opened[path] for path in training) == len(training) + 3
     opened.clear()
-    result_of(run_cli, data, *HEAD, "--set", "hidden=16", "--output", tmp_path / "hidden")
+    result_of(run_cli, data, *HEAD, "--set", "hidden=16", "--no-report", "--output", tmp_path / "hidden")
     # 32 held-out images vouch for the network that was written.
     assert opened.total() == 3 + 1 + 32
 

@@ -150,7 +150,15 @@ def test_an_interrupted_training_on_jax_ends_with_the_same_weights(session: Sess
         one.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
         assert len(names) > 30
         for name in names:
-            np.testing.assert_array_equal(one[name][()], other[name][()], err_msg=name)
+            if not name.startswith("logits/"):
+                np.testing.assert_array_equal(one[name][()], other[name][()], err_msg=name)
+        # Divided by temperatures that different engines measured: OpenVINO is hidden from the resumed run.
+        for name in ("logits/kernel", "logits/bias"):
+            whole_logits, resumed_logits = (
+                file[name][()] * session.record(run)["calibration"]["temperature"]
+                for file, run in ((one, "whole"), (other, "stopped"))
+            )
+            np.testing.assert_allclose(resumed_logits, whole_logits, rtol=1e-6, err_msg=name)
 
 
 def test_what_jax_trained_is_converted_for_openvino(session: Session) -> None:

@@ -39,7 +39,7 @@ def predicted(run_cli: RunCli, finetuned_run: Finetuned, *arguments: object, std
 
 def test_the_most_probable_classes_come_first(finetuned_run: Finetuned, run_cli: RunCli, album: Path) -> None:
     (row,) = predicted(run_cli, finetuned_run, album / "apple" / "080.png")
-    assert list(row) == ["path", "error", "predictions", "unsure", "runs"]
+    assert list(row) == ["path", "error", "predictions", "unsure", "unlike_training", "distance", "runs"]
     assert row["runs"] == [str(finetuned_run.folder)]
     assert (row["path"], row["error"]) == (str(album / "apple" / "080.png"), None)
     assert len(row["predictions"]) == 5
@@ -157,7 +157,7 @@ def test_folders_that_a_pattern_fits_are_listed_as_if_the_shell_had_named_them(
 def test_csv_has_a_line_for_every_image_and_class(finetuned_run: Finetuned, run_cli: RunCli, album: Path) -> None:
     result = run_cli("predict", album / "apple", "--run", finetuned_run.folder, "--csv", "--top", 2)
     rows = list(csv.DictReader(io.StringIO(result.stdout)))
-    assert list(rows[0]) == ["path", "rank", "class", "probability", "error", "runs", "unsure"]
+    assert list(rows[0]) == ["path", "rank", "class", "probability", "error", "runs", "unsure", "unlike_training"]
     assert {row["runs"] for row in rows} == {str(finetuned_run.folder)}
     assert [(row["path"], row["rank"]) for row in rows] == [
         (f"{album}/apple/{number:03d}.png", str(rank)) for number in (80, 81, 82) for rank in (1, 2)

@@ -120,8 +120,8 @@ def test_predict_and_evaluate_take_an_openvino_export_wherever_it_is(
     assert document["output"] == "runs/openvino-int8-fruit-all"
     page = (tmp_path / "runs" / "openvino-int8-fruit-all" / "report.html").read_text(encoding="utf-8")
     assert "exported as openvino in int8" in page and "<td>fruit</td>" in page and "command" not in page
-    again = json.loads(run_cli("evaluate", data, "--run", folder, "--json").stdout)
-    assert again == {**document, "output": "runs/openvino-int8-fruit-all-2"}
+    again, second = json.loads(run_cli("evaluate", data, "--run", folder, "--json").stdout), "runs/openvino-int8-fruit-all-2"
+    assert again == {**document, "output": second, "report": f"{second}/report.html"}
     inside = run_cli("evaluate", data, "--run", folder, "--output", folder / "figures")
     assert (inside.exit_code, inside.stdout) == (1, "")
     assert f"{folder / 'figures'} lies in the export {folder}, which stays as it is\n" in inside.stderr
@@ -145,6 +145,7 @@ def test_predict_and_evaluate_take_an_openvino_export_wherever_it_is(
     lost = run_cli("evaluate", "--run", moved)
     assert (lost.exit_code, lost.stdout) == (1, "")
     assert lost.stderr == (
+        f"evaluating {moved}\n"
         f"error: the export {moved} does not record where its images are\n"
         "hint: give a folder of images: resnet evaluate FOLDER\n"
     )
@@ -161,8 +162,8 @@ def test_predict_and_evaluate_take_an_openvino_export_wherever_it_is(
 def answering_worse(monkeypatch: pytest.MonkeyPatch, mistakes: int) -> None:
     """int8 answers as the float model does, but for so many images that the float model has right and it has not."""
 
-    def unchanged(model: Any, exact: Path, images: Any, path: Path) -> None:
-        save(convert(model), path)
+    def unchanged(subject: Any, exact: Path, images: Any, path: Path) -> None:
+        save(convert(subject.network), path)
 
     def spoilt(answers: Any, samples: Any, geometry: Any) -> Both:
         both = answer_both(answers, samples, geometry)
@@ -268,10 +269,11 @@ def test_held_out_images_that_changed_or_are_damaged_are_in_no_figure_of_int8(
 def test_what_loses_more_than_it_may_is_refused_unless_forced(
     finetuned_run: Finetuned, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def worse(model: Any, exact: Path, images: Any, path: Path) -> None:
+    def worse(subject: Any, exact: Path, images: Any, path: Path) -> None:
         """The classifier with its classes in another order."""
         import keras
 
+        model = subject.network
         save(convert(keras.Model(model.input, keras.ops.roll(model.output["probabilities"], 1, axis=1))), path)
 
     monkeypatch.setitem(quantizers.QUANTIZERS, "openvino", replace(quantizers.QUANTIZERS["openvino"], write=worse))
@@ -290,6 +292,7 @@ def test_what_loses_more_than_it_may_is_refused_unless_forced(
     )
     assert "warning" not in kept.stdout and "note:" not in kept.stdout
     assert sorted(path.name for path in (tmp_path / "new" / "out").iterdir()) == [
+        "README.md",
         "classify.py",
         "export.json",
         "labels.txt",
@@ -344,13 +347,13 @@ def test_without_the_images_there_is_no_int8(make_run: MakeRun, sample_data: Pat
     assert not (folder / "export").exists()
 
 
-def test_an_export_for_another_program_is_no_run(finetuned_run: Finetuned, run_cli: RunCli, tmp_path: Path) -> None:
+def test_an_export_without_its_record_is_one_sentence(finetuned_run: Finetuned, run_cli: RunCli, tmp_path: Path) -> None:
     (tmp_path / "model.onnx").touch()
     (tmp_path / "labels.txt").touch()
     image = next(finetuned_run.data.rglob("*.png"))
     result = run_cli("predict", image, "--run", tmp_path)
     assert result.exit_code == 1
     assert result.stderr == (
-        f"error: {tmp_path} is an export for other programs; this one only loads runs and OpenVINO exports\n"
-        "hint: name a run with --run, or an export of `resnet export --format openvino`\n"
+        f"error: {tmp_path} has no export.json, which names the classes of {tmp_path.name} and how images are prepared\n"
+        "hint: copy export.json there, and splits.csv for `evaluate`; or export the run again\n"
     )

@@ -123,7 +123,7 @@ def test_runs_among_the_classes_are_no_class(tiny_dataset: Path) -> None:
 @pytest.mark.parametrize("place", [".", "apple"])
 def test_exports_evaluations_and_comparisons_are_no_class(tiny_dataset: Path, make_image: MakeImage, place: str) -> None:
     written = {
-        "exported": ["labels.txt", "classify.py", "model.xml", "model.bin", "export.json", "splits.csv"],
+        "exported": ["README.md", "labels.txt", "classify.py", "model.xml", "model.bin", "export.json", "splits.csv"],
         "saved": ["labels.txt", "classify.py", "saved_model.pb", "fingerprint.pb", "variables/variables.index"],
         "exports/lite": ["labels.txt", "classify.py", "model.tflite"],
         "scores": ["predictions.csv", "confusion.csv", "report.html", ".DS_Store"],

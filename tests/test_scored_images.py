@@ -66,7 +66,7 @@ def test_a_held_out_image_that_has_changed_is_named_and_left_out(
     everything = evaluated(run_cli, "--run", run_folder)
     held = sorted(of_split(run_folder, tiny_dataset, "val"))
     make_image(Path(held[4]), seed=1000, label=1)
-    named = f"1 of 9 held-out images in {tiny_dataset} have changed since training, and are"
+    named = f"1 of 9 held-out images in {tiny_dataset} has changed since training, and is"
     image = Path(held[4]).relative_to(tiny_dataset).as_posix()
     document = evaluated(run_cli, "--run", run_folder)
     assert document["warnings"] == [f"{named} left out (--allow-changed scores them): {image}", VAL_CHOSE]
@@ -75,7 +75,7 @@ def test_a_held_out_image_that_has_changed_is_named_and_left_out(
     assert sum(others.values()) == 9
     assert image in (run_folder / "report.html").read_text(encoding="utf-8")
     allowed = evaluated(run_cli, "--run", run_folder, "--allow-changed")
-    assert allowed["warnings"] == [f"{named} scored as they are now: {image}", VAL_CHOSE]
+    assert allowed["warnings"] == [f"{named} scored as it is now: {image}", VAL_CHOSE]
     assert (allowed["count"], scored_by(allowed)) == (9, {*held})
     # Where damage is an error, a change is one.
     strict = run_cli("evaluate", "--run", run_folder, "--strict")
@@ -129,10 +129,10 @@ def test_a_split_of_the_run_is_scored_where_it_is_asked_for(
     first = Path(sorted(of_split(run, split_folder, split))[0])
     first.write_bytes(first.read_bytes() + b"more")
     warned = evaluated(run_cli, "--run", run, "--split", split)["warnings"]
-    assert warned[0].startswith(f"1 of {count} {kind} images in {split_folder} have changed since training, and are left out")
+    assert warned[0].startswith(f"1 of {count} {kind} images in {split_folder} has changed since training, and is left out")
     first.unlink()
     gone = run_cli("evaluate", "--run", run, "--split", split)
-    assert gone.stderr.startswith(f"error: 1 of {count} {kind} images are no longer there, such as {first}\n")
+    assert gone.stderr.startswith(f"error: 1 of {count} {kind} images is no longer there, such as {first}\n")
 
 
 def test_without_a_split_the_headline_is_the_test_folder(
@@ -252,7 +252,7 @@ def test_the_warnings_of_the_training_stay_in_the_report_and_in_the_result(
     record["data"]["path"] = str(data)
     (run / "run.json").write_text(json.dumps(record))
     again = evaluated(run_cli, "--run", run)["warnings"]
-    assert any("have changed since training" in each for each in again) and not {*again} & {*of_figures, warned[0]}
+    assert any("has changed since training" in each for each in again) and not {*again} & {*of_figures, warned[0]}
     # They are about what was held out, and about nothing else.
     (told,) = evaluated(run_cli, "--run", run, "--split", "train")["warnings"]
     assert told.startswith(f"these {finetuned_run.trained} images were trained on")

@@ -17,7 +17,7 @@ from training_material import CLASSES, STEPS, HeldOut, Points, network, run, val
 
 from resnet_cli.errors import ResnetError
 from resnet_cli.progress import Silent
-from resnet_cli.runs.folder import read_history
+from resnet_cli.runs.folder import load_run, read_history
 from resnet_cli.training.checkpoints import Stage
 from resnet_cli.training.config import TrainConfig
 from resnet_cli.training.loop import balanced_weights, train
@@ -242,7 +242,7 @@ def test_train_writes_a_run_with_the_whole_recipe(run_cli: RunCli, make_dataset:
     count = figures["val"]["count"]
     assert 6 <= count <= 12 and 0 <= low <= figures["val"]["top1"] <= high <= 1
     names = {"run.json", "splits.csv", "model.weights.h5", "model.xml", "model.bin", "metrics.jsonl", "curves.png"}
-    names |= {"metrics.csv", "predictions.csv", "confusion.csv", "report.html"}
+    names |= {"metrics.csv", "novelty.npz", "predictions.csv", "confusion.csv", "report.html"}
     assert {path.name for path in output.iterdir()} == names
     record = json.loads((output / "run.json").read_text())
     assert record["format"] == 1 and record["network"]["shortcut"] == "B"
@@ -314,7 +314,8 @@ def test_a_training_from_a_run_of_the_same_classes_keeps_its_head(
     for name in ("first", "second"):
         with h5py.File(tmp_path / name / "model.weights.h5", "r") as file:
             kernels.append(file["logits/kernel"][()])
-    np.testing.assert_array_equal(*kernels)
+    temperature = load_run(tmp_path / "second").record["calibration"]["temperature"]
+    np.testing.assert_allclose(kernels[1] * temperature, kernels[0], rtol=1e-6)
     others = make_dataset(tmp_path / "others", ("pear", "plum", "quince"))
     result = run_cli("train", others, *quick, *again, "--output", tmp_path / "third")
     assert "with a new head" in result.stderr

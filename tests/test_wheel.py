@@ -57,6 +57,6 @@ def test_the_wheel_names_its_licence_its_version_and_what_it_needs(wheel: zipfil
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Version"] == __version__
     assert metadata["Requires-Python"] == ">=3.11"
-    extras = {"export", "gpu", "heif", "hub", "jax", "parquet", "ray", "tensorboard", "test", "tune"}
+    extras = {"export", "gpu", "heif", "hub", "jax", "parquet", "ray", "serve", "tensorboard", "test", "tune"}
     assert set(metadata.get_all("Provides-Extra") or ()) == extras
     assert "Apache License" in read(wheel, "licenses/LICENSE")

@@ -21,8 +21,8 @@ from resnet_cli.errors import Interrupted, ResnetError
 from resnet_cli.export.formats import FormatName
 from resnet_cli.files import at_home
 from resnet_cli.jobs.environment import settled
-from resnet_cli.jobs.export import ExportRequest, run_export
-from resnet_cli.progress import Interruptible, Progress, WarningsAlone
+from resnet_cli.jobs.export import ExportRequest, QuantizeName, run_export
+from resnet_cli.progress import Interruptible, Progress, WarningsAlone, how_many
 from resnet_cli.runs import folder as runs
 
 if TYPE_CHECKING:
@@ -116,10 +116,10 @@ def data_path(given: PathLike) -> Path:
 
 
 def load(folder: PathLike | None = None) -> "Run":
-    """Open a finished run, or an export of `export("openvino")`.
+    """Open a finished run, or an export.
 
     Args:
-        folder: the run folder; None for the newest run under runs/.
+        folder: the run folder, or an export's folder or model file; None for the newest run under runs/.
 
     Raises:
         ResnetError: there is none, or it is not complete.
@@ -134,7 +134,7 @@ def load(folder: PathLike | None = None) -> "Run":
 
 
 class Run:
-    """A finished run, or an OpenVINO export of one; returned by `finetune`, `train` and `load`.
+    """A finished run, or an export of one; returned by `finetune`, `train` and `load`.
 
     Example:
         >>> run = resnet.load()  # doctest: +SKIP
@@ -147,7 +147,7 @@ class Run:
         self._loaded: dict[tuple[EngineName, str], tuple[Member, ...]] = {}
 
     def __repr__(self) -> str:
-        return f"<resnet_cli.Run {self.folder}: {self._run.record['network']['name']}, {len(self.classes)} classes>"
+        return f"<resnet_cli.Run {self.folder}: {self._run.record['network']['name']}, {how_many(len(self.classes), 'class')}>"
 
     @property
     def folder(self) -> Path:
@@ -204,7 +204,7 @@ class Run:
 
         root = None if data is None else data_path(data)
         request = EvaluateRequest(
-            runs=(self.folder,),
+            runs=(self.folder / self._run.record.get("export", {}).get("file", ""),),
             dataset=root,
             split=split,
             views=views,
@@ -254,7 +254,7 @@ class Run:
 
         with call(progress) as shown:
             sources, count = given_images(images, shown)
-            members = self._members(engine, "one" if count == 1 else "many", count or 0, shown)
+            members = self._members(engine, views, "one" if count == 1 else "many", count or 0, shown)
             task = shown.start("predicting", count)
             found = []
             for prediction in predict(sources, members, self.classes, top, views):
@@ -270,41 +270,52 @@ class Run:
         format: FormatName,
         *,
         output: PathLike | None = None,
-        quantize: bool = False,
+        quantize: bool | QuantizeName = False,
         max_drop: float | None = None,
         force: bool = False,
+        with_resize: bool = False,
+        min_accuracy: float | None = None,
         progress: bool | Progress = True,
     ) -> Path:
         """Write the classifier for other programs as `resnet export` does, and check it on held-out images.
 
         Args:
             format: "savedmodel", "keras", "onnx", "tflite" or "openvino".
-            output: folder to write; None for export/<format>[-int8] in the run.
-            quantize: use 8-bit weights and activations (int8).
+            output: folder to write; None for export/<format>[-<quantize>][-with-resize] in the run.
+            quantize: "int8" (or True) for 8-bit weights and activations, "float16" for weights in half precision.
             max_drop: points of held-out top-1 that int8 may lose; None for the default.
             force: replace an existing export.
+            with_resize: the model takes images of any size and resizes them itself.
+            min_accuracy: held-out top-1 of the exported model, 0..1, below which nothing is kept.
             progress: as for `finetune`.
 
         Returns:
-            The folder with the model, labels.txt and classify.py, an absolute path; `load` opens that of "openvino".
+            The folder with the model, labels.txt, classify.py and README.md, an absolute path; `load` opens it.
 
         Raises:
-            ResnetError: a package is missing, the folder exists, or the exported model's probabilities differ.
+            ResnetError: a package is missing, the folder exists, the exported model's probabilities differ, or it is less
+                accurate than `min_accuracy`.
 
         Example:
             >>> resnet.load().export("onnx") / "model.onnx"  # doctest: +SKIP
             PosixPath('runs/photos-resnet50/export/onnx/model.onnx')
         """
         require_one_of("format", format, get_args(FormatName))
-        request = ExportRequest(format, self.folder, quantize, max_drop, optional_path("output", output), force)
+        kind = "int8" if quantize is True else quantize or None
+        require_one_of("quantize", kind, (None, *get_args(QuantizeName)))
+        place = optional_path("output", output)
+        request = ExportRequest(format, self.folder, kind, max_drop, place, force, with_resize, min_accuracy)
         with call(progress) as shown:
             return run_export(request, shown).exported.folder.absolute()
 
-    def _members(self, wish: EngineName, purpose: "Purpose", count: int, progress: Progress) -> "tuple[Member, ...]":
+    def _members(
+        self, wish: EngineName, views: int, purpose: "Purpose", count: int, progress: Progress
+    ) -> "tuple[Member, ...]":
         """The classifier in the engine that `resnet predict` would choose, loaded once."""
-        from resnet_cli.jobs.predict import engine_for_many, load_members, run_classifier
+        from resnet_cli.jobs.predict import engine_for_many, load_members, require_possible, run_classifier
 
         classifiers = (run_classifier(self._run),)
+        require_possible(classifiers, wish, views)
         engine = engine_for_many(settled(wish, progress), classifiers, lambda: count, progress)
         if (engine, purpose) not in self._loaded:
             self._loaded[engine, purpose] = load_members(classifiers, purpose, engine, progress)

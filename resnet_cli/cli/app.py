@@ -4,19 +4,23 @@
 
 import errno
 import gc
+import os
 import sys
+import traceback
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 import typer
 from rich.padding import Padding
+from rich.table import Table
 from typer.core import TyperCommand, TyperGroup
 
 from resnet_cli import __version__
 from resnet_cli.cli import console
-from resnet_cli.cli.console import ReaderGone, Table, let_go_of_stdout, out, results_to_stdout
+from resnet_cli.cli.console import VERBOSE, ReaderGone, let_go_of_stdout, out, results_to_stdout
 from resnet_cli.errors import ResnetError
+from resnet_cli.progress import how_many
 
 _WIDE = 100  # columns that help tables with the longest options need
 
@@ -47,7 +51,7 @@ EXAMPLES = {
     ),
     "evaluate": ("resnet evaluate", "resnet evaluate other-photos --run runs/photos-resnet50"),
     "predict": ("resnet predict image.jpg", "resnet predict folder --run runs/photos-resnet50 --csv"),
-    "export": ("resnet export --format onnx", "resnet export --format openvino --quantize"),
+    "export": ("resnet export --format onnx", "resnet export --format openvino --quantize int8"),
     "serve": ("resnet serve", "resnet serve --run runs/photos-resnet50 --port 8080 --threshold 0.7"),
     "runs": ("resnet runs", "resnet runs --json"),
     "compare": ("resnet compare runs/plain56 runs/resnet56",),
@@ -55,6 +59,7 @@ EXAMPLES = {
     "models": ("resnet models", "resnet models --json"),
 }
 _HELP = {"help_option_names": ["-h", "--help"]}
+_VERBOSE = "Show times, engines, TensorFlow's log and, for an error, its cause."
 
 
 def command_function(name: str) -> Callable[..., Any]:
@@ -76,6 +81,17 @@ class Command(TyperCommand):
             if type(error).__name__ == "NoSuchOption":
                 _tell_key(self.name or "", words, error)
             raise
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; with --verbose, the versions of what it runs on are shown first."""
+        if VERBOSE.get():
+            if ctx.params.get("quiet"):
+                raise typer.BadParameter("--quiet and --verbose exclude each other", ctx=ctx)
+            from resnet_cli.runs.folder import versions
+
+            shown = ", ".join(f"{name} {version}" for name, version in versions().items())
+            console.err.print(console.escape(f"{shown}; {how_many(os.cpu_count() or 1, 'CPU')}"))
+        return super().invoke(ctx)
 
     def get_help_option(self, ctx: Any) -> Any:
         """--help, in the panel of the last option."""
@@ -129,6 +145,34 @@ class LateCommands(TyperGroup):
         return name, _build(name) if name else listed, rest
 
 
+def _be_verbose(value: bool) -> None:
+    if value:
+        VERBOSE.set(True)
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0"  # all of TensorFlow's own log
+
+
+def _verbose_option(panel: str | None) -> Any:
+    """--verbose, which every command has beside those of its function: no function needs its value."""
+    option = typer.Option(
+        False,
+        "--verbose",
+        "-v",
+        callback=_be_verbose,
+        expose_value=False,
+        help=_VERBOSE,
+        rich_help_panel=panel,
+        show_default=False,
+    )
+
+    def alone(verbose: bool = option) -> None:
+        """Only for its option, which Typer makes."""
+
+    holder = typer.Typer(add_completion=False)
+    holder.command()(alone)
+    command: Any = typer.main.get_command(holder)
+    return command.params[0]
+
+
 def _build(name: str) -> Any:
     # On narrow terminals, Typer's tables truncate the names of options; its plain page wraps lines instead.
     wide = out.width >= _WIDE
@@ -137,6 +181,8 @@ def _build(name: str) -> Any:
     examples = "\n\n".join(("Examples:", *EXAMPLES[name]))
     alone.command(name, cls=Command, context_settings=_HELP, epilog=examples)(command_function(name))
     command: Any = typer.main.get_command(alone)
+    panel = getattr(command.params[-1], "rich_help_panel", None)
+    command.params.append(_verbose_option(panel))
     if not wide:
         for option in command.params:
             option.help = (option.help or "").replace("\\[", "[")
@@ -163,8 +209,28 @@ def _version(value: bool) -> None:
 
 
 @app.callback()
-def root(version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version.")) -> None:
+def root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+    verbose: bool = typer.Option(False, "--verbose", "-v", help=_VERBOSE),
+) -> None:
     """A folder of photos in, a trained, measured, portable residual-network classifier out."""
+    _be_verbose(verbose)
+
+
+def _print_causes(error: BaseException) -> None:
+    """With --verbose, what an error was caused by, one line each."""
+    while VERBOSE.get() and (cause := error.__cause__ or error.__context__) is not None:
+        console.err.print(f"caused by {type(cause).__name__}: {console.escape(str(cause))}")
+        error = cause
+
+
+def _print_unexpected(error: Exception) -> None:
+    """An error that should have been a sentence; only --verbose shows where it happened."""
+    if VERBOSE.get():
+        console.err.print(console.escape("".join(traceback.format_exception(error)).rstrip()))
+    first = (str(error).strip().splitlines() or [""])[0]
+    hint = "" if VERBOSE.get() else "this is a bug: please report it with the output of the same command with --verbose"
+    console.print_error(f"unexpected {type(error).__name__}{f': {first}' if first else ''}", hint)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -179,12 +245,13 @@ def _has_no_repeatable_operation(error: Exception) -> bool:
 
 
 def main() -> None:
-    """Entry point: run a command; errors become one sentence and an exit code, never a traceback."""
+    """Entry point: run a command; errors become one sentence and an exit code; only --verbose shows a traceback."""
     try:
         with results_to_stdout():
             app()
     except ResnetError as error:
         console.print_error(error.message, error.hint)
+        _print_causes(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -202,9 +269,10 @@ def main() -> None:
                 "KERAS_BACKEND=jax trains on the GPU, CUDA_VISIBLE_DEVICES=-1 on the CPU",
             )
         else:
-            raise
+            _print_unexpected(error)
         sys.exit(1)
     finally:
+        VERBOSE.set(False)
         let_go_of_stdout()
         # The process ends: collecting TensorFlow's garbage would take one to two seconds more.
         gc.freeze()

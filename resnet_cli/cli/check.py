@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from resnet_cli.cli import console
 from resnet_cli.cli.options import DatasetFolder, Json, Labels, Quiet
 from resnet_cli.cli.reporter import Reporter
+from resnet_cli.cli.results import Column, print_table
 from resnet_cli.jobs.environment import dataset_folder
 from resnet_cli.progress import how_many
 
@@ -93,10 +93,10 @@ def check(
 
 def _print(found: Inspection) -> None:
     if found.classes:
-        console.out.print(_table(found))
-    words = f"{found.images} images in {len(found.classes)} {'class' if len(found.classes) == 1 else 'classes'}"
+        _print_counts(found)
+    words = f"{how_many(found.images, 'image')} in {how_many(len(found.classes), 'class')}"
     if found.passed_over:
-        words += f"; {found.passed_over} hidden files and folders skipped"
+        words += f"; skipped {how_many(found.passed_over, 'hidden entry')}"
     console.out.print(words)
     for kind, advice in _ADVICE.items():
         problems = [problem for problem in found.problems if problem.kind == kind]
@@ -121,14 +121,16 @@ def _print_kind(kind: str, problems: list[Problem], advice: str) -> None:
         console.out.print(f"  ... and {len(problems) - _SHOWN_PATHS} more; --json lists them all")
 
 
-def _table(found: Inspection) -> Table:
-    table = Table("class", title_justify="left")
-    for split in found.counts:
-        table.add_column("images" if split == "all" else split, justify="right")
-    for name in found.classes[:_SHOWN_CLASSES]:
-        table.add_row(console.escape(name), *(str(counts.get(name, "missing")) for counts in found.counts.values()))
-    if len(found.classes) > _SHOWN_CLASSES:
-        table.add_row(f"... and {len(found.classes) - _SHOWN_CLASSES} more", *("" for _ in found.counts))
-    table.add_section()
-    table.add_row("all", *(str(sum(counts.values())) for counts in found.counts.values()))
-    return table
+def _print_counts(found: Inspection) -> None:
+    names = found.classes[:_SHOWN_CLASSES]
+    columns = [Column("class", [*names, "all"])]
+    for split, counts in found.counts.items():
+        cells = [_count(counts.get(name)) for name in names]
+        columns.append(Column("images" if split == "all" else split, [*cells, f"{sum(counts.values()):,}"], is_number=True))
+    left = len(found.classes) - len(names)
+    more = f"and {how_many(left, 'more class')}; --json lists them all" if left else ""
+    print_table(columns, caption=more, total=True)
+
+
+def _count(number: int | None) -> str:
+    return "missing" if number is None else f"{number:,}"

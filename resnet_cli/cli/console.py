@@ -8,21 +8,19 @@ import io
 import json
 import os
 import queue
-import shlex
 import sys
+import textwrap
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextvars import ContextVar
 from typing import Any, TextIO, cast
 
 from rich import markup
 from rich.console import Console
-from rich.table import Table
 
-from resnet_cli.data.contents import kind_of
 from resnet_cli.data.threads import PAUSE, Pause
 from resnet_cli.errors import ResnetError
-from resnet_cli.progress import how_long, how_many
 
 _CHUNK = 1 << 16  # most bytes of stdin in one read
 _AHEAD = 16  # chunks
@@ -171,12 +169,9 @@ def _one_sentence() -> Iterator[None]:
         raise ResnetError(f"cannot write the result: {error.strerror or error}") from error
 
 
-__all__ = ["Table", "err", "escape", "full_width", "json_text", "out", "print_error", "print_json"]
-
 # Print file names unchanged: no emoji for words between colons.
 out = Console(highlight=False, soft_wrap=True, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
-_WIDEST = 10_000  # columns, more than any table has
 
 # Control characters except tab and line feed: a terminal would interpret them.
 _CONTROL = {code: repr(chr(code))[1:-1] for code in (*range(9), *range(11, 32), *range(127, 160))}
@@ -187,9 +182,29 @@ def escape(text: str) -> str:
     return markup.escape(text.translate(_CONTROL))
 
 
-def full_width(table: Table) -> int:
-    """Columns that a table needs without truncation."""
-    return out.measure(table, options=out.options.update(width=_WIDEST)).maximum
+VERBOSE: ContextVar[bool] = ContextVar("verbose", default=False)  # whether --verbose was given to the command in progress
+
+
+def prose(console: Console, label: str, text: str) -> None:
+    """Print a label such as "warning:" and a text; a terminal shows it broken between words only.
+
+    A path or a URL stays whole, to be clicked or copied, and other programs get one line.
+    """
+    lines = f"{label} {text}".split("\n")
+    if console.is_terminal:
+        lines = [part for line in lines for part in _wrapped(line, console.width) or [""]]
+    console.print(f"[yellow]{label}[/]{escape(chr(10).join(lines).removeprefix(label))}")
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    return textwrap.wrap(
+        line, width, break_long_words=False, break_on_hyphens=False, replace_whitespace=False, expand_tabs=False
+    )
+
+
+def room(console: Console = out) -> int | None:
+    """Columns of the terminal, or of $COLUMNS; None where the output goes to a file or a program, which wraps no lines."""
+    return console.width if console.is_terminal or "COLUMNS" in os.environ else None
 
 
 def print_json(document: Any) -> None:
@@ -212,106 +227,3 @@ def print_error(message: str, hint: str) -> None:
 def _writes_utf8(encoding: str | None) -> bool:
     # A pure text stream, as in tests, has no encoding.
     return encoding is None or codecs.lookup(encoding).name == "utf-8"
-
-
-_SHOWN = 40  # most classes in the table
-
-
-def print_training(result: dict[str, Any], only_search: bool, json: bool) -> None:
-    """Print what `finetune` or `train` returned.
-
-    Args:
-        result: its JSON output.
-        only_search: whether it is that of `--lr-find plot`.
-        json: print it as JSON.
-    """
-    if json:
-        print_json(result)
-    elif only_search:
-        _print_search(result)
-    else:
-        _print_result(result)
-
-
-def _print_result(result: dict[str, Any]) -> None:
-    """Print the results of `finetune` and `train` as text."""
-    split = "test" if "test" in result else "val"
-    headline = result[split]
-    low, high = headline["top1_interval"]
-    table = Table("class", "images", "accuracy")
-    classes = headline["classes"]
-    if len(classes) > _SHOWN:  # the most frequent ones
-        classes = sorted(classes, key=lambda each: -each["count"])[:_SHOWN]
-    for each in classes:
-        table.add_row(escape(each["class"]), str(each["count"]), f"{each['recall']:.1%}" if each["count"] else "-")
-    out.print(table)
-    if left := len(headline["classes"]) - len(classes):
-        out.print(f"and {left} more classes in the report")
-    out.print(
-        f"[bold]{kind_of(split)} accuracy {headline['top1']:.1%}[/]"
-        f"  (95 % interval {low:.1%} to {high:.1%}, {headline['count']} images)"
-    )
-    if "folds" in result:
-        _print_folds(result["folds"])
-    if result.get("tuning", {}).get("trials"):
-        _print_tuning(result["tuning"])
-    if "test" in result and result["test"] != result["val"]:
-        out.print(f"validation accuracy {result['val']['top1']:.1%} ({result['val']['count']} images)")
-    kept = f"epoch {result['best_epoch']} of {result['epochs']}"
-    if result.get("kept") == "tail":
-        kept = f"{kept} (the head alone: {result['head_top1']:.1%})"
-    elif result.get("kept") == "head":
-        kept = f"the head alone, {kept}" if result["epochs"] > 1 else "the head alone"
-    out.print(f"kept: {kept}, the best one" if result["epochs"] > 1 else f"kept: {kept}")
-    if result.get("fine_tuning") == "skipped":
-        out.print("fine-tuning: skipped, the head left nothing to gain in validation")
-    elif result.get("fine_tuning") == "no time":
-        out.print("fine-tuning: skipped, the time limit was too short for it")
-    elif result.get("fine_tuning") == "stopped early":
-        out.print(f"fine-tuning: stopped after {how_many(result['fine_tuning_epochs'], 'epoch')} without further gain")
-    if warnings := len(result["warnings"]):
-        out.print(f"[yellow]{how_many(warnings, 'warning')}[/], see above or the report")
-    run = shlex.quote(result["run"])
-    report = f", report: {escape(result['report'])}" if result["report"] else ""
-    out.print(f"run {escape(result['run'])}  ({how_long(result['seconds'])}){report}")
-    out.print(
-        f"next: [bold]resnet predict image.jpg --run {escape(run)}[/]\n      [bold]resnet evaluate --run {escape(run)}[/]"
-    )
-
-
-def _print_folds(found: dict[str, Any]) -> None:
-    """Print the result of a cross-validation."""
-    table = Table("fold", "images", "accuracy")
-    for each in found["folds"]:
-        table.add_row(str(each["fold"]), str(each["count"]), f"{each['top1']:.1%}")
-    out.print(table)
-    low, high = found["top1_interval"]
-    out.print(
-        f"cross-validated accuracy {found['mean']:.1%}, standard deviation over folds {found['sd']:.1%}"
-        f"  (all {found['count']} images: {found['top1']:.1%}, 95 % interval {low:.1%} to {high:.1%})"
-    )
-    out.print("cross-validated: the head on frozen features; fine-tuning is not repeated for each fold")
-
-
-def _print_tuning(found: dict[str, Any]) -> None:
-    """Print the result of a search for settings."""
-    from resnet_cli.training.tuning import compared  # and with it all recipes, which `resnet --help` does not need
-
-    trials = how_many(found["trials"], "trial")
-    of = "the head" if found["phase"] == "head" else "the network"
-    out.print(
-        f"tuning: {trials} in {how_long(found['seconds'])}; accuracy of {of} on {found['count']} images ({found['scored_on']}):"
-        f" {escape(compared(found))}"
-    )
-    if found["trials"] > 1:
-        honest = "the test images were not used for it" if found["test"] else "no test folder measures it"
-        out.print(f"the best of {found['trials']} is too good by chance: {honest}; settings: tuned.toml, trials.csv in the run")
-
-
-def _print_search(result: dict[str, Any]) -> None:
-    """Print the result of a learning-rate range test."""
-    if result["suggested"] is None:
-        out.print("[bold]no rate is suggested[/]: the loss did not clearly fall at any rate")
-    else:
-        out.print(f"[bold]suggested: --learning-rate {result['suggested']:g}[/]")
-    out.print(f"plot: {escape(result['plot'])}; figures: rate.csv beside it")

@@ -18,13 +18,16 @@ from resnet_cli.cli.options import (
     ReportFile,
     RunFolders,
     Views,
+    complete_dataset,
     dataset_path,
     report_page,
 )
 from resnet_cli.cli.reporter import Reporter
+from resnet_cli.cli.results import MANY_CLASSES, WORST, Column, columns_of, fits, print_headline, print_table, worst_first
 from resnet_cli.data.scoring import SplitName
 from resnet_cli.progress import how_many
 from resnet_cli.reports import MISTAKES
+from resnet_cli.runs.folder import newest_run
 
 if TYPE_CHECKING:
     from resnet_cli.inference.metrics import Evaluation
@@ -39,6 +42,7 @@ Dataset = Annotated[
     typer.Argument(
         help="Folder to score, or a .zip or .tar of it; or cifar10, cifar100.  \\[default: the run's held-out images]",
         parser=dataset_path,
+        autocompletion=complete_dataset,
     ),
 ]
 Split = Annotated[
@@ -102,11 +106,12 @@ def evaluate(
     if allow_changed and dataset is not None:
         raise typer.BadParameter("--allow-changed is for a run's held-out images: leave it out with a DATASET")
     _require_together(ray, input, output, dataset is not None or labels is not None or allow_changed or coverage)
+    page = report_page(report, no_report, explain)
+    reporter = Reporter(quiet or json)
+    reporter.line(f"evaluating {', '.join(map(str, run or [newest_run()]))}")
     from resnet_cli.jobs.evaluate import EvaluateRequest, run_evaluation
 
-    page = report_page(report, no_report, explain)
     request = EvaluateRequest(run or (), dataset, split, int(views), engine, output, allow_changed, strict, labels, page)
-    reporter = Reporter(quiet or json)
     if ray is not None and input is not None:
         from resnet_cli.jobs.bulk import run_bulk_evaluation
 
@@ -146,24 +151,31 @@ def _print_result(done: "Evaluated", with_coverage: bool) -> None:
     measured, runs = done.measured, len(done.runs)
     together = f", ensemble of {runs} runs" if runs > 1 else ""
     crops = f", {measured.views} views" if measured.views > 1 else ""
-    _print_tables(measured.figures, f"{measured.scored.name}, {measured.scored.split}{together}{crops}")
+    what = f"{measured.scored.name}, {measured.scored.split}{together}{crops}"
+    console.out.print(f"[italic]{console.escape(what)}[/]")
+    _print_headline(measured.figures)
+    _print_classes(measured.figures, "the report" if done.report else "the output of --json")
+    _print_confusion(measured.figures)
     if with_coverage:
         _print_coverage(measured)
+    if (unlike := measured.unlike_training) is not None:
+        images = measured.figures.count
+        console.out.print(f"unlike the training images: {len(unlike)} of {images} ({len(unlike) / images:.1%})")
     if not measured.rows.samples:
         console.out.print(f"a row per image: {console.escape(str(done.folder / 'predictions'))}")
         return
-    report = f"report: {console.escape(str(done.report))}; " if done.report else ""
-    console.out.print(f"{report}worst images first: {console.escape(str(done.folder / 'predictions.csv'))}")
+    if done.report:
+        console.out.print(f"report: {console.escape(str(done.report))}")
+    console.out.print(f"worst images first: {console.escape(str(done.folder / 'predictions.csv'))}")
 
 
 def _print_coverage(measured: "Measured") -> None:
     points, wanted = measured.coverage
-    table = console.Table(title="accuracy of the most certain answers")
-    for heading in ("threshold", "answered", "accuracy"):
-        table.add_column(heading, justify="right")
-    for point in points:
-        table.add_row(f"{point.threshold:.3f}", f"{point.answered:.1%}", f"{point.accuracy:.1%}")
-    console.out.print(table)
+    rows = [
+        {"threshold": f"{point.threshold:.3f}", "answered": f"{point.answered:.1%}", "accuracy": f"{point.accuracy:.1%}"}
+        for point in points
+    ]
+    print_table(columns_of(rows, rows[0]), "accuracy of the most certain answers")
     for accuracy, found in wanted.items():
         if found is None:
             console.out.print(f"no threshold reaches an accuracy of {accuracy:.0%}")
@@ -173,42 +185,56 @@ def _print_coverage(measured: "Measured") -> None:
             )
 
 
-def _print_tables(evaluation: "Evaluation", title: str) -> None:
-    table = console.Table("class", "images", "precision", "recall", "F1", title=console.escape(title))
-    for each in evaluation.classes:
-        if not each.count:
-            continue
-        table.add_row(
-            console.escape(each.name), str(each.count), f"{each.precision:.1%}", f"{each.recall:.1%}", f"{each.f1:.1%}"
-        )
-    precision, recall, f1 = evaluation.macro()
-    table.add_section()
-    table.add_row("macro average", str(evaluation.count), f"{precision:.1%}", f"{recall:.1%}", f"{f1:.1%}")
-    console.out.print(table)
-    _print_confusion(evaluation)
+def _print_headline(evaluation: "Evaluation") -> None:
     low, high = evaluation.top1_interval
     images = how_many(evaluation.count, "image")
-    top5 = f"  top-5 {evaluation.top5:.1%}" if evaluation.top5 is not None else ""
-    console.out.print(
-        f"[bold]top-1 {evaluation.top1:.1%}[/]  (95 % interval {low:.1%} to {high:.1%}, {images}){top5}"
-        f"  loss {evaluation.loss:.3f}  calibration error {evaluation.ece:.3f}"
-    )
+    top5 = f"top-5 {evaluation.top5:.1%}  " if evaluation.top5 is not None else ""
+    print_headline(f"top-1 {evaluation.top1:.1%}", f"(95 % interval {low:.1%} to {high:.1%}, {images})")
+    console.out.print(f"{top5}loss {evaluation.loss:.3f}  calibration error {evaluation.ece:.3f}")
+
+
+def _print_classes(evaluation: "Evaluation", where: str) -> None:
+    """A row per class; of many classes only the worst, and `where` the others are."""
+    classes = [each for each in evaluation.to_json()["classes"] if each["count"]]
+    many = len(classes) >= MANY_CLASSES
+    macro = dict(zip(("precision", "recall", "f1"), evaluation.macro(), strict=True))
+    average = {"class": "macro average", "count": evaluation.count, **macro}
+    shown = [*(worst_first(classes)[:WORST] if many else classes), average]
+    rows = [
+        {
+            "class": each["class"],
+            "images": f"{each['count']:,}",
+            "precision": f"{each['precision']:.1%}",
+            "recall": f"{each['recall']:.1%}",
+            "F1": f"{each['f1']:.1%}",
+        }
+        for each in shown
+    ]
+    caption = f"The {WORST} worst of {how_many(len(classes), 'class')}; all are in {where}." if many else ""
+    columns = columns_of(rows, ("images", "precision", "recall", "F1"), {"precision": 1, "F1": 2})
+    print_table(columns, caption=caption, total=True)
 
 
 def _print_confusion(evaluation: "Evaluation") -> None:
     names = [each.name for each in evaluation.classes]
-    table = _matrix(evaluation, names) if len(names) <= _MANY else None
-    if table is None or console.full_width(table) > console.out.width:
-        from resnet_cli.reports.page import most_frequent_confusions
+    matrix = _matrix(evaluation, names) if len(names) <= _MANY else None
+    if matrix is not None and fits(matrix):
+        print_table(matrix, "confusion")
+        return
+    from resnet_cli.reports.page import most_frequent_confusions
 
-        table = console.Table("true", "taken for", "images", title="most frequent confusions (all: confusion.csv)")
-        for count, true, guess in most_frequent_confusions(names, evaluation.confusion.tolist(), 10):
-            table.add_row(console.escape(true), console.escape(guess), str(count))
-    console.out.print(table)
+    rows = [
+        {"true": true, "taken for": guess, "images": f"{count:,}"}
+        for count, true, guess in most_frequent_confusions(names, evaluation.confusion.tolist(), 10)
+    ]
+    if rows:
+        print_table(columns_of(rows, ("images",)), "most frequent confusions (all: confusion.csv)")
 
 
-def _matrix(evaluation: "Evaluation", names: Sequence[str]) -> console.Table:
-    table = console.Table("true \\ predicted", *map(console.escape, names), title="confusion")
-    for name, row in zip(names, evaluation.confusion.tolist(), strict=True):
-        table.add_row(console.escape(name), *(str(count) if count else "." for count in row))
-    return table
+def _matrix(evaluation: "Evaluation", names: Sequence[str]) -> list[Column]:
+    counts = evaluation.confusion.tolist()
+    predicted = [
+        Column(name, [f"{row[index]:,}" if row[index] else "." for row in counts], is_number=True)
+        for index, name in enumerate(names)
+    ]
+    return [Column("true \\ predicted", names), *predicted]

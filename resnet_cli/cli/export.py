@@ -5,18 +5,20 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from resnet_cli.cli import console
 from resnet_cli.cli.options import Json, RunFolder
 from resnet_cli.cli.reporter import Reporter
-from resnet_cli.data.folders import EXAMPLE, LABELS
+from resnet_cli.cli.results import columns_of, print_table
+from resnet_cli.data.folders import LABELS
 from resnet_cli.errors import ResnetError
-from resnet_cli.export.formats import FormatName
+from resnet_cli.export.formats import README, FormatName
 from resnet_cli.export.quantizers import MAX_DROP, QUANTIZERS
-from resnet_cli.jobs.export import ExportRequest, require_possible, run_export
+from resnet_cli.jobs.export import HALVED, RESIZING, ExportRequest, QuantizeName, require_possible, run_export
+from resnet_cli.progress import how_many
 
 if TYPE_CHECKING:
     from resnet_cli.data.decode import Geometry
@@ -37,15 +39,23 @@ def export(
     format: Annotated[FormatName, typer.Option(help="What to write.")],
     run: RunFolder = None,
     quantize: Annotated[
-        Literal["int8"] | None,
+        QuantizeName | None,
         typer.Option(
-            help="8-bit weights and activations, calibrated on training images; refused if it loses more than --max-drop."
-            f"  ({', '.join(QUANTIZERS)})"
+            help="int8: 8-bit weights and activations, calibrated on training images; refused if it loses more than --max-drop"
+            f"  ({', '.join(QUANTIZERS)}). float16: weights in half precision ({HALVED})."
         ),
     ] = None,
     max_drop: MaxDrop = None,
+    with_resize: Annotated[
+        bool, typer.Option("--with-resize", help=f"The model takes images of any size and resizes them itself.  ({RESIZING})")
+    ] = False,
+    min_accuracy: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Exit 3 and keep nothing if held-out top-1 of the exported model is lower, 0..1."),
+    ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Folder to write.  \\[default: export/<format>[-int8] in the run]")
+        Path | None,
+        typer.Option(help="Folder to write.  \\[default: export/ in the run, by format]"),
     ] = None,
     force: Annotated[
         bool,
@@ -56,10 +66,10 @@ def export(
 ) -> None:
     """Write a classifier for other programs, and check it on held-out images.
 
-    The model takes unscaled pixels; classify.py, in the same folder, shows how to prepare an image.
-    `predict` and `evaluate` accept exports of `--format openvino` as a --run.
+    The model takes unscaled pixels; README.md and classify.py, in the same folder, show how to prepare an image.
+    `predict --model` and `evaluate --model` take every export, and run it in the format's own runtime.
     """
-    request = ExportRequest(format, run, bool(quantize), max_drop, output, force)
+    request = ExportRequest(format, run, quantize, max_drop, output, force, with_resize, min_accuracy)
     try:
         require_possible(request)
     except ResnetError as error:
@@ -74,6 +84,10 @@ def export(
     quantized = done.quantized
     other = "the float export" if quantized else "the run in float32"
     _print_result(done.exported, done.geometry, len(done.run.classes), other)
+    if (found := done.exported.accuracy) is not None and quantized is None:
+        console.out.print(
+            f"top-1          {found.top1:.1%}, {found.correct} of {found.count} {found.split} images, in its own runtime"
+        )
     if quantized:
         _print_sides(quantized)
 
@@ -91,12 +105,13 @@ def _print_result(exported: "Exported", geometry: "Geometry", classes: int, othe
         "squash": "the whole image, stretched",
     }
     console.out.print(f"[bold]{console.escape(str(exported.model))}[/]  ({exported.bytes / 1e6:.1f} MB)")
+    shape = "N x height x width x 3" if exported.with_resize else f"N x {size} x {size} x 3"
+    inside = f"resized to {size} pixels inside the model: " if exported.with_resize else ""
     console.out.print(
-        f"input          RGB pixels 0 to 255, uint8, N x {size} x {size} x 3 ({fitted[geometry.resize]},"
-        f" {geometry.interpolation})"
+        f"input          RGB pixels 0 to 255, uint8, {shape} ({inside}{fitted[geometry.resize]}, {geometry.interpolation})"
     )
     console.out.print(f"output         probabilities, N x {classes}, in the order of {LABELS}")
-    console.out.print(f"use            see {EXAMPLE} in the same folder: from an image file to its class")
+    console.out.print(f"use            see {README} in the same folder: from an image file to its class")
     console.out.print(
         f"checked        on {parity.images} {parity.source}: probabilities differ from those of {other} by at most"
         f" {parity.max_probability_difference:.1e}, the best class agrees on {parity.top1_agreement:.1%}"
@@ -107,14 +122,19 @@ def _print_sides(quantized: "Quantized") -> None:
     from resnet_cli.export.export import in_images
 
     before, after, count = quantized.before, quantized.after, quantized.count
-    table = console.Table(
-        "", "top-1", "correct", "size", "images/s", title=f"{count} {quantized.split} images, in its own runtime"
-    )
-    for name, side in (("float", before), ("int8", after)):
-        top1, size = f"{side.correct / count:.1%}", f"{side.bytes / 1e6:.1f} MB"
-        table.add_row(name, top1, f"{side.correct} of {count}", size, f"{side.speed:.0f}")
-    console.out.print(table)
+    rows = [
+        {
+            "": name,
+            "top-1": f"{side.correct / count:.1%}",
+            "correct": f"{side.correct} of {count}",
+            "size": f"{side.bytes / 1e6:.1f} MB",
+            "images/s": f"{side.speed:,.0f}",
+        }
+        for name, side in (("float", before), ("int8", after))
+    ]
+    title = f"{how_many(count, f'{quantized.split} image')}, in its own runtime"
+    print_table(columns_of(rows, ("top-1", "correct", "size", "images/s")), title)
     loss = f"loses {in_images(quantized.lost, count)}" if quantized.lost > 0 else "loses none of them"
     bound = f"--max-drop {quantized.max_drop:g} allows {in_images(quantized.allowed, count)}"
     console.out.print(f"int8 {loss}; {bound}")
-    console.out.print(f"calibrated on {quantized.calibration} training images; speed in batches of 16, in turns")
+    console.out.print(f"calibrated on {how_many(quantized.calibration, 'training image')}; speed in batches of 16, in turns")

@@ -3,9 +3,9 @@
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from resnet_cli.cli import console
+from resnet_cli.cli.results import columns_of, print_table
 from resnet_cli.networks.catalogue import CATALOGUE, parameter_count, usual_classes
 from resnet_cli.networks.published import CHECKPOINTS
 
@@ -41,12 +41,8 @@ def models(
     ]
     if json:
         return console.print_json(rows)
-    table = Table(caption=_CAPTION, caption_justify="left")
-    for title in ("name", "family", "depth", "parameters", "input", "weights"):
-        table.add_column(title, justify="right" if title in ("depth", "parameters", "input") else "left")
-    for row in rows:
-        table.add_row(*(f"{value:,}" if title == "parameters" else str(value) for title, value in row.items()))
-    return console.out.print(table)
+    shown = [{name: f"{value:,}" if name == "parameters" else str(value) for name, value in row.items()} for row in rows]
+    return print_table(columns_of(shown, ("depth", "parameters", "input"), {"family": 1, "depth": 2}), caption=_CAPTION)
 
 
 def _list_weights(json: bool) -> None:
@@ -63,10 +59,8 @@ def _list_weights(json: bool) -> None:
     ]
     if json:
         return console.print_json(rows)
-    # Without borders, so that the longest name fits into 60 columns.
-    table = Table(caption=_WEIGHTS_CAPTION, caption_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
-    for title, justify in (("name", "left"), ("px", "right"), ("top-1", "right"), ("licence", "left")):
-        table.add_column(title, justify=justify)  # type: ignore[arg-type]
-    for each in CHECKPOINTS.values():
-        table.add_row(each.name, str(each.size), f"{each.top1:.2f}", each.licence)
-    return console.out.print(table)
+    shown = [
+        {"name": each.name, "px": str(each.size), "top-1": f"{each.top1:.2f}", "licence": each.licence}
+        for each in CHECKPOINTS.values()
+    ]
+    return print_table(columns_of(shown, ("px", "top-1"), {"licence": 1, "px": 2}), caption=_WEIGHTS_CAPTION, borders=False)

@@ -1,5 +1,6 @@
 """Options with the same meaning in several commands (light)."""
 
+from glob import escape
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,30 +17,46 @@ def dataset_path(typed: str) -> Path:
     return no_name(Path(typed), typed)
 
 
-def _runs(incomplete: str) -> list[str]:
-    """Complete runs, newest first, for completion."""
+def complete_runs(incomplete: str) -> list[str]:
+    """Runs, newest first, for completion in the shell."""
     from resnet_cli.runs.folder import RUNS, summaries
 
     return [name for each in summaries(RUNS) if (name := str(each.folder)).startswith(incomplete)]
 
 
+def complete_weights(incomplete: str) -> list[str]:
+    """What --weights takes, for completion; names of published weights contain a colon, at which bash breaks words."""
+    return [*(name for name in ("imagenet", "bundled", "none") if name.startswith(incomplete)), *complete_runs(incomplete)]
+
+
+def complete_dataset(incomplete: str) -> list[str]:
+    """Names of known data sets, for completion; the shell completes folders where this finds none."""
+    from resnet_cli.data.named import NAMED
+
+    found = [name for name in NAMED if incomplete and name.startswith(incomplete)]
+    return [] if any(Path().glob(f"{escape(incomplete)}*")) else found
+
+
 DATASET = typer.Argument(
-    help="Folder with one folder of images per class, or a .zip or .tar of it; or cifar10, cifar100.", parser=dataset_path
+    help="Folder with one folder of images per class, or a .zip or .tar of it; or cifar10, cifar100.",
+    parser=dataset_path,
+    autocompletion=complete_dataset,
 )
 DatasetFolder = Annotated[Path | None, DATASET]
 LABELS_TEXT = "Table of path, label and, optionally, split in place of class folders: .csv, .tsv, .parquet or .jsonl."
 Labels = Annotated[Path | None, typer.Option("--labels", help=LABELS_TEXT, show_default=False)]
 RunFolder = Annotated[
     Path | None,
-    typer.Option("--run", help="Run folder, or published weights.  \\[default: the newest]", autocompletion=_runs),
+    typer.Option("--run", help="Run folder, or published weights.  \\[default: the newest]", autocompletion=complete_runs),
 ]
 RunFolders = Annotated[
     list[Path] | None,
     typer.Option(
         "--run",
-        help="Run folder, or published weights as timm:resnet50.a1_in1k; several form an ensemble: probabilities are averaged."
-        "  \\[default: the newest]",
-        autocompletion=_runs,
+        "--model",
+        help="Run folder; exported model, as folder or file, which its own runtime runs; or published weights as"
+        " timm:resnet50.a1_in1k. Several form an ensemble: probabilities are averaged.  \\[default: the newest run]",
+        autocompletion=complete_runs,
     ),
 ]
 # Words, not numbers: older versions of click do not support choices of numbers.

@@ -14,6 +14,7 @@ from resnet_cli.cli.options import BULK, Engine, Input, Json, Ray, RunFolders, V
 from resnet_cli.cli.reporter import Reporter
 from resnet_cli.data.inputs import listed_paths
 from resnet_cli.files import csv_line, path_text
+from resnet_cli.progress import how_many
 
 if TYPE_CHECKING:
     from resnet_cli.inference.classify import Prediction
@@ -103,8 +104,7 @@ def _told(done: "BulkDone") -> str:
     before = f", {done.images - done.now:,} of them before" if done.now < done.images else ""
     rate = f" ({done.now / done.seconds:,.1f} images/s)" if done.now else ""
     errors = f"[red]{done.errors:,} with an error[/]" if done.errors else "no errors"
-    images = "1 image" if done.images == 1 else f"{done.images:,} images"
-    return f"[bold]{images}[/]{before}{rate}, {errors}: {console.escape(done.output)}"
+    return f"[bold]{how_many(done.images, 'image')}[/]{before}{rate}, {errors}: {console.escape(done.output)}"
 
 
 def _show_json(runs: Sequence[str], results: "Iterable[Prediction]") -> int:
@@ -128,13 +128,14 @@ def _show_csv(runs: Sequence[str], results: "Iterable[Prediction]") -> int:
         sys.stdout.write(csv_line(row))
 
     answered = ";".join(runs)
-    write("path", "rank", "class", "probability", "error", "runs", "unsure")
+    write("path", "rank", "class", "probability", "error", "runs", "unsure", "unlike_training")
     for result in results:
         if result.error is not None:
             failed += 1
-            write(path_text(result.name), "", "", "", path_text(result.error), answered, "")
+            write(path_text(result.name), "", "", "", path_text(result.error), answered, "", "")
         for rank, (name, probability) in enumerate(result.top, 1):
-            write(path_text(result.name), rank, name, f"{probability:.6f}", "", answered, str(result.unsure).lower())
+            marks = str(result.unsure).lower(), "" if result.unlike_training is None else str(result.unlike_training).lower()
+            write(path_text(result.name), rank, name, f"{probability:.6f}", "", answered, *marks)
         sys.stdout.flush()
     return failed
 
@@ -147,7 +148,8 @@ def _show_text(results: "Iterable[Prediction]") -> int:
             failed += 1
             console.print_error(result.error, "")
             continue
-        console.out.print(f"[bold]{console.escape(result.name)}[/]{'  unsure' if result.unsure else ''}")
+        marks = ("  unsure" if result.unsure else "") + ("  unlike the training images" if result.unlike_training else "")
+        console.out.print(f"[bold]{console.escape(result.name)}[/]{marks}")
         for name, probability in result.top:
             bar = "█" * round(probability * 20)
             console.out.print(f"  {probability:7.2%}  {console.escape(name)}  [dim]{bar}[/]")

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from resnet_cli.cli import console
-from resnet_cli.cli.options import DATASET, LABELS_TEXT, NO_REPORT, REPORT
+from resnet_cli.cli.options import DATASET, LABELS_TEXT, NO_REPORT, REPORT, complete_runs, complete_weights
 from resnet_cli.data import Resize
 from resnet_cli.engines import EngineName
 from resnet_cli.errors import ResnetError
@@ -124,17 +124,29 @@ ShortcutOption = Annotated[
 TrainSize = Annotated[int | None, _option(NETWORK, "Input side, pixels.  \\[default: the network's]", min=8)]
 FinetuneSize = Annotated[str, _option(NETWORK, "Input side, pixels; auto: chosen by network and image sizes.")]
 TrainWeights = Annotated[
-    str, _option(NETWORK, "Initial weights: none, imagenet, bundled, timm:NAME, torchvision:NAME, a run or a file.")
+    str,
+    _option(
+        NETWORK,
+        "Initial weights: none, imagenet, bundled, timm:NAME, torchvision:NAME, a run or a file.",
+        autocompletion=complete_weights,
+    ),
 ]
 FinetuneWeights = Annotated[
     str,
     _option(
         NETWORK,
         "Initial weights: imagenet, bundled, none, timm:NAME, torchvision:NAME, a run or a file; auto: imagenet, else bundled.",
+        autocompletion=complete_weights,
     ),
 ]
 TeacherOption = Annotated[
-    Path | None, _option(NETWORK, "Teacher for distillation: a run, or an ONNX or OpenVINO file.", show_default=False)
+    Path | None,
+    _option(
+        NETWORK,
+        "Teacher for distillation: a run, or an ONNX or OpenVINO file.",
+        show_default=False,
+        autocompletion=complete_runs,
+    ),
 ]
 Unfreeze = Annotated[Literal["auto", "none", "last", "all"] | None, _of_key(FinetuneConfig, "unfreeze", NETWORK)]
 

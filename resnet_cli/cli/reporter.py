@@ -1,20 +1,22 @@
-"""Progress on the terminal: bars, lines and notices on stderr, and the handling of SIGINT and SIGTERM (light: rich)."""
+"""Progress on the terminal: bars, lines, a live curve and notices on stderr; SIGINT and SIGTERM (light: rich)."""
 
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from types import FrameType
 
-from rich.panel import Panel
+from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Task as RichTask
+from rich.text import Text
 
-from resnet_cli.cli.console import err, escape, print_error
-from resnet_cli.progress import NOTHING_YET, Task
+from resnet_cli.cli.console import VERBOSE, err, escape, print_error, prose, room
+from resnet_cli.progress import NOTHING_YET, Epoch, Task
 
 Handler = Callable[[int, FrameType | None], None]
 
@@ -65,46 +67,114 @@ _TOLD, _AT_ONCE, _PATIENCE = 0.3, 1.0, 2.0  # seconds that the main thread has t
 _LOOK = 0.05
 
 
+_WIDE, _TALL = 80, 20  # columns and lines of a terminal that has room for a curve
+_FEW, _PLOT = 3, 4  # epochs from which a curve says something; its lines
+_STAMP = 11  # characters of the time before a line with --verbose
+_BLOCKS = " ▁▂▃▄▅▆▇█"
+
+
 def _shows_bars() -> bool:
     """Whether progress bars are shown: in terminals, and in notebooks with ipywidgets, which rich needs."""
-    return err.is_terminal or (err.is_jupyter and find_spec("ipywidgets") is not None)
+    if err.is_jupyter:
+        return find_spec("ipywidgets") is not None
+    return err.is_terminal and not err.is_dumb_terminal
+
+
+def curve(accuracies: Sequence[float], total: int, columns: int) -> list[str]:
+    """Validation accuracy over the epochs as a plot of four lines, with its range at the left and the best epoch below.
+
+    Args:
+        accuracies: of the epochs so far, 0..1; at least one.
+        total: planned epochs: the part of the width that is filled is the part of the epochs that is done.
+        columns: width of the plot, with its labels.
+    """
+    low, high = min(accuracies), max(accuracies)
+    width = columns - 10
+    filled = max(1, width * len(accuracies) // max(total, len(accuracies)))
+    heights = [
+        1 + round((8 * _PLOT - 1) * (accuracies[place * len(accuracies) // filled] - low) / ((high - low) or 1))
+        for place in range(filled)
+    ]
+    labels = {0: f"{high:6.1%}", _PLOT - 1: f"{low:6.1%}"}
+    lines = []
+    for line in range(_PLOT):
+        below = 8 * (_PLOT - 1 - line)
+        blocks = "".join(_BLOCKS[min(8, max(0, height - below))] for height in heights)
+        lines.append(f"{labels.get(line, ''):>6} │{blocks}")
+    best = accuracies.index(high) + 1
+    return [*lines, f"{'':6} └ val accuracy, epoch {len(accuracies)} of {total}; best: epoch {best}"]
+
+
+class _Count(MofNCompleteColumn):
+    """Steps done of all; nothing where their number is unknown and none has been told."""
+
+    def render(self, task: RichTask) -> Text:
+        return Text("") if task.total is None and not task.completed else super().render(task)
+
+
+class _Display(Progress):
+    """Rich's progress display, with a curve of the validation accuracy below the bars where there is room."""
+
+    plot: tuple[str, ...] = ()
+    plotted = ""  # the work that it is about: the first words of its bars
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.plot and any(_work(task.description) == self.plotted for task in self.tasks):
+            yield Text("\n".join(self.plot), style="cyan", no_wrap=True)
+
+
+def _work(title: str) -> str:
+    """The words before the count, such as "epoch" of "epoch 3/20"."""
+    return title.rpartition(" ")[0].strip()
+
+
+def _has_room_for_curve() -> bool:
+    # Blocks need a Unicode terminal; in a notebook the curve would be printed again for each epoch.
+    unicode = (err.encoding or "").lower().startswith("utf")
+    return _shows_bars() and not err.is_jupyter and unicode and err.width >= _WIDE and err.height >= _TALL
 
 
 class _Bar:
     """A task of the progress display; if stderr is not a terminal it is not shown, and lines report the epochs."""
 
-    def __init__(self, display: Progress, task: TaskID) -> None:
-        self._display, self._task = display, task
+    def __init__(self, display: Progress, task: TaskID, finished: Callable[[float], None]) -> None:
+        self._display, self._task, self._finished, self._steps = display, task, finished, 0.0
 
     def advance(self, steps: int = 1, figures: Mapping[str, float] | None = None) -> None:
-        words = "  ".join(f"{name} {value:.3f}" for name, value in (figures or {}).items())
+        self._steps += steps
+        # On a narrow terminal the bar needs the room.
+        shown = figures or {} if err.width >= _WIDE else {}
+        words = "  ".join(f"{name} {value:{'6.1%' if name == 'accuracy' else '.3f'}}" for name, value in shown.items())
         self._display.update(self._task, advance=steps, figures=words)
 
     def finish(self) -> None:
         self._display.remove_task(self._task)
         if not self._display.tasks:
             self._display.stop()
+        self._finished(self._steps)
 
 
 class Reporter:
     """The `Progress` of the command line.
 
     Args:
-        quiet: report nothing but notices and warnings.
+        quiet: report nothing but notices and warnings; with --verbose, the progress of --json is shown nevertheless.
         mute: report nothing at all, as the first of several processes does so.
         ending: when a signal takes effect; None tells what is saved.
     """
 
     def __init__(self, quiet: bool = False, mute: bool = False, ending: str | None = None) -> None:
+        self._verbose, self._began = VERBOSE.get() and not mute, time.monotonic()
         self._ending = ending
-        self._quiet, self._mute, self._signal, self._noticed = quiet or mute, mute, 0, 0
+        self._quiet, self._mute, self._signal, self._noticed = (quiet and not self._verbose) or mute, mute, 0, 0
         self._is_told = self._is_heard = False
         self._saved: str | None = NOTHING_YET
         self.warnings: list[str] = []
-        self._display = Progress(
+        self._display = _Display(
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
+            _Count(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[figures]}"),
             console=err,
@@ -115,25 +185,46 @@ class Reporter:
     def start(self, title: str, total: int | None) -> Task:
         """See `Progress`; the bar is only shown in terminals and notebooks."""
         self._display.start()
-        return _Bar(self._display, self._display.add_task(title, total=total, figures=""))
+        began = time.monotonic()
+
+        def finished(steps: float) -> None:
+            count = f"{steps:,.0f} in " if steps else ""
+            self.detail(f"{title}: {count}{time.monotonic() - began:.1f} s")
+
+        return _Bar(self._display, self._display.add_task(title, total=total, figures=""), finished)
 
     def line(self, text: str) -> None:
         """See `Progress`."""
         if not self._quiet:
-            err.print(escape(text))
+            err.print(f"{self._elapsed()}{escape(text)}")
+
+    def epoch(self, epoch: Epoch) -> None:
+        """See `Progress`; fields are left out where the terminal is too narrow, and the curve is only shown in a wide one."""
+        columns, elapsed = room(err), len(self._elapsed()) and _STAMP
+        self.line(epoch.text(None if columns is None else columns - elapsed))
+        if len(epoch.accuracies) >= _FEW and _has_room_for_curve():
+            self._display.plot = tuple(curve(epoch.accuracies, epoch.total, min(err.width, 100)))
+            self._display.plotted = _work(epoch.title)
+
+    def detail(self, text: str) -> None:
+        """See `Progress`."""
+        if self._verbose:
+            self.line(text)
+
+    def _elapsed(self) -> str:
+        return f"[dim]{time.monotonic() - self._began:7.1f} s[/]  " if self._verbose else ""
 
     def notice(self, text: str) -> None:
         """See `Progress`."""
-        if self._mute:
-            return
-        err.print(Panel(escape(text), border_style="yellow", title="notice", title_align="left"), soft_wrap=False)
+        if not self._mute:
+            prose(err, "notice:", text)
 
     def warn(self, text: str) -> None:
         """See `Progress`."""
         if text not in self.warnings:
             self.warnings.append(text)
             if not self._mute:
-                err.print(f"[yellow]warning:[/] {escape(text)}")
+                prose(err, "warning:", text)
 
     def stop_signal(self) -> int:
         """See `Progress`."""

@@ -8,12 +8,12 @@ import typer
 
 from resnet_cli.cli import console
 from resnet_cli.cli.options import Json
+from resnet_cli.cli.results import columns_of, print_table
 from resnet_cli.data.contents import kind_of
 from resnet_cli.progress import how_long
 from resnet_cli.runs.folder import RUNS, Summary, summaries
 
-# Left out first on a narrow terminal.
-_DISPENSABLE = ("time", "finished", "images", "data")
+_RANKS = {"time": 5, "finished": 4, "images": 3, "data": 2, "network": 1}  # on a narrow terminal, the highest is dropped first
 
 
 def runs(
@@ -28,24 +28,8 @@ def runs(
     if not found:
         console.out.print(f"there are no runs in {console.escape(str(folder))}")
         return
-    columns = ["run", "data", "network", "accuracy", "images", "time", "finished"]
-    table = _table(found, columns)
-    for column in _DISPENSABLE:
-        if console.full_width(table) <= console.out.width:
-            break
-        columns.remove(column)
-        table = _table(found, columns)
-    console.out.print(table)
-
-
-def _table(found: list[Summary], columns: list[str]) -> console.Table:
-    table = console.Table()
-    for column in columns:
-        table.add_column(column, justify="right" if column in ("accuracy", "images", "time") else "left")
-    for each in found:
-        cells = _cells(each)
-        table.add_row(*(console.escape(cells[column]) for column in columns))
-    return table
+    rows = list(map(_cells, found))
+    print_table(columns_of(rows, ("accuracy", "images", "time"), _RANKS))
 
 
 def _cells(each: Summary) -> dict[str, str]:
@@ -57,7 +41,7 @@ def _cells(each: Summary) -> dict[str, str]:
         "data": each.dataset or "-",
         "network": each.network or "-",
         "accuracy": accuracy,
-        "images": str(each.images) if each.images is not None else "-",
+        "images": f"{each.images:,}" if each.images is not None else "-",
         "time": how_long(each.seconds) if each.seconds is not None else "-",
         "finished": f"{datetime.fromtimestamp(each.finished):%Y-%m-%d %H:%M}" if each.finished is not None else "-",
     }

@@ -10,9 +10,10 @@ from typing import Any
 import typer
 
 from resnet_cli.cli import recipe_options as o
-from resnet_cli.cli.console import print_error, print_training
+from resnet_cli.cli.console import print_error
 from resnet_cli.cli.options import report_page
 from resnet_cli.cli.reporter import Reporter
+from resnet_cli.cli.results import print_training
 from resnet_cli.errors import ResnetError
 from resnet_cli.jobs.cluster import find_cluster, is_child, join, require_together, run_child, together
 from resnet_cli.jobs.environment import dataset_folder, tensorflow_import

@@ -27,7 +27,7 @@ from resnet_cli.data.folders import all_folder_names, has_control_characters, ha
 from resnet_cli.data.layout import some_names, split_of
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import unfinished, write_text
-from resnet_cli.progress import Progress, stop_if_asked
+from resnet_cli.progress import Progress, how_many, stop_if_asked
 
 ARCHIVES = "archives"  # folder of the cache
 _ENDING = re.compile(r"\.(zip|tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz))$", re.IGNORECASE)
@@ -185,7 +185,7 @@ class _Unpacking:
             what = f"the archive {self.archive} grows to more than {_GROWTH} times its size, which images do not"
             raise ResnetError(what, f"if you trust it, {_UNPACK}")
         if size > shutil.disk_usage(self.folder).free - _RESERVE:
-            need = f"{count} files need {written / 1e6:.1f} MB"
+            need = f"{how_many(count, 'file')} {'needs' if count == 1 else 'need'} {written / 1e6:.1f} MB"
             what = f"the disk has no room to unpack {self.archive} to {self.folder.parent.parent}: {need}"
             raise ResnetError(what, "set XDG_CACHE_HOME to a folder with room")
 

@@ -338,5 +338,5 @@ def _sizes(found: Survey, good: list[_Place]) -> Iterator[Problem]:
     if filled:
         largest, smallest = max(filled, key=filled.__getitem__), min(filled, key=filled.__getitem__)
         if filled[largest] > IMBALANCE * filled[smallest]:
-            detail = f"{filled[smallest]} images, and {largest} has {filled[largest]}"
+            detail = f"{how_many(filled[smallest], 'image')}, and {largest} has {filled[largest]}"
             yield Problem("imbalance", found.place(found.main, smallest), detail, "warning")

@@ -15,6 +15,7 @@ from resnet_cli.data.folders import file_size
 from resnet_cli.data.threads import Result, map_in_order
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import digest
+from resnet_cli.progress import how_many
 from resnet_cli.runs.folder import EARLIER, Content, Run, SplitRow, read_record, read_splits
 
 _PIECE = 4096  # bytes that a sketch reads at the beginning, middle and end of a file: its cost does not grow with the file
@@ -167,8 +168,9 @@ def seen_by_earlier_runs(held: Sequence[Content | None], run: Run, split: str) -
     notes = []
     for earlier, learned in trained_before(run).items():
         if count := sum(content in learned for content in held):
+            are = "is a training image" if count == 1 else "are training images"
             notes.append(
-                f"{count} of {len(held)} {kind_of(split)} images are training images of {earlier}, whose weights this run"
+                f"{count} of {how_many(len(held), f'{kind_of(split)} image')} {are} of {earlier}, whose weights this run"
                 " started from, so the figure is too good: a test folder of other images gives a true one"
             )
     return notes

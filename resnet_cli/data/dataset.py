@@ -6,7 +6,7 @@ raises the first fault as an error.
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from resnet_cli.data.folders import (
 )
 from resnet_cli.data.layout import Fault, find_layout
 from resnet_cli.errors import ResnetError
+from resnet_cli.progress import how_many
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,8 @@ def faults(found: Survey) -> Iterator[Fault]:
         left = [file for listing in main.values() for file in listing.left_out]
         hint = "add JPEG or PNG files"
         if left:
-            hint = f"{len(left)} files there are skipped, such as {left[0].path}: {left[0].reason}"
+            are = "is" if len(left) == 1 else "are"
+            hint = f"{how_many(len(left), 'file')} there {are} skipped, such as {left[0].path}: {left[0].reason}"
         yield Fault("no-images", folder, f"{folder} has no images in its class folders", hint)
         return
     for split, listings in found.classes.items():
@@ -246,6 +248,12 @@ class Sample:
 
     path: Path
     label: int
+
+
+def spread(samples: Sequence[Sample], most: int) -> tuple[Sample, ...]:
+    """All samples, or `most` of them at equal distances: in a list sorted by class, every class by its share."""
+    count = min(most, len(samples))
+    return tuple(samples[place * len(samples) // count] for place in range(count))
 
 
 @dataclass(frozen=True)

@@ -303,7 +303,7 @@ CREATOR = "resnet "  # prefix of the creator recorded in figures of this program
 COMPARED_BY = f"{CREATOR}compare"
 OWN_FILES = "files of this program: runs, figures or exports"  # the reason for leaving such folders out, without a warning
 _MARKED = 1024  # first bytes of a figure, which contain its creator
-_EXPORTED = {".txt", ".py", ".json", ".csv", ".html", ".xml", ".bin", ".keras", ".onnx", ".tflite", ".pb"}
+_EXPORTED = {".txt", ".py", ".md", ".json", ".csv", ".html", ".xml", ".bin", ".keras", ".onnx", ".tflite", ".pb"}
 _EXPORTED_FOLDERS = {"variables", "assets", EVALUATIONS}
 
 

@@ -19,7 +19,7 @@ from resnet_cli.data.folders import NO_IMAGE, list_folder
 from resnet_cli.data.threads import Pause
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import at_home
-from resnet_cli.progress import Progress, Silent
+from resnet_cli.progress import Progress, Silent, how_many
 
 if TYPE_CHECKING:
     from resnet_cli.data.decode import InMemory
@@ -189,7 +189,7 @@ def _found(path: Path, progress: Progress) -> Sequence[Path]:
     for skipped, tell in ((others, progress.line), (images, progress.warn)):
         if skipped:
             first = f"{skipped[0].path.name}: {skipped[0].reason}"
-            tell(f"skipped {len(skipped)} {'file' if len(skipped) == 1 else 'files'} of {path} (first: {first})")
+            tell(f"skipped {how_many(len(skipped), 'file')} of {path} (first: {first})")
     return listing.images
 
 

@@ -316,7 +316,7 @@ class _Sorted:
             elif not before:
                 self.images[split, label].append(path)
         if again:
-            rows = f"{again} row{'' if again == 1 else 's'}"
+            rows = how_many(again, "row")
             self.notes.append(
                 f"{table.file.path} has {rows} of a file that an earlier row names with the same label: it counts once"
             )
@@ -394,5 +394,5 @@ def _about_left_out(files: Sequence[LeftOut], table: _Table, root: Path) -> Resn
     """The error for rows that are left out without `strict`: the first few, their number, and what may be meant."""
     shown = "; ".join(f"{each.path}: {each.reason}" for each in files[:_NAMED])
     more = f"; and {len(files) - _NAMED} more" if len(files) > _NAMED else ""
-    message = f"{len(files)} of {len(table.paths)} rows of {table.file.path} cannot be used: {shown}{more}"
+    message = f"{len(files)} of {how_many(len(table.paths), 'row')} of {table.file.path} cannot be used: {shown}{more}"
     return ResnetError(message, meant(files[0].path, root) or "without --strict they are left out")

@@ -102,17 +102,19 @@ def held_out(runs: Sequence[Run], split: SplitName | None = None, allow_changed:
     changed = {row for row, content in now.items() if row.content and content and content != row.content}
     kept = [row for row in untouched if allow_changed or row not in changed]
     if not kept:
-        raise ResnetError(
-            f"all {len(changed)} {kind_of(chosen)} images of {root} have changed since training",
-            "put the data set back, or score them as they are with --allow-changed",
-        )
+        images = f"{kind_of(chosen)} image{'' if len(changed) == 1 else 's'} of {root}"
+        which = f"the only {images} has" if len(changed) == 1 else f"all {len(changed)} {images} have"
+        hint = "put the data set back, or score them as they are with --allow-changed"
+        raise ResnetError(f"{which} changed since training", hint)
     notes = []
     if taken := len(held) - len(untouched):
-        notes.append(f"{taken} held-out images of {run.folder} that another run was trained on are not scored")
+        are = "is" if taken == 1 else "are"
+        notes.append(f"{how_many(taken, 'held-out image')} of {run.folder} that another run was trained on {are} not scored")
     if changed:
         notes.append(_changed_note(changed, len(untouched), root, kind_of(chosen), allow_changed))
     if chosen == "train":
-        notes.append(f"these {len(kept)} images were trained on, so the figures do not show how well new images are classified")
+        these = "this image was" if len(kept) == 1 else f"these {len(kept)} images were"
+        notes.append(f"{these} trained on, so the figures do not show how well new images are classified")
     else:
         chose = TEST_CHOSE if is_validated_by_test(rows) else VAL_CHOSE if chosen == headline == "val" else ""
         chose = chose or (VAL_CHOSE_TOO if chosen == "val" else "")
@@ -167,8 +169,8 @@ def folder(
     seen = among([sample.path for sample in samples], trained(runs))
     if chosen == "train" and split and seen:
         notes.append(
-            f"{who} trained on {len(seen)} of these {len(samples)} images, so the figures do not show how well new images are"
-            " classified"
+            f"{who} trained on {len(seen)} of these {how_many(len(samples), 'image')}, so the figures do not show how well"
+            " new images are classified"
         )
         return Scored(name, chosen, run.classes, samples, tuple(notes), root.absolute())
     unseen = tuple(sample for sample in samples if sample.path not in seen)
@@ -293,7 +295,7 @@ def unreadable_note(left_out: Sequence[LeftOut]) -> str:
     """A note on the unreadable images: the first ones by name, with reasons."""
     more = f"; and {len(left_out) - _NAMED} more, which `resnet check` lists" if len(left_out) > _NAMED else ""
     reasons = "; ".join(each.reason for each in left_out[:_NAMED])
-    return f"left out {len(left_out)} unreadable image{'' if len(left_out) == 1 else 's'}: {reasons}{more}"
+    return f"left out {how_many(len(left_out), 'unreadable image')}: {reasons}{more}"
 
 
 def _labels(run: Run, rows: Sequence[SplitRow]) -> dict[str, int]:
@@ -306,18 +308,20 @@ def _labels(run: Run, rows: Sequence[SplitRow]) -> dict[str, int]:
 def _require_present(root: Path, rows: Sequence[SplitRow], kind: str) -> None:
     missing = [path for row in rows if not (path := root / row.path).exists()]
     if missing:
+        are = "is" if len(missing) == 1 else "are"
         raise ResnetError(
-            f"{len(missing)} of {len(rows)} {kind} images are no longer there, such as {missing[0]}",
+            f"{len(missing)} of {how_many(len(rows), f'{kind} image')} {are} no longer there, such as {missing[0]}",
             f"put the data set back, or {_GIVE_A_FOLDER}",
         )
 
 
 def _changed_note(changed: Collection[SplitRow], count: int, root: Path, kind: str, allowed: bool) -> str:
-    what = f"{len(changed)} of {count} {kind} images in {root} have changed since training"
+    has, it, was = ("has", "it is", "is") if len(changed) == 1 else ("have", "they are", "are")
+    what = f"{len(changed)} of {how_many(count, f'{kind} image')} in {root} {has} changed since training"
     names = some_names(sorted(row.path for row in changed), _NAMED + 1)
     if allowed:
-        return f"{what}, and are scored as they are now: {names}"
-    return f"{what}, and are left out (--allow-changed scores them): {names}"
+        return f"{what}, and {was} scored as {it} now: {names}"
+    return f"{what}, and {was} left out (--allow-changed scores them): {names}"
 
 
 def _composed(name: str) -> str:
@@ -373,7 +377,7 @@ def _skipped_notes(found: Survey, split: str) -> list[str]:
     skipped += [each for listing in found.classes[split].values() for each in listing.left_out]
     if not skipped:
         return []
-    return [f"skipped {len(skipped)} file{'' if len(skipped) == 1 else 's'} (first: {skipped[0].path}: {skipped[0].reason})"]
+    return [f"skipped {how_many(len(skipped), 'file')} (first: {skipped[0].path}: {skipped[0].reason})"]
 
 
 def _class_notes(unknown: set[str], absent: Sequence[str], labels: Path | None) -> list[str]:

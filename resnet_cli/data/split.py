@@ -17,6 +17,7 @@ from pathlib import Path
 from resnet_cli.data.contents import group_same, sketches
 from resnet_cli.data.dataset import Dataset, Sample, Sampling
 from resnet_cli.errors import ResnetError
+from resnet_cli.progress import how_many
 
 _FEWEST_PHOTOS = 4
 
@@ -46,7 +47,7 @@ def hold_out_photos(dataset: Dataset, share: float, seed: int) -> Dataset:
     known = _sketched(samples)
     groups = sorted(_numbered(samples, known, seed), key=lambda group: group.number)
     if len(groups) < _FEWEST_PHOTOS:
-        raise ResnetError(f"{dataset.root} has {len(groups)} different images: too few to train on", "add images")
+        raise ResnetError(f"{dataset.root} has {how_many(len(groups), 'different image')}: too few to train on", "add images")
     count = min(max(2, sum(group.number < share for group in groups)), len(groups) - 2)
     train, val = _sides(groups, range(count))
     return replace(dataset, splits={"train": train, "val": val})
@@ -168,7 +169,7 @@ def stratified_folds(dataset: Dataset, count: int, seed: int) -> dict[Path, int]
         if different[label] < count:
             fewest = min(different[each] for each in range(len(dataset.classes)))
             hint = f"--folds {fewest} is the most for these classes, or add images" if fewest > 1 else "add images"
-            what = f"the class {name} has {different[label]} different images for training and validation"
+            what = f"the class {name} has {how_many(different[label], 'different image')} for training and validation"
             raise ResnetError(f"{what}, fewer than --folds {count}", hint)
     of_class = [Counter[int]() for _ in range(count)]
     totals, fold_of = [0] * count, dict[Path, int]()

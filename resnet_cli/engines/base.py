@@ -3,7 +3,7 @@
 In: uint8 batches. Out: float32 arrays, in the same order.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -22,7 +22,7 @@ class Engine(Protocol):
     """A network, or a frozen part of one, ready for forward passes.
 
     Attributes:
-        name: "openvino" or "keras".
+        name: "openvino", "keras", or the runtime of an exported model.
         precision: number format of its multiplications, such as "bf16" or "f32".
         pixels: pixels in a forward pass at which large images take the least time each.
     """
@@ -49,6 +49,32 @@ class Engine(Protocol):
         is requested.
         """
         ...
+
+
+class RuntimeEngine:
+    """An exported model in a runtime of its own, given as a function."""
+
+    pixels = 8 * 224 * 224
+
+    def __init__(self, name: str, precision: str, answer: Callable[[Images], Outputs]) -> None:
+        """Wrap a function.
+
+        Args:
+            name: of the runtime.
+            precision: number format of its multiplications.
+            answer: uint8 images to probabilities, float32 (N, classes).
+        """
+        self.name, self.precision, self._answer = name, precision, answer
+
+    def run(self, images: Images) -> tuple[Outputs, ...]:
+        """See `Engine.run`."""
+        return (np.asarray(self._answer(images), np.float32),)
+
+    def run_many(self, batches: Iterable[Images | Pause]) -> Iterator[tuple[Outputs, ...]]:
+        """See `Engine.run_many`; the next batches are decoded by threads meanwhile."""
+        for images in batches:
+            if not isinstance(images, Pause):
+                yield self.run(images)
 
 
 def good_batch(engine: Engine, side: int) -> int:

@@ -12,16 +12,17 @@ import sys
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, Literal
+from xml.etree import ElementTree
 
 import numpy as np
 
 from resnet_cli.data.threads import Pause
 from resnet_cli.engines.base import Images, Outputs, in_half
 from resnet_cli.errors import ResnetError
-from resnet_cli.files import unfinished
+from resnet_cli.files import unfinished, write_bytes
 from resnet_cli.runs.folder import is_older
 
 _KEPT = 64  # models in the cache; the oldest entries are deleted first
@@ -134,10 +135,28 @@ def joined(features: Any, head: Any) -> Any:
     return openvino.Model(head.get_results(), features.get_parameters(), features.get_name())
 
 
+def _read(path: Path) -> Any:
+    """The model of a model.xml.
+
+    Raises:
+        ResnetError: it is missing or damaged.
+    """
+    try:
+        return import_openvino().Core().read_model(path)
+    except RuntimeError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(model: Any, error: RuntimeError) -> ResnetError:
+    # The first lines are locations in OpenVINO's source.
+    reason = str(error).strip().splitlines()[-1]
+    return ResnetError(f"OpenVINO cannot load {model}: {reason}", "the run is damaged")
+
+
 def behind_pooling(path: Path) -> Any:
     """The head of a classifier's model.xml: pooled features, float32 (N, D), to probabilities (N, classes)."""
     openvino = import_openvino()
-    model = openvino.Core().read_model(path)
+    model = _read(path)
     pooling = _pooling(model).output(0)
     features = openvino.opset13.parameter(pooling.get_partial_shape(), np.float32, "features")
     for reader in pooling.get_target_inputs():
@@ -152,12 +171,49 @@ def with_features(path: Path) -> Any:
         ResnetError: it has no pooling that this program knows.
     """
     openvino = import_openvino()
-    model = openvino.Core().read_model(path)
+    model = _read(path)
     pooling = [op for op in model.get_ordered_ops() if op.get_type_name() == "ReduceMean"]
     if not pooling:
         raise ResnetError(f"{path} has no pooled features", "leave --features out")
     features = openvino.opset13.result(pooling[-1].output(0))
     return openvino.Model([*model.get_results(), features], model.get_parameters(), model.get_name())
+
+
+def features_file(path: Path, root: Path) -> Path | None:
+    """The model of `with_features` as a file, with a link to the run's model.bin: compiled models are only cached for files.
+
+    Args:
+        path: a classifier's model.xml.
+        root: folder of all entries, as for `cache_options`.
+
+    Returns:
+        Its path; None if it cannot be written, or has no pooling that this program knows.
+    """
+    options = cache_options(path, root)
+    if not options:
+        return None
+    copy = Path(options["CACHE_DIR"]) / "features.xml"
+    if copy.exists():
+        return copy
+    try:
+        tree = ElementTree.parse(path)
+        layers, edges = tree.getroot().find("layers"), tree.getroot().find("edges")
+        pooling = [layer for layer in tree.iter("layer") if layer.get("type") == "ReduceMean"]
+        if layers is None or edges is None or not pooling:
+            return None
+        output = pooling[-1].findall("output/port")[0]
+        number = str(1 + max(int(layer.get("id", 0)) for layer in layers))
+        result = ElementTree.SubElement(layers, "layer", id=number, name="pooled_features", type="Result", version="opset1")
+        port = ElementTree.SubElement(ElementTree.SubElement(result, "input"), "port", id="0", precision="FP32")
+        port.extend(output.findall("dim"))
+        source = {"from-layer": pooling[-1].get("id", ""), "from-port": output.get("id", "")}
+        ElementTree.SubElement(edges, "edge", {**source, "to-layer": number, "to-port": "0"})
+        with suppress(FileExistsError):  # made by another process; a later training's entry is another one
+            copy.with_suffix(".bin").symlink_to(path.resolve().with_suffix(".bin"))
+        write_bytes(copy, ElementTree.tostring(tree.getroot()))
+    except (OSError, ResnetError, ElementTree.ParseError):
+        return None
+    return copy
 
 
 def _pooling(model: Any) -> Any:
@@ -168,7 +224,7 @@ def _pooling(model: Any) -> Any:
 def with_feature_map(path: Path) -> Any:
     """A classifier's model.xml with a second output: what its pooling reads, float32 (N, h, w, D)."""
     openvino = import_openvino()
-    model = openvino.Core().read_model(path)
+    model = _read(path)
     pooling = _pooling(model)
     features = pooling.input_value(0)
     if sorted(axis % 4 for axis in pooling.input_value(1).get_node().data.tolist()) == [2, 3]:  # (N, D, h, w)
@@ -196,7 +252,7 @@ def divide_logits(path: Path, temperature: float) -> None:
         ResnetError: the folder cannot be written.
     """
     openvino = import_openvino()
-    model = openvino.Core().read_model(path)
+    model = _read(path)
     softmax = _softmax(model)
     factor = openvino.opset13.constant(np.float32(1 / temperature))
     cooled = openvino.opset13.multiply(softmax.input_value(0), factor)
@@ -312,6 +368,4 @@ def _compile(core: Any, model: Any, hints: dict[str, Any], cache: dict[str, str]
         if cache:
             # The cache may be at fault (a full or read-only disk) and not the model: try without it.
             return _compile(core, model, hints, {})
-        # The first lines are locations in OpenVINO's source.
-        reason = str(error).strip().splitlines()[-1]
-        raise ResnetError(f"OpenVINO cannot load {model}: {reason}", "the run is damaged") from error
+        raise _unreadable(model, error) from error

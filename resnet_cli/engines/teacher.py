@@ -19,6 +19,7 @@ from resnet_cli.engines.base import Images, Outputs
 from resnet_cli.engines.openvino import OpenVinoEngine, import_openvino
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import digest
+from resnet_cli.progress import how_many
 from resnet_cli.runs.folder import EXPORT_RECORD, Run, load_run, read_record
 
 _FILES = ("model.onnx", "model.xml")
@@ -74,7 +75,8 @@ def find_teacher(path: Path) -> Teacher:
     if len(model.outputs) != 1 or not count:
         raise ResnetError(f"the teacher {file} does not give one row of probabilities per image", _export_again())
     if count != len(classes):
-        raise ResnetError(f"the teacher {file} has {count} classes, and {len(classes)} labels", f"correct its {LABELS}")
+        what = f"the teacher {file} has {how_many(count, 'class')}, and {how_many(len(classes), 'label')}"
+        raise ResnetError(what, f"correct its {LABELS}")
     name = file.parent.resolve().name if file.name in _FILES else file.stem
     return Teacher(name, file, classes, size, _digest(file, classes))
 

@@ -1,23 +1,28 @@
-"""The folder of an export: it is complete or absent, replaces nothing else, and with an OpenVINO model `predict` can use it
-(light: the standard library only).
+"""The folder of an export: it is complete or absent, replaces nothing else, and `predict` and `evaluate` can use it (light: the
+standard library only).
 
-In: a run. Out: a folder with the model, labels.txt, classify.py, and for OpenVINO export.json and splits.csv. It can be shared:
-no file in it contains an absolute path or the name of an image.
+In: a run. Out: a folder with the model, labels.txt, classify.py, README.md, export.json and splits.csv. It can be shared: no
+file in it contains an absolute path or the name of an image.
 """
 
 import contextlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from resnet_cli.data.contents import trained_before
 from resnet_cli.data.folders import EXAMPLE, LABELS
 from resnet_cli.errors import ResnetError
-from resnet_cli.export.formats import FormatName, example, is_export
+from resnet_cli.export.formats import FORMATS, README, FormatName, is_export, require_packages
 from resnet_cli.files import UNFINISHED, unfinished, write_csv, write_text
-from resnet_cli.runs.folder import EARLIER, EXPORT_RECORD, SPLITS, Run, read_splits
+from resnet_cli.runs.folder import EARLIER, EXPORT_RECORD, SPLITS, Run, read_record, read_splits
+
+if TYPE_CHECKING:
+    from resnet_cli.engines.base import Engine
+    from resnet_cli.export.parity import Accuracy, Parity
 
 
 def check_free(folder: Path, force: bool) -> None:
@@ -96,25 +101,66 @@ def _replace(folder: Path, new: Path, old: Path) -> None:
         raise
 
 
-def describe(folder: Path, run: Run, name: FormatName, precision: str) -> int:
+@dataclass(frozen=True)
+class Description:
+    """What is recorded about an exported model.
+
+    Attributes:
+        name: the format.
+        precision: "float", "float16" (of the weights) or "int8".
+        with_resize: whether it resizes images itself.
+        parity: comparison with the run; of int8 with the float export.
+        accuracy: its held-out accuracy; None if it was not measured.
+    """
+
+    name: FormatName
+    precision: str
+    with_resize: bool
+    parity: "Parity"
+    accuracy: "Accuracy | None"
+
+    def to_record(self, run: Run) -> dict[str, Any]:
+        """The entry `export` of export.json."""
+        made = {"format": self.name, "precision": self.precision, "run": run.folder.resolve().name}
+        found = {} if self.accuracy is None else {"accuracy": {**asdict(self.accuracy), "top1": self.accuracy.top1}}
+        return {**made, "with_resize": self.with_resize, "parity": asdict(self.parity), **found}
+
+    def facts(self, run: Run) -> list[str]:
+        """Sentences for README.md."""
+        parity, other = self.parity, "the float export" if self.precision == "int8" else "the run in float32"
+        facts = [
+            f"Checked on {parity.images} {parity.source}: probabilities differ from those of {other} by at most"
+            f" {parity.max_probability_difference:.1e}, and the best class agrees on {parity.top1_agreement:.1%}."
+        ]
+        if self.accuracy is not None:
+            count, split = self.accuracy.count, self.accuracy.split
+            facts.append(f"Top-1 accuracy {self.accuracy.top1:.1%} on {count} images held out ({split}).")
+        if "calibration" in run.record:
+            temperature = run.record["calibration"]["temperature"]
+            facts.append(f"Probabilities are calibrated: logits are divided by {temperature:.3f}, inside the model.")
+        return facts
+
+
+def describe(folder: Path, run: Run, made: Description) -> int:
     """Write the files that accompany an exported model, and return the size of the folder, bytes.
 
     Args:
         folder: the export.
         run: the exported run; its results are not those of the export and are left out, like paths and names of images.
-        name: the format.
-        precision: number format of the model, "float" or "int8".
+        made: the exported model.
     """
     from resnet_cli.data.decode import run_geometry
+    from resnet_cli.export.example import example, readme
 
-    (folder / LABELS).write_text("".join(f"{each}\n" for each in run.classes), "utf-8", "surrogateescape", "\n")
-    program = example(name, run_geometry(run), len(run.classes))
-    (folder / EXAMPLE).write_text(program, "utf-8")
-    if name == "openvino":
-        made = {"format": name, "precision": precision, "run": run.folder.resolve().name}
-        if run.splits.exists():
-            _write_hashes(folder, run)
-        write_text(folder / EXPORT_RECORD, json.dumps({**_without_paths(run.record), "export": made}, indent=2) + "\n")
+    geometry, classes, record = run_geometry(run), run.classes, run.record
+    (folder / LABELS).write_text("".join(f"{each}\n" for each in classes), "utf-8", "surrogateescape", "\n")
+    (folder / EXAMPLE).write_text(example(made.name, geometry, len(classes), made.with_resize), "utf-8")
+    title, network = Path(run.name).resolve().name, record["network"]["name"]
+    text = readme(made.name, title, network, made.precision, geometry, classes, made.with_resize, made.facts(run))
+    (folder / README).write_text(text, "utf-8", "backslashreplace")
+    if run.splits.exists():
+        _write_hashes(folder, run)
+    write_text(folder / EXPORT_RECORD, json.dumps({**_without_paths(record), "export": made.to_record(run)}, indent=2) + "\n")
     return size(folder)
 
 
@@ -139,3 +185,93 @@ def _without_paths(record: dict[str, Any]) -> dict[str, Any]:
 def size(folder: Path) -> int:
     """Size of all files in a folder, bytes."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+_KINDS: dict[str, FormatName] = {
+    ".keras": "keras",
+    ".onnx": "onnx",
+    ".tflite": "tflite",
+    ".xml": "openvino",
+    ".pb": "savedmodel",
+}
+_MODELS = ", ".join(("a SavedModel folder", *(kind for kind in _KINDS if kind != ".pb")))
+
+
+def open_export(path: Path) -> Run | None:
+    """Open an export, by its folder or its model file.
+
+    Returns:
+        A run with the export's record, whose `export` names the model `file`; None for a folder that is no export.
+
+    Raises:
+        ResnetError: it is the model of another program or of a run, or a file is missing.
+    """
+    folder, suffix = (path, "") if path.is_dir() else (path.parent, path.suffix.lower())
+    if suffix not in ("", *_KINDS) or (not suffix and not path.is_dir()):
+        if path.exists():
+            raise ResnetError(f"{path} is neither a run folder nor an exported model ({_MODELS})", "name a run or an export")
+        return None
+    if not path.exists():
+        raise ResnetError(f"there is no model {path}", "`resnet export` writes one")
+    if (folder / "run.json").exists():
+        if suffix:
+            raise ResnetError(f"{path} is a file of the run {folder}, not an export", f"name the run: {folder}")
+        return None
+    if not (folder / EXPORT_RECORD).exists():
+        models = ("saved_model.pb", "model.keras", "model.onnx", "model.tflite")
+        if not suffix and not any((folder / name).exists() for name in models):
+            return None
+        raise ResnetError(
+            f"{folder} has no {EXPORT_RECORD}, which names the classes of {path.name} and how images are prepared",
+            f"copy {EXPORT_RECORD} there, and {SPLITS} for `evaluate`; or export the run again",
+        )
+    record = read_record(folder / EXPORT_RECORD)
+    made = record.get("export")
+    if not isinstance(made, dict) or made.get("format") not in FORMATS:
+        raise ResnetError(f"{folder / EXPORT_RECORD} is damaged: it names no format", "export the run again")
+    name: FormatName = made["format"]
+    if suffix and _KINDS[suffix] != name:
+        raise ResnetError(f"{path} is not the model that {folder / EXPORT_RECORD} describes: that is {name}", "name the folder")
+    file = "" if name == "savedmodel" else path.name if suffix else FORMATS[name].files[0]
+    if not (folder / (file or "saved_model.pb")).exists():
+        raise ResnetError(f"the export {folder} has no {file or 'saved_model.pb'}", "export the run again")
+    return Run(folder, {**record, "export": {**made, "file": file}})
+
+
+def exported_model(run: Run) -> Path:
+    """What a runtime loads of an export: a file, or the folder of a SavedModel."""
+    return run.folder / str(run.record["export"]["file"])
+
+
+def resizes(run: Run) -> bool:
+    """Whether an export resizes images itself."""
+    return bool(run.record["export"].get("with_resize"))
+
+
+def load_export(run: Run) -> "Engine":
+    """Load an export into its own runtime, in the runtime's default settings.
+
+    Raises:
+        ResnetError: the runtime is not installed, or the model is damaged or of another kind.
+    """
+    import numpy as np
+
+    from resnet_cli.data.decode import run_geometry
+    from resnet_cli.engines.base import RuntimeEngine
+
+    made, path, classes = run.record["export"], exported_model(run), len(run.classes)
+    form, size = FORMATS[made["format"]], run_geometry(run).size
+    require_packages(str(path), form.runs_on)
+    try:
+        answer = form.load(path)
+        shape = np.shape(answer(np.zeros((1, size, size, 3), np.uint8)))
+    except Exception as error:  # runtimes have no common error type
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ResnetError(
+            f"{path} cannot be run by {form.runtime_name}: {reason}", "it is damaged, or a model of another kind"
+        ) from error
+    if shape != (1, classes):
+        what = f"{path} is a model of another kind: it answers with the shape {shape} instead of {(1, classes)}"
+        raise ResnetError(what, f"{EXPORT_RECORD} beside it is about another model; export the run again")
+    # Weights in half precision are multiplied in float32.
+    return RuntimeEngine(form.runtime_name, "int8" if made["precision"] == "int8" else "f32", answer)

@@ -1,9 +1,8 @@
-"""The export formats: how each is written, how its own runtime is run, and its example program (light: converters and
-runtimes are imported where they are used).
+"""The export formats: how each is written, and how its own runtime is run (light: converters and runtimes are imported where
+they are used).
 
-In: a Keras model of uint8 images with one output, named "probabilities". Out: files in a folder; a function that runs them;
-classify.py, which classifies an image file with Pillow and the format's runtime, as `predict` does, except for images of 16
-and more bits.
+In: a `Subject`: Keras models of uint8 images with one output, named "probabilities". Out: files in a folder; a function that
+runs them.
 """
 
 import gc
@@ -28,9 +27,35 @@ FormatName = Literal["savedmodel", "keras", "onnx", "tflite", "openvino"]
 Answer = Callable[["Images"], "Outputs"]
 
 OUTPUT = "probabilities"
-_BESIDE = {LABELS, EXAMPLE, EXPORT_RECORD, SPLITS, EVALUATIONS, *FIGURES}
+ENCODED, ENCODED_INPUT = "encoded", "image_bytes"  # second signature of a SavedModel, for files of images
+README = "README.md"  # of an export
+_BESIDE = {LABELS, EXAMPLE, README, EXPORT_RECORD, SPLITS, EVALUATIONS, *FIGURES}
 # ONNX opset: supported by every runtime of the last years; a newer one adds nothing that a residual network needs.
 _OPSET = 15
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is written.
+
+    Attributes:
+        classifier: Keras model of uint8 images (N, size, size, 3).
+        network: the written model: the classifier, or for uint8 images (N, H, W, 3) the resizing and the classifier.
+        geometry: how images are brought to the input size.
+        classes: class names, in the order of probabilities.
+        half: store weights in half precision; they are multiplied in float32.
+    """
+
+    classifier: Any
+    network: Any
+    geometry: "Geometry"
+    classes: tuple[str, ...]
+    half: bool = False
+
+    @property
+    def with_resize(self) -> bool:
+        """Whether the written model resizes images."""
+        return self.network is not self.classifier
 
 
 @dataclass(frozen=True)
@@ -41,20 +66,28 @@ class Format:
         files: what `write` leaves in the folder; the first is what a runtime loads, "" is the folder itself.
         tolerance: largest allowed difference of a probability. Keras and TensorFlow run the same kernels again; ONNX Runtime
             and LiteRT sum in another order; OpenVINO's weights are fp16, with 11 significant bits.
-        write: writes a Keras model into an existing folder.
+        write: writes a model into an existing folder.
         load: loads the written files in the format's own runtime, which computes in float32.
         runtime: the package that runs it, for whoever uses the export.
-        program: lines of classify.py that run it: `squares`, uint8 (N, H, W, 3), to probabilities (N, classes), returned.
+        runtime_name: its name in sentences.
+        runs_on: packages of the `export` extra without which it cannot be run.
+        program: lines of classify.py that run it: `images`, uint8 (N, H, W, 3), to probabilities (N, classes), returned.
         needs: packages of the `export` extra without which it cannot be written and checked.
+        no_half: why it has no weights in half precision; empty if it has.
+        no_resize: why the model cannot resize images; empty if it can.
     """
 
     files: tuple[str, ...]
     tolerance: float
-    write: Callable[[Any, Path], None]
+    write: Callable[[Subject, Path], None]
     load: Callable[[Path], Answer]
     runtime: str
+    runtime_name: str
     program: str
     needs: tuple[str, ...] = ()
+    runs_on: tuple[str, ...] = ()
+    no_half: str = ""
+    no_resize: str = ""
 
 
 def find_format(name: FormatName) -> Format:
@@ -86,15 +119,61 @@ def is_export(folder: Path) -> bool:
     return LABELS in present and present <= known
 
 
-def _write_savedmodel(model: Any, folder: Path) -> None:
+def _write_savedmodel(subject: Subject, folder: Path) -> None:
     import tensorflow as tf
+
+    from resnet_cli.export.images import resizing, squares_of
 
     # Saved by TensorFlow itself: `model.export` writes every weight twice (Keras 3.15).
     module = tf.Module()
-    module.weights = [variable.value for variable in model.variables]
-    pixels = tf.TensorSpec(model.input.shape, tf.uint8, name=model.input.name)
-    serve = tf.function(lambda image: model(image, training=False), input_signature=[pixels])
-    tf.saved_model.save(module, folder, signatures={"serving_default": serve})
+    module.weights, answer = _weights_and_answer(subject)
+    pixels, squares = subject.network.input, squares_of(subject.geometry)
+    resize = resizing(subject.geometry) if subject.with_resize else lambda image: image
+    names = [name.encode("utf-8", "surrogateescape") for name in subject.classes]
+
+    def serve(image: Any) -> Any:
+        return {OUTPUT: answer(resize(image))}
+
+    def encoded(image_bytes: Any) -> Any:
+        found = answer(squares(image_bytes))
+        # Every output has a row per image, as TensorFlow Serving wants it.
+        classes = tf.tile(tf.constant(names)[None], [tf.shape(found)[0], 1])
+        return {OUTPUT: found, "classes": classes, "label": tf.gather(tf.constant(names), tf.argmax(found, 1))}
+
+    signatures = {
+        "serving_default": tf.function(serve, [tf.TensorSpec(pixels.shape, tf.uint8, name=pixels.name)]),
+        ENCODED: tf.function(encoded, [tf.TensorSpec((None,), tf.string, name=ENCODED_INPUT)]),
+    }
+    tf.saved_model.save(module, folder, signatures=signatures)
+
+
+def _is_kernel(value: Any) -> bool:
+    """Whether an array is a kernel; the few biases and batch-norm statistics stay in float32."""
+    return bool(value.dtype == "float32" and value.ndim > 1)
+
+
+def _weights_and_answer(subject: Subject) -> tuple[list[Any], Callable[[Any], Any]]:
+    """Variables to save, and the TensorFlow function from squares to probabilities that reads them."""
+    import numpy as np
+    import tensorflow as tf
+
+    from resnet_cli.engines.base import in_half
+
+    model = subject.classifier
+    if not subject.half:
+        return [variable.value for variable in model.variables], lambda squares: model(squares, training=False)[OUTPUT]
+
+    def stored(variables: Any) -> list[Any]:
+        arrays = (np.asarray(each.value) for each in variables)
+        return [tf.Variable(in_half(array) if _is_kernel(array) else array) for array in arrays]
+
+    parts = stored(model.trainable_variables), stored(model.non_trainable_variables)
+
+    def answer(squares: Any) -> Any:
+        whole = ([tf.cast(each, tf.float32) for each in part] for part in parts)
+        return model.stateless_call(*whole, squares, training=False)[0][OUTPUT]
+
+    return [*parts[0], *parts[1]], answer
 
 
 def _load_savedmodel(path: Path) -> Answer:
@@ -105,9 +184,10 @@ def _load_savedmodel(path: Path) -> Answer:
     return lambda images: loaded.signatures["serving_default"](tf.constant(images))[OUTPUT].numpy()
 
 
-def _write_keras(model: Any, folder: Path) -> None:
+def _write_keras(subject: Subject, folder: Path) -> None:
     import keras
 
+    model = subject.network
     # With an unnamed output: names are for formats whose users address tensors by name, not for `model.predict`.
     keras.Model(model.input, model.output[OUTPUT], name=model.name).save(folder / "model.keras")
 
@@ -120,19 +200,39 @@ def _load_keras(path: Path) -> Answer:
     return lambda images: keras.ops.convert_to_numpy(loaded(images, training=False))
 
 
-def _write_onnx(model: Any, folder: Path) -> None:
+def _write_onnx(subject: Subject, folder: Path) -> None:
     import onnx
 
-    path = folder / "model.onnx"
+    path, model = folder / "model.onnx", subject.network
     with warnings.catch_warnings(), _collected_early():
         # Keras checks whether numpy still has names that tf2onnx uses, and numpy warns about the check.
         warnings.filterwarnings("ignore", message=r"In the future `np\.object`", category=FutureWarning)
         model.export(path, format="onnx", verbose=False, opset_version=_OPSET, input_signature=model.inputs)
-    graph = onnx.load(path)
-    for value in (*graph.graph.input, *graph.graph.output):
+    written = onnx.load(path)
+    for value in (*written.graph.input, *written.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    onnx.checker.check_model(graph)
-    onnx.save(graph, path)
+    if subject.half:
+        _halve(written.graph)
+    onnx.checker.check_model(written)
+    onnx.save(written, path)
+
+
+def _halve(graph: Any) -> None:
+    """Store the kernels of an ONNX graph in half precision; a Cast node for each gives them back in float32."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    from resnet_cli.engines.base import in_half
+
+    casts = []
+    for kernel in graph.initializer:
+        array = numpy_helper.to_array(kernel)
+        if _is_kernel(array):
+            name = kernel.name
+            kernel.CopyFrom(numpy_helper.from_array(in_half(array), f"{name}_half"))
+            casts.append(helper.make_node("Cast", [kernel.name], [name], f"{name}_float", to=TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 @contextmanager
@@ -157,12 +257,15 @@ def _load_onnx(path: Path) -> Answer:
     return lambda images: session.run([OUTPUT], {"image": images})[0]
 
 
-def _write_tflite(model: Any, folder: Path) -> None:
+def _write_tflite(subject: Subject, folder: Path) -> None:
     import tensorflow as tf
 
     # Without TensorFlow's own operations, which Keras allows by default: the runtimes of phones lack them.
-    builtins = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}
-    model.export(folder / "model.tflite", format="litert", verbose=False, target_spec=builtins)
+    target: dict[str, Any] = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}
+    options: dict[str, Any] = {}
+    if subject.half:
+        target["supported_types"], options["optimizations"] = [tf.float16], [tf.lite.Optimize.DEFAULT]
+    subject.network.export(folder / "model.tflite", format="litert", verbose=False, target_spec=target, **options)
 
 
 def _load_tflite(path: Path) -> Answer:
@@ -183,10 +286,10 @@ def _litert_interpreter() -> Any:
     return Interpreter
 
 
-def _write_openvino(model: Any, folder: Path) -> None:
+def _write_openvino(subject: Subject, folder: Path) -> None:
     from resnet_cli.engines.openvino import convert, save
 
-    save(convert(model), folder / "model.xml")
+    save(convert(subject.network), folder / "model.xml")
 
 
 def _load_openvino(path: Path) -> Answer:
@@ -196,75 +299,6 @@ def _load_openvino(path: Path) -> Answer:
     return lambda images: engine.run(images)[0]
 
 
-_PROGRAM = '''"""Classify an image with the model in this folder: python {name} IMAGE
-
-The model takes RGB pixels 0 to 255, uint8, N x {size} x {size} x 3, and scales their values itself. It returns
-probabilities, N x {classes}, in the order of {labels}. Images must be prepared as in `square`, like the training images: with
-another filter or crop, predictions get worse. Needs: pip install numpy pillow {needs}
-"""
-
-import contextlib
-import sys
-from pathlib import Path
-
-import numpy as np
-from PIL import Image, ImageOps
-
-HERE = Path(__file__).parent
-SIZE = {size}
-
-
-def square(path):
-    """Read an image file as uint8 ({size}, {size}, 3)."""
-    image = Image.open(path)
-{draft}    image.load()
-    with contextlib.suppress(Exception):  # a damaged tag may fail after the image was turned
-        ImageOps.exif_transpose(image, in_place=True)
-    if image.has_transparency_data:  # on white
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("RGB")
-{fit}
-
-
-def probabilities(squares):
-    """Class probabilities, float32 (N, {classes}), of images, uint8 (N, {size}, {size}, 3)."""
-{run}
-
-
-if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(f"usage: python {{sys.argv[0]}} IMAGE")
-    names = (HERE / "{labels}").read_bytes().decode("utf-8", "backslashreplace").split("\\n")
-    (answer,) = probabilities(np.stack([square(sys.argv[1])]))
-    for place in answer.argsort()[::-1][:5]:
-        print(f"{{answer[place]:.6f}} {{names[place]}}")
-'''
-
-_DRAFT = """\
-    image.draft("RGB", ({short}, {short}))  # a large JPEG is decoded at a half, quarter or eighth of its size
-"""
-
-_FIT = {
-    "crop": """\
-    part = min(image.size) * SIZE / {short}  # the square in the middle, in one step
-    left, top = (image.width - part) / 2, (image.height - part) / 2
-    box = (left, top, left + part, top + part)
-    return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.{filter}, box=box))""",
-    "crop in two steps": """\
-    width, height = ({short} * side // min(image.size) for side in image.size)  # the short side to {short}, then the middle
-    left, top = round((width - SIZE) / 2), round((height - SIZE) / 2)
-    image = image.resize((width, height), Image.Resampling.{filter})
-    return np.asarray(image.crop((left, top, left + SIZE, top + SIZE)))""",
-    "pad": """\
-    sides = [max(1, round(side * SIZE / max(image.size))) for side in image.size]
-    grey = Image.new("RGB", (SIZE, SIZE), (124, 116, 104))  # the whole image in its middle
-    grey.paste(image.resize(sides, Image.Resampling.{filter}), [(SIZE - side) // 2 for side in sides])
-    return np.asarray(grey)""",
-    "squash": """\
-    return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.{filter}))""",
-}
-
 FORMATS: dict[FormatName, Format] = {
     "savedmodel": Format(
         files=("", "saved_model.pb", "variables", "assets", "fingerprint.pb"),
@@ -272,11 +306,12 @@ FORMATS: dict[FormatName, Format] = {
         write=_write_savedmodel,
         load=_load_savedmodel,
         runtime="tensorflow",
+        runtime_name="TensorFlow",
         program=f"""\
     import tensorflow as tf
 
     model = tf.saved_model.load(HERE)
-    return model.signatures["serving_default"](tf.constant(squares))["{OUTPUT}"].numpy()""",
+    return model.signatures["serving_default"](tf.constant(images))["{OUTPUT}"].numpy()""",
     ),
     "keras": Format(
         files=("model.keras",),
@@ -284,10 +319,12 @@ FORMATS: dict[FormatName, Format] = {
         write=_write_keras,
         load=_load_keras,
         runtime="tensorflow",
+        runtime_name="Keras",
+        no_half="Keras multiplies weights in the precision in which it stores them",
         program="""\
     import keras
 
-    return keras.saving.load_model(HERE / "model.keras", compile=False).predict(squares, verbose=0)""",
+    return keras.saving.load_model(HERE / "model.keras", compile=False).predict(images, verbose=0)""",
     ),
     "onnx": Format(
         files=("model.onnx",),
@@ -295,12 +332,14 @@ FORMATS: dict[FormatName, Format] = {
         write=_write_onnx,
         load=_load_onnx,
         needs=("onnx", "tf2onnx", "onnxruntime"),
+        runs_on=("onnxruntime",),
         runtime="onnxruntime",
+        runtime_name="ONNX Runtime",
         program=f"""\
     import onnxruntime
 
     session = onnxruntime.InferenceSession(HERE / "model.onnx", providers=["CPUExecutionProvider"])
-    return session.run(["{OUTPUT}"], {{"image": squares}})[0]""",
+    return session.run(["{OUTPUT}"], {{"image": images}})[0]""",
     ),
     "tflite": Format(
         files=("model.tflite",),
@@ -308,11 +347,12 @@ FORMATS: dict[FormatName, Format] = {
         write=_write_tflite,
         load=_load_tflite,
         runtime="ai-edge-litert",
+        runtime_name="LiteRT",
         program=f"""\
     from ai_edge_litert.interpreter import Interpreter
 
     runner = Interpreter(model_path=str(HERE / "model.tflite")).get_signature_runner("serving_default")
-    return runner(image=squares)["{OUTPUT}"]""",
+    return runner(image=images)["{OUTPUT}"]""",
     ),
     "openvino": Format(
         files=("model.xml", "model.bin"),
@@ -320,27 +360,13 @@ FORMATS: dict[FormatName, Format] = {
         write=_write_openvino,
         load=_load_openvino,
         runtime="openvino",
+        runtime_name="OpenVINO",
+        no_half="its weights are always stored in half precision",
+        no_resize="on CPUs with bf16 OpenVINO would resize in bf16",
         program="""\
     sys.modules["openvino_telemetry"] = None  # as if it were not installed: OpenVINO would report its use over the network
     import openvino
 
-    return openvino.Core().compile_model(HERE / "model.xml", "CPU")(squares)[0]""",
+    return openvino.Core().compile_model(HERE / "model.xml", "CPU")(images)[0]""",
     ),
 }
-
-
-def example(name: FormatName, geometry: "Geometry", classes: int) -> str:
-    """Source of a program that classifies an image with an exported model.
-
-    Args:
-        name: the format.
-        geometry: how images are brought to the input size.
-        classes: number of classes.
-    """
-    form = FORMATS[name]
-    in_two = geometry.resize == "crop" and geometry.steps == "two"
-    places = {"short": geometry.short_side, "filter": geometry.filter.name}
-    draft = "" if in_two else _DRAFT.format(**places)
-    fit = _FIT["crop in two steps" if in_two else geometry.resize].format(**places)
-    places = {"draft": draft, "fit": fit, "size": geometry.size, "classes": classes, "labels": LABELS}
-    return _PROGRAM.format(name=EXAMPLE, needs=form.runtime, run=form.program, **places)

@@ -5,45 +5,56 @@ differ; accuracy and speed of both.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 
 import keras
 import numpy as np
+from PIL import Image
 
 from resnet_cli.data.dataset import Sample
-from resnet_cli.data.decode import Geometry, Pixels, decode_square
+from resnet_cli.data.decode import Geometry, Pixels, decode, decode_square, to_square
 from resnet_cli.data.threads import map_in_order
 from resnet_cli.engines.base import Images, Outputs
 from resnet_cli.errors import ResnetError
 from resnet_cli.export.formats import OUTPUT, Answer
+from resnet_cli.progress import how_many
 from resnet_cli.runs.folder import Run, SplitRow, read_splits
 
+Reader = Callable[[Sample], Pixels]
 
-def some_images(run: Run, rows: Sequence[SplitRow], geometry: Geometry, most: int) -> list[Pixels]:
-    """Up to `most` of the images, uint8 (size, size, 3), always the same ones."""
+
+def reader(geometry: Geometry, whole: bool = False) -> Reader:
+    """What reads an image for a model: uint8 (size, size, 3); with `whole`, of any size, for a model that resizes it."""
+    if whole:
+        return lambda sample: decode(sample.path, geometry.enough)
+    return lambda sample: decode_square(sample.path, geometry)
+
+
+def some_images(run: Run, rows: Sequence[SplitRow], read: Reader, most: int) -> list[Pixels]:
+    """Up to `most` of the images, always the same ones."""
     # Rows are sorted by class: shuffle them, so that the first few are of all classes.
     order = np.random.default_rng(0).permutation(len(rows))
-    decoded = decode_all((Sample(run.data / rows[index].path, 0) for index in order), geometry)
+    decoded = decode_all((Sample(run.data / rows[index].path, 0) for index in order), read)
     return [pixels for pixels, _ in islice(decoded, most)]
 
 
-def decode_all(samples: Iterable[Sample], geometry: Geometry) -> Iterator[tuple[Pixels, int]]:
+def decode_all(samples: Iterable[Sample], read: Reader) -> Iterator[tuple[Pixels, int]]:
     """Pixels and class of the readable images, in order, prefetched by threads."""
 
     def attempt(sample: Sample) -> tuple[Pixels, int] | None:
         try:
-            return decode_square(sample.path, geometry), sample.label
+            return read(sample), sample.label
         except ResnetError:
             return None
 
     return (found for found in map_in_order(attempt, samples) if found is not None)
 
 
-IMAGES = 32
-_PATTERNS = "random patterns (none of the held-out images is there any more)"
+IMAGES = 50
+_PATTERNS = "random patterns (none of the run's images is there any more)"
 _BATCH = 8
 
 
@@ -53,7 +64,7 @@ class Parity:
 
     Attributes:
         images: number of images compared.
-        source: "held-out images", or what was used instead.
+        source: "held-out images", or what was used instead or in addition.
         top1_agreement: share of images with the same most probable class, 0..1.
         max_probability_difference: largest difference over all images and classes, 0..1.
     """
@@ -71,29 +82,42 @@ class Parity:
 
 @dataclass(frozen=True)
 class Probe:
-    """Images to compare on: uint8 (N, H, W, 3), and a description of them."""
+    """Images to compare on: uint8 (N, size, size, 3), the same as the exported model takes them, and a description."""
 
-    images: Images
+    squares: Images
+    given: Sequence[Images]
     source: str
 
 
-def sample_images(run: Run, geometry: Geometry) -> Probe:
-    """Up to 32 of the run's held-out images, always the same ones; random patterns if none of them exists any more."""
-    try:
-        found = some_images(run, [row for row in read_splits(run) if row.split != "train"], geometry, IMAGES)
-    except ResnetError:
-        found = []
-    if found:
-        return Probe(np.stack(found), "held-out images")
-    return Probe(_patterns(geometry.size), _PATTERNS)
+def sample_images(run: Run, geometry: Geometry, whole: bool = False) -> Probe:
+    """50 images of the run, always the same ones: held-out images, then training images; random patterns without any.
+
+    Args:
+        run: the run.
+        geometry: how images are brought to the input size.
+        whole: the exported model takes images of any size, one at a time.
+    """
+    read, found, parts = reader(geometry, whole), list[Pixels](), []
+    for kind, is_held_out in (("held-out", True), ("training", False)):
+        before = len(found)
+        with suppress(ResnetError):
+            rows = [row for row in read_splits(run) if (row.split != "train") is is_held_out]
+            found += some_images(run, rows, read, IMAGES - before)
+        if len(found) > before:
+            parts.append(f"{len(found) - before} {kind}")
+    if not found:
+        squares = _patterns(geometry.size)
+        return Probe(squares, [squares[i : i + 1] for i in range(IMAGES)] if whole else list(_batches(squares)), _PATTERNS)
+    squares = np.stack([to_square(Image.fromarray(pixels), geometry) if whole else pixels for pixels in found])
+    given = [pixels[None] for pixels in found] if whole else list(_batches(squares))
+    return Probe(squares, given, f"images ({', '.join(parts)})" if len(parts) > 1 else f"{parts[0].split()[1]} images")
 
 
 def compare(reference: Answer, exported: Answer, sample: Probe) -> Parity:
     """Run both on the sample, in batches, and compare their probabilities."""
     with _full_precision():
-        expected, got = (
-            np.concatenate([answer(images) for images in _batches(sample.images)]) for answer in (reference, exported)
-        )
+        expected = np.concatenate([reference(images) for images in _batches(sample.squares)])
+        got = np.concatenate([exported(images) for images in sample.given])
     if expected.shape != got.shape:
         raise ResnetError(f"the export's output has the shape {got.shape} instead of {expected.shape}")
     return Parity(
@@ -172,13 +196,50 @@ def some_samples(samples: Sequence[Sample]) -> list[Sample]:
     return [samples[index] for index in np.random.default_rng(0).permutation(len(samples))[:MEASURED]]
 
 
+@dataclass(frozen=True)
+class Accuracy:
+    """Held-out accuracy of an exported model, in its own runtime.
+
+    Attributes:
+        split: split of the images, "val" or "test".
+        count: number of images.
+        correct: images whose most probable class is right.
+    """
+
+    split: str
+    count: int
+    correct: int
+
+    @property
+    def top1(self) -> float:
+        """Share of correct images, 0..1."""
+        return self.correct / self.count
+
+
+def accuracy(answer: Answer, split: str, samples: Sequence[Sample], read: Reader, batch: int = BATCH) -> Accuracy:
+    """Run a model on images whose class is known; unreadable ones are skipped.
+
+    Raises:
+        ResnetError: none of them can be read.
+    """
+    decoded = decode_all(samples, read)
+    count = correct = 0
+    for some in iter(lambda: list(islice(decoded, batch)), []):
+        guesses = answer(np.stack([pixels for pixels, _ in some])).argmax(1)
+        correct += int((guesses == [label for _, label in some]).sum())
+        count += len(some)
+    if not count:
+        raise ResnetError(f"none of the {len(samples)} held-out images can be read")
+    return Accuracy(split, count, correct)
+
+
 def answer_both(answers: tuple[Answer, Answer], samples: Sequence[Sample], geometry: Geometry) -> Both:
     """Run both models on the images; each is decoded once, and unreadable ones are skipped.
 
     Raises:
         ResnetError: none of them can be read.
     """
-    decoded = decode_all(samples, geometry)
+    decoded = decode_all(samples, reader(geometry))
     labels: list[int] = []
     outputs: tuple[list[Outputs], list[Outputs]] = ([], [])
     for batch in iter(lambda: list(islice(decoded, BATCH)), []):
@@ -187,7 +248,7 @@ def answer_both(answers: tuple[Answer, Answer], samples: Sequence[Sample], geome
         for answer, rows in zip(answers, outputs, strict=True):
             rows.append(answer(images))
     if not labels:
-        raise ResnetError(f"none of the {len(samples)} held-out images can be read")
+        raise ResnetError(f"none of the {how_many(len(samples), 'held-out image')} can be read")
     before, after = (np.concatenate(rows) for rows in outputs)
     guesses = before.argmax(1), after.argmax(1)
     agree, apart = float((guesses[0] == guesses[1]).mean()), float(np.abs(before - after).max())

@@ -12,9 +12,9 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from resnet_cli.export.formats import FORMATS, Answer, FormatName, find_format, require_packages
+from resnet_cli.export.formats import FORMATS, Answer, FormatName, Subject, find_format, require_packages
 
 if TYPE_CHECKING:
     from resnet_cli.engines.base import Images
@@ -31,12 +31,12 @@ class Quantizer:
     """How one format is quantized.
 
     Attributes:
-        write: writes the int8 model, from the Keras model, the file of its float export, calibration images and the new path.
+        write: writes the int8 model, from what is exported, the file of its float export, calibration images and the new path.
         load: opens a float or an int8 export as a user does, in the runtime's default precision.
         needs: packages of the `export` extra, in addition to the format's own.
     """
 
-    write: Callable[[Any, Path, "Images", Path], None]
+    write: Callable[[Subject, Path, "Images", Path], None]
     load: Callable[[Path], Answer]
     needs: tuple[str, ...] = ()
 
@@ -53,7 +53,7 @@ def find_quantizer(name: FormatName) -> Quantizer:
     return found
 
 
-def _quantize_openvino(model: Any, exact: Path, images: "Images", path: Path) -> None:
+def _quantize_openvino(subject: Subject, exact: Path, images: "Images", path: Path) -> None:
     from resnet_cli.engines.openvino import import_openvino, save
 
     core = import_openvino().Core()
@@ -86,7 +86,7 @@ def _load_openvino(path: Path) -> Answer:
     return lambda images: engine.run(images)[0]
 
 
-def _quantize_onnx(model: Any, exact: Path, images: "Images", path: Path) -> None:
+def _quantize_onnx(subject: Subject, exact: Path, images: "Images", path: Path) -> None:
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -118,7 +118,7 @@ def _quantize_onnx(model: Any, exact: Path, images: "Images", path: Path) -> Non
     folded.unlink()
 
 
-def _quantize_tflite(model: Any, exact: Path, images: "Images", path: Path) -> None:
+def _quantize_tflite(subject: Subject, exact: Path, images: "Images", path: Path) -> None:
     import tensorflow as tf
 
     def calibrate() -> "Iterator[list[Images]]":
@@ -126,8 +126,8 @@ def _quantize_tflite(model: Any, exact: Path, images: "Images", path: Path) -> N
 
     with tempfile.TemporaryDirectory(dir=path.parent) as saved, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"\s*Warning: tf\.lite\.Interpreter is deprecated")
-        FORMATS["savedmodel"].write(model, Path(saved))
-        converter = tf.lite.TFLiteConverter.from_saved_model(saved)
+        FORMATS["savedmodel"].write(subject, Path(saved))
+        converter = tf.lite.TFLiteConverter.from_saved_model(saved, signature_keys=["serving_default"])
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = calibrate
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]

@@ -20,6 +20,7 @@ from resnet_cli.data.threads import Pause, items_ahead, map_arriving
 from resnet_cli.engines.base import Engine, Images, good_batch
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import path_text
+from resnet_cli.inference.novelty import Novelty
 
 
 @dataclass(frozen=True)
@@ -30,29 +31,48 @@ class Member:
         engine: computes probabilities.
         geometry: how images are brought to its input size.
         columns: its index of each class in the common order; None if its own order is the common one.
+        novelty: tells how far images are from its training images; None if that is not known. The engine then has the pooled
+            features as a second output.
+        whole: whether the network resizes images itself: it gets them one by one, in any size.
     """
 
     engine: Engine
     geometry: Geometry
     columns: tuple[int, ...] | None = None
+    novelty: Novelty | None = None
+    whole: bool = False
+
+    @property
+    def preparation(self) -> tuple[Geometry, bool]:
+        """What decoding depends on."""
+        return self.geometry, self.whole
 
 
 @dataclass(frozen=True)
 class Classified:
-    """The result of one image: probabilities (classes,), or None and the reason; and pooled features (D,), if asked for."""
+    """The result of one image.
+
+    Attributes:
+        image: the image.
+        probabilities: (classes,); None if it cannot be read.
+        error: the reason.
+        features: pooled features of the first member (D,), if its engine has them.
+        distance: from the training images, above 1 if it is unlike them; the mean of the members that know it, or None.
+    """
 
     image: Source
     probabilities: NDArray[np.float32] | None
     error: str | None = None
     features: NDArray[np.float32] | None = None
+    distance: float | None = None
 
 
 @dataclass(frozen=True)
 class _Decoded:
-    """The views of an image, uint8 (views, size, size, 3), by geometry; or the reason why there are none."""
+    """The views of an image, uint8 (views, size, size, 3), by preparation; or the reason why there are none."""
 
     image: Source
-    views: dict[Geometry, NDArray[np.uint8]] = field(default_factory=dict)
+    views: dict[tuple[Geometry, bool], NDArray[np.uint8]] = field(default_factory=dict)
     error: str | None = None
 
 
@@ -90,12 +110,12 @@ def classify(
     """
     if batch is None:
         batch = min(good_batch(member.engine, member.geometry.size) for member in members)
-    geometries = tuple({member.geometry: None for member in members})
-    count = max(1, batch // views)
+    preparations = tuple({member.preparation: None for member in members})
+    count = 1 if any(member.whole for member in members) else max(1, batch // views)
 
     def attempt(image: Source) -> _Decoded:
         try:
-            return _Decoded(image, {geometry: decode_views(image, geometry, views) for geometry in geometries})
+            return _Decoded(image, {each: decode_views(image, each[0], views, each[1]) for each in preparations})
         except ResnetError as error:
             return _Decoded(image, error=error.message)
 
@@ -110,18 +130,35 @@ def classify(
             continue
         rows = _rows(next(answers)) if _readable(group) else iter(())
         for each in group:
-            probabilities, features = (None, None) if each.error is not None else next(rows)
-            yield Classified(each.image, probabilities, each.error, features)
+            probabilities, features, distance = (None, None, None) if each.error is not None else next(rows)
+            yield Classified(each.image, probabilities, each.error, features, distance)
 
 
-_Row = tuple[NDArray[np.float32], NDArray[np.float32] | None]
+@dataclass(frozen=True)
+class _Answers:
+    """What a member says about a group of images; means over the views.
+
+    Attributes:
+        probabilities: (images, classes), in the common order of classes.
+        features: (images, D), if the engine has them.
+        distances: (images,), if the member knows them.
+    """
+
+    probabilities: NDArray[np.float32]
+    features: NDArray[np.float32] | None
+    distances: NDArray[np.float32] | None
 
 
-def _rows(answers: Sequence[list[NDArray[np.float32]]]) -> Iterator[_Row]:
-    """Per image: the mean probabilities of the members, and the features of the first one, if it has them."""
-    mean = np.mean([probabilities for probabilities, *_ in answers], axis=0)
-    features = answers[0][1] if len(answers[0]) > 1 else itertools.repeat(None)
-    return zip(mean, features, strict=False)
+_Row = tuple[NDArray[np.float32], NDArray[np.float32] | None, float | None]
+
+
+def _rows(answers: Sequence[_Answers]) -> Iterator[_Row]:
+    """Per image: mean probabilities, the features of the first member, and the mean distance; None for what is not known."""
+    mean = np.mean([each.probabilities for each in answers], axis=0)
+    features = itertools.repeat(None) if answers[0].features is None else answers[0].features
+    known = [each.distances for each in answers if each.distances is not None]
+    distances = np.mean(known, axis=0).tolist() if known else itertools.repeat(None)
+    return zip(mean, features, distances, strict=False)
 
 
 def _grouped(decoded: Iterable[_Decoded | Pause], size: int) -> Iterator[list[_Decoded] | Pause]:
@@ -139,21 +176,23 @@ def _grouped(decoded: Iterable[_Decoded | Pause], size: int) -> Iterator[list[_D
         yield group
 
 
-def _answers(member: Member, groups: Iterable[list[_Decoded] | Pause], views: int) -> Iterator[list[NDArray[np.float32]]]:
-    """The outputs of the engine for the readable images of each group that has any, means over the views: probabilities
-    (images, classes) in the common order of classes, then features (images, D), if the engine has them.
-    """
+def _answers(member: Member, groups: Iterable[list[_Decoded] | Pause], views: int) -> Iterator[_Answers]:
+    """A member's answers about the readable images of each group that has any."""
 
     def batches() -> Iterator[Images | Pause]:
         for group in groups:
             if isinstance(group, Pause):
                 yield group
             elif readable := _readable(group):
-                yield np.concatenate([each.views[member.geometry] for each in readable])
+                yield np.concatenate([each.views[member.preparation] for each in readable])
 
-    for outputs in member.engine.run_many(batches()):
-        mean, *features = (output.reshape(-1, views, output.shape[1]).mean(1) for output in outputs)
-        yield [mean if member.columns is None else mean[:, list(member.columns)], *features]
+    def mean(values: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(values.reshape(-1, views, *values.shape[1:]).mean(1))
+
+    for probabilities, *features in member.engine.run_many(batches()):
+        common = mean(probabilities) if member.columns is None else mean(probabilities)[:, list(member.columns)]
+        distances = mean(member.novelty.distances(features[0])) if member.novelty is not None else None
+        yield _Answers(common, mean(features[0]) if features else None, distances)
 
 
 def _readable(group: list[_Decoded]) -> list[_Decoded]:
@@ -171,6 +210,7 @@ class Prediction:
         top: the most probable classes and their probabilities, 0..1, best first; empty if there is an error.
         unsure: whether the most probable class is below the requested threshold.
         explanation: the written class-activation map; None without one.
+        distance: from the training images, 0 or above, where 1 in 100 images of their kind exceeds 1; None if it is not known.
     """
 
     name: str
@@ -179,6 +219,12 @@ class Prediction:
     top: tuple[tuple[str, float], ...]
     unsure: bool = False
     explanation: Path | None = None
+    distance: float | None = None
+
+    @property
+    def unlike_training(self) -> bool | None:
+        """Whether the image is unlike the training images; None if that is not known."""
+        return None if self.distance is None else self.distance > 1
 
     @property
     def label(self) -> str:
@@ -211,6 +257,8 @@ class Prediction:
             "error": self.error and path_text(self.error),
             "predictions": [{"class": name, "probability": probability} for name, probability in self.top],
             "unsure": self.unsure,
+            "unlike_training": self.unlike_training,
+            "distance": self.distance,
             **({"explanation": path_text(self.explanation)} if self.explanation else {}),
             "runs": runs,
         }
@@ -258,7 +306,7 @@ def prediction_of(result: Classified, names: Sequence[str], top: int, threshold:
         return Prediction(name, path, result.error, ())
     best = np.argsort(-result.probabilities, kind="stable")[:top]
     found = tuple((names[i], float(result.probabilities[i])) for i in best)
-    return Prediction(name, path, None, found, unsure=found[0][1] < threshold)
+    return Prediction(name, path, None, found, unsure=found[0][1] < threshold, distance=result.distance)
 
 
 _KEPT = 0.875  # share of the side that a crop keeps: 224 of 256 pixels
@@ -267,7 +315,7 @@ _KEPT = 0.875  # share of the side that a crop keeps: 224 of 256 pixels
 _PLACES = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.5, 0.5))
 
 
-def decode_views(path: Source, geometry: Geometry, views: int) -> NDArray[np.uint8]:
+def decode_views(path: Source, geometry: Geometry, views: int, whole: bool = False) -> NDArray[np.uint8]:
     """Decode an image into the views that a classifier with this geometry predicts.
 
     Ten views are the four corners, the centre and their mirror images (Krizhevsky et al. 2012, section 4.1; the "standard
@@ -280,6 +328,7 @@ def decode_views(path: Source, geometry: Geometry, views: int) -> NDArray[np.uin
         path: an image file, or an image in memory.
         geometry: geometry of the single view.
         views: 1 = the image as `predict` sees it; 2 = also its mirror image; 10 = ten crops.
+        whole: return the image in its own size, with 1 or 2 views.
 
     Returns:
         uint8 (views, size, size, 3); the second half mirrors the first.
@@ -288,9 +337,13 @@ def decode_views(path: Source, geometry: Geometry, views: int) -> NDArray[np.uin
         ResnetError: as `decode`.
     """
     if views == 1:
-        return decode_square(path, geometry)[None]
-    squares = _five(path, geometry) if views == 10 else decode_square(path, geometry)[None]
+        return _single(path, geometry, whole)
+    squares = _five(path, geometry) if views == 10 else _single(path, geometry, whole)
     return np.concatenate([squares, squares[:, :, ::-1]])
+
+
+def _single(path: Source, geometry: Geometry, whole: bool) -> NDArray[np.uint8]:
+    return (decode(path, geometry.enough) if whole else decode_square(path, geometry))[None]
 
 
 def _five(path: Source, geometry: Geometry) -> NDArray[np.uint8]:

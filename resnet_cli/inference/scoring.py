@@ -48,7 +48,9 @@ def classify_pooled(model: Path, pooled: Iterable[Outputs], paths: Sequence[Path
         head = OpenVinoEngine(behind_pooling(model), "many")
     except Exception:  # this relies on the converter's graphs; the whole network gives the same results
         return None
-    answers = np.concatenate([head.run(piece)[0] for piece in pooled])
+    pieces = [(head.run(piece)[0], member.novelty.distances(piece) if member.novelty else None) for piece in pooled]
+    answers = np.concatenate([each for each, _ in pieces])
+    distances = np.concatenate([[None] * len(each) if known is None else known.tolist() for each, known in pieces])
     best = np.partition(answers, -2, axis=1)[:, -2:]
     unsure = np.flatnonzero(best[:, 1] - best[:, 0] <= 2 * NEAR)
     sample = np.linspace(0, len(paths) - 1, _SAMPLE).round().astype(int)
@@ -60,7 +62,8 @@ def classify_pooled(model: Path, pooled: Iterable[Outputs], paths: Sequence[Path
         if whole is None or np.abs(whole - answers[index]).max() > NEAR:
             return None
         answers[index] = whole
-    return [Classified(path, answer) for path, answer in zip(paths, answers, strict=True)]
+    rows = zip(paths, answers, distances, strict=True)
+    return [Classified(path, answer, distance=distance) for path, answer, distance in rows]
 
 
 _COLUMNS = ("path", "true", "predicted", "probability", "loss")  # of predictions.csv
@@ -75,12 +78,14 @@ class Rows:
         probabilities: (N, classes).
         labels: true class indices (N,).
         left_out: images that could not be read, and why.
+        distances: from the training images (N,), above 1 for images unlike them; None if they are not known.
     """
 
     samples: tuple[Sample, ...]
     probabilities: NDArray[np.float32]
     labels: NDArray[np.int64]
     left_out: tuple[LeftOut, ...]
+    distances: NDArray[np.float32] | None = None
 
 
 def collect(results: Iterable[Classified], samples: Sequence[Sample], task: Task) -> Rows:
@@ -91,6 +96,7 @@ def collect(results: Iterable[Classified], samples: Sequence[Sample], task: Task
     """
     good: list[Sample] = []
     probabilities: list[NDArray[np.float32]] = []
+    distances: list[float] = []
     left_out: list[LeftOut] = []
     for sample, result in zip(samples, results, strict=True):
         task.advance()
@@ -99,10 +105,12 @@ def collect(results: Iterable[Classified], samples: Sequence[Sample], task: Task
         else:
             good.append(sample)
             probabilities.append(result.probabilities)
+            distances += [] if result.distance is None else [result.distance]
     if not good:
         raise ResnetError("none of the images can be read", left_out[0].reason if left_out else "the split is empty")
     labels = np.array([sample.label for sample in good], np.int64)
-    return Rows(tuple(good), np.stack(probabilities), labels, tuple(left_out))
+    known = np.array(distances, np.float32) if distances else None
+    return Rows(tuple(good), np.stack(probabilities), labels, tuple(left_out), known)
 
 
 def is_predictions(path: Path) -> bool:

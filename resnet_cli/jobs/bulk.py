@@ -120,12 +120,19 @@ def run_bulk(request: BulkRequest, progress: Progress) -> BulkDone:
     import_ray()
     engine = settled(request.engine, progress)
     classifiers = classifiers_for(request.runs, engine, progress)
+    _require_engine(classifiers)
     if request.features and len(classifiers) > 1:
         raise ResnetError("--features are those of one network, and several runs are named", "name one of them with --run")
     output = find_place(request.output)
     found = find_input(request.input, False)
     options = {"top": request.top, "views": request.views, "features": request.features, "engine": request.engine}
     return _run_blocks(request.ray, output, found, options, classifiers, engine, progress)
+
+
+def _require_engine(classifiers: Sequence[Ready]) -> None:
+    for each in classifiers:
+        if each.runtime is not None:
+            raise ResnetError(f"{each.model} does not run on --ray", "name the run, or its OpenVINO export")
 
 
 def run_bulk_evaluation(request: EvaluateRequest, address: str, word: str, progress: Progress) -> Evaluated:
@@ -145,6 +152,7 @@ def run_bulk_evaluation(request: EvaluateRequest, address: str, word: str, progr
     engine = settled(request.engine, progress)
     runs = load_runs(request.runs, progress)
     classifiers, classes, views = tuple(map(run_classifier, runs)), runs[0].classes, request.views
+    _require_engine(classifiers)
     scored, found = labelled(word, runs, request.split)
     output = find_place(str(request.output))
     options = {"top": min(5, len(classes)), "views": views, "features": False, "engine": request.engine, "labels": True}
@@ -276,7 +284,7 @@ def _run(work: Work, todo: Sequence[int], cluster: Cluster, progress: Progress) 
     forget_attempts(work.output)
     done, errors = total - left, 0
     what = how_many(number, "actor") + (" on GPUs" if work.engine == "keras" and cluster.gpus else "")
-    images, blocks = f"{total:,} image{'' if total == 1 else 's'}", how_many(len(todo), "block")
+    images, blocks = how_many(total, "image"), how_many(len(todo), "block")
     progress.line(f"classifying {left:,} of {images} in {blocks}, {what}")
     task = progress.start("predicting", total)
     task.advance(done)
@@ -291,7 +299,8 @@ def _run(work: Work, todo: Sequence[int], cluster: Cluster, progress: Progress) 
             if time.monotonic() - told > _TOLD_EVERY:
                 told = time.monotonic()
                 ahead = how_long((total - done) / rate)
-                progress.line(f"{done:,} of {total:,} images, {rate:,.0f} images/s, {errors:,} errors, {ahead} left")
+                failed = how_many(errors, "error")
+                progress.line(f"{done:,} of {how_many(total, 'image')}, {rate:,.0f} images/s, {failed}, {ahead} left")
     finally:
         task.finish()
     return left, time.monotonic() - began

@@ -18,7 +18,7 @@ from resnet_cli.files import digest
 from resnet_cli.jobs.environment import cache_folder
 from resnet_cli.jobs.predict import Ready, load_members
 from resnet_cli.jobs.ray_cluster import Cluster
-from resnet_cli.progress import Silent
+from resnet_cli.progress import Silent, how_many
 
 if TYPE_CHECKING:
     from resnet_cli.data.decode import Source
@@ -83,6 +83,10 @@ def actors(cluster: Cluster, engine: EngineName) -> int:
         return cluster.gpus
     per = cores_per_actor(cluster, engine)
     return sum(machine.cores // per for machine in cluster.machines)
+
+
+def _nothing() -> None:
+    """No `Novelty`."""
 
 
 def _fail(error: ResnetError) -> bytes:
@@ -150,7 +154,7 @@ class BlockClassifier:
         if count == _MOST_ATTEMPTS:
             first = number * self._work.manifest.block
             raise ResnetError(
-                f"the actor of block {number}, which begins with image {first} of the list, died {count} times",
+                f"the actor of block {number}, which begins with image {first} of the list, died {how_many(count, 'time')}",
                 "there may be too little memory, or an image that crashes the decoder: leave it out of the input",
             )
         write_whole(place.inside(str(count)), b"")
@@ -159,7 +163,8 @@ class BlockClassifier:
     def _members(self) -> Any:
         """The classifiers, loaded with the first block."""
         work = self._work
-        found = [self._model(index, each) for index, each in enumerate(work.classifiers)]
+        # The rows have no column for the distance from the training images.
+        found = [replace(self._model(index, each), novelty=_nothing) for index, each in enumerate(work.classifiers)]
         return load_members(found, "many", work.engine, Silent(), work.manifest.options["features"], work.threads)
 
     def _model(self, index: int, ready: Ready) -> Ready:

@@ -13,6 +13,7 @@ from statistics import fmean, median, stdev
 from typing import TYPE_CHECKING, Any, Literal
 
 from resnet_cli.data.contents import is_validated_by_test
+from resnet_cli.data.folders import COMPARED_BY, is_figure
 from resnet_cli.errors import ResnetError
 from resnet_cli.networks.catalogue import ClassifierSpec, parameter_count, spec_from_record
 from resnet_cli.runs.folder import EpochRecord, Run, is_evaluation, is_rate_search, load_run, read_history, read_splits
@@ -63,6 +64,21 @@ class Trained:
     def held_out_errors(self) -> list[float]:
         """Error on the held-out images by epoch, 0..1."""
         return [1 - record.val_accuracy for record in self.history]
+
+
+def require_own_figure(image: Path) -> None:
+    """Check that a figure may be written to a path: it replaces an earlier comparison, but no other file.
+
+    Raises:
+        ResnetError: it is neither PNG nor SVG, or another file has that name.
+    """
+    if image.suffix.lower() not in (".png", ".svg"):
+        raise ResnetError(f"--output {image} is neither .png nor .svg", "such as --output compare.png")
+    if not image.exists():
+        return
+    if image.is_file() and is_figure(image, COMPARED_BY):
+        return
+    raise ResnetError(f"{image} exists and is not a figure of `{COMPARED_BY}`", "choose another --output")
 
 
 def read_runs(folders: Iterable[Path]) -> list[Trained]:

@@ -206,10 +206,12 @@ class Untrained:
     Attributes:
         pooled: features of the images in "val", in order, in pieces of float32 (n, D).
         backbone: an OpenVINO model from images to pooled features.
+        squares: features of some training images as `predict` sees them, in such pieces.
     """
 
     pooled: Iterable[Outputs] | None = None
     backbone: Any = None
+    squares: Iterable[Outputs] | None = None
 
 
 def write_trained(
@@ -246,7 +248,8 @@ def write_trained(
     write_metrics_csv(folder)
     draw_curves(folder / "metrics.jsonl", folder / "curves.png", f"{dataset.name}-{spec.network.name}", label_smoothing)
     write_splits(folder, split_rows(dataset))
-    measured, fitted = measure_splits(folder, spec, dataset, geometry, progress, engine, untrained.pooled)
+    known = (untrained.pooled, untrained.squares)
+    measured, fitted = measure_splits(folder, spec, dataset, geometry, progress, engine, *known)
     for each in measured.values():
         warn_of_left_out(each.rows.left_out, progress)
     return measured, fitted

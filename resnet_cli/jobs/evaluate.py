@@ -16,7 +16,7 @@ from resnet_cli.errors import ResnetError
 from resnet_cli.inference.scoring import first_image, is_predictions
 from resnet_cli.jobs.environment import dataset_folder, settled
 from resnet_cli.jobs.measure import Measured, measure_together
-from resnet_cli.jobs.predict import engine_for_many, load_runs, run_classifier
+from resnet_cli.jobs.predict import engine_for_many, load_runs, require_possible, run_classifier
 from resnet_cli.jobs.report import write_measured
 from resnet_cli.jobs.start import Place, choose_run_folder, make_run_folder, require_writable
 from resnet_cli.progress import Progress
@@ -31,8 +31,8 @@ class EvaluateRequest:
     """The arguments of an evaluation.
 
     Attributes:
-        runs: folders of runs or of OpenVINO exports, names of published weights, or .safetensors files; several form an
-            ensemble, none means the newest run.
+        runs: folders of runs, exports (folder or model file), names of published weights, or .safetensors files; several form
+            an ensemble, none means the newest run.
         dataset: folder, archive or name of a known data set whose images are scored; None for the first run's held-out images.
         split: train, val or test; None for test images if there are any, else validation images.
         views: views of each image to average: 1, 2 or 10.
@@ -83,7 +83,8 @@ class Evaluated:
         warnings = list(self.warnings)
         where = {"output": str(self.folder), "report": str(self.report) if self.report else None}
         outcome = {"engine": measured.engine, **where, "warnings": warnings, "notes": warnings}
-        return {**names, **measured.figures.to_json(), "coverage": measured.coverage_json(), **outcome}
+        parts = {"coverage": measured.coverage_json(), "unlike_training": measured.unlike_training_json()}
+        return {**names, **measured.figures.to_json(), **parts, **outcome}
 
 
 def run_evaluation(request: EvaluateRequest, progress: Progress) -> Evaluated:
@@ -95,6 +96,8 @@ def run_evaluation(request: EvaluateRequest, progress: Progress) -> Evaluated:
     views, strict = request.views, request.strict
     engine = settled(request.engine, progress)
     runs = load_runs(request.runs, progress)
+    classifiers = list(map(run_classifier, runs))
+    require_possible(classifiers, request.engine, request.views)
     if request.dataset is None and request.labels is None:
         _unpack_again(runs[0], progress)
         scored = scoring.held_out(runs, request.split, request.allow_changed)
@@ -111,7 +114,6 @@ def run_evaluation(request: EvaluateRequest, progress: Progress) -> Evaluated:
     told = runs[0].warnings_of_data if scored.changed else runs[0].warnings
     for warning in (*(told if scored.is_headline and len(runs) == 1 else ()), *scored.notes):
         progress.warn(warning)
-    classifiers = list(map(run_classifier, runs))
     engine = engine_for_many(engine, classifiers, lambda: len(scored.samples), progress)
     measured = measure_together(classifiers, scored, views, progress, engine)
     if left_out := measured.rows.left_out:

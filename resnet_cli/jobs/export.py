@@ -1,25 +1,29 @@
-"""The work of `resnet export`: write a run's classifier for other programs, in float or int8, and check it (light).
+"""The work of `resnet export`: write a run's classifier for other programs, and check it (light).
 
 In: a request. Out: a `FinishedExport`; the folder with the model is complete or absent. TensorFlow and the converters are
 imported after the request has been checked.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from resnet_cli.errors import ResnetError
-from resnet_cli.export.formats import FormatName, find_format
+from resnet_cli.export.formats import FORMATS, FormatName, find_format
 from resnet_cli.export.quantizers import MAX_DROP, QUANTIZERS, find_quantizer
 from resnet_cli.jobs.environment import tensorflow_import, without_chatter
 from resnet_cli.jobs.published import names_published, published_run
-from resnet_cli.progress import Progress
+from resnet_cli.progress import Progress, how_many
 from resnet_cli.runs.folder import Run, load_run
 
 if TYPE_CHECKING:
     from resnet_cli.data.decode import Geometry
     from resnet_cli.export.export import Exported, Quantized
     from resnet_cli.export.parity import Side
+
+QuantizeName = Literal["int8", "float16"]
+HALVED = ", ".join(name for name, form in FORMATS.items() if not form.no_half)
+RESIZING = ", ".join(name for name, form in FORMATS.items() if not form.no_resize)
 
 
 @dataclass(frozen=True)
@@ -29,18 +33,27 @@ class ExportRequest:
     Attributes:
         format: such as "onnx".
         run: folder of the run, a name of published weights or a .safetensors file; None for the newest run.
-        int8: with 8-bit weights and activations.
+        quantize: "int8" for 8-bit weights and activations, "float16" for weights in half precision; None for float.
         max_drop: points of held-out top-1 that int8 may lose, 0..100; None for the default.
-        output: folder to write; None for export/<format>[-int8] in the run.
+        output: folder to write; None for export/<format>[-<quantize>][-with-resize] in the run.
         force: replace an existing export, and keep an int8 model that loses more than it may.
+        with_resize: the model resizes images itself.
+        min_accuracy: held-out top-1, 0..1, below which nothing is kept; None keeps any.
     """
 
     format: FormatName
     run: Path | None = None
-    int8: bool = False
+    quantize: QuantizeName | None = None
     max_drop: float | None = None
     output: Path | None = None
     force: bool = False
+    with_resize: bool = False
+    min_accuracy: float | None = None
+
+    @property
+    def int8(self) -> bool:
+        """Whether weights and activations get 8 bits."""
+        return self.quantize == "int8"
 
 
 @dataclass(frozen=True)
@@ -52,7 +65,8 @@ class FinishedExport:
         run: the exported run.
         geometry: how images are brought to its input size.
         exported: the files, and the comparison with the run, or of int8 with the float export.
-        quantized: for int8, its loss of accuracy; None in float.
+        quantize: "int8", "float16" or None.
+        quantized: for int8, its loss of accuracy; None otherwise.
         warnings: warnings about the export.
     """
 
@@ -60,6 +74,7 @@ class FinishedExport:
     run: Run
     geometry: "Geometry"
     exported: "Exported"
+    quantize: QuantizeName | None
     quantized: "Quantized | None"
     warnings: tuple[str, ...]
 
@@ -86,17 +101,27 @@ class FinishedExport:
             },
         }
         int8 = {} if self.quantized is None else {"int8": _int8_to_json(self.quantized)}
-        return {**document, **int8, "warnings": list(self.warnings)}
+        found = exported.accuracy
+        accuracy = None if found is None else {"top1": found.top1, **asdict(found)}
+        more = {"quantize": self.quantize, "with_resize": exported.with_resize, "accuracy": accuracy}
+        return {**document, **int8, **more, "warnings": list(self.warnings)}
 
 
 def require_possible(request: ExportRequest) -> None:
     """Refuse contradicting arguments before anything is opened.
 
     Raises:
-        ResnetError: the format has no int8, or the bound of int8 is given without it.
+        ResnetError: the format has no such precision or cannot resize, or the bound of int8 is given without it.
     """
+    form = FORMATS[request.format]
     if request.int8 and request.format not in QUANTIZERS:
         raise ResnetError(f"--quantize int8 goes with --format {', '.join(QUANTIZERS)}, not with {request.format}")
+    if request.quantize == "float16" and form.no_half:
+        raise ResnetError(f"--quantize float16 goes with --format {HALVED}, not with {request.format}: {form.no_half}")
+    if request.with_resize and form.no_resize:
+        raise ResnetError(f"--with-resize goes with --format {RESIZING}, not with {request.format}: {form.no_resize}")
+    if request.with_resize and request.int8:
+        raise ResnetError("--with-resize goes with --quantize float16 or without it: int8 would round the resizing")
     if request.max_drop is not None and not request.int8:
         raise ResnetError("--max-drop is the bound of int8: add --quantize int8, or leave it out")
 
@@ -111,25 +136,29 @@ def run_export(request: ExportRequest, progress: Progress) -> FinishedExport:
     require_possible(request)
     run, name = _run_of(request, progress), request.format
     (find_quantizer if request.int8 else find_format)(name)
+    progress.line(
+        f"exporting {run.name} as {name}{f' in {request.quantize}' if request.quantize else ''}, then checking what was written"
+    )
     with tensorflow_import():
         import keras
 
         from resnet_cli.data.decode import run_geometry
-        from resnet_cli.export.export import export, export_int8
+        from resnet_cli.export.export import Wanted, export, export_int8
 
     if keras.backend.backend() != "tensorflow":
         what = f"the converters read TensorFlow's graphs, and Keras runs on {keras.backend.backend()} in this process"
         raise ResnetError(what, "export in a process with KERAS_BACKEND=tensorflow, as `resnet export` does")
-    progress.line(f"exporting {run.name} as {name}{' in int8' if request.int8 else ''}, then checking what was written")
     most = 100 * MAX_DROP if request.max_drop is None else request.max_drop
+    half = request.quantize == "float16"
+    wanted = Wanted(name, request.output, request.force, half, request.with_resize, request.min_accuracy)
     with without_chatter():
-        quantized = export_int8(run, name, request.output, request.force, most) if request.int8 else None
-        exported = quantized.exported if quantized else export(run, name, request.output, request.force)
+        quantized = export_int8(run, wanted, most) if request.int8 else None
+        exported = quantized.exported if quantized else export(run, wanted)
     if exported.parity.is_on_patterns and not run.is_published:
-        progress.warn(f"none of the held-out images is in {run.data} any more, so the export was checked on random patterns")
+        progress.warn(f"none of the run's images is in {run.data} any more, so the export was checked on random patterns")
     for warning in _int8_warnings(quantized) if quantized else ():
         progress.warn(warning)
-    return FinishedExport(name, run, run_geometry(run), exported, quantized, tuple(progress.warnings))
+    return FinishedExport(name, run, run_geometry(run), exported, request.quantize, quantized, tuple(progress.warnings))
 
 
 def _run_of(request: ExportRequest, progress: Progress) -> Run:
@@ -140,6 +169,8 @@ def _run_of(request: ExportRequest, progress: Progress) -> Run:
         raise ResnetError(f"{request.run} has no run folder to export into", "name a folder with --output")
     if request.int8:
         raise ResnetError(f"int8 is calibrated on training images, and there are none of {request.run}", "fine-tune it first")
+    if request.min_accuracy is not None:
+        raise ResnetError(f"--min-accuracy needs held-out images, and there are none of {request.run}", "fine-tune it first")
     return published_run(request.run, progress)
 
 
@@ -165,10 +196,10 @@ def _int8_warnings(quantized: "Quantized") -> list[str]:
 
     warnings, count, bound = list(quantized.left_out), quantized.count, quantized.max_drop
     if 0 < bound < 100 / count:
-        points = f"{bound:g} point{'' if bound == 1 else 's'}"
+        points, are = f"{bound:g} point{'' if bound == 1 else 's'}", "is" if count == 1 else "are"
         warnings.append(
-            f"only {count} images are held out, so one is {100 / count:.1f} points: too few to see a loss of {points}, and int8"
-            " may lose one"
+            f"only {how_many(count, 'image')} {are} held out, so one is {100 / count:.1f} points: too few to see a loss of"
+            f" {points}, and int8 may lose one"
         )
     if quantized.is_worse:
         allowed = in_images(quantized.allowed, count)

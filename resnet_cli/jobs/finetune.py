@@ -26,7 +26,9 @@ from resnet_cli.progress import Progress
 from resnet_cli.runs.folder import Run, drop_checkpoint, finish_run
 from resnet_cli.transfer.features import Material, augmentation_of
 from resnet_cli.transfer.folds import cross_validate
-from resnet_cli.transfer.phases import run_frozen, transfer
+from resnet_cli.transfer.phases import Frozen, TransferResult, run_frozen, transfer
+
+_SQUARES = 500  # training images, of a backbone that stays frozen, to tell which images are unlike them: 3 % of its features
 
 
 def run_finetune(plan: FinetunePlan, progress: Progress) -> dict[str, Any]:
@@ -50,7 +52,9 @@ def run_finetune(plan: FinetunePlan, progress: Progress) -> dict[str, Any]:
     kept = kept_in_cache("features") if config.cache else None
     room = None if config.cache_limit is None else int(config.cache_limit * 1e9)
     how = augmentation_of(config, plan.geometry.resize)
-    material = Material(spec, plan.geometry, how, training, held_out, folder, kept, room, request.tensorboard, plan.folds)
+    squares = _SQUARES if config.unfreeze == "none" else 0
+    where = (training, held_out, folder, kept, room)
+    material = Material(spec, plan.geometry, how, *where, request.tensorboard, plan.folds, squares)
     frozen = run_frozen(model, material, config, progress)
     warn_of_left_out(frozen.left_out, progress)
     folds = cross_validate(frozen.pool, spec, config, folder, request.resume, progress).to_json() if frozen.pool else None
@@ -66,11 +70,8 @@ def run_finetune(plan: FinetunePlan, progress: Progress) -> dict[str, Any]:
     config = replace(config, learning_rate=found or config.learning_rate)
     seen = frozen.material
     readable = as_read(dataset, seen.training, seen.held_out)
-    # Reuse the features of a frozen backbone if they come from the engine that evaluates the network.
-    pooled = frozen.features[1].pieces() if result.kept == "head" and frozen.engine == "openvino" else None
-    untrained = Untrained(pooled, frozen.backbone)
-    where = (folder, model, spec, readable, plan.geometry, progress, config.engine, untrained)
-    measured, fitted = write_trained(*where, label_smoothing=config.label_smoothing)
+    what = (folder, model, spec, readable, plan.geometry, progress, config.engine, _untrained(frozen, result))
+    measured, fitted = write_trained(*what, label_smoothing=config.label_smoothing)
     seconds = earlier + time.perf_counter() - plan.began
     record = run_record(command, asdict(config), dataset, spec, plan.geometry, source, precision)
     odd = warn_of_figures(Run(folder, record), readable, result.best.best, measured, progress)
@@ -83,3 +84,11 @@ def run_finetune(plan: FinetunePlan, progress: Progress) -> dict[str, Any]:
     write_measured(folder, list(measured.values())[-1], [Run(folder, record)], progress, request.page)
     finish_run(folder, record)
     return summary
+
+
+def _untrained(frozen: Frozen, result: TransferResult) -> Untrained:
+    """What is known of a backbone that stayed frozen, if it comes from the engine that evaluates the network."""
+    if result.kept != "head" or frozen.engine != "openvino":
+        return Untrained(backbone=frozen.backbone)
+    squares = frozen.squares.pieces() if frozen.squares else None
+    return Untrained(frozen.features[1].pieces(), frozen.backbone, squares)

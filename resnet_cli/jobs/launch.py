@@ -22,7 +22,7 @@ from resnet_cli.errors import ResnetError
 from resnet_cli.jobs.cluster import COORDINATOR, PROCESS, PROCESSES, require_for_all, run_child
 from resnet_cli.jobs.ray_cluster import Cluster, connect, import_ray
 from resnet_cli.jobs.start import LAUNCH, TrainRequest, is_of_launch
-from resnet_cli.progress import GO_ON, Progress
+from resnet_cli.progress import GO_ON, Progress, how_many
 
 _RESTARTS = 3
 _BY_WORKER = re.compile(r"\(RayTrainWorker [^)]*\)(?:\x1b\[0m)? (.*)")
@@ -95,7 +95,7 @@ def _fit(cluster: Cluster, words: Sequence[str], output: Path, progress: Progres
 
     count, resources = _workers(cluster)
     with redirect_stderr(shown):
-        progress.line(f"Ray: {count} {'process' if count == 1 else 'processes'}, each with {_in_words(resources)}")
+        progress.line(f"Ray: {how_many(count, 'process')}, each with {_in_words(resources)}")
     settings = {"words": list(words), "output": str(output.resolve()), "folder": str(Path.cwd()), "launch": uuid.uuid4().hex}
     with tempfile.TemporaryDirectory() as place:
         trainer = JaxTrainer(

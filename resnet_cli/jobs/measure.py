@@ -9,11 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from resnet_cli.data.dataset import Dataset
+import numpy as np
+
+from resnet_cli.data.dataset import Dataset, spread
 from resnet_cli.data.decode import Geometry
 from resnet_cli.data.scoring import Scored
 from resnet_cli.engines import EngineName
 from resnet_cli.engines.base import Outputs
+from resnet_cli.files import path_text
 from resnet_cli.inference.calibration import (
     Calibration,
     Coverage,
@@ -25,10 +28,13 @@ from resnet_cli.inference.calibration import (
 )
 from resnet_cli.inference.classify import Classified, classify
 from resnet_cli.inference.metrics import Evaluation, measure
+from resnet_cli.inference.novelty import NOVELTY, Novelty, fit_novelty, with_threshold, write_novelty
 from resnet_cli.inference.scoring import Rows, classify_pooled, collect
 from resnet_cli.jobs.predict import Ready, load_members, read_weights
 from resnet_cli.networks.catalogue import ClassifierSpec
 from resnet_cli.progress import Progress, stop_if_asked
+
+_MOST = 1000  # training images whose features are computed: 1 to 3 % of a run; twice as many flag little more
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,23 @@ class Measured:
         points, wanted = self.coverage
         reached = [{"accuracy": each, "point": None if point is None else asdict(point)} for each, point in wanted.items()]
         return {"points": list(map(asdict, points)), "wanted": reached}
+
+    @property
+    def unlike_training(self) -> tuple[int, ...] | None:
+        """The rows of images unlike the training images, the most distant first; None if distances are not known."""
+        distances = self.rows.distances
+        if distances is None:
+            return None
+        order = np.argsort(-distances, kind="stable")
+        return tuple(order[: int((distances > 1).sum())].tolist())
+
+    def unlike_training_json(self) -> dict[str, Any] | None:
+        """Its entry in the JSON of `evaluate`; None if distances are not known."""
+        found, distances = self.unlike_training, self.rows.distances
+        if found is None or distances is None:
+            return None
+        images = [{"path": path_text(self.rows.samples[i].path), "distance": float(distances[i])} for i in found]
+        return {"count": len(found), "share": len(found) / len(distances), "images": images}
 
 
 def measure_together(
@@ -108,12 +131,23 @@ def measure_splits(
     progress: Progress,
     engine: EngineName,
     pooled: Iterable[Outputs] | None,
+    squares: Iterable[Outputs] | None,
 ) -> tuple[dict[str, Measured], Calibration | None]:
-    """Calibrate and evaluate a run before it is finished.
+    """Calibrate and evaluate a run before it is finished; write novelty.npz.
+
+    Args:
+        folder: the run.
+        spec: its classifier.
+        dataset: its data set with the readable images.
+        geometry: how images are brought to the input size.
+        progress: where to report.
+        engine: engine of the forward passes.
+        pooled: features of the images in "val", in order, in pieces of float32 (n, D), if they are known.
+        squares: features of some training images as `predict` sees them, in such pieces, if they are known.
 
     Returns:
-        Metrics of "val", whose features may be known as `pooled`, and of "test" if there is one, with calibrated probabilities;
-        the same images, as with --val-split 0, are evaluated once. The calibration; None for images without labels.
+        Metrics of "val", and of "test" if there is one, with calibrated probabilities; the same images, as with --val-split 0,
+        are evaluated once. The calibration; None for images without labels.
     """
     rebuild = partial(read_weights, folder / "model.weights.h5", spec)
     classifier = Ready(str(folder), folder / "model.xml", dataset.classes, geometry, rebuild)
@@ -124,11 +158,17 @@ def measure_splits(
 
     engine = measuring_engine(engine)
 
-    def measured(split: str, known: Iterable[Outputs] | None) -> Measured:
+    def measured(split: str, novelty: Novelty | None, known: Iterable[Outputs] | None) -> Measured:
         scored = Scored(dataset.name, split, dataset.classes, dataset.splits[split], (), dataset.root)
-        return measure_together([classifier], scored, 1, progress, engine, known)
+        return measure_together([replace(classifier, novelty=lambda: novelty)], scored, 1, progress, engine, known)
 
-    first = measured("test" if dataset.is_validated_by_test else "val", pooled)
+    known = np.concatenate(list(squares)) if squares else _features(classifier, dataset, engine, progress)
+    novelty = fit_novelty(known)
+    first = measured("test" if dataset.is_validated_by_test else "val", novelty, pooled)
+    novelty, first = _with_threshold(novelty, first)
+    (folder / NOVELTY).unlink(missing_ok=True)
+    if novelty is not None:
+        write_novelty(folder / NOVELTY, novelty)
     fitted = None
     if dataset.labelled:
         rows = first.rows
@@ -139,4 +179,30 @@ def measure_splits(
         fitted, first = calibration(temperature, first.figures, after.figures), after
     if dataset.is_validated_by_test:
         return dict.fromkeys(("val", "test"), first), fitted
-    return {"val": first, **({"test": measured("test", None)} if "test" in dataset.splits else {})}, fitted
+    return {"val": first, **({"test": measured("test", novelty, None)} if "test" in dataset.splits else {})}, fitted
+
+
+def _features(classifier: Ready, dataset: Dataset, engine: EngineName, progress: Progress) -> Outputs:
+    """Pooled features (N, D) of some training images, evenly drawn, as `predict` sees them.
+
+    Features of the training are not what is needed: they are of random crops, or from before the fine-tuning phase.
+    """
+    (member,) = load_members([classifier], "many", engine, progress, features=True)
+    some = spread(dataset.splits["train"], _MOST)
+    task = progress.start("features of training images", len(some))
+    features = []
+    for each in _until_asked(classify((sample.path for sample in some), [member]), progress):
+        features += [] if each.features is None else [each.features]
+        task.advance()
+    task.finish()
+    return np.stack(features) if features else np.empty((0, 0), np.float32)
+
+
+def _with_threshold(novelty: Novelty | None, measured: Measured) -> tuple[Novelty | None, Measured]:
+    """Set the threshold by the validation images, and divide their distances by it."""
+    distances = measured.rows.distances
+    if novelty is None or distances is None:
+        return None, measured
+    found = with_threshold(novelty, distances)
+    scaled = None if found is None else (distances * (novelty.threshold / found.threshold)).astype(np.float32)
+    return found, replace(measured, rows=replace(measured.rows, distances=scaled))

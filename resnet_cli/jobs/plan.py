@@ -33,7 +33,7 @@ from resnet_cli.jobs.start import (
 )
 from resnet_cli.networks.catalogue import ClassifierSpec, Network, find_network
 from resnet_cli.networks.pretrained import BUNDLED, PREFERRED, WeightsSource, choose_backbone, classes_of, require_size
-from resnet_cli.progress import Progress
+from resnet_cli.progress import Progress, how_many
 from resnet_cli.runs.folder import unfinished_runs
 from resnet_cli.training.config import FinetuneConfig, TrainConfig
 from resnet_cli.training.processes import group
@@ -53,7 +53,7 @@ def taught_by(path: Path, progress: Progress) -> "Teacher":
     from resnet_cli.engines.teacher import find_teacher
 
     teacher = find_teacher(at_home(str(path)))
-    progress.line(f"teacher: {teacher.name}, {len(teacher.classes)} classes, {teacher.size} pixels")
+    progress.line(f"teacher: {teacher.name}, {how_many(len(teacher.classes), 'class')}, {teacher.size} pixels")
     return teacher
 
 

@@ -12,18 +12,25 @@ from pathlib import Path
 from typing import Any
 
 from resnet_cli.data.decode import Geometry, run_geometry
-from resnet_cli.data.folders import LABELS
 from resnet_cli.data.inputs import count_named, image_paths, is_one_file
 from resnet_cli.data.layout import some_names
 from resnet_cli.data.threads import Pause
 from resnet_cli.engines import EngineName
 from resnet_cli.engines.base import Engine
-from resnet_cli.engines.openvino import OpenVinoEngine, Purpose, logits_of_features, with_feature_map, with_features
+from resnet_cli.engines.openvino import (
+    OpenVinoEngine,
+    Purpose,
+    features_file,
+    logits_of_features,
+    with_feature_map,
+    with_features,
+)
 from resnet_cli.errors import ResnetError
-from resnet_cli.export.formats import is_export
+from resnet_cli.export.folder import exported_model, load_export, open_export, resizes
 from resnet_cli.files import write_text
 from resnet_cli.inference.classify import Member, Prediction, predict
 from resnet_cli.inference.explain import Explainable, explain, write_explanation
+from resnet_cli.inference.novelty import NOVELTY, Novelty, read_novelty
 from resnet_cli.jobs.environment import (
     cache_folder,
     gpu_is_likely,
@@ -32,12 +39,13 @@ from resnet_cli.jobs.environment import (
     settled,
     surroundings,
     tensorflow_import,
+    without_chatter,
 )
 from resnet_cli.jobs.published import names_published, published_run
 from resnet_cli.networks.catalogue import ClassifierSpec, spec_from_record
 from resnet_cli.networks.pretrained import ImagenetClassifier, bundled_run, cached_imagenet_classifier
 from resnet_cli.progress import Progress, Silent
-from resnet_cli.runs.folder import EXPORT_RECORD, RUNS, Run, load_run, read_record
+from resnet_cli.runs.folder import RUNS, Run, load_run
 
 
 @dataclass(frozen=True)
@@ -46,8 +54,8 @@ class PredictRequest:
 
     Attributes:
         words: files, folders and patterns; "-" stands for paths on stdin.
-        runs: folders of runs or of OpenVINO exports, names of published weights, or .safetensors files; several form an
-            ensemble, none means the newest run.
+        runs: folders of runs, exports (folder or model file), names of published weights, or .safetensors files; several form
+            an ensemble, none means the newest run.
         views: views of each image to average: 1, 2 or 10.
         engine: engine of the forward passes.
         top: number of most probable classes to return.
@@ -82,9 +90,14 @@ def run_prediction(
     """
     engine = settled(request.engine, progress)
     classifiers = classifiers_for(request.runs, engine, progress)
+    require_possible(classifiers, request.engine, request.views)
     engine = engine_for_many(engine, classifiers, lambda: count_named(request.words), progress)
     purpose: Purpose = "one" if is_one_file(request.words) else "many"
-    members = load_members(classifiers, purpose, engine, progress)
+    loading = progress.start(f"loading {', '.join(each.name for each in classifiers)}", None)
+    try:
+        members = load_members(classifiers, purpose, engine, progress)
+    finally:
+        loading.finish()
     paths = image_paths(request.words, listed, progress)
     predictions = predict(paths, members, classifiers[0].classes, request.top, request.views, request.threshold)
     if request.explain is not None:
@@ -124,6 +137,9 @@ class Ready:
         rebuild: builds the same classifier in Keras, uint8 images to probabilities; imports Keras.
         for_keras: whether Keras can run it, which is not possible for an export.
         weights: its weights file; None for an export and for downloaded weights.
+        novelty: reads what tells images unlike its training images; returns None if there is nothing.
+        runtime: loads an export into a runtime other than OpenVINO; None for what the engines run.
+        whole: whether it resizes images itself.
     """
 
     name: str
@@ -133,6 +149,18 @@ class Ready:
     rebuild: Callable[[], Any]
     for_keras: bool = True
     weights: Path | None = None
+    novelty: Callable[[], Novelty | None] = lambda: None
+    runtime: Callable[[], Engine] | None = None
+    whole: bool = False
+
+
+def require_possible(classifiers: Sequence[Ready], wish: EngineName, views: int) -> None:
+    """Refuse, with a ResnetError, an engine for a model with a runtime of its own, and ten crops for one that resizes."""
+    for each in classifiers:
+        if each.runtime is not None and wish != "auto":
+            raise ResnetError(f"{each.model} runs in its own runtime, not with --engine {wish}", "leave --engine out")
+        if each.whole and views == 10:
+            raise ResnetError(f"{each.model} resizes images itself, so --views 10 cannot crop them", "--views 1 or 2")
 
 
 def classifiers_for(folders: Sequence[Path], engine: EngineName, progress: Progress) -> tuple[Ready, ...]:
@@ -156,9 +184,17 @@ def classifiers_for(folders: Sequence[Path], engine: EngineName, progress: Progr
 
 def run_classifier(run: Run) -> Ready:
     """The classifier of a run."""
-    for_keras = "export" not in run.record
-    weights = run.weights if for_keras else None
-    return Ready(run.name, run.openvino, run.classes, run_geometry(run), partial(_read, run), for_keras, weights)
+    about = run.name, run.classes, run_geometry(run), partial(_read, run)
+    if not run.is_export:
+        novelty = partial(read_novelty, run.folder / NOVELTY)
+        return Ready(about[0], run.openvino, *about[1:], weights=run.weights, novelty=novelty)
+    runtime = None if run.record["export"]["format"] == "openvino" else partial(_load_exported, run)
+    return Ready(about[0], exported_model(run), *about[1:], for_keras=False, runtime=runtime, whole=resizes(run))
+
+
+def _load_exported(run: Run) -> Engine:
+    with tensorflow_import() if run.record["export"]["format"] in ("savedmodel", "keras") else without_chatter():
+        return load_export(run)
 
 
 def engine_for_many(wish: EngineName, classifiers: Sequence[Ready], count: Callable[[], int], progress: Progress) -> EngineName:
@@ -212,28 +248,34 @@ def load_members(
     Raises:
         ResnetError: a file is missing or damaged.
     """
-    return tuple(
-        Member(
-            _load(each, purpose, engine, progress, features, threads),
-            each.geometry,
-            _columns(each.classes, classifiers[0].classes),
-        )
-        for each in classifiers
-    )
+
+    def member(ready: Ready) -> Member:
+        novelty = ready.novelty()
+        loaded = _load(ready, purpose, engine, progress, features or novelty is not None, threads)
+        progress.detail(f"{ready.name}: {loaded.name} {loaded.precision}, {ready.geometry.size} pixels")
+        return Member(loaded, ready.geometry, _columns(ready.classes, classifiers[0].classes), novelty, ready.whole)
+
+    return tuple(map(member, classifiers))
 
 
 def _load(
     ready: Ready, purpose: Purpose, engine: EngineName, progress: Progress, features: bool, threads: int | None
 ) -> Engine:
+    if ready.runtime is not None:
+        if features:
+            raise ResnetError(f"{ready.model} answers with probabilities, and has no pooled features", "name the run")
+        return ready.runtime()
     if engine != "keras" and not ready.model.exists():
         if engine == "openvino":
             raise ResnetError(f"there is no {ready.model} for --engine openvino", "--engine keras predicts from the weights")
         progress.line(f"there is no {ready.model}, so Keras predicts from the weights, which is slower")
         engine = "keras"
     if engine != "keras":
-        if features:
+        cache = kept_in_cache("compiled")
+        model = features_file(ready.model, cache) if features and cache else None
+        if features and model is None:
             return OpenVinoEngine(with_features(ready.model), purpose, threads=threads)
-        return OpenVinoEngine(ready.model, purpose, cache=kept_in_cache("compiled"), threads=threads)
+        return OpenVinoEngine(model or ready.model, purpose, cache=cache, threads=threads)
     classifier = ready.rebuild()
     from resnet_cli.engines.frozen import KerasEngine, and_features
 
@@ -244,8 +286,10 @@ def explainable(ready: Ready, engine: EngineName, progress: Progress) -> Explain
     """Load a classifier in the parts that class-activation maps need.
 
     Raises:
-        ResnetError: a file is missing or damaged.
+        ResnetError: a file is missing or damaged, or it is an export that is not for OpenVINO.
     """
+    if ready.runtime is not None:
+        raise ResnetError(f"{ready.model} answers with probabilities only, so there are no heat maps", "name the run")
     if engine != "keras" and ready.model.exists():
         network = OpenVinoEngine(with_feature_map(ready.model), "one")
         head = OpenVinoEngine(logits_of_features(ready.model), "one", exact=True)
@@ -315,25 +359,18 @@ def _convert(classifier: Any, model: Path) -> None:
 
 
 def load_classifier(folder: Path, progress: Progress | None = None) -> Run:
-    """Open a run, an OpenVINO export of one, or published weights.
+    """Open a run, an export of one, or published weights.
 
     Args:
-        folder: its folder; or the name of published weights, or a .safetensors file.
+        folder: its folder, or an exported model file; or the name of published weights, or a .safetensors file.
         progress: where to report the download of published weights.
 
     Raises:
-        ResnetError: see `load_run`; or it is an export in another format.
+        ResnetError: see `load_run` and `open_export`.
     """
     if names_published(folder):
         return published_run(folder, progress or Silent())
-    if (folder / EXPORT_RECORD).exists():
-        return Run(folder, read_record(folder / EXPORT_RECORD))
-    if (folder / LABELS).exists() and is_export(folder):
-        raise ResnetError(
-            f"{folder} is an export for other programs; this one only loads runs and OpenVINO exports",
-            "name a run with --run, or an export of `resnet export --format openvino`",
-        )
-    return load_run(folder)
+    return open_export(folder) or load_run(folder)
 
 
 def load_runs(folders: Sequence[Path], progress: Progress) -> tuple[Run, ...]:

@@ -17,7 +17,7 @@ from resnet_cli.data.scoring import TEST_CHOSE, VAL_CHOSE, unreadable_note
 from resnet_cli.data.warnings import dataset_warnings
 from resnet_cli.networks.catalogue import ClassifierSpec
 from resnet_cli.networks.pretrained import WeightsSource
-from resnet_cli.progress import Progress
+from resnet_cli.progress import Progress, how_many
 from resnet_cli.runs.folder import Run, SplitRow, read_splits, versions
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ def unequal_classes(classes: Sequence[str], counts: Sequence[int], config: Mappi
     if config["class_weights"] or counts[many] <= IMBALANCE * counts[few]:
         return []
     return [
-        f"{classes[many]} has {counts[many]} training images and {classes[few]} {counts[few]}: --set class_weights=true gives"
-        " all classes the same weight"
+        f"{classes[many]} has {how_many(int(counts[many]), 'training image')} and {classes[few]} {counts[few]}: --set"
+        " class_weights=true gives all classes the same weight"
     ]
 
 
@@ -70,8 +70,8 @@ def few_steps(steps: int) -> list[str]:
     if steps >= _FEW_STEPS:
         return []
     return [
-        f"only {steps} optimizer steps: too few to train from scratch; use more --epochs or a smaller --batch-size, or `resnet"
-        " finetune`, which starts from pretrained weights"
+        f"only {how_many(steps, 'optimizer step')}: too few to train from scratch; use more --epochs or a smaller"
+        " --batch-size, or `resnet finetune`, which starts from pretrained weights"
     ]
 
 
@@ -108,7 +108,8 @@ def odd_accuracies(
             f" {', '.join(_against_overfitting(config))}"
         )
     if total < 30:
-        words.append(f"only {total} {kind} images, so their accuracy is uncertain: see its interval")
+        their = "its" if total == 1 else "their"
+        words.append(f"only {how_many(total, f'{kind} image')}, so {their} accuracy is uncertain: see its interval")
     return words
 
 
@@ -280,9 +281,9 @@ def tell_dataset(dataset: Dataset, flips: bool, progress: Progress) -> None:
     largest = ", ".join(
         f"{name} {count}" for name, count in list(zip(dataset.classes, dataset.counts("train"), strict=True))[:6]
     )
-    more = f", and {len(dataset.classes) - 6} more classes" if len(dataset.classes) > 6 else ""
+    more = f", and {how_many(len(dataset.classes) - 6, 'more class')}" if len(dataset.classes) > 6 else ""
     if dataset.labelled:
-        progress.line(f"{dataset.name}: {len(dataset.classes)} classes; {counts}")
+        progress.line(f"{dataset.name}: {how_many(len(dataset.classes), 'class')}; {counts}")
         progress.line(f"training images: {largest}{more}")
     else:
         progress.line(f"{dataset.name}: images without labels; {counts}")

@@ -57,9 +57,13 @@ def write_measured(folder: Path, measured: Measured, runs: Sequence[Run], progre
 
 def _explainable(run: Run, measured: Measured, progress: Progress) -> Explainable | None:
     """The run's classifier in parts; None if it cannot be taken apart, which must not cost its figures."""
+    ready = run_classifier(run)
+    if ready.runtime is not None:
+        progress.line("the report has no heat maps, which need a run or an OpenVINO export")
+        return None
     engine: EngineName = "keras" if measured.engine.startswith("keras") else "auto"
     try:
-        return explainable(run_classifier(run), engine, progress)
+        return explainable(ready, engine, progress)
     except ResnetError:
         raise
     except Exception as error:  # this relies on the converter's graphs
@@ -147,8 +151,8 @@ def _in_short(record: dict[str, Any]) -> str:
 
 def _temperature(fitted: dict[str, Any]) -> str:
     return (
-        f"{fitted['temperature']:.3f}, fitted on {fitted['images']} validation images: their calibration error went from"
-        f" {fitted['ece_before']:.3f} to {fitted['ece_after']:.3f}"
+        f"{fitted['temperature']:.3f}, fitted on {how_many(fitted['images'], 'validation image')}: the calibration error went"
+        f" from {fitted['ece_before']:.3f} to {fitted['ece_after']:.3f}"
     )
 
 
@@ -171,7 +175,7 @@ def _cross_validation(found: dict[str, Any]) -> str:
 
 def _tuning(found: dict[str, Any]) -> str:
     trials = how_many(found["trials"], "trial")
-    return f"{trials}, scored on {found['count']} images ({found['scored_on']}): accuracy {compared(found)}"
+    return f"{trials}, scored on {how_many(found['count'], 'image')} ({found['scored_on']}): accuracy {compared(found)}"
 
 
 def _weights(record: dict[str, Any]) -> str:

@@ -22,7 +22,7 @@ from resnet_cli.jobs.report import write_measured
 from resnet_cli.jobs.start import PRECISION, begin_run, begun_by, make_run_folder, remember_launch, tell_other_precision
 from resnet_cli.networks.classifier import build_logits, load_backbone, set_pixel_mean
 from resnet_cli.networks.precision import prepare
-from resnet_cli.progress import NOTHING_YET, Progress, stop_if_asked
+from resnet_cli.progress import NOTHING_YET, Progress, how_many, stop_if_asked
 from resnet_cli.runs.folder import Run, finish_run, versions
 from resnet_cli.training.checkpoints import Stage, Stream
 from resnet_cli.training.config import TrainConfig
@@ -84,8 +84,8 @@ def run_training(plan: TrainPlan, progress: Progress) -> dict[str, Any]:
             steps = setup.stream.steps_per_epoch
             pace = _pace(setup, config, limit.seconds, progress)
             config = fit_to_limit(config, limit.seconds, pace, steps, limit.spent())
-            limit.plan(f"{config.epochs} epochs", pace.seconds_of(config.epochs, steps))
-            progress.line(f"{config.epochs} epochs fit into the time limit")
+            limit.plan(how_many(config.epochs, "epoch"), pace.seconds_of(config.epochs, steps))
+            progress.line(f"{how_many(config.epochs, 'epoch')} {'fits' if config.epochs == 1 else 'fit'} into the time limit")
         begun = {**plan.chosen, **asdict(config), PRECISION: setup.precision}
         folder = Path(together.from_first(lambda: str(begin_run(plan.place, begun, request.command))))
         if search is not None:

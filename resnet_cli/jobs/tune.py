@@ -159,9 +159,9 @@ class _Search:
     def _scored_on(self) -> str:
         counts = {split: len(samples) for split, samples in self._plan.dataset.splits.items()}
         if self._folds is None:
-            return f"{counts['val']} validation images"
+            return how_many(counts["val"], "validation image")
         every = f"{_FOLDS} folds of all {sum(counts.values())} training and validation images"
-        return f"{every}, as {counts['val']} validation images are too few to choose by"
+        return f"{every}, as {how_many(counts['val'], 'validation image')} would be too few to choose by"
 
     def _space(self, fine_tunes: bool) -> Space:
         plan, request = self._plan, self._plan.request

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from resnet_cli.errors import ResnetError
 from resnet_cli.networks.catalogue import TORCH_EPSILON, Network, find_network
 from resnet_cli.networks.published import COUNTER, NETWORKS, shapes_of, tensors_of
+from resnet_cli.progress import how_many
 
 _USUAL = {"in_chans": 3, "global_pool": "avg"}
 _SAVE = "timm.models.save_for_hf writes one; or leave it out"
@@ -125,7 +126,7 @@ def _classes(config: Path, names: Any, head: int) -> tuple[str, ...]:
         if not isinstance(name, str) or not name.strip() or len(name.splitlines()) != 1 or _CONTROL.search(name):
             _raise_damaged(config, f'"label_names" has {_shown(name, repr)}, which is no text of one line')
     if len(names) != head or len(set(names)) != head:
-        _raise_damaged(config, f'it has {len(set(names))} different "label_names" for {head} classes')
+        _raise_damaged(config, f'it has {len(set(names))} different "label_names" for {how_many(head, "class")}')
     return tuple(names)
 
 

@@ -20,6 +20,7 @@ from typing import NoReturn
 from resnet_cli.downloads import HUB_INSTALL, Repository
 from resnet_cli.errors import ResnetError
 from resnet_cli.networks.catalogue import Network
+from resnet_cli.progress import how_many
 
 _APACHE, _BSD, _NON_COMMERCIAL = "apache-2.0", "bsd-3-clause", "cc-by-nc-4.0"
 NETWORKS = {
@@ -303,5 +304,6 @@ def require_fitting(path: Path, network: Network, head: int) -> None:
 
 def _raise_unfitting(path: Path, network: Network, count: int, parts: Sequence[str]) -> NoReturn:
     raise ResnetError(
-        f"{path} does not fit {network.name} with its {count} tensors: {'; '.join(parts)}", "it belongs to another network"
+        f"{path} does not fit {network.name} with its {how_many(count, 'tensor')}: {'; '.join(parts)}",
+        "it belongs to another network",
     )

@@ -17,8 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from resnet_cli.data.folders import COMPARED_BY, CREATOR, is_figure
-from resnet_cli.errors import ResnetError
+from resnet_cli.data.folders import COMPARED_BY, CREATOR
 from resnet_cli.files import write_bytes, write_csv
 from resnet_cli.runs.folder import EpochRecord, read_history
 
@@ -96,21 +95,6 @@ class Curve:
     label: str
     train: Sequence[Sequence[float]]
     held_out: Sequence[Sequence[float]]
-
-
-def check_image(image: Path) -> None:
-    """Check that a figure may be written to a path: it replaces an earlier comparison, but no other file.
-
-    Raises:
-        ResnetError: it is neither PNG nor SVG, or another file has that name.
-    """
-    if image.suffix.lower() not in (".png", ".svg"):
-        raise ResnetError(f"--output {image} is neither .png nor .svg", "such as --output compare.png")
-    if not image.exists():
-        return
-    if image.is_file() and is_figure(image, COMPARED_BY):
-        return
-    raise ResnetError(f"{image} exists and is not a figure of `{COMPARED_BY}`", "choose another --output")
 
 
 def draw_comparison(curves: Sequence[Curve], title: str, held_out: str, image: Path) -> None:

@@ -57,7 +57,7 @@ _TELLTALE = ("run.json", "checkpoint/config.json", "metrics.jsonl", "rate.csv")
 _FILES = {
     *("run.json", SPLITS, "model.weights.h5", "model.xml", "model.bin", "metrics.jsonl", "metrics.csv", "rate.png"),
     *("rate.csv", "tensorboard", "curves.png", "checkpoint", "export", EVALUATIONS, *FIGURES),
-    *("folds.csv", "trials.csv", "tuned.toml"),
+    *("folds.csv", "trials.csv", "tuned.toml", "novelty.npz"),
 }
 
 Content = tuple[int, str]  # bytes of a file, and their SHA-256, hexadecimal

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from resnet_cli.errors import Interrupted, ResnetError
 from resnet_cli.files import write_text
 from resnet_cli.networks.weights import named_variables
-from resnet_cli.progress import GO_ON, Progress, how_long
+from resnet_cli.progress import GO_ON, Epoch, Field, Progress, how_long
 from resnet_cli.runs.folder import EpochRecord, read_history
 from resnet_cli.training.checkpoints import (
     Point,
@@ -188,11 +188,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         if done or stop or self._is_due(CHECKPOINT_SECONDS):
             self._save()
         if self._stage.announce:
-            self._progress.line(
-                f"{self._stage.step} {record.epoch:{len(str(self._config.epochs))}}/{self._config.epochs}"
-                f"  loss {record.loss:.3f}  accuracy {record.accuracy:6.1%}"
-                f"  val loss {record.val_loss:.3f}  val accuracy {record.val_accuracy:6.1%}{self._to_go(record)}"
-            )
+            self._progress.epoch(self._reported(record))
         self._stop(stop)
         self.model.stop_training = self.stopped_early
 
@@ -207,6 +203,18 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         for name, variable in named_variables(model).items():
             variable.assign(best[name])
 
+    def _reported(self, record: EpochRecord) -> Epoch:
+        total, to_go = self._config.epochs, self._to_go(record)
+        fields = [
+            Field(f"loss {record.loss:.3f}", 3),
+            Field(f"accuracy {record.accuracy:6.1%}", 2),
+            Field(f"val loss {record.val_loss:.3f}", 1),
+            Field(f"val accuracy {record.val_accuracy:6.1%}"),
+            *([Field(to_go)] if to_go else []),
+        ]
+        title = f"{self._stage.step} {record.epoch:{len(str(total))}}/{total}"
+        return Epoch(title, fields, [each.val_accuracy for each in self.history], total)
+
     def _to_go(self, record: EpochRecord) -> str:
         """The longest time that the remaining epochs take; empty while `progressive` still trains on smaller images."""
         config = self._config
@@ -216,7 +224,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         if not steps:  # an interrupted epoch that only lacked its validation
             return ""
         seconds = (config.epochs - record.epoch) * record.seconds * self._per_epoch / steps
-        return f"  {how_long(seconds)} to go" if seconds >= 60 else ""
+        return f"{how_long(seconds)} to go" if seconds >= 60 else ""
 
     def _is_due(self, seconds: float) -> bool:
         return time.monotonic() - self._saved_at >= seconds

@@ -19,6 +19,7 @@ import numpy as np
 from resnet_cli.data.batches import WHOLE, Part
 from resnet_cli.networks.precision import has_gpu
 from resnet_cli.networks.weights import settle
+from resnet_cli.progress import how_many
 from resnet_cli.training import processes
 
 
@@ -43,7 +44,7 @@ def trained_on() -> dict[str, int]:
 def in_words() -> str:
     """Who shares every batch, in one line; empty if nobody does."""
     devices, count = device_count(), processes.group().count
-    together = f"{devices} devices of {count} processes" if count > 1 else f"{devices} devices"
+    together = f"{how_many(devices, 'device')} of {how_many(count, 'process')}" if count > 1 else how_many(devices, "device")
     return f"every batch is shared by {together}" if devices > 1 else ""
 
 

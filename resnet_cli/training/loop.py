@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_cli.errors import ResnetError
-from resnet_cli.progress import Progress
+from resnet_cli.progress import Progress, how_many
 from resnet_cli.runs.folder import EpochRecord
 from resnet_cli.training.callbacks import CROSS_ENTROPY, Recorder
 from resnet_cli.training.checkpoints import Point, Stage, Stream, has_checkpoint, load_checkpoint, metrics_from_first
@@ -109,7 +109,8 @@ def _train(
     begun = load_checkpoint(stage.checkpoints, model) if is_resumed else Point(0)
     if begun.images not in (0, stream.images_per_step):
         raise ResnetError(
-            f"the run trained {begun.images} images a step, and these devices can only share {stream.images_per_step} equally",
+            f"the run trained {how_many(begun.images, 'image')} a step, and these devices can only share"
+            f" {stream.images_per_step} equally",
             "resume it on as many devices as it began with",
         )
     recorder = Recorder(stage, config, stream, table, begun, progress, reference)
@@ -134,7 +135,7 @@ def _train(
                 verbose=0,
             )
     if (last := len(recorder.history)) < config.epochs:
-        progress.line(f"stopped after epoch {last} of {config.epochs}: no gain in {config.patience} epochs")
+        progress.line(f"stopped after epoch {last} of {config.epochs}: no gain in {how_many(config.patience, 'epoch')}")
     recorder.restore_best(model)
     return TrainResult(tuple(recorder.history), recorder.best_epoch)
 

@@ -67,6 +67,7 @@ class Material:
         cache_limit: most bytes of stored activations; None = half of the free disk.
         tensorboard: write event files as well.
         folds: the fold of each image by path, for a cross-validation; None for none.
+        squares: training images of which features as `predict` sees them are stored too, evenly drawn.
     """
 
     spec: ClassifierSpec
@@ -79,6 +80,7 @@ class Material:
     cache_limit: int | None = None
     tensorboard: bool = False
     folds: Mapping[Path, int] | None = None
+    squares: int = 0
 
 
 _VIEW = 3  # purpose of the generators that draw views

@@ -14,8 +14,8 @@ import keras
 import numpy as np
 
 from resnet_cli.data.augment import Augmentation
-from resnet_cli.data.dataset import LeftOut
-from resnet_cli.data.images import ImageSet
+from resnet_cli.data.dataset import LeftOut, spread
+from resnet_cli.data.images import ImageSet, reader_for_prediction
 from resnet_cli.engines.base import Engine
 from resnet_cli.engines.frozen import converted, engine_for
 from resnet_cli.networks.classifier import boundary_model, feature_model, freeze_batch_norm, prefix_model
@@ -63,6 +63,7 @@ class Frozen:
         backbone: an OpenVINO model from images to pooled features, if the engine was made from one and all layers stay frozen.
         limit: time limit of both phases, counted from the start of the frozen part; None for none.
         pool: the images of a cross-validation with their features; None without one.
+        squares: features of some training images as `predict` sees them; None where `material` asks for none.
     """
 
     material: Material
@@ -75,6 +76,7 @@ class Frozen:
     backbone: Any
     limit: Limit | None = None
     pool: Pool | None = None
+    squares: Stored | None = None
 
 
 def run_frozen(model: keras.Model, material: Material, config: FinetuneConfig, progress: Progress) -> Frozen:
@@ -120,8 +122,13 @@ def run_frozen(model: keras.Model, material: Material, config: FinetuneConfig, p
             return through(title, images, how, per_image, stores[:1])[:2]
 
         pool = pool_of(readable, material.folds, features, views, features_of)
+    squares = None
+    if material.squares:
+        some = ImageSet(spread(training.samples, material.squares), reader_for_prediction(material.geometry), None, ())
+        squares = through("uncropped training", some, AS_IT_IS, 1, stores[:1])[1]
     backbone = converted(engine) if config.unfreeze == "none" else None
-    return Frozen(readable, engine.name, engine.precision, views, features, boundary, tuple(left_out), backbone, limit, pool)
+    outcome = (readable, engine.name, engine.precision, views, features, boundary, tuple(left_out), backbone, limit)
+    return Frozen(*outcome, pool, squares)
 
 
 def _choose_part(
@@ -224,8 +231,8 @@ def transfer(
         return TransferResult(head, None, "head", "none")
     if config.patience and choose_rate is None and is_perfect(head.best):
         progress.line(
-            f"fine-tuning skipped: the head is right on all {len(material.held_out)} validation images, at a validation loss"
-            f" of {head.best.val_loss:.3f}, below {SURE}; --set patience=0 fine-tunes anyway"
+            f"fine-tuning skipped: the head is right on all {how_many(len(material.held_out), 'validation image')}, at a"
+            f" validation loss of {head.best.val_loss:.3f}, below {SURE}; --set patience=0 fine-tunes anyway"
         )
         return TransferResult(head, None, "head", "skipped")
     before = {name: keras.ops.convert_to_numpy(value) for name, value in named_variables(model).items()}

@@ -158,7 +158,7 @@ def choose_views(
         with suppress(OSError):
             material.folder.rmdir()
         raise
-    limit.plan(f"{views} views", pace.seconds_of(views))
+    limit.plan(how_many(views, "view"), pace.seconds_of(views))
     return views
 
 
@@ -168,7 +168,7 @@ def choose_epochs(limit: Limit, second: Tail, views: int, progress: Progress) ->
     pace = measure_pace(second.model, second.stream, second.held_out, second.recipe, limit.seconds, progress, hint=GO_ON)
     epochs = min(second.recipe.epochs, pace.epochs_within(limit.seconds * MARGIN - limit.spent(), steps))
     if epochs:
-        limit.plan(f"{views} views and {how_many(epochs, 'epoch')}", pace.seconds_of(epochs, steps))
+        limit.plan(f"{how_many(views, 'view')} and {how_many(epochs, 'epoch')}", pace.seconds_of(epochs, steps))
     else:
         progress.warn(
             f"--time-limit {how_long(limit.seconds)} leaves no time to fine-tune: one epoch takes"

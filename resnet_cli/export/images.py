@@ -1,0 +1,167 @@
+"""What an exported model can do with an image itself: bring it to the input size as Pillow does, and decode a file's bytes.
+
+In: a `Geometry`. Out: a Keras model without weights, of Keras' own operations, that every format but OpenVINO can contain; a
+TensorFlow function for the SavedModel. OpenVINO has no correct place for it: on CPUs with bf16 it also computes positions in
+bf16, and probabilities then differ by 0.05.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from resnet_cli.data.decode import Geometry
+
+_GREY = np.array((124, 116, 104), np.float32)  # of the geometry "pad", as in `data.decode`
+_DRAFTS = (1, 2, 4, 8)  # JPEG decoders can decode at these fractions of the size
+_EXIF = 65536  # bytes from the start that are searched for the orientation; an EXIF block has fewer
+
+
+def resizing(geometry: Geometry) -> keras.Model:
+    """Images of one size, uint8 (N, H, W, 3), to the input size, uint8 (N, size, size, 3).
+
+    It is a product with a matrix for each axis, whose rows are Pillow's filter; values are rounded after each, as in Pillow's
+    Resample.c. Values differ from Pillow's by one or two levels of 255, if at all.
+    """
+    image = keras.Input((None, None, 3), dtype="uint8", name="image")
+    values = ops.cast(image, "float32")
+    # Without operations on shapes, which `.keras` files cannot store.
+    rows, columns = (ops.cumsum(ops.ones_like(line)) - 1.0 for line in (values[0, :, 0, 0], values[0, 0, :, 0]))
+    height, width = (ops.max(places) + 1.0 for places in (rows, columns))
+    sides = ops.minimum(height, width), ops.maximum(height, width)
+    down, shown_rows = _filter(geometry, rows, height, *sides)
+    across, shown_columns = _filter(geometry, columns, width, *sides)
+    planes = _rounded(ops.matmul(ops.transpose(values, (0, 3, 1, 2)), ops.transpose(across)))
+    square = ops.transpose(_rounded(ops.matmul(down, planes)), (0, 2, 3, 1))
+    if geometry.resize == "pad":
+        shown = ops.expand_dims(ops.expand_dims(shown_rows, 1) * ops.expand_dims(shown_columns, 0), -1)
+        square = square * shown + (1.0 - shown) * _GREY
+    return keras.Model(image, ops.cast(square, "uint8"), name="resize")
+
+
+def _filter(geometry: Geometry, places: Any, length: Any, short: Any, long: Any) -> tuple[Any, Any]:
+    """The matrix of one axis, float32 (size, length), and which of its rows show the image, 0 or 1 (size,).
+
+    Args:
+        geometry: how to resize.
+        places: 0 to length - 1.
+        length: of the axis, pixels.
+        short, long: sides of the image, pixels.
+    """
+    size = geometry.size
+    first, shown = length * 0.0, length * 0.0 + float(size)  # rows that show the image: all, except with "pad"
+    if geometry.resize == "pad":
+        shown = ops.maximum(ops.round(length * float(size) / long), 1.0)
+        first = ops.floor((float(size) - shown) * 0.5)
+        scale, start = length / shown, -first * (length / shown)
+    elif geometry.resize == "squash":
+        scale, start = length / float(size), length * 0.0
+    elif geometry.steps == "two":
+        resized = ops.floor(length * float(geometry.short_side) / short)
+        scale = length / resized
+        start = ops.round((resized - float(size)) * 0.5) * scale
+    else:
+        scale = short / float(geometry.short_side)
+        start = (length - scale * float(size)) * 0.5
+    middles = np.arange(size, dtype=np.float32) + 0.5
+    centres = ops.expand_dims(scale * middles + start, 1)
+    distances = ops.abs(ops.expand_dims(places + 0.5, 0) - centres) / ops.maximum(scale, 1.0)
+    weights = _cubic(distances) if geometry.interpolation == "bicubic" else ops.relu(1.0 - distances)
+    inside = (-first + middles) * (shown - (-first + middles))  # above 0 where a row shows the image
+    return weights / ops.maximum(ops.sum(weights, 1, keepdims=True), 1e-6), ops.cast(inside > 0.0, "float32")
+
+
+def _cubic(x: Any) -> Any:
+    """Pillow's bicubic filter, with a = -0.5 (Keys 1981)."""
+    near = (1.5 * x - 2.5) * x * x + 1.0
+    far = ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
+    return ops.where(x < 1.0, near, ops.where(x < 2.0, far, 0.0 * x))
+
+
+def _rounded(values: Any) -> Any:
+    return ops.clip(ops.floor(values + 0.5), 0.0, 255.0)
+
+
+def squares_of(geometry: Geometry) -> Callable[[Any], Any]:
+    """A TensorFlow function: bytes of image files, string (N,), to uint8 (N, size, size, 3).
+
+    JPEG, PNG, GIF (the first frame) and BMP. As in `data.decode`, a JPEG is turned as its EXIF block says and large ones are
+    decoded at a fraction of their size, and transparent parts of a PNG are on white.
+    """
+    import tensorflow as tf
+
+    resize, size = resizing(geometry), geometry.size
+    square = tf.TensorSpec((size, size, 3), tf.uint8)
+
+    def squares(files: Any) -> Any:
+        return tf.map_fn(lambda file: resize(_decoded(file, geometry.enough)[None])[0], files, fn_output_signature=square)
+
+    return squares
+
+
+def _decoded(file: Any, enough: int | None) -> Any:
+    """The bytes of a file, a string, to uint8 (H, W, 3), upright."""
+    import tensorflow as tf
+
+    def jpeg() -> Any:
+        # The slow and exact transform is Pillow's default, and not TensorFlow's.
+        def draft(ratio: int) -> Any:
+            return tf.io.decode_jpeg(file, 3, ratio, dct_method="INTEGER_ACCURATE")
+
+        if enough is None:
+            return _upright(draft(1), _orientation(file))
+        larger = tf.reduce_min(tf.io.extract_jpeg_shape(file)[:2]) // enough
+        place = tf.reduce_sum(tf.cast(larger >= tf.constant(_DRAFTS[1:]), tf.int32))
+        return _upright(tf.switch_case(place, [partial(draft, ratio) for ratio in _DRAFTS]), _orientation(file))
+
+    def png() -> Any:
+        pixels = tf.cast(tf.io.decode_png(file, 4), tf.float32)
+        alpha = pixels[..., 3:] / 255.0
+        return tf.cast(tf.floor(pixels[..., :3] * alpha + 255.0 * (1.0 - alpha) + 0.5), tf.uint8)
+
+    def others() -> Any:
+        return tf.io.decode_image(file, 3, expand_animations=False)
+
+    is_jpeg, is_png = (tf.strings.substr(file, 0, len(start)) == start for start in (b"\xff\xd8\xff", b"\x89PNG"))
+    pixels = tf.cond(is_jpeg, jpeg, lambda: tf.cond(is_png, png, others))
+    return tf.ensure_shape(pixels, (None, None, 3))
+
+
+def _orientation(file: Any) -> Any:
+    """The EXIF orientation of a JPEG file, 1 to 8; 1 if there is none."""
+    import tensorflow as tf
+
+    start = tf.cast(tf.io.decode_raw(tf.strings.substr(file, 0, _EXIF), tf.uint8), tf.int32)
+    begin, has_exif = _find(start, b"Exif\0\0")
+    block = start[begin:]
+    # Tag 0x0112, type 3 (16 bits), one value, in either order of bytes; the value follows.
+    little, is_little = _find(block, b"\x12\x01\x03\x00\x01\x00\x00\x00")
+    big, is_big = _find(block, b"\x01\x12\x00\x03\x00\x00\x00\x01\x00")
+    value = tf.where(is_little, tf.gather(block, little + 8), tf.where(is_big, tf.gather(block, big + 9), 1))
+    return tf.where(has_exif & (value >= 1) & (value <= 8), value, 1)
+
+
+def _find(data: Any, pattern: bytes) -> tuple[Any, Any]:
+    """The first place of some bytes in int32 (L,), and whether they occur."""
+    import tensorflow as tf
+
+    count = tf.shape(data)[0]
+    padded = tf.pad(data, [[0, 2 * len(pattern)]])
+    matches = tf.reduce_all([padded[place : place + count] == byte for place, byte in enumerate(pattern)], 0)
+    place = tf.argmax(tf.cast(matches, tf.int32), output_type=tf.int32)
+    # The value behind a pattern must be there too.
+    return place, tf.reduce_any(matches) & (place + len(pattern) < count)
+
+
+def _upright(pixels: Any, orientation: Any) -> Any:
+    import tensorflow as tf
+
+    def among(*values: int) -> Any:
+        return tf.reduce_any(orientation == tf.constant(values))
+
+    pixels = tf.cond(orientation >= 5, lambda: tf.transpose(pixels, (1, 0, 2)), lambda: pixels)
+    pixels = tf.cond(among(2, 3, 6, 7), lambda: tf.reverse(pixels, [1]), lambda: pixels)
+    return tf.cond(among(3, 4, 7, 8), lambda: tf.reverse(pixels, [0]), lambda: pixels)

@@ -1,0 +1,190 @@
+"""`predict --model` and `evaluate --model` take every export, as folder or file, and run it in its own runtime."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+from conftest import MakeRun, RunCli, run_once
+
+RUNTIMES = {
+    ("savedmodel",): ("saved_model.pb", "TensorFlow f32"),
+    ("keras",): ("model.keras", "Keras f32"),
+    ("onnx",): ("model.onnx", "ONNX Runtime f32"),
+    ("tflite",): ("model.tflite", "LiteRT f32"),
+    ("openvino",): ("model.xml", "openvino"),
+    ("onnx", "--with-resize", "--quantize", "float16"): ("model.onnx", "ONNX Runtime f32"),
+    ("keras", "--with-resize"): ("model.keras", "Keras f32"),
+    ("onnx", "--quantize", "int8", "--force"): ("model.onnx", "ONNX Runtime int8"),
+}
+MakeExport = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def run_folder(make_run: MakeRun, sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("runs") / "cars", sample_data, arch="resnet8")
+
+
+@pytest.fixture(scope="module")
+def export(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeExport:
+    """`export(format, *options) -> folder`, each written once."""
+    root = tmp_path_factory.mktemp("exports")
+
+    @cache
+    def write(*options: str) -> Path:
+        folder = root / "".join(options)
+        result = run_once("export", "--run", run_folder, "--output", folder, "--format", *options)
+        assert result.exit_code == 0, result.stderr
+        return folder
+
+    return write
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", RUNTIMES)
+def test_predict_and_evaluate_run_every_export_in_its_own_runtime(
+    options: tuple[str, ...], export: MakeExport, run_folder: Path, sample_data: Path, run_cli: RunCli, tmp_path: Path
+) -> None:
+    folder, (name, engine) = export(*options), RUNTIMES[options]
+    images = [sorted((sample_data / label).iterdir())[place] for label in ("cars", "trucks") for place in range(3)]
+    command = ("predict", *images, "--views", 2, "--json")
+    exact = json.loads(run_cli(*command, "--run", run_folder, "--engine", "keras").stdout)
+    from_folder, from_file = (run_cli(*command, "--model", model) for model in (folder, folder / name))
+    assert from_folder.exit_code == 0, from_folder.stderr
+    # The second names the file it was given by its folder.
+    assert json.loads(from_file.stdout) == json.loads(from_folder.stdout)
+    close = 0.3 if "int8" in options else 2e-2
+    for mine, other in zip(json.loads(from_folder.stdout), exact, strict=True):
+        found = {each["class"]: each["probability"] for each in mine["predictions"]}
+        assert found == pytest.approx({each["class"]: each["probability"] for each in other["predictions"]}, abs=close)
+    scored = ("evaluate", sample_data, "--json", "--output")
+    expected = json.loads(run_cli(*scored, tmp_path / "run", "--run", run_folder, "--engine", "keras").stdout)
+    result = run_cli(*scored, tmp_path / "model", "--model", folder / name)
+    assert result.exit_code == 0, result.stderr
+    measured = json.loads(result.stdout)
+    assert measured["engine"].startswith(engine)
+    assert measured["count"] == expected["count"] == 20  # without the images that the run was trained on
+    if "int8" not in options:
+        assert measured["top1"] == expected["top1"]
+        assert measured["loss"] == pytest.approx(expected["loss"], abs=0.02)
+    assert (tmp_path / "model" / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_a_run_and_its_export_form_an_ensemble(
+    export: MakeExport, run_folder: Path, sample_data: Path, run_cli: RunCli
+) -> None:
+    image = next((sample_data / "cars").iterdir())
+    models = ("--run", run_folder, "--model", export("onnx"), "--model", export("keras", "--with-resize"))
+    (row,) = json.loads(run_cli("predict", image, *models, "--json").stdout)
+    (alone,) = json.loads(run_cli("predict", image, "--run", run_folder, "--json").stdout)
+    assert row["predictions"][0]["probability"] == pytest.approx(alone["predictions"][0]["probability"], abs=0.02)
+
+
+@pytest.mark.slow
+def test_a_renamed_model_file_is_found(export: MakeExport, sample_data: Path, run_cli: RunCli, tmp_path: Path) -> None:
+    folder = shutil.copytree(export("onnx"), tmp_path / "out")
+    (folder / "model.onnx").rename(folder / "cars.onnx")
+    image = next((sample_data / "cars").iterdir())
+    assert run_cli("predict", image, "--model", folder / "cars.onnx").exit_code == 0
+    lost = run_cli("predict", image, "--model", folder)
+    assert lost.stderr == f"error: the export {folder} has no model.onnx\nhint: export the run again\n"
+
+
+def alone(folder: Path, make: MakeExport) -> tuple[Path, str]:
+    shutil.copy(make("onnx") / "model.onnx", folder)
+    return folder / "model.onnx", f"{folder} has no export.json, which names the classes of model.onnx and how"
+
+
+def no_onnx(folder: Path, make: MakeExport) -> tuple[Path, str]:
+    shutil.copytree(make("onnx"), folder, dirs_exist_ok=True)
+    (folder / "model.onnx").write_bytes(b"no graph")
+    return folder, f"{folder / 'model.onnx'} cannot be run by ONNX Runtime: "
+
+
+def keras_of_another_program(folder: Path, make: MakeExport) -> tuple[Path, str]:
+    import keras
+
+    shutil.copytree(make("keras"), folder, dirs_exist_ok=True)
+    pixels = keras.Input((None, None, 3), dtype="uint8")
+    other = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1.0)(pixels))
+    keras.Model(pixels, other).save(folder / "model.keras")
+    words = "is a model of another kind: it answers with the shape (1, 3) instead of (1, 2)"
+    return folder, f"{folder / 'model.keras'} {words}"
+
+
+def cut_tflite(folder: Path, make: MakeExport) -> tuple[Path, str]:
+    shutil.copytree(make("tflite"), folder, dirs_exist_ok=True)
+    whole = (folder / "model.tflite").read_bytes()
+    (folder / "model.tflite").write_bytes(whole[: len(whole) // 2])
+    return folder / "model.tflite", f"{folder / 'model.tflite'} cannot be run by LiteRT: "
+
+
+def another_format(folder: Path, make: MakeExport) -> tuple[Path, str]:
+    shutil.copytree(make("onnx"), folder, dirs_exist_ok=True)
+    shutil.copy(make("keras") / "model.keras", folder)
+    words = f"is not the model that {folder / 'export.json'} describes: that is onnx"
+    return folder / "model.keras", f"{folder / 'model.keras'} {words}"
+
+
+def random_folder(folder: Path, make: MakeExport) -> tuple[Path, str]:
+    (folder / "notes.txt").write_text("no model")
+    return folder, f"{folder} is not a run folder: it has no run.json"
+
+
+def photo(folder: Path, make: MakeExport) -> tuple[Path, str]:
+    (folder / "cat.jpg").write_bytes(b"no model")
+    return (
+        folder / "cat.jpg",
+        f"{folder / 'cat.jpg'} is neither a run folder nor an exported model (a SavedModel folder, .keras",
+    )
+
+
+def missing(folder: Path, make: MakeExport) -> tuple[Path, str]:
+    return folder / "model.onnx", f"there is no model {folder / 'model.onnx'}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "make", [alone, no_onnx, keras_of_another_program, cut_tflite, another_format, random_folder, photo, missing]
+)
+def test_a_file_of_another_kind_is_one_sentence(
+    make: Callable[[Path, MakeExport], tuple[Path, str]],
+    export: MakeExport,
+    sample_data: Path,
+    run_cli: RunCli,
+    tmp_path: Path,
+) -> None:
+    model, words = make(tmp_path, export)
+    image = next((sample_data / "cars").iterdir())
+    result = run_cli("predict", image, "--model", model)
+    assert (result.exit_code, result.stdout) == (1, "")
+    error, hint = result.stderr.splitlines()
+    assert error.startswith(f"error: {words}") and hint.startswith("hint: ")
+
+
+def test_a_file_of_a_run_is_named_by_its_run(run_folder: Path, sample_data: Path, run_cli: RunCli) -> None:
+    result = run_cli("predict", next((sample_data / "cars").iterdir()), "--model", run_folder / "model.xml")
+    words = f"error: {run_folder / 'model.xml'} is a file of the run {run_folder}, not an export"
+    assert result.stderr == f"{words}\nhint: name the run: {run_folder}\n"
+
+
+@pytest.mark.slow
+def test_what_an_export_cannot_do_is_one_sentence(
+    export: MakeExport, sample_data: Path, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = next((sample_data / "cars").iterdir())
+    model, resizing = export("onnx") / "model.onnx", export("keras", "--with-resize") / "model.keras"
+    for options, words in (
+        ((model, "--engine", "keras"), f"{model} runs in its own runtime, not with --engine keras"),
+        ((resizing, "--views", 10), f"{resizing} resizes images itself, so --views 10 cannot crop them"),
+        ((model, "--explain", tmp_path / "maps"), f"{model} answers with probabilities only, so there are no heat maps"),
+    ):
+        result = run_cli("predict", image, "--model", *options)
+        assert (result.exit_code, result.stdout) == (1, "") and result.stderr.startswith(f"error: {words}\nhint: ")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    result = run_cli("predict", image, "--model", model)
+    assert result.stderr == f"error: {model} needs onnxruntime\nhint: pip install 'resnet-cli[export]'\n"
