@@ -28,8 +28,8 @@ def test_the_readme_has_at_most_130_lines() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 130
 
 
-def test_there_are_at_most_110_modules() -> None:
-    assert len([name for name in SOURCES if Path(name).name != "__init__.py"]) <= 110
+def test_there_are_at_most_120_modules() -> None:
+    assert len([name for name in SOURCES if Path(name).name != "__init__.py"]) <= 120
 
 
 def test_no_file_is_longer_than_400_lines() -> None:

@@ -145,6 +145,7 @@ def test_predict_and_evaluate_take_an_openvino_export_wherever_it_is(
     lost = run_cli("evaluate", "--run", moved)
     assert (lost.exit_code, lost.stdout) == (1, "")
     assert lost.stderr == (
+        f"evaluating {moved}\n"
         f"error: the export {moved} does not record where its images are\n"
         "hint: give a folder of images: resnet evaluate FOLDER\n"
     )

@@ -6,6 +6,7 @@ On a narrow terminal, a table loses its borders, then its least important column
 import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -175,11 +176,11 @@ def _print_result(result: dict[str, Any]) -> None:
     elif result.get("fine_tuning") == "stopped early":
         out.print(f"fine-tuning: stopped after {how_many(result['fine_tuning_epochs'], 'epoch')} without further gain")
     if warnings := len(result["warnings"]):
-        out.print(f"[yellow]{how_many(warnings, 'warning')}[/], see above or the report")
+        out.print(f"[yellow]{how_many(warnings, 'warning')}[/], see above{' or the report' if result.get('report') else ''}")
     run = shlex.quote(result["run"])
     out.print(f"run {escape(result['run'])}  ({how_long(result['seconds'])})")
     if result.get("report"):
-        out.print(f"report: {escape(result['report'])}")
+        out.print(f"report: {escape(str(Path(result['run'], result['report'])))}")
     out.print(
         f"next: [bold]resnet predict image.jpg --run {escape(run)}[/]\n      [bold]resnet evaluate --run {escape(run)}[/]"
     )
