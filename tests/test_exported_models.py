@@ -11,6 +11,8 @@ import pytest
 from conftest import MakeRun, RunCli, run_once
 from test_serve import serving
 
+import resnet_cli
+
 RUNTIMES = {
     ("savedmodel",): ("saved_model.pb", "TensorFlow f32"),
     ("keras",): ("model.keras", "Keras f32"),
@@ -201,3 +203,19 @@ def test_an_export_that_resizes_is_served_without_a_map(export: MakeExport, samp
         assert row["predictions"][0]["probability"] == pytest.approx(expected["predictions"][0]["probability"], abs=1e-5)
         assert server.ask("/predict?explain=1", image.read_bytes()).status == 400
         assert b'id="heat"' not in server.ask("/").body
+
+
+@pytest.mark.slow
+def test_the_python_api_opens_an_export(
+    export: MakeExport, sample_data: Path, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model, image = export("tflite") / "model.tflite", next((sample_data / "cars").iterdir())
+    opened = resnet_cli.load(model)
+    (expected,) = json.loads(run_cli("predict", image, "--model", model, "--json").stdout)
+    (found,) = opened.predict(image)
+    assert found.top == tuple((each["class"], pytest.approx(each["probability"])) for each in expected["predictions"])
+    with pytest.warns(UserWarning, match="60 images that the run was trained on are not scored"):
+        assert opened.evaluate(sample_data, progress=False).count == 20
+    with pytest.raises(resnet_cli.ResnetError, match="runs in its own runtime, not with --engine openvino"):
+        opened.predict(image, engine="openvino")

@@ -193,7 +193,7 @@ class Service:
         names: of the classifiers.
         classes: class names in the order of the probabilities.
         load: loads the classifiers into their engines.
-        explainer: loads the parts that class-activation maps need; None for an ensemble, and for exports but those for OpenVINO.
+        explainer: loads the parts that class-activation maps need; None for an ensemble, and for exports not for OpenVINO.
         limit: images that may wait.
     """
 
