@@ -44,6 +44,10 @@ def predict(
         Path | None,
         typer.Option(help="Folder for a heat map of each image: where the predicted class is seen.", show_default=False),
     ] = None,
+    embeddings: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="New .npz or .parquet file of the images' pooled features.", show_default=False),
+    ] = None,
     json: Json = False,
     null: Annotated[bool, typer.Option("--null", "-0", help="Paths on stdin end with NUL, as after find -print0.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print the result as CSV.")] = False,
@@ -61,6 +65,8 @@ def predict(
     gs, hdfs, ...), and the rows are written to `--output`. The same command again continues where the last one stopped.
     """
     if ray is not None:
+        if embeddings is not None:
+            raise typer.BadParameter("--embeddings is not for --ray: --features adds them to the rows")
         if images or csv or null:
             raise typer.BadParameter("--ray reads --input and writes --output: leave out images, --csv and --null")
         if not input or not output:
@@ -71,6 +77,8 @@ def predict(
         raise typer.BadParameter("--input, --output and --features are for --ray: add --ray local")
     if not images:
         raise typer.BadParameter("give images: files, folders, patterns, or - for paths on stdin")
+    if embeddings is not None and embeddings.suffix.lower() not in (".npz", ".parquet"):
+        raise typer.BadParameter(f"--embeddings {embeddings} ends with neither .npz nor .parquet")
     if json and csv:
         raise typer.BadParameter("--json and --csv exclude each other")
     if null and "-" not in images:
@@ -80,7 +88,7 @@ def predict(
         raise typer.BadParameter("- stands for paths on stdin, which is closed")
     from resnet_cli.jobs.predict import PredictRequest, run_prediction
 
-    request = PredictRequest(images, run or (), int(views), engine, top, threshold, explain)
+    request = PredictRequest(images, run or (), int(views), engine, top, threshold, explain, embeddings)
     names, results = run_prediction(request, listed_paths(stdin, null), Reporter(quiet))
     runs = list(map(path_text, names))
     show = partial(_show_json, runs) if json else partial(_show_csv, runs) if csv else _show_text

@@ -104,7 +104,7 @@ def run_server(request: ServeRequest, progress: Progress) -> int:
         names,
         first.classes,
         partial(load_members, classifiers, "many", engine, progress),
-        partial(explainable, first, engine, progress) if len(classifiers) == 1 else None,
+        partial(explainable, first, engine, progress) if len(classifiers) == 1 and first.runtime is None else None,
         request.limits.waiting,
     )
     from resnet_cli.jobs.serve_http import serve
@@ -193,7 +193,7 @@ class Service:
         names: of the classifiers.
         classes: class names in the order of the probabilities.
         load: loads the classifiers into their engines.
-        explainer: loads the parts that class-activation maps need; None for an ensemble.
+        explainer: loads the parts that class-activation maps need; None for an ensemble, and for exports not for OpenVINO.
         limit: images that may wait.
     """
 

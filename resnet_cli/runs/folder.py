@@ -65,7 +65,7 @@ Content = tuple[int, str]  # bytes of a file, and their SHA-256, hexadecimal
 
 @dataclass(frozen=True)
 class Run:
-    """A complete run, or an OpenVINO export of one: its folder and the contents of run.json or export.json.
+    """A complete run, or an export of one: its folder and the contents of run.json or export.json.
 
     Published weights are one too, in the user's cache; their record has a field `published`.
     """
@@ -95,7 +95,7 @@ class Run:
 
     @property
     def is_export(self) -> bool:
-        """Whether it is an OpenVINO export of a run."""
+        """Whether it is an export of a run."""
         return "export" in self.record
 
     @property
