@@ -182,7 +182,7 @@ def _build(name: str) -> Any:
     examples = "\n\n".join(("Examples:", *EXAMPLES[name]))
     alone.command(name, cls=Command, context_settings=_HELP, epilog=examples)(command_function(name))
     command: Any = typer.main.get_command(alone)
-    panel = getattr(command.params[-1], "rich_help_panel", None)
+    panel = getattr(command.params[-1], "rich_help_panel", None) if command.params else None
     command.params.append(_verbose_option(panel))
     if not wide:
         for option in command.params:
