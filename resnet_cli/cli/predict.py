@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.cells import cell_len
 
 from resnet_cli.cli import console
 from resnet_cli.cli.console import bytes_of_stdin
-from resnet_cli.cli.options import BULK, Engine, Input, Json, Ray, RunFolders, Views
+from resnet_cli.cli.options import BULK, Engine, Input, Json, Ray, RunFolders, Threshold, Views
 from resnet_cli.cli.reporter import Reporter
 from resnet_cli.data.inputs import listed_paths
 from resnet_cli.files import csv_line, path_text
@@ -20,7 +21,18 @@ if TYPE_CHECKING:
     from resnet_cli.inference.classify import Prediction
     from resnet_cli.jobs.bulk import BulkDone
 
+_BAR = 20  # columns of a probability of 1
+_BESIDE = 2 + 7 + 2 + 2 + _BAR  # columns of a line beside the name
 Features = Annotated[bool, typer.Option("--features", help="Also write the pooled features.", rich_help_panel=BULK)]
+Top = Annotated[int, typer.Option(min=1, help="Number of most probable classes to print.")]
+Explain = Annotated[
+    Path | None,
+    typer.Option(help="Folder for a heat map of each image: where the predicted class is seen.", show_default=False),
+]
+Embeddings = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="New .npz or .parquet file of the images' pooled features.", show_default=False),
+]
 
 
 def predict(
@@ -30,21 +42,10 @@ def predict(
     run: RunFolders = None,
     views: Views = "1",
     engine: Engine = "auto",
-    top: Annotated[int, typer.Option(min=1, help="Number of most probable classes to print.")] = 5,
-    threshold: Annotated[
-        float,
-        typer.Option(
-            min=0, max=1, help="Below this probability, 0..1, the answer is unsure; `evaluate --coverage` suggests one."
-        ),
-    ] = 0.0,
-    explain: Annotated[
-        Path | None,
-        typer.Option(help="Folder for a heat map of each image: where the predicted class is seen.", show_default=False),
-    ] = None,
-    embeddings: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="New .npz or .parquet file of the images' pooled features.", show_default=False),
-    ] = None,
+    top: Top = 5,
+    threshold: Threshold = 0.0,
+    explain: Explain = None,
+    embeddings: Embeddings = None,
     json: Json = False,
     null: Annotated[bool, typer.Option("--null", "-0", help="Paths on stdin end with NUL, as after find -print0.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print the result as CSV.")] = False,
@@ -158,9 +159,11 @@ def _show_text(results: "Iterable[Prediction]") -> int:
             continue
         marks = ("  unsure" if result.unsure else "") + ("  unlike the training images" if result.unlike_training else "")
         console.out.print(f"[bold]{console.escape(result.name)}[/]{marks}")
+        width = max((cell_len(name) for name, _ in result.top), default=0)
+        has_bars = (room := console.room()) is None or width + _BESIDE <= room
         for name, probability in result.top:
-            bar = "█" * round(probability * 20)
-            console.out.print(f"  {probability:7.2%}  {console.escape(name)}  [dim]{bar}[/]")
+            bar = f"{' ' * (width - cell_len(name))}  [dim]{'█' * round(probability * _BAR)}[/]" if has_bars else ""
+            console.out.print(f"  {probability:7.2%}  {console.escape(name)}{bar}")
         if result.explanation:
             console.out.print(f"  heat map: {console.escape(str(result.explanation))}")
     return failed

@@ -90,25 +90,25 @@ def run_prediction(
     Raises:
         ResnetError: a run cannot be read, or an argument names no image.
     """
-    engine = settled(request.engine, progress)
-    classifiers = classifiers_for(request.runs, engine, progress)
-    require_possible(classifiers, request.engine, request.views)
-    classes = classifiers[0].classes
-    for option, asked in (("--explain", request.explain), ("--embeddings", request.embeddings)):
-        if asked is not None and len(classifiers) > 1:
-            raise ResnetError(f"{option} needs one run, and an ensemble answers here", "name one of them with --run")
-    if request.embeddings is not None:
-        # Imported here: it takes a fifth of a second, with scikit-learn.
-        from resnet_cli.inference.scoring import require_free, with_embeddings
-
-        require_free(request.embeddings)
-    engine = engine_for_many(engine, classifiers, lambda: count_named(request.words), progress)
-    purpose: Purpose = "one" if is_one_file(request.words) else "many"
-    loading = progress.start(f"loading {', '.join(each.name for each in classifiers)}", None)
+    loading = progress.start("loading the network", None)
     try:
+        engine = settled(request.engine, progress)
+        classifiers = classifiers_for(request.runs, engine, progress)
+        require_possible(classifiers, request.engine, request.views)
+        for option, asked in (("--explain", request.explain), ("--embeddings", request.embeddings)):
+            if asked is not None and len(classifiers) > 1:
+                raise ResnetError(f"{option} needs one run, and an ensemble answers here", "name one of them with --run")
+        if request.embeddings is not None:
+            # Imported here: it takes a fifth of a second, with scikit-learn.
+            from resnet_cli.inference.scoring import require_free, with_embeddings
+
+            require_free(request.embeddings)
+        engine = engine_for_many(engine, classifiers, lambda: count_named(request.words), progress)
+        purpose: Purpose = "one" if is_one_file(request.words) else "many"
         members = load_members(classifiers, purpose, engine, progress, features=request.embeddings is not None)
     finally:
         loading.finish()
+    classes = classifiers[0].classes
     results: Iterable[Classified] = classify(image_paths(request.words, listed, progress), members, request.views)
     if request.embeddings is not None:
         results = with_embeddings(results, request.embeddings, classes)
