@@ -170,6 +170,8 @@ def test_without_the_images_random_patterns_stand_in_and_it_says_so(
     assert "on 50 random patterns (none of the run's images is there any more)" in result.stdout
     warning = f"none of the run's images is in {data} any more, so the export was checked on random patterns"
     assert result.stderr == f"warning: {warning}\n"
+    resizing = run_cli("export", "--format", "keras", "--run", folder, "--with-resize", "--json")
+    assert json.loads(resizing.stdout)["parity"]["max_probability_difference"] < 5e-3
     again = run_cli("export", "--format", "keras", "--run", folder, "--force", "--json")
     assert (json.loads(again.stdout)["warnings"], again.stderr) == ([warning], result.stderr)
 

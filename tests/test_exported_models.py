@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 from conftest import MakeRun, RunCli, run_once
+from test_serve import serving
+
+import resnet_cli
 
 RUNTIMES = {
     ("savedmodel",): ("saved_model.pb", "TensorFlow f32"),
@@ -188,3 +191,31 @@ def test_what_an_export_cannot_do_is_one_sentence(
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     result = run_cli("predict", image, "--model", model)
     assert result.stderr == f"error: {model} needs onnxruntime\nhint: pip install 'resnet-cli[export]'\n"
+
+
+@pytest.mark.slow
+def test_an_export_that_resizes_is_served_without_a_map(export: MakeExport, sample_data: Path, run_cli: RunCli) -> None:
+    model, image = export("keras", "--with-resize"), next((sample_data / "cars").iterdir())
+    (expected,) = json.loads(run_cli("predict", image, "--model", model, "--json").stdout)
+    with serving((model,)) as server:
+        (row,) = server.ask("/predict", image.read_bytes()).json
+        assert [each["class"] for each in row["predictions"]] == [each["class"] for each in expected["predictions"]]
+        assert row["predictions"][0]["probability"] == pytest.approx(expected["predictions"][0]["probability"], abs=1e-5)
+        assert server.ask("/predict?explain=1", image.read_bytes()).status == 400
+        assert b'id="heat"' not in server.ask("/").body
+
+
+@pytest.mark.slow
+def test_the_python_api_opens_an_export(
+    export: MakeExport, sample_data: Path, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model, image = export("tflite") / "model.tflite", next((sample_data / "cars").iterdir())
+    opened = resnet_cli.load(model)
+    (expected,) = json.loads(run_cli("predict", image, "--model", model, "--json").stdout)
+    (found,) = opened.predict(image)
+    assert found.top == tuple((each["class"], pytest.approx(each["probability"])) for each in expected["predictions"])
+    with pytest.warns(UserWarning, match="60 images that the run was trained on are not scored"):
+        assert opened.evaluate(sample_data, progress=False).count == 20
+    with pytest.raises(resnet_cli.ResnetError, match="runs in its own runtime, not with --engine openvino"):
+        opened.predict(image, engine="openvino")

@@ -2,16 +2,21 @@
 
 import base64
 import json
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MakeDataset, MakeImage, MakeRun, RunCli
+from conftest import MakeDataset, MakeImage, MakeRun, RunCli, run_once
 from numpy.typing import NDArray
 from PIL import Image
 
 from resnet_cli.data.decode import Geometry, decode_square, to_square
+from resnet_cli.export.formats import ENCODED, ENCODED_INPUT, OUTPUT
 
 CLASSES = ("b c", "çaña", "Zebra")
 
@@ -141,3 +146,72 @@ def test_bytes_of_files_are_decoded_and_prepared_as_for_predict(files: list[Path
     for path, square in zip(files, squares, strict=True):
         difference = np.abs(square.astype(int) - decode_square(path, geometry).astype(int))
         assert difference.max() <= 2 and difference.mean() < 0.1, path.name
+
+
+# --- docs/serving.md ----------------------------------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parents[1] / "docs" / "serving.md").read_text(encoding="utf-8")
+
+
+def block(section: str, language: str, start: str = "") -> str:
+    """The first code block of a language in a section of the page."""
+    text = PAGE.split(f"\n## {section}\n")[1].split("\n## ")[0]
+    found: str = re.findall(rf"```{language}\n({start}.*?)```", text, re.DOTALL)[0]
+    return found
+
+
+@pytest.fixture(scope="module")
+def onnx_folder(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("onnx") / "out"
+    result = run_once("export", "--format", "onnx", "--run", run, "--output", folder)
+    assert result.exit_code == 0, result.stderr
+    return folder
+
+
+def test_the_body_for_tensorflow_serving_names_the_signature_its_input_and_its_outputs() -> None:
+    body = block("TensorFlow Serving", "", "curl")
+    assert f'\\"signature_name\\": \\"{ENCODED}\\"' in body and f'{{\\"{ENCODED_INPUT}\\": {{\\"b64\\": ' in body
+    (answer,) = json.loads(block("TensorFlow Serving", "json"))["predictions"]
+    assert set(answer) == {"probabilities", "classes", "label"}
+    assert len(answer["probabilities"]) == len(answer["classes"])
+
+
+@pytest.mark.slow
+def test_the_configuration_of_triton_has_the_names_types_and_dimensions_of_an_export(onnx_folder: Path) -> None:
+    import onnx
+
+    config = block("Triton", "", "name:").replace("224", "32").replace("[ 5 ]", "[ 3 ]")
+    tensors = {
+        kind: re.search(rf'{kind} \[ {{ name: "(\w+)", data_type: (\w+), dims: \[ ([\d, ]+) \] }} \]', config)
+        for kind in ("input", "output")
+    }
+    graph = onnx.load(onnx_folder / "model.onnx").graph
+    types = {onnx.TensorProto.UINT8: "TYPE_UINT8", onnx.TensorProto.FLOAT: "TYPE_FP32"}
+    for kind, values in (("input", graph.input), ("output", graph.output)):
+        found, (value,) = tensors[kind], values
+        assert found is not None
+        shape = value.type.tensor_type.shape.dim
+        # With a max_batch_size, Triton adds the first dimension, which has to be free.
+        assert re.search(r"max_batch_size: [1-9]", config) and shape[0].dim_param == "batch"
+        described = ", ".join(str(each.dim_value) for each in shape[1:])
+        assert found.groups() == (value.name, types[value.type.tensor_type.elem_type], described)
+    assert 'platform: "onnxruntime_onnx"' in config
+
+
+@pytest.mark.slow
+def test_the_program_for_onnx_runtime_prints_the_class_of_a_photo(
+    onnx_folder: Path, files: list[Path], run: Path, run_cli: RunCli, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(onnx_folder, tmp_path / "out")
+    shutil.copy(next(path for path in files if path.name == "turned6.jpg"), folder / "photo.jpg")
+    (folder / "program.py").write_text(block("ONNX Runtime", "python"))
+    done = subprocess.run([sys.executable, "program.py"], cwd=folder, capture_output=True, text=True, check=True)
+    (row,) = json.loads(run_cli("predict", folder / "photo.jpg", "--run", run, "--json").stdout)
+    assert done.stdout == f"{row['predictions'][0]['class']}\n"
+
+
+def test_the_page_for_browsers_uses_the_names_of_an_export() -> None:
+    page = block("Browsers", "html")
+    for name in ("model.onnx", "labels.txt", "run({ image })", OUTPUT, '"uint8"', "[1, height, width, 3]", "ort.wasm.min.js"):
+        assert name in page
+    assert "http" not in page  # nothing from elsewhere

@@ -106,11 +106,11 @@ def sample_images(run: Run, geometry: Geometry, whole: bool = False) -> Probe:
         if len(found) > before:
             parts.append(f"{len(found) - before} {kind}")
     if not found:
-        squares = _patterns(geometry.size)
-        return Probe(squares, [squares[i : i + 1] for i in range(IMAGES)] if whole else list(_batches(squares)), _PATTERNS)
+        found, source = list(_patterns(geometry.size)), _PATTERNS
+    else:
+        source = f"images ({', '.join(parts)})" if len(parts) > 1 else f"{parts[0].split()[1]} images"
     squares = np.stack([to_square(Image.fromarray(pixels), geometry) if whole else pixels for pixels in found])
-    given = [pixels[None] for pixels in found] if whole else list(_batches(squares))
-    return Probe(squares, given, f"images ({', '.join(parts)})" if len(parts) > 1 else f"{parts[0].split()[1]} images")
+    return Probe(squares, [pixels[None] for pixels in found] if whole else list(_batches(squares)), source)
 
 
 def compare(reference: Answer, exported: Answer, sample: Probe) -> Parity:
@@ -229,7 +229,7 @@ def accuracy(answer: Answer, split: str, samples: Sequence[Sample], read: Reader
         correct += int((guesses == [label for _, label in some]).sum())
         count += len(some)
     if not count:
-        raise ResnetError(f"none of the {len(samples)} held-out images can be read")
+        raise ResnetError(f"none of the {how_many(len(samples), 'held-out image')} can be read")
     return Accuracy(split, count, correct)
 
 

@@ -189,7 +189,7 @@ def _features(classifier: Ready, dataset: Dataset, engine: EngineName, progress:
     """
     (member,) = load_members([classifier], "many", engine, progress, features=True)
     some = spread(dataset.splits["train"], _MOST)
-    task = progress.start("features of training images", len(some))
+    task = progress.start("features of the trained network", len(some))
     features = []
     for each in _until_asked(classify((sample.path for sample in some), [member]), progress):
         features += [] if each.features is None else [each.features]

@@ -270,7 +270,7 @@ class Site:
         if explained not in ("0", "1"):
             raise HTTPException(400, f"explain={explained} is neither 0 nor 1")
         if explained == "1" and not self._service.explains:
-            raise HTTPException(400, "explain=1 needs one run, and an ensemble answers here")
+            raise HTTPException(400, "explain=1 needs one run or OpenVINO export, and something else answers here")
         return int(top), explained == "1"
 
     async def _row(self, image: Remote, found: Classified, top: int, explained: bool) -> dict[str, Any]:
