@@ -51,9 +51,9 @@ def bytes_of_page(folder: Path) -> int:
         [],
         measure(probabilities, labels, names).to_json(),
         [shown(i, place) for place, i in enumerate(wrong[:24])],
-        [shown(i, place) for place, i in enumerate(confidence.argsort()[:12])],
-        bins,
-        curves,
+        unsure=[shown(i, place) for place, i in enumerate(confidence.argsort()[:12])],
+        reliability=bins,
+        precision_recall=curves,
     )
     with tempfile.TemporaryDirectory() as output:
         path = Path(output, "report.html")

@@ -35,12 +35,14 @@ class Epoch:
         fields: its figures, in order.
         accuracies: validation accuracy of all epochs so far, 0..1.
         total: number of epochs that are planned.
+        best: the best epoch so far, from 1, whose weights are kept.
     """
 
     title: str
     fields: Sequence[Field]
     accuracies: Sequence[float]
     total: int
+    best: int
 
     def text(self, columns: int | None = None) -> str:
         """One line of at most so many characters, if its fields of rank 0 fit; None: all fields."""

@@ -336,7 +336,7 @@ def test_finetune_gives_the_run_of_the_command_and_leaves_the_process_as_it_was(
     )
     assert figures_of(run.results) == figures_of(finetuned_run.result)
     assert run.folder == tmp_path / "run" and run.classes == tuple(sorted(path.name for path in finetuned_run.data.iterdir()))
-    assert told.warnings == finetuned_run.result["warnings"] and "fruit: 7 classes" in told.lines[0]
+    assert told.warnings == finetuned_run.result["warnings"] and "fruit: 7 classes" in told.lines[1]
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert (random.random(), rewrites()) == (expected, before)
     command = json.loads((run.folder / "run.json").read_text())["command"]

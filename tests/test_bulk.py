@@ -494,7 +494,7 @@ def test_evaluate_needs_classes(run_cli: RunCli, classifier: Path, images: Path,
     words = ("evaluate", "--run", classifier, "--ray", "local", "--output", tmp_path / "out", "--input")
     refused = run_cli(*words, tmp_path / "paths.parquet")
     message = f"error: {tmp_path / 'paths.parquet'} has no column of classes: its columns are path"
-    assert (refused.exit_code, refused.stderr.splitlines()[0]) == (1, message)
+    assert (refused.exit_code, refused.stderr.splitlines()[1]) == (1, message)
 
 
 def test_one_image_is_told_in_the_singular() -> None:

@@ -148,7 +148,7 @@ def test_without_openvino_keras_takes_its_place_and_says_so(
     told = run_cli("predict", *images, "--run", run, "--json")
     assert (told.exit_code, told.stderr) == (0, notice)
     told = run_cli("evaluate", "--run", run, "--output", tmp_path / "figures")
-    assert told.exit_code == 0 and told.stderr.startswith(notice)
+    assert told.exit_code == 0 and notice in told.stderr
     for command in (("train", fruit, "--arch", "resnet8", "--epochs", "1"), ("finetune", fruit, *QUICK, "--unfreeze", "none")):
         folder = tmp_path / command[0]
         told = run_cli(*command, "--output", folder)

@@ -80,6 +80,13 @@ def write_page(folder: Path, report: Report) -> Page:
     return Page((folder / "report.html").read_text(encoding="utf-8"))
 
 
+def test_images_unlike_the_training_images_are_shown_with_their_share(make_image: MakeImage, tmp_path: Path) -> None:
+    strange = Shown(make_image(tmp_path / "truck.png"), "rose", "rose", 0.9, 0.9, name="rose/truck.png")
+    page = write_page(tmp_path, make_report(["rose", "tulip"], [0, 1, 0, 1], unlike=[strange], unlike_count=1))
+    assert "1 of 4 images (25.0 %)" in page.text and "rose/truck.png" in page.text
+    assert "Unlike the training images" not in write_page(tmp_path, make_report(["rose", "tulip"], [0, 1], unlike_count=0)).text
+
+
 def test_one_epoch_is_a_mark_in_both_curves(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text(EpochRecord("train", 1, 2.0, 0.3, 1.5, 0.5, 0.1, 100.0, 1.0).to_line())
     draw_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png", "one epoch", 0.0)

@@ -196,6 +196,8 @@ def test_an_upload_that_is_no_image_is_an_error_of_its_own(server: Running, phot
     assert [row["error"] is None for row in rows] == [True, False, False, False]
     assert rows[1]["error"] == "./=b.jpg is not an image (JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC)"
     assert rows[2]["error"].startswith("c.jpg is damaged: ") and rows[3]["error"] == "d.jpg is empty (0 bytes)"
+    alone = server.ask("/predict", form(("d.jpg", b"")), FORM)
+    assert (alone.status, alone.json[0]["error"]) == (422, "d.jpg is empty (0 bytes)")
     alone = server.ask("/predict", b"words")
     assert alone.status == 422 and alone.json[0]["error"].startswith("upload is not an image")
 

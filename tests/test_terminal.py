@@ -9,6 +9,7 @@ import struct
 import sys
 import termios
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from conftest import Finetuned, MakeDataset, MakeRun, RunCli
@@ -35,7 +36,7 @@ for number in range(1, 5):
     bar.finish()
     accuracies.append(number / 10)
     fields = [Field("loss 0.500", 3), Field("accuracy  70.0%", 2), Field("val loss 0.600", 1), Field("val accuracy  60.0%")]
-    reporter.epoch(Epoch(f"epoch {{number}}/4", [*fields, Field("2 h 35 min to go")], accuracies, 4))
+    reporter.epoch(Epoch(f"epoch {{number}}/4", [*fields, Field("2 h 35 min to go")], accuracies, 4, number))
 """
 MODELS = "import sys; sys.argv = ['resnet', 'models']; from resnet_cli.cli.app import main; main()"
 
@@ -95,7 +96,7 @@ def test_where_no_terminal_is_epochs_have_all_fields_and_warnings_are_one_line(
 
 def test_fields_are_dropped_from_the_least_important_and_the_time_to_go_stays() -> None:
     fields = [Field("loss 0.123", 3), Field("accuracy 97.1%", 2), Field("val loss 0.382", 1), Field("val accuracy 84.6%")]
-    epoch = Epoch("epoch 2/9", [*fields, Field("12 min to go")], [0.8, 0.846], 9)
+    epoch = Epoch("epoch 2/9", [*fields, Field("12 min to go")], [0.8, 0.846], 9, 2)
     whole = "epoch 2/9  loss 0.123  accuracy 97.1%  val loss 0.382  val accuracy 84.6%  12 min to go"
     assert epoch.text() == epoch.text(len(whole)) == whole
     assert epoch.text(len(whole) - 1) == "epoch 2/9  accuracy 97.1%  val loss 0.382  val accuracy 84.6%  12 min to go"
@@ -105,7 +106,7 @@ def test_fields_are_dropped_from_the_least_important_and_the_time_to_go_stays() 
 
 def test_the_curve_is_drawn_from_the_lowest_to_the_highest_accuracy_and_as_wide_as_the_epochs_done() -> None:
     # 20 columns are 10 of the plot; 4 of 8 epochs fill 5, and 31 steps of height lie between the lowest and the highest.
-    assert curve([0.5, 0.75, 1.0, 0.5], 8, 20) == [
+    assert curve([0.5, 0.75, 1.0, 0.5], 8, 3, 20) == [
         "100.0% │   █ ",
         "       │  ▁█ ",
         "       │  ██ ",
@@ -127,6 +128,12 @@ def test_networks_are_listed_whole_in_a_real_terminal(columns: int) -> None:
     assert max(map(len, lines)) <= columns and not any("…" in line for line in lines)
     row = next(line for line in lines if "resnet152v1.5" in line)
     assert row.replace("│", " ").split() == ["resnet152v1.5", "imagenet", "152", "60,344,232", "224", "hub"]
+
+
+def test_a_usage_error_is_one_line_however_narrow_the_terminal() -> None:
+    code = "import sys; sys.argv = ['resnet', 'finetune', '--' + 'long-path/' * 9]; from resnet_cli.cli.app import main; main()"
+    lines = lines_of(in_terminal(f"try:\n    {code}\nexcept SystemExit as stop:\n    assert stop.code == 2", 60))
+    assert f"Error: No such option: --{'long-path/' * 9}" in lines
 
 
 COLUMNS = [
@@ -230,3 +237,14 @@ def test_a_comparison_says_which_columns_a_narrow_terminal_lacks(
         assert max(map(len, table.splitlines())) <= columns and "resnet18-slim, fine-tuned" in table
     assert "images per s" in shown[60] and "Not shown at this width" in shown[60]
     assert "Not shown at this width" not in shown[100]
+
+
+def test_the_image_of_a_terminal_loads_nothing_and_shows_no_path_of_a_machine() -> None:
+    drawn = (Path(__file__).parents[1] / "docs" / "terminal.svg").read_text(encoding="utf-8")
+    root = ElementTree.fromstring(drawn)
+    assert not re.search(r"@font-face|@import|url\((?!#)|<image|href=", drawn)
+    lines = ["".join(text.itertext()).replace("\xa0", " ") for text in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert any("resnet finetune sample_data/cars_vs_trucks" in line for line in lines)
+    assert any(re.match(r"epoch +2/20 .* val accuracy ", line) for line in lines) and any("100.0%" in line for line in lines)
+    assert not [line for line in lines if re.search(r"(?:^|\s)/\w|[A-Z]:\\", line)]
+    assert max(map(len, lines)) <= 80

@@ -18,7 +18,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from resnet_cli import __version__
 from resnet_cli.cli import console
-from resnet_cli.cli.console import VERBOSE, ReaderGone, let_go_of_stdout, out, results_to_stdout
+from resnet_cli.cli.console import VERBOSE, ReaderGone, let_go_of_stdout, out, prose, results_to_stdout
 from resnet_cli.errors import ResnetError
 from resnet_cli.progress import how_many
 
@@ -131,13 +131,14 @@ class LateCommands(TyperGroup):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the list of commands; Typer's own page would take as long to import as all commands."""
-        out.print(f"\n[bold yellow]Usage:[/] resnet COMMAND [OPTIONS]\n\n{self.help}\n")
+        out.print("\n[bold yellow]Usage:[/] resnet COMMAND [OPTIONS]\n")
+        prose(out, f"{self.help}\n")
         table = Table.grid(padding=(0, 2))
         for name, summary in SUMMARIES.items():
             table.add_row(f"[bold cyan]{name}[/]", summary)
         out.print(Padding(table, (0, 2)), soft_wrap=False)
-        out.print("\nOptions of a command: resnet COMMAND --help. The version: resnet --version.")
-        out.print("Completion in your shell: resnet --install-completion, or --show-completion to look at it first.")
+        prose(out, "\nOptions of a command: resnet COMMAND --help. The version: resnet --version.")
+        prose(out, "Completion in your shell: resnet --install-completion, or --show-completion to look at it first.")
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """The called command, built from its function; unknown names are reported by Typer."""
@@ -181,7 +182,7 @@ def _build(name: str) -> Any:
     examples = "\n\n".join(("Examples:", *EXAMPLES[name]))
     alone.command(name, cls=Command, context_settings=_HELP, epilog=examples)(command_function(name))
     command: Any = typer.main.get_command(alone)
-    panel = getattr(command.params[-1], "rich_help_panel", None)
+    panel = getattr(command.params[-1], "rich_help_panel", None) if command.params else None
     command.params.append(_verbose_option(panel))
     if not wide:
         for option in command.params:
@@ -196,7 +197,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings=_HELP,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,  # usage errors are lines, not boxes, which would break paths
 )
 for _name, _summary in SUMMARIES.items():
     app.command(_name, help=_summary)(lambda: None)

@@ -75,7 +75,7 @@ def compare(
         console.print_json({**where, "dataset": name, "rows": [asdict(row) for row in rows], "notes": notes})
         return
     for note in notes:
-        console.prose(console.out, "note:", note)
+        console.prose(console.out, note, "note:")
     console.out.print(f"figure: {console.escape(str(output))}")
     if report is not None:
         console.out.print(f"report: {console.escape(str(report))}")

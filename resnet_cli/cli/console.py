@@ -185,21 +185,27 @@ def escape(text: str) -> str:
 VERBOSE: ContextVar[bool] = ContextVar("verbose", default=False)  # whether --verbose was given to the command in progress
 
 
-def prose(console: Console, label: str, text: str) -> None:
-    """Print a label such as "warning:" and a text; a terminal shows it broken between words only.
+def prose(console: Console, text: str, label: str = "", hang: int = 0) -> None:
+    """Print a sentence; a terminal shows it broken between words only.
 
     A path or a URL stays whole, to be clicked or copied, and other programs get one line.
+
+    Args:
+        console: where to print.
+        text: plain text, of one or more lines.
+        label: such as "warning:", which is coloured, before the text.
+        hang: columns by which the second line and those after it are indented.
     """
-    lines = f"{label} {text}".split("\n")
+    lines = (f"{label} {text}" if label else text).split("\n")
     if console.is_terminal:
-        lines = [part for line in lines for part in _wrapped(line, console.width) or [""]]
-    console.print(f"[yellow]{label}[/]{escape(chr(10).join(lines).removeprefix(label))}")
+        lines = [part for line in lines for part in _wrapped(line, console.width, " " * hang) or [""]]
+    printed = "\n".join(lines)
+    console.print(f"[yellow]{label}[/]{escape(printed.removeprefix(label))}" if label else escape(printed))
 
 
-def _wrapped(line: str, width: int) -> list[str]:
-    return textwrap.wrap(
-        line, width, break_long_words=False, break_on_hyphens=False, replace_whitespace=False, expand_tabs=False
-    )
+def _wrapped(line: str, width: int, indent: str) -> list[str]:
+    whole = {"break_long_words": False, "break_on_hyphens": False, "replace_whitespace": False, "expand_tabs": False}
+    return textwrap.wrap(line, width, subsequent_indent=indent, **whole)  # type: ignore[arg-type]
 
 
 def room(console: Console = out) -> int | None:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from resnet_cli.data.decode import Geometry
     from resnet_cli.export.export import Exported, Quantized
 
+_NAMES = 15  # columns of the names of what is told
+
 MaxDrop = Annotated[
     float | None,
     typer.Option(
@@ -85,9 +87,8 @@ def export(
     other = "the float export" if quantized else "the run in float32"
     _print_result(done.exported, done.geometry, len(done.run.classes), other)
     if (found := done.exported.accuracy) is not None and quantized is None:
-        console.out.print(
-            f"top-1          {found.top1:.1%}, {found.correct} of {found.count} {found.split} images, in its own runtime"
-        )
+        images = how_many(found.count, f"{found.split} image")
+        _print_item("top-1", f"{found.top1:.1%}, {found.correct} of {images}, in its own runtime")
     if quantized:
         _print_sides(quantized)
 
@@ -99,6 +100,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 def _print_result(exported: "Exported", geometry: "Geometry", classes: int, other: str) -> None:
     parity, size = exported.parity, geometry.size
+    source = parity.source if parity.images > 1 else parity.source.replace("images", "image")
     fitted = {
         "crop": f"short side to {geometry.short_side}, then the centre",
         "pad": "the whole image on grey",
@@ -107,15 +109,18 @@ def _print_result(exported: "Exported", geometry: "Geometry", classes: int, othe
     console.out.print(f"[bold]{console.escape(str(exported.model))}[/]  ({exported.bytes / 1e6:.1f} MB)")
     shape = "N x height x width x 3" if exported.with_resize else f"N x {size} x {size} x 3"
     inside = f"resized to {size} pixels inside the model: " if exported.with_resize else ""
-    console.out.print(
-        f"input          RGB pixels 0 to 255, uint8, {shape} ({inside}{fitted[geometry.resize]}, {geometry.interpolation})"
+    _print_item("input", f"RGB pixels 0 to 255, uint8, {shape} ({inside}{fitted[geometry.resize]}, {geometry.interpolation})")
+    _print_item("output", f"probabilities, N x {classes}, in the order of {LABELS}")
+    _print_item("use", f"see {README} in the same folder: from an image file to its class")
+    _print_item(
+        "checked",
+        f"on {parity.images} {source}: probabilities differ from those of {other} by at most"
+        f" {parity.max_probability_difference:.1e}, the best class agrees on {parity.top1_agreement:.1%}",
     )
-    console.out.print(f"output         probabilities, N x {classes}, in the order of {LABELS}")
-    console.out.print(f"use            see {README} in the same folder: from an image file to its class")
-    console.out.print(
-        f"checked        on {parity.images} {parity.source}: probabilities differ from those of {other} by at most"
-        f" {parity.max_probability_difference:.1e}, the best class agrees on {parity.top1_agreement:.1%}"
-    )
+
+
+def _print_item(name: str, text: str) -> None:
+    console.prose(console.out, f"{name:<{_NAMES}}{text}", hang=_NAMES)
 
 
 def _print_sides(quantized: "Quantized") -> None:

@@ -71,6 +71,10 @@ Engine = Annotated[
 REPORT, NO_REPORT = "HTML report.  \\[default: report.html beside the CSV files]", "Write no report."
 ReportFile = Annotated[Path | None, typer.Option("--report", metavar="FILE", help=REPORT, show_default=False)]
 NoReport = Annotated[bool, typer.Option("--no-report", help=NO_REPORT)]
+Threshold = Annotated[
+    float,
+    typer.Option(min=0, max=1, help="Below this probability, 0..1, the answer is unsure; `evaluate --coverage` suggests one."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.cells import cell_len
 
 from resnet_cli.cli import console
 from resnet_cli.cli.console import bytes_of_stdin
-from resnet_cli.cli.options import BULK, Engine, Input, Json, Ray, RunFolders, Views
+from resnet_cli.cli.options import BULK, Engine, Input, Json, Ray, RunFolders, Threshold, Views
 from resnet_cli.cli.reporter import Reporter
 from resnet_cli.data.inputs import listed_paths
 from resnet_cli.files import csv_line, path_text
@@ -20,7 +21,18 @@ if TYPE_CHECKING:
     from resnet_cli.inference.classify import Prediction
     from resnet_cli.jobs.bulk import BulkDone
 
+_BAR = 20  # columns of a probability of 1
+_BESIDE = 2 + 7 + 2 + 2 + _BAR  # columns of a line beside the name
 Features = Annotated[bool, typer.Option("--features", help="Also write the pooled features.", rich_help_panel=BULK)]
+Top = Annotated[int, typer.Option(min=1, help="Number of most probable classes to print.")]
+Explain = Annotated[
+    Path | None,
+    typer.Option(help="Folder for a heat map of each image: where the predicted class is seen.", show_default=False),
+]
+Embeddings = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="New .npz or .parquet file of the images' pooled features.", show_default=False),
+]
 
 
 def predict(
@@ -30,17 +42,10 @@ def predict(
     run: RunFolders = None,
     views: Views = "1",
     engine: Engine = "auto",
-    top: Annotated[int, typer.Option(min=1, help="Number of most probable classes to print.")] = 5,
-    threshold: Annotated[
-        float,
-        typer.Option(
-            min=0, max=1, help="Below this probability, 0..1, the answer is unsure; `evaluate --coverage` suggests one."
-        ),
-    ] = 0.0,
-    explain: Annotated[
-        Path | None,
-        typer.Option(help="Folder for a heat map of each image: where the predicted class is seen.", show_default=False),
-    ] = None,
+    top: Top = 5,
+    threshold: Threshold = 0.0,
+    explain: Explain = None,
+    embeddings: Embeddings = None,
     json: Json = False,
     null: Annotated[bool, typer.Option("--null", "-0", help="Paths on stdin end with NUL, as after find -print0.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print the result as CSV.")] = False,
@@ -58,6 +63,8 @@ def predict(
     gs, hdfs, ...), and the rows are written to `--output`. The same command again continues where the last one stopped.
     """
     if ray is not None:
+        if embeddings is not None:
+            raise typer.BadParameter("--embeddings is not for --ray: --features adds them to the rows")
         if images or csv or null:
             raise typer.BadParameter("--ray reads --input and writes --output: leave out images, --csv and --null")
         if not input or not output:
@@ -68,6 +75,8 @@ def predict(
         raise typer.BadParameter("--input, --output and --features are for --ray: add --ray local")
     if not images:
         raise typer.BadParameter("give images: files, folders, patterns, or - for paths on stdin")
+    if embeddings is not None and embeddings.suffix.lower() not in (".npz", ".parquet"):
+        raise typer.BadParameter(f"--embeddings {embeddings} ends with neither .npz nor .parquet")
     if json and csv:
         raise typer.BadParameter("--json and --csv exclude each other")
     if null and "-" not in images:
@@ -77,7 +86,7 @@ def predict(
         raise typer.BadParameter("- stands for paths on stdin, which is closed")
     from resnet_cli.jobs.predict import PredictRequest, run_prediction
 
-    request = PredictRequest(images, run or (), int(views), engine, top, threshold, explain)
+    request = PredictRequest(images, run or (), int(views), engine, top, threshold, explain, embeddings)
     names, results = run_prediction(request, listed_paths(stdin, null), Reporter(quiet))
     runs = list(map(path_text, names))
     show = partial(_show_json, runs) if json else partial(_show_csv, runs) if csv else _show_text
@@ -150,9 +159,11 @@ def _show_text(results: "Iterable[Prediction]") -> int:
             continue
         marks = ("  unsure" if result.unsure else "") + ("  unlike the training images" if result.unlike_training else "")
         console.out.print(f"[bold]{console.escape(result.name)}[/]{marks}")
+        width = max((cell_len(name) for name, _ in result.top), default=0)
+        has_bars = (room := console.room()) is None or width + _BESIDE <= room
         for name, probability in result.top:
-            bar = "█" * round(probability * 20)
-            console.out.print(f"  {probability:7.2%}  {console.escape(name)}  [dim]{bar}[/]")
+            bar = f"{' ' * (width - cell_len(name))}  [dim]{'█' * round(probability * _BAR)}[/]" if has_bars else ""
+            console.out.print(f"  {probability:7.2%}  {console.escape(name)}{bar}")
         if result.explanation:
             console.out.print(f"  heat map: {console.escape(str(result.explanation))}")
     return failed

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.progress import Task as RichTask
 from rich.text import Text
 
-from resnet_cli.cli.console import VERBOSE, err, escape, print_error, prose, room
+from resnet_cli.cli.console import VERBOSE, err, print_error, prose, room
 from resnet_cli.progress import NOTHING_YET, Epoch, Task
 
 Handler = Callable[[int, FrameType | None], None]
@@ -69,7 +69,6 @@ _LOOK = 0.05
 
 _WIDE, _TALL = 80, 20  # columns and lines of a terminal that has room for a curve
 _FEW, _PLOT = 3, 4  # epochs from which a curve says something; its lines
-_STAMP = 11  # characters of the time before a line with --verbose
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
@@ -80,12 +79,13 @@ def _shows_bars() -> bool:
     return err.is_terminal and not err.is_dumb_terminal
 
 
-def curve(accuracies: Sequence[float], total: int, columns: int) -> list[str]:
+def curve(accuracies: Sequence[float], total: int, best: int, columns: int) -> list[str]:
     """Validation accuracy over the epochs as a plot of four lines, with its range at the left and the best epoch below.
 
     Args:
         accuracies: of the epochs so far, 0..1; at least one.
         total: planned epochs: the part of the width that is filled is the part of the epochs that is done.
+        best: the best epoch, from 1.
         columns: width of the plot, with its labels.
     """
     low, high = min(accuracies), max(accuracies)
@@ -101,7 +101,6 @@ def curve(accuracies: Sequence[float], total: int, columns: int) -> list[str]:
         below = 8 * (_PLOT - 1 - line)
         blocks = "".join(_BLOCKS[min(8, max(0, height - below))] for height in heights)
         lines.append(f"{labels.get(line, ''):>6} │{blocks}")
-    best = accuracies.index(high) + 1
     return [*lines, f"{'':6} └ val accuracy, epoch {len(accuracies)} of {total}; best: epoch {best}"]
 
 
@@ -173,7 +172,7 @@ class Reporter:
         self.warnings: list[str] = []
         self._display = _Display(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=min(40, max(4, err.width - 60))),  # titles, counts and figures are whole from 60 columns on
             _Count(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[figures]}"),
@@ -196,14 +195,15 @@ class Reporter:
     def line(self, text: str) -> None:
         """See `Progress`."""
         if not self._quiet:
-            err.print(f"{self._elapsed()}{escape(text)}")
+            stamp = self._stamp()
+            prose(err, f"{stamp}{text}", hang=len(stamp))
 
     def epoch(self, epoch: Epoch) -> None:
         """See `Progress`; fields are left out where the terminal is too narrow, and the curve is only shown in a wide one."""
-        columns, elapsed = room(err), len(self._elapsed()) and _STAMP
-        self.line(epoch.text(None if columns is None else columns - elapsed))
+        columns = room(err)
+        self.line(epoch.text(None if columns is None else columns - len(self._stamp())))
         if len(epoch.accuracies) >= _FEW and _has_room_for_curve():
-            self._display.plot = tuple(curve(epoch.accuracies, epoch.total, min(err.width, 100)))
+            self._display.plot = tuple(curve(epoch.accuracies, epoch.total, epoch.best, min(err.width, 100)))
             self._display.plotted = _work(epoch.title)
 
     def detail(self, text: str) -> None:
@@ -211,20 +211,21 @@ class Reporter:
         if self._verbose:
             self.line(text)
 
-    def _elapsed(self) -> str:
-        return f"[dim]{time.monotonic() - self._began:7.1f} s[/]  " if self._verbose else ""
+    def _stamp(self) -> str:
+        """With --verbose, the time since the beginning, which is put before every line."""
+        return f"{time.monotonic() - self._began:7.1f} s  " if self._verbose else ""
 
     def notice(self, text: str) -> None:
         """See `Progress`."""
         if not self._mute:
-            prose(err, "notice:", text)
+            prose(err, text, "notice:")
 
     def warn(self, text: str) -> None:
         """See `Progress`."""
         if text not in self.warnings:
             self.warnings.append(text)
             if not self._mute:
-                prose(err, "warning:", text)
+                prose(err, text, "warning:")
 
     def stop_signal(self) -> int:
         """See `Progress`."""

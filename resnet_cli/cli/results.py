@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.table import Table
 
-from resnet_cli.cli.console import escape, out, print_json, room
+from resnet_cli.cli.console import escape, out, print_json, prose, room
 from resnet_cli.data.contents import kind_of
 from resnet_cli.progress import how_long, how_many
 
@@ -179,8 +179,9 @@ def _print_result(result: dict[str, Any]) -> None:
         out.print(f"[yellow]{how_many(warnings, 'warning')}[/], see above{' or the report' if result.get('report') else ''}")
     run = shlex.quote(result["run"])
     out.print(f"run {escape(result['run'])}  ({how_long(result['seconds'])})")
-    if result.get("report"):
-        out.print(f"report: {escape(str(Path(result['run'], result['report'])))}")
+    if report := result.get("report"):
+        inside = Path(result["run"]) / report
+        out.print(f"report: {escape(str(inside if inside.is_file() else report))}")
     out.print(
         f"next: [bold]resnet predict image.jpg --run {escape(run)}[/]\n      [bold]resnet evaluate --run {escape(run)}[/]"
     )
@@ -212,11 +213,13 @@ def _print_folds(found: dict[str, Any]) -> None:
         ]
     )
     low, high = found["top1_interval"]
-    out.print(
+    images = how_many(found["count"], "image")
+    prose(
+        out,
         f"cross-validated accuracy {found['mean']:.1%}, standard deviation over folds {found['sd']:.1%}"
-        f"  (all {how_many(found['count'], 'image')}: {found['top1']:.1%}, 95 % interval {low:.1%} to {high:.1%})"
+        f"  (all {images}: {found['top1']:.1%}, 95 % interval {low:.1%} to {high:.1%})",
     )
-    out.print("cross-validated: the head on frozen features; fine-tuning is not repeated for each fold")
+    prose(out, "cross-validated: the head on frozen features; fine-tuning is not repeated for each fold")
 
 
 def _print_tuning(found: dict[str, Any]) -> None:
@@ -225,13 +228,15 @@ def _print_tuning(found: dict[str, Any]) -> None:
 
     trials, images = how_many(found["trials"], "trial"), how_many(found["count"], "image")
     of = "the head" if found["phase"] == "head" else "the network"
-    out.print(
+    prose(
+        out,
         f"tuning: {trials} in {how_long(found['seconds'])}; accuracy of {of} on {images} ({found['scored_on']}):"
-        f" {escape(compared(found))}"
+        f" {compared(found)}",
     )
     if found["trials"] > 1:
         honest = "the test images were not used for it" if found["test"] else "no test folder measures it"
-        out.print(f"the best of {found['trials']} is too good by chance: {honest}; settings: tuned.toml, trials.csv in the run")
+        best = f"the best of {found['trials']} is too good by chance"
+        prose(out, f"{best}: {honest}; settings: tuned.toml, trials.csv in the run")
 
 
 def _print_search(result: dict[str, Any]) -> None:

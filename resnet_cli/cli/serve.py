@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from resnet_cli.cli.options import RunFolders
+from resnet_cli.cli.options import RunFolders, Threshold
 from resnet_cli.cli.reporter import Reporter
 
 
@@ -12,12 +12,7 @@ def serve(
     run: RunFolders = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 or :: lets other machines in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
-    threshold: Annotated[
-        float,
-        typer.Option(
-            min=0, max=1, help="Below this probability, 0..1, the answer is unsure; `evaluate --coverage` suggests one."
-        ),
-    ] = 0.0,
+    threshold: Threshold = 0.0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notices.")] = False,
 ) -> None:
     """Classify images that are sent over HTTP: a page in the browser, and an interface for programs.

@@ -62,8 +62,9 @@ def _about_left_out(left_out: Iterable[LeftOut]) -> list[str]:
         return []
     count = sum(map(len, by_reason.values()))
     if len(parts) == 1:
-        return [f"skipped 1 file ({parts[0]})" if count == 1 else f"skipped {count} files{parts[0].removeprefix(str(count))}"]
-    return [f"skipped {count} files: {', '.join(parts)}"]
+        which = f" ({parts[0]})" if count == 1 else parts[0].removeprefix(str(count))
+        return [f"skipped {how_many(count, 'file')}{which}"]
+    return [f"skipped {how_many(count, 'file')}: {', '.join(parts)}"]
 
 
 def _about_hidden(dataset: Dataset) -> list[str]:

@@ -142,9 +142,10 @@ def _subject(run: Run, wanted: Wanted) -> Subject:
 
 def _require_accuracy(found: Accuracy, wanted: Wanted) -> None:
     if wanted.min_accuracy is not None and found.top1 < wanted.min_accuracy:
+        images = how_many(found.count, f"{kind_of(found.split)} image")
         raise TooInaccurate(
-            f"top-1 accuracy {found.top1:.4f} of the exported model ({found.correct} of {found.count} {kind_of(found.split)}"
-            f" images) is below --min-accuracy {wanted.min_accuracy:g}",
+            f"top-1 accuracy {found.top1:.4f} of the exported model ({found.correct} of {images}) is below"
+            f" --min-accuracy {wanted.min_accuracy:g}",
             "nothing was kept",
         )
 

@@ -18,6 +18,7 @@ from resnet_cli.data.folders import EXAMPLE, LABELS
 from resnet_cli.errors import ResnetError
 from resnet_cli.export.formats import ENCODED, ENCODED_INPUT, FORMATS, README, FormatName, is_export, require_packages
 from resnet_cli.files import UNFINISHED, unfinished, write_csv, write_text
+from resnet_cli.progress import how_many
 from resnet_cli.runs.folder import EARLIER, EXPORT_RECORD, SPLITS, Run, read_record, read_splits
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ class Description:
         ]
         if self.accuracy is not None:
             count, split = self.accuracy.count, self.accuracy.split
-            facts.append(f"Top-1 accuracy {self.accuracy.top1:.1%} on {count} images held out ({split}).")
+            facts.append(f"Top-1 accuracy {self.accuracy.top1:.1%} on {how_many(count, 'image')} held out ({split}).")
         if self.name == "savedmodel":
             answer = "`probabilities`, `classes` (their names) and `label`, the best class"
             facts.append(

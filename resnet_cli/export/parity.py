@@ -229,7 +229,7 @@ def accuracy(answer: Answer, split: str, samples: Sequence[Sample], read: Reader
         correct += int((guesses == [label for _, label in some]).sum())
         count += len(some)
     if not count:
-        raise ResnetError(f"none of the {len(samples)} held-out images can be read")
+        raise ResnetError(f"none of the {how_many(len(samples), 'held-out image')} can be read")
     return Accuracy(split, count, correct)
 
 

@@ -9,8 +9,8 @@ Grad-CAM (Selvaraju et al. 2017, section 3), of which CAM is the special case. N
 
 import io
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,9 @@ from PIL import Image
 
 from resnet_cli.data.decode import Geometry, Source, decode, decode_square
 from resnet_cli.engines.base import Images, Outputs
+from resnet_cli.errors import ResnetError
 from resnet_cli.files import write_bytes
+from resnet_cli.inference.classify import Prediction
 
 Array = NDArray[np.float32]
 Head = Callable[[NDArray[np.float32]], tuple[Outputs, ...]]
@@ -156,6 +158,25 @@ def overlay(image: Source, explanation: Explanation) -> bytes:
     content = io.BytesIO()
     as_image(heat_on(*size, explanation)).save(content, "PNG")
     return content.getvalue()
+
+
+def explained(predictions: Iterable[Prediction], classifier: Explainable, folder: Path) -> Iterator[Prediction]:
+    """The predictions, each with a written map of the evidence for its most probable class; the folder is created.
+
+    Raises:
+        ResnetError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResnetError(f"cannot write to {folder}: {error.strerror}", "choose another folder for --explain") from error
+
+    def with_map(each: Prediction) -> Prediction:
+        if each.path is None or each.error is not None:
+            return each
+        return replace(each, explanation=write_explanation(folder, each.path, explain(classifier, each.path, each.label)))
+
+    return map(with_map, predictions)
 
 
 def write_explanation(folder: Path, path: Path, explanation: Explanation) -> Path:

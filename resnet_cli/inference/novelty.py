@@ -11,6 +11,7 @@ weakens the few that dominate (Arandjelovic and Zisserman 2012, section 2). `ben
 import io
 import zipfile
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -56,8 +57,12 @@ class Novelty:
         Returns:
             (N,), 0 or above: root mean squares over the directions, divided by the threshold.
         """
-        parts = (_rooted(features) - self.mean) @ self.directions.astype(np.float32) / self.deviations
+        parts = (_rooted(features) - self.mean) @ self._whitening
         return np.asarray(np.sqrt((parts * parts).mean(1)) / self.threshold, np.float32)
+
+    @cached_property
+    def _whitening(self) -> NDArray[np.float32]:
+        return self.directions.astype(np.float32) / self.deviations
 
 
 def fit_novelty(features: Outputs) -> Novelty | None:

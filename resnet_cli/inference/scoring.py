@@ -1,15 +1,20 @@
-"""Score images whose class is known: rows of predictions, and the two CSV files; and the rows of a bulk prediction.
+"""Score images whose class is known: rows of predictions, and the two CSV files; rows of a bulk prediction and of embeddings.
 
-In: classified images and their samples. Out: `Rows`, predictions.csv (worst first) and confusion.csv; a table of pyarrow. If
-pooled features are stored, only the head of model.xml runs, and the whole network only for images where rounding could change
-the class.
+In: classified images and their samples. Out: `Rows`, predictions.csv (worst first) and confusion.csv; a table of pyarrow; a
+file of pooled features. If pooled features are stored, only the head of model.xml runs, and the whole network only for images
+where rounding could change the class.
 """
 
 import csv
-from collections.abc import Iterable, Sequence
+import os
+import shutil
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +23,13 @@ from resnet_cli.data.dataset import LeftOut, Sample
 from resnet_cli.engines.base import Outputs
 from resnet_cli.engines.openvino import OpenVinoEngine, behind_pooling
 from resnet_cli.errors import ResnetError
-from resnet_cli.files import write_csv
+from resnet_cli.files import path_text, unfinished, write_csv
 from resnet_cli.inference.classify import Classified, Member, classify
 from resnet_cli.inference.metrics import Evaluation, Outcomes, losses, outcomes
 from resnet_cli.progress import Task
 
 _SAMPLE = 32  # images that are checked with the whole network
+_PIECE = 1 << 22  # bytes of embeddings that are copied at once
 NEAR = 0.02  # probability; head and network differ by rounding: stored features are fp16, an engine may multiply in bf16
 
 
@@ -263,3 +269,101 @@ def outcomes_of_rows(tables: Iterable[Any], classes: Sequence[str]) -> Outcomes:
         raise ResnetError("none of the images can be read", "the column `error` of the rows has the reasons")
     counts = labels.astype(np.int64), predicted.astype(np.int64)
     return Outcomes(*counts, confidence, loss, in_five.astype(bool) if len(classes) > 5 else None)
+
+
+def require_free(path: Path) -> None:
+    """Check that a file of embeddings can be written, before any work.
+
+    Raises:
+        ResnetError: it exists, its folder is missing, or the package for .parquet is.
+    """
+    if path.exists():
+        raise ResnetError(f"{path} exists already", "choose another file for --embeddings, or delete it")
+    if not path.parent.is_dir():
+        raise ResnetError(f"there is no folder {path.parent}", "create it, or choose another file for --embeddings")
+    if path.suffix.lower() == ".parquet" and find_spec("pyarrow") is None:
+        raise ResnetError(f"{path} needs the package pyarrow", "pip install 'resnet-cli[parquet]', or choose a .npz file")
+
+
+def with_embeddings(results: Iterable[Classified], path: Path, classes: Sequence[str]) -> Iterator[Classified]:
+    """Pass results on, and when all have passed, write the pooled features of the readable images to a file, whole.
+
+    Its columns, or arrays, are path and label (the predicted class), text, and features, float32 (D,). Until the end, features
+    are in a temporary file beside it: memory does not grow with them.
+
+    Args:
+        results: from a member with features.
+        path: the file, .npz or .parquet, which `require_free` has accepted.
+        classes: class names in the order of the probabilities.
+
+    Raises:
+        ResnetError: no image can be read, the file exists by now, or the disk is full.
+    """
+    with unfinished(path) as folder:
+        with _writing(path):
+            folder.mkdir()
+            spool = (folder / "features").open("w+b")
+        with spool:
+            paths: list[str] = []
+            labels: list[str] = []
+            width = 0
+            for result in results:
+                if result.features is not None and result.probabilities is not None:
+                    width = len(result.features)
+                    with _writing(path):
+                        spool.write(result.features.astype("<f4").tobytes())
+                    paths.append(_text(path_text(str(result.image))))
+                    labels.append(_text(classes[int(result.probabilities.argmax())]))
+                yield result
+            if not paths:
+                raise ResnetError(f"none of the images can be read, so there is no {path}")
+            write = _write_parquet if path.suffix.lower() == ".parquet" else _write_npz
+            with _writing(path):
+                spool.seek(0)
+                write(folder / path.name, spool, width, paths, labels)
+        require_free(path)
+        with _writing(path):
+            (folder / path.name).replace(path)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ResnetError(f"cannot write {path}: {error.strerror or error}", "is the disk full or read-only?") from error
+
+
+def _text(value: str) -> str:
+    """The same text in valid UTF-8, which file names need not be."""
+    return value.encode(errors="backslashreplace").decode()
+
+
+def _write_npz(target: Path, spool: BinaryIO, width: int, paths: Sequence[str], labels: Sequence[str]) -> None:
+    with target.open("wb") as file:
+        with zipfile.ZipFile(file, "w") as archive:
+            with archive.open("features.npy", "w", force_zip64=True) as part:
+                about = {"descr": "<f4", "fortran_order": False, "shape": (len(paths), width)}
+                np.lib.format.write_array_header_1_0(part, about)
+                shutil.copyfileobj(spool, part, _PIECE)
+            for name, values in (("path", paths), ("label", labels)):
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as part:
+                    np.lib.format.write_array(part, np.array(values), allow_pickle=False)
+        os.fsync(file.fileno())
+
+
+def _write_parquet(target: Path, spool: BinaryIO, width: int, paths: Sequence[str], labels: Sequence[str]) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = max(1, _PIECE // (4 * width))
+    features = pyarrow.list_(pyarrow.float32(), width)
+    schema = pyarrow.schema([("path", pyarrow.string()), ("label", pyarrow.string()), ("features", features)])
+    with target.open("wb") as file:
+        with pyarrow.parquet.ParquetWriter(file, schema) as writer:
+            for first in range(0, len(paths), rows):
+                some = slice(first, first + rows)
+                values = pyarrow.array(np.frombuffer(spool.read(4 * width * len(paths[some])), "<f4"))
+                columns = [paths[some], labels[some], pyarrow.FixedSizeListArray.from_arrays(values, width)]
+                writer.write_table(pyarrow.table(columns, schema=schema))
+        os.fsync(file.fileno())

@@ -254,7 +254,9 @@ def dataset_folder(asked: Path | None, progress: Progress, labels: Path | None =
     from resnet_cli.data.archives import is_archive, unpacked
     from resnet_cli.data.named import NAMED, lay_out, load_splits, require_source
 
-    progress.line(f"scanning {asked if labels is None else labels}")
+    scanned = labels or asked
+    if scanned is not None and (scanned.exists() or str(asked) in NAMED):
+        progress.line(f"scanning {scanned}")
     if asked is None:
         return labels.parent if labels is not None else Path()
     if is_archive(asked):

@@ -6,7 +6,7 @@ for this conversion, and for Keras as the engine.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,8 @@ from resnet_cli.engines.openvino import (
 from resnet_cli.errors import ResnetError
 from resnet_cli.export.folder import exported_model, load_export, open_export, resizes
 from resnet_cli.files import write_text
-from resnet_cli.inference.classify import Member, Prediction, predict
-from resnet_cli.inference.explain import Explainable, explain, write_explanation
+from resnet_cli.inference.classify import Classified, Member, Prediction, classify, prediction_of
+from resnet_cli.inference.explain import Explainable, explained
 from resnet_cli.inference.novelty import NOVELTY, Novelty, read_novelty
 from resnet_cli.jobs.environment import (
     cache_folder,
@@ -61,6 +61,7 @@ class PredictRequest:
         top: number of most probable classes to return.
         threshold: probability, 0..1, below which a prediction is marked as unsure.
         explain: folder of class-activation maps, which is created; None for no maps.
+        embeddings: new file of the pooled features, .npz or .parquet; None for none.
     """
 
     words: Sequence[str]
@@ -70,6 +71,7 @@ class PredictRequest:
     top: int = 5
     threshold: float = 0.0
     explain: Path | None = None
+    embeddings: Path | None = None
 
 
 def run_prediction(
@@ -88,41 +90,32 @@ def run_prediction(
     Raises:
         ResnetError: a run cannot be read, or an argument names no image.
     """
-    engine = settled(request.engine, progress)
-    classifiers = classifiers_for(request.runs, engine, progress)
-    require_possible(classifiers, request.engine, request.views)
-    engine = engine_for_many(engine, classifiers, lambda: count_named(request.words), progress)
-    purpose: Purpose = "one" if is_one_file(request.words) else "many"
-    loading = progress.start(f"loading {', '.join(each.name for each in classifiers)}", None)
+    loading = progress.start("loading the network", None)
     try:
-        members = load_members(classifiers, purpose, engine, progress)
+        engine = settled(request.engine, progress)
+        classifiers = classifiers_for(request.runs, engine, progress)
+        require_possible(classifiers, request.engine, request.views)
+        for option, asked in (("--explain", request.explain), ("--embeddings", request.embeddings)):
+            if asked is not None and len(classifiers) > 1:
+                raise ResnetError(f"{option} needs one run, and an ensemble answers here", "name one of them with --run")
+        if request.embeddings is not None:
+            # Imported here: it takes a fifth of a second, with scikit-learn.
+            from resnet_cli.inference.scoring import require_free, with_embeddings
+
+            require_free(request.embeddings)
+        engine = engine_for_many(engine, classifiers, lambda: count_named(request.words), progress)
+        purpose: Purpose = "one" if is_one_file(request.words) else "many"
+        members = load_members(classifiers, purpose, engine, progress, features=request.embeddings is not None)
     finally:
         loading.finish()
-    paths = image_paths(request.words, listed, progress)
-    predictions = predict(paths, members, classifiers[0].classes, request.top, request.views, request.threshold)
+    classes = classifiers[0].classes
+    results: Iterable[Classified] = classify(image_paths(request.words, listed, progress), members, request.views)
+    if request.embeddings is not None:
+        results = with_embeddings(results, request.embeddings, classes)
+    predictions: Iterator[Prediction] = (prediction_of(each, classes, request.top, request.threshold) for each in results)
     if request.explain is not None:
-        predictions = _explained(predictions, classifiers, engine, request.explain, progress)
+        predictions = explained(predictions, explainable(classifiers[0], engine, progress), request.explain)
     return tuple(classifier.name for classifier in classifiers), predictions
-
-
-def _explained(
-    predictions: Iterable[Prediction], classifiers: "Sequence[Ready]", engine: EngineName, folder: Path, progress: Progress
-) -> Iterator[Prediction]:
-    """The predictions, each with a written map of the evidence for its most probable class."""
-    if len(classifiers) > 1:
-        raise ResnetError("--explain needs one run, and an ensemble answers here", "name one of them with --run")
-    classifier = explainable(classifiers[0], engine, progress)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ResnetError(f"cannot write to {folder}: {error.strerror}", "choose another folder for --explain") from error
-
-    def explained(each: Prediction) -> Prediction:
-        if each.path is None or each.error is not None:
-            return each
-        return replace(each, explanation=write_explanation(folder, each.path, explain(classifier, each.path, each.label)))
-
-    return map(explained, predictions)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from resnet_cli.reports.page import Contents, Report, Shown, write_report
 from resnet_cli.runs.folder import Run, read_history
 from resnet_cli.training.tuning import compared
 
-_UNSURE = 12  # least certain images in it
+_FEW = 12  # least certain images, and images unlike the training images, in it
 _CURVES = 8  # precision-recall curves in it
 
 
@@ -109,7 +109,7 @@ def _report(
     """The report of what was measured, without a training."""
     scored, rows = measured.scored, measured.rows
     probabilities, labels = rows.probabilities, rows.labels
-    predicted, confidence = probabilities.argmax(1), probabilities.max(1)
+    predicted, confidence, unlike = probabilities.argmax(1), probabilities.max(1), measured.unlike_training
     worst = [i for i in (-losses(probabilities, labels)).argsort(kind="stable") if predicted[i] != labels[i]]
     mistakes = [_shown(measured, i, classifier if place < explained else None) for place, i in enumerate(worst[:MISTAKES])]
     bins, curves = (
@@ -121,9 +121,11 @@ def _report(
         [*facts, ("engine", measured.engine), ("views averaged", str(measured.views))],
         measured.figures.to_json(),
         mistakes,
-        [_shown(measured, i, None) for i in confidence.argsort(kind="stable")[:_UNSURE]],
-        [(each.low, each.high, each.confidence, each.accuracy) for each in bins],
-        [(each.name, each.average_precision, each.points) for each in curves],
+        unsure=[_shown(measured, i, None) for i in confidence.argsort(kind="stable")[:_FEW]],
+        unlike=[_shown(measured, i, None) for i in (unlike or ())[:_FEW]],
+        unlike_count=None if unlike is None else len(unlike),
+        reliability=[(each.low, each.high, each.confidence, each.accuracy) for each in bins],
+        precision_recall=[(each.name, each.average_precision, each.points) for each in curves],
         warnings=progress.warnings,
     )
 

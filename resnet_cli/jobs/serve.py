@@ -29,7 +29,7 @@ from resnet_cli.inference.classify import Classified, Member, classify
 from resnet_cli.inference.explain import Explainable, explain, overlay
 from resnet_cli.jobs.environment import settled
 from resnet_cli.jobs.predict import classifiers_for, explainable, load_members
-from resnet_cli.progress import Progress
+from resnet_cli.progress import Progress, how_many
 
 _PACKAGES = ("starlette", "uvicorn", "python_multipart")
 _INSTALL = "pip install 'resnet-cli[serve]'"
@@ -97,7 +97,7 @@ def run_server(request: ServeRequest, progress: Progress) -> int:
     first = classifiers[0]
     listening = listen_on(request.host, request.port)
     names = tuple(each.name for each in classifiers)
-    progress.line(f"serving {' and '.join(names)} ({len(first.classes):,} classes) at {url_of(listening)}")
+    progress.line(f"serving {' and '.join(names)} ({how_many(len(first.classes), 'class')}) at {url_of(listening)}")
     if not is_loopback(listening):
         progress.warn(f"there is no authentication: everyone who can reach {request.host} can use this server")
     service = Service(

@@ -34,7 +34,6 @@ from resnet_cli.jobs.serve import Busy, Histogram, Limits, Service, is_local_nam
 from resnet_cli.progress import Progress
 from resnet_cli.reports.page import environment
 
-Reporting = Callable[[str], None]
 _UPLOAD = "upload"  # the name of an image that comes without one
 _FIELDS = 16  # most fields of a form besides its files
 _WHOLE = "resnet.whole"  # in a request's scope: its body has been received
@@ -56,7 +55,7 @@ def serve(service: Service, listening: socket, limits: Limits, threshold: float,
     Raises:
         ResnetError: the classifier cannot be loaded.
     """
-    site = Site(service, limits, threshold, is_loopback(listening), progress.line)
+    site = Site(service, limits, threshold, is_loopback(listening), progress)
     config = uvicorn.Config(
         site.app(),
         http=type("Protocol", (_Protocol,), {"seconds": limits.seconds}),
@@ -77,7 +76,8 @@ def serve(service: Service, listening: socket, limits: Limits, threshold: float,
     def load() -> None:
         try:
             seconds = service.start()
-            progress.line(f"ready after {seconds:.1f} s; Ctrl-C ends it")
+            if not progress.stop_signal():
+                progress.line(f"ready after {seconds:.1f} s; Ctrl-C ends it")
         except Exception as error:
             failures.append(error)
             server.should_exit = True
@@ -111,7 +111,7 @@ class _Server(uvicorn.Server):
 
 
 class _Protocol(H11Protocol):
-    """A connection that is closed if a client does not send a whole request head in time; uvicorn waits for ever."""
+    """A connection that is closed if a client does not send a whole request head in time; uvicorn waits forever."""
 
     seconds = 30.0
     _late: asyncio.TimerHandle | None = None
@@ -153,12 +153,12 @@ class Site:
         service: the classifier.
         limits, threshold: see `ServeRequest`.
         only_local: whether the server listens on a loopback address, so that its names are known.
-        report: told of failures of the server itself.
+        progress: told of failures of the server itself.
     """
 
-    def __init__(self, service: Service, limits: Limits, threshold: float, only_local: bool, report: Reporting) -> None:
+    def __init__(self, service: Service, limits: Limits, threshold: float, only_local: bool, progress: Progress) -> None:
         self._service, self._limits, self._threshold = service, limits, threshold
-        self._only_local, self._report = only_local, report
+        self._only_local, self._progress = only_local, progress
         self._requests: Counter[tuple[str, int]] = Counter()
         self._images = self._errors = self._held = 0
         self._seconds = Histogram(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -203,7 +203,7 @@ class Site:
                 try:
                     await app(scope, receive, send_safely)
                 except Exception as error:  # `_failed` has answered
-                    self._report(f"{scope['path']} failed: {error!r}")
+                    self._progress.line(f"{scope['path']} failed: {error!r}")
 
         return answer
 
@@ -310,8 +310,8 @@ class _Upload:
         if self._headers.get("content-type", "").lower().startswith("multipart/form-data"):
             files = await self._files()
         else:
-            files = [(_UPLOAD, await self._request.body())]
-        if not files or (len(files) == 1 and not files[0][1]):
+            files = [(_UPLOAD, body)] if (body := await self._request.body()) else []
+        if not files:
             raise HTTPException(400, "no image: send one as the body, or one or more as files of a form (multipart/form-data)")
         return [Remote(name, lambda content=content: content) for name, content in files]  # type: ignore[misc]
 

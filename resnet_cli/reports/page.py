@@ -71,6 +71,8 @@ class Report:
         figures: the fields of `evaluate --json`.
         mistakes: misclassified images, worst first; all are shown, so give a few.
         unsure: images with the least certain predictions.
+        unlike: images that are the least like the training images; a few.
+        unlike_count: number of images unlike the training images; None if that is not known.
         reliability: bins of the reliability diagram: low, high, mean confidence, accuracy.
         precision_recall: of some classes the name, the average precision, and the points (recall, precision).
         history: epochs of the training; empty if unknown.
@@ -85,6 +87,8 @@ class Report:
     figures: dict[str, Any]
     mistakes: Sequence[Shown] = ()
     unsure: Sequence[Shown] = ()
+    unlike: Sequence[Shown] = ()
+    unlike_count: int | None = None
     reliability: Sequence[tuple[float, float, float, float]] = ()
     precision_recall: Sequence[tuple[str, float, Sequence[tuple[float, float]]]] = ()
     history: Sequence[EpochRecord] = ()
@@ -113,6 +117,7 @@ def write_report(path: Path, report: Report) -> None:
             classes=worst_first,
             mistakes=list(map(embed, report.mistakes)),
             unsure=list(map(embed, report.unsure)),
+            unlike=list(map(embed, report.unlike)),
             with_heat=any(each.heat is not None for each in report.mistakes),
             training=_training_plots(report),
             legend=_legend(report),
@@ -210,7 +215,7 @@ _PHASES = {"train": "training", "head": "head phase", "tail": "fine-tuning phase
 def _training_plots(report: Report) -> list[str]:
     """Loss and accuracy over all epochs, phases one after the other; the epoch whose weights were kept is marked."""
     phases = list(dict.fromkeys(record.stage for record in report.history))
-    if not phases:
+    if len(report.history) < 2:  # one epoch is no curve
         return []
     ordered = [record for phase in phases for record in report.history if record.stage == phase]
     kept = [place for place, record in enumerate(ordered, 1) if (record.stage, record.epoch) == report.best]

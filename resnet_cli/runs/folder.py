@@ -215,7 +215,7 @@ def load_run(folder: Path | None = None) -> Run:
     folder = newest_run() if folder is None else folder
     if not folder.is_dir():
         what = f"{folder} is a file, not a run folder" if folder.exists() else f"there is no run folder {folder}"
-        raise ResnetError(what, "`ls runs` shows the runs of this folder")
+        raise ResnetError(what, "`resnet runs` lists the runs of this folder")
     path = folder / "run.json"
     if not path.exists():
         if (folder / EXPORT_RECORD).exists():
@@ -223,7 +223,9 @@ def load_run(folder: Path | None = None) -> Run:
         if (folder / WEIGHTS).is_file():
             raise ResnetError(f"{folder} is a folder of published weights, not a run", f"name {folder / WEIGHTS}")
         if not any((folder / name).exists() for name in (*_TELLTALE, "model.weights.h5")):
-            raise ResnetError(f"{folder} is not a run folder: it has no run.json", "`ls runs` shows the runs of this folder")
+            raise ResnetError(
+                f"{folder} is not a run folder: it has no run.json", "`resnet runs` lists the runs of this folder"
+            )
         if is_rate_search(folder):
             raise ResnetError(f"{folder} contains a learning-rate range test, not a run", "name a run with --run")
         raise ResnetError(f"the run {folder} is not complete: it has no run.json", "finish it with --resume")

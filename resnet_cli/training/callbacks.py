@@ -213,7 +213,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
             *([Field(to_go)] if to_go else []),
         ]
         title = f"{self._stage.step} {record.epoch:{len(str(total))}}/{total}"
-        return Epoch(title, fields, [each.val_accuracy for each in self.history], total)
+        return Epoch(title, fields, [each.val_accuracy for each in self.history], total, self.best_epoch)
 
     def _to_go(self, record: EpochRecord) -> str:
         """The longest time that the remaining epochs take; empty while `progressive` still trains on smaller images."""
