@@ -164,6 +164,7 @@ def test_photos_without_labels_get_the_teachers_classes(photos: Path, teacher: P
     assert record["classes"] == list(COLOURS)
     assert record["teacher"] == {"name": "teacher", "sha256": find_teacher(teacher).sha256, "image_size": 16}
     assert record["config"]["teacher_weight"] == 1
+    assert "calibration" not in record  # the labels are those of the teacher
     rows = splits(run)
     assert len(rows) == 24
     assert {row["class"] for row in rows if row["split"] == "train"} == {""}

@@ -59,7 +59,7 @@ def test_a_second_run_with_another_head_computes_no_features(
     tiny_dataset: Path, run_cli: RunCli, kept: Path, tmp_path: Path
 ) -> None:
     first = result_of(run_cli, tiny_dataset, *HEAD, "--output", tmp_path / "first")
-    assert rows_in(kept) == 27 * 2 + 9
+    assert rows_in(kept) == 27 * 2 + 27 + 9  # two views, and the image as it is predicted
     files = {path: path.read_bytes() for path in kept.rglob("*.rows")}
     result_of(run_cli, tiny_dataset, *HEAD, "--set", "hidden=16", "--no-report", "--output", tmp_path / "hidden")
     assert {path: path.read_bytes() for path in kept.rglob("*.rows")} == files
@@ -85,8 +85,8 @@ def test_an_image_is_opened_once_for_all_its_views_and_not_at_all_where_its_feat
     splits = (tmp_path / "first" / "splits.csv").read_text()
     training = [path for path in opened if f"{path},{path.split('/')[0]},train" in splits]
     assert len(training) == splits.count(",train,") and len(opened) == 3 * 48
-    # One of every class, to know that there is one.
-    assert sum(opened[path] for path in training) == len(training) + 3
+    # Once more as it is predicted; and one of every class, to know that there is one.
+    assert sum(opened[path] for path in training) == 2 * len(training) + 3
     opened.clear()
     result_of(run_cli, data, *HEAD, "--set", "hidden=16", "--no-report", "--output", tmp_path / "hidden")
     # 32 held-out images vouch for the network that was written.
@@ -101,8 +101,8 @@ def test_a_new_image_alone_is_computed(
     before = rows_in(kept)
     make_image(tiny_dataset / "apple" / "new.png", seed=99)
     result_of(run_cli, tiny_dataset, *HEAD, "--output", tmp_path / "second")
-    # The others stay where they were; a training image is kept in two views, a held-out one in one.
-    new_rows = {"train": 2, "val": 1}
+    # The others stay where they were; a training image is kept in two views and as it is predicted, a held-out one once.
+    new_rows = {"train": 3, "val": 1}
     (split,) = [split for split in new_rows if f"new.png,apple,{split}" in (tmp_path / "second" / "splits.csv").read_text()]
     assert rows_in(kept) - before == new_rows[split]
     merged = result_of(run_cli, tiny_dataset, *HEAD, "--output", tmp_path / "merged")
@@ -141,7 +141,7 @@ def test_a_damaged_file_is_noticed_and_its_rows_are_computed_again(
         content[len(content) // 2] ^= 1
         path.write_bytes({"cut": content[: len(content) // 2], "changed": content, "empty": b""}[damage])
     assert result_of(run_cli, tiny_dataset, *HEAD, "--output", tmp_path / "again") == first
-    assert rows_in(kept) == 27 * 2 + 9
+    assert rows_in(kept) == 27 * 2 + 27 + 9  # two views, and the image as it is predicted
 
 
 def test_a_run_that_is_interrupted_keeps_no_half_of_its_features(

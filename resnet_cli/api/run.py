@@ -237,7 +237,7 @@ class Run:
             progress: as for `finetune`.
 
         Returns:
-            One prediction per image, in order, with `label`, `probability`, `top` and, for files, `path`.
+            One prediction per image, in order, with `label`, `probability`, `top`, `unlike_training` and, for files, `path`.
 
         Raises:
             ResnetError: an image cannot be read; the message names it.

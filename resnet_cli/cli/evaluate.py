@@ -32,7 +32,6 @@ from resnet_cli.runs.folder import newest_run
 if TYPE_CHECKING:
     from resnet_cli.inference.metrics import Evaluation
     from resnet_cli.jobs.evaluate import Evaluated
-    from resnet_cli.jobs.measure import Measured
 
 _MANY = 12  # most classes in a confusion table on the terminal
 
@@ -157,7 +156,7 @@ def _print_result(done: "Evaluated", with_coverage: bool) -> None:
     _print_classes(measured.figures, "the report" if done.report else "the output of --json")
     _print_confusion(measured.figures)
     if with_coverage:
-        _print_coverage(measured)
+        _print_coverage(done)
     if (unlike := measured.unlike_training) is not None:
         images = measured.figures.count
         console.out.print(f"unlike the training images: {len(unlike)} of {images} ({len(unlike) / images:.1%})")
@@ -169,13 +168,16 @@ def _print_result(done: "Evaluated", with_coverage: bool) -> None:
     console.out.print(f"worst images first: {console.escape(str(done.folder / 'predictions.csv'))}")
 
 
-def _print_coverage(measured: "Measured") -> None:
-    points, wanted = measured.coverage
+def _print_coverage(done: "Evaluated") -> None:
+    points, wanted = done.measured.coverage
     rows = [
         {"threshold": f"{point.threshold:.3f}", "answered": f"{point.answered:.1%}", "accuracy": f"{point.accuracy:.1%}"}
         for point in points
     ]
     print_table(columns_of(rows, rows[0]), "accuracy of the most certain answers")
+    if done.suggested:
+        _print_suggested(done)
+        return
     for accuracy, found in wanted.items():
         if found is None:
             console.out.print(f"no threshold reaches an accuracy of {accuracy:.0%}")
@@ -183,6 +185,19 @@ def _print_coverage(measured: "Measured") -> None:
             console.out.print(
                 f"{accuracy:.0%} right: predict --threshold {found.threshold:.3f}, which answers {found.answered:.1%}"
             )
+    if wanted:
+        console.out.print("these thresholds were fitted on the images of this table: new images may be answered a little worse")
+
+
+def _print_suggested(done: "Evaluated") -> None:
+    images = done.runs[0].record["calibration"]["images"]
+    console.out.print(f"thresholds fitted on {how_many(images, 'validation image')}, and what they do here:")
+    for wanted, threshold, found in done.suggested:
+        if threshold is None:
+            console.out.print(f"{wanted:.0%} right: none, or too few validation images are answered to tell")
+            continue
+        here = f"answers {found.answered:.1%}, {found.accuracy:.1%} of them right" if found else "answers nothing"
+        console.out.print(f"{wanted:.0%} right: predict --threshold {threshold:.3f}, which {here}")
 
 
 def _print_headline(evaluation: "Evaluation") -> None:

@@ -51,23 +51,39 @@ class Calibration:
         temperature: the logits are divided by it.
         images: validation images it was fitted on.
         ece, loss: expected calibration error, 0..1, and cross-entropy, nats: before and after.
+        split: split of these images: "val", or "test" where the test images validate.
+        thresholds: accuracies, 0..1, and the threshold that reaches each on these images; None where there is none.
     """
 
     temperature: float
     images: int
     ece: tuple[float, float]
     loss: tuple[float, float]
+    split: str
+    thresholds: tuple[tuple[float, float | None], ...]
 
     def to_json(self) -> dict[str, Any]:
         """Its entry in run.json."""
         (ece, ece_after), (loss, loss_after) = self.ece, self.loss
         figures = {"ece_before": ece, "ece_after": ece_after, "loss_before": loss, "loss_after": loss_after}
-        return {"temperature": self.temperature, "images": self.images, **figures}
+        thresholds = [{"accuracy": accuracy, "threshold": threshold} for accuracy, threshold in self.thresholds]
+        about = {"temperature": self.temperature, "images": self.images, "split": self.split}
+        return {**about, **figures, "thresholds": thresholds}
 
 
-def calibration(temperature: float, before: Evaluation, after: Evaluation) -> Calibration:
-    """What a temperature did on the images it was fitted on."""
-    return Calibration(temperature, before.count, (before.ece, after.ece), (before.loss, after.loss))
+def calibration(
+    temperature: float, before: Evaluation, after: Evaluation, split: str, points: "tuple[Coverage, ...]"
+) -> Calibration:
+    """What a temperature did on the images it was fitted on.
+
+    Args:
+        temperature: from `fit_temperature`.
+        before, after: their figures without and with it.
+        split: their split.
+        points: their `coverage`, with it.
+    """
+    thresholds = tuple((wanted, suggested_threshold(wanted, points, before.count)) for wanted in _WANTED)
+    return Calibration(temperature, before.count, (before.ece, after.ece), (before.loss, after.loss), split, thresholds)
 
 
 @dataclass(frozen=True)
@@ -108,6 +124,27 @@ def threshold_for(wanted: float, points: tuple[Coverage, ...]) -> Coverage | Non
         points: from `coverage`.
     """
     return next((point for point in points if point.accuracy >= wanted), None)
+
+
+def suggested_threshold(wanted: float, points: tuple[Coverage, ...], images: int) -> float | None:
+    """The threshold to answer at with this accuracy on new images.
+
+    Args:
+        wanted: accuracy, 0..1.
+        points: from `coverage`.
+        images: how many images they are of.
+
+    Returns:
+        That of `threshold_for`; None if there is none, or if so few images are answered that a single mistake among them would
+        miss the accuracy: 10 for 90 %, 20 for 95 %, 100 for 99 %.
+    """
+    found = threshold_for(wanted, points)
+    return found.threshold if found is not None and round(found.answered * images * (1 - wanted), 6) >= 1 else None
+
+
+def coverage_at(threshold: float, points: tuple[Coverage, ...]) -> Coverage | None:
+    """The share that is answered from this threshold on, and its accuracy; None if nothing is."""
+    return next((point for point in points if point.threshold >= threshold), None)
 
 
 _SHARES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)  # of answered images, in a summary

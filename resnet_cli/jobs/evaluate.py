@@ -5,7 +5,7 @@ In: runs, and the images to score. Out: metrics; predictions.csv, confusion.csv 
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from resnet_cli.data import scoring
 from resnet_cli.data.scoring import Scored, SplitName
 from resnet_cli.engines import EngineName
 from resnet_cli.errors import ResnetError
+from resnet_cli.inference.calibration import Coverage, coverage, coverage_at
 from resnet_cli.inference.scoring import first_image, is_predictions
 from resnet_cli.jobs.environment import dataset_folder, settled
 from resnet_cli.jobs.measure import Measured, measure_together
@@ -75,6 +76,32 @@ class Evaluated:
     report: Path | None
     warnings: tuple[str, ...]
 
+    @property
+    def suggested(self) -> tuple[tuple[float, float | None, Coverage | None], ...]:
+        """Accuracies, 0..1, with the threshold that the run's calibration suggests for each, and what it does on these images.
+
+        Empty if the run has none, if they are for other probabilities, or if they were fitted on these very images.
+        """
+        fitted, rows = self.runs[0].record.get("calibration", {}), self.measured.rows
+        own = (fitted.get("split"), self.runs[0].record.get("data", {}).get("name"))
+        if len(self.runs) > 1 or self.measured.views > 1 or not rows.samples or "thresholds" not in fitted:
+            return ()
+        if (self.measured.scored.split, self.measured.scored.name) == own:
+            return ()
+        points = coverage(rows.probabilities, rows.labels)
+        pairs = [(each["accuracy"], each["threshold"]) for each in fitted["thresholds"]]
+        return tuple((wanted, at, None if at is None else coverage_at(at, points)) for wanted, at in pairs)
+
+    def _suggested_json(self) -> dict[str, Any] | None:
+        if not self.suggested:
+            return None
+        fitted = self.runs[0].record["calibration"]
+        found = [
+            {"accuracy": wanted, "threshold": at, "point": None if point is None else asdict(point)}
+            for wanted, at, point in self.suggested
+        ]
+        return {"split": fitted["split"], "images": fitted["images"], "thresholds": found}
+
     def to_json(self) -> dict[str, Any]:
         """The JSON output of `evaluate`."""
         folders, measured = [run.name for run in self.runs], self.measured
@@ -83,7 +110,9 @@ class Evaluated:
         warnings = list(self.warnings)
         where = {"output": str(self.folder), "report": str(self.report) if self.report else None}
         outcome = {"engine": measured.engine, **where, "warnings": warnings, "notes": warnings}
-        parts = {"coverage": measured.coverage_json(), "unlike_training": measured.unlike_training_json()}
+        curve = measured.coverage_json()
+        parts = {"coverage": curve and {**curve, "suggested": self._suggested_json()}}
+        parts["unlike_training"] = measured.unlike_training_json()
         return {**names, **measured.figures.to_json(), **parts, **outcome}
 
 

@@ -32,7 +32,7 @@ from resnet_cli.inference.novelty import NOVELTY, Novelty, fit_novelty, with_thr
 from resnet_cli.inference.scoring import Rows, classify_pooled, collect
 from resnet_cli.jobs.predict import Ready, load_members, read_weights
 from resnet_cli.networks.catalogue import ClassifierSpec
-from resnet_cli.progress import Progress, stop_if_asked
+from resnet_cli.progress import Progress, how_many, stop_if_asked
 
 _MOST = 1000  # training images whose features are computed: 1 to 3 % of a run; twice as many flag little more
 
@@ -176,7 +176,11 @@ def measure_splits(
         calibrate(folder, temperature)
         rows = replace(rows, probabilities=tempered(rows.probabilities, temperature))
         after = replace(first, rows=rows, figures=measure(rows.probabilities, rows.labels, dataset.classes))
-        fitted, first = calibration(temperature, first.figures, after.figures), after
+        points = coverage(rows.probabilities, rows.labels)
+        fitted, first = calibration(temperature, first.figures, after.figures, first.scored.split, points), after
+        before, now = fitted.ece
+        told = f"temperature {temperature:.3f}, calibration error {before:.3f} before and {now:.3f} after"
+        progress.line(f"calibrated on {how_many(fitted.images, 'validation image')}: {told}")
     if dataset.is_validated_by_test:
         return dict.fromkeys(("val", "test"), first), fitted
     return {"val": first, **({"test": measured("test", novelty, None)} if "test" in dataset.splits else {})}, fitted
