@@ -151,10 +151,7 @@ def measure_splits(
     """
     rebuild = partial(read_weights, folder / "model.weights.h5", spec)
     classifier = Ready(str(folder), folder / "model.xml", dataset.classes, geometry, rebuild)
-    from resnet_cli.engines.frozen import (
-        calibrate,
-        measuring_engine,
-    )  # imports Keras, which a training process has already done
+    from resnet_cli.engines.frozen import measuring_engine  # imports Keras, which a training process has already done
 
     engine = measuring_engine(engine)
 
@@ -171,19 +168,27 @@ def measure_splits(
         write_novelty(folder / NOVELTY, novelty)
     fitted = None
     if dataset.labelled:
-        rows = first.rows
-        temperature = fit_temperature(rows.probabilities, rows.labels)
-        calibrate(folder, temperature)
-        rows = replace(rows, probabilities=tempered(rows.probabilities, temperature))
-        after = replace(first, rows=rows, figures=measure(rows.probabilities, rows.labels, dataset.classes))
-        points = coverage(rows.probabilities, rows.labels)
-        fitted, first = calibration(temperature, first.figures, after.figures, first.scored.split, points), after
-        before, now = fitted.ece
-        told = f"temperature {temperature:.3f}, calibration error {before:.3f} before and {now:.3f} after"
-        progress.line(f"calibrated on {how_many(fitted.images, 'validation image')}: {told}")
+        fitted, first = _calibrated(folder, first, progress)
     if dataset.is_validated_by_test:
         return dict.fromkeys(("val", "test"), first), fitted
     return {"val": first, **({"test": measured("test", novelty, None)} if "test" in dataset.splits else {})}, fitted
+
+
+def _calibrated(folder: Path, before: Measured, progress: Progress) -> tuple[Calibration, Measured]:
+    """Fit the temperature and divide the stored logits by it; the metrics of the same images with calibrated probabilities."""
+    from resnet_cli.engines.frozen import calibrate
+
+    rows, classes = before.rows, before.scored.classes
+    temperature = fit_temperature(rows.probabilities, rows.labels)
+    calibrate(folder, temperature)
+    rows = replace(rows, probabilities=tempered(rows.probabilities, temperature))
+    after = replace(before, rows=rows, figures=measure(rows.probabilities, rows.labels, classes))
+    points = coverage(rows.probabilities, rows.labels)
+    fitted = calibration(temperature, before.figures, after.figures, before.scored.split, points)
+    ece, ece_after = fitted.ece
+    told = f"temperature {temperature:.3f}, calibration error {ece:.3f} before and {ece_after:.3f} after"
+    progress.line(f"calibrated on {how_many(fitted.images, 'validation image')}: {told}")
+    return fitted, after
 
 
 def _features(classifier: Ready, dataset: Dataset, engine: EngineName, progress: Progress) -> Outputs:
