@@ -151,7 +151,10 @@ def measure_splits(
     """
     rebuild = partial(read_weights, folder / "model.weights.h5", spec)
     classifier = Ready(str(folder), folder / "model.xml", dataset.classes, geometry, rebuild)
-    from resnet_cli.engines.frozen import measuring_engine  # imports Keras, which a training process has already done
+    from resnet_cli.engines.frozen import (
+        calibrate,
+        measuring_engine,
+    )  # imports Keras, which a training process has already done
 
     engine = measuring_engine(engine)
 
@@ -168,27 +171,24 @@ def measure_splits(
         write_novelty(folder / NOVELTY, novelty)
     fitted = None
     if dataset.labelled:
-        fitted, first = _calibrated(folder, first, progress)
+        first, fitted = _calibrated(first, progress)
+        calibrate(folder, fitted.temperature)
     if dataset.is_validated_by_test:
         return dict.fromkeys(("val", "test"), first), fitted
     return {"val": first, **({"test": measured("test", novelty, None)} if "test" in dataset.splits else {})}, fitted
 
 
-def _calibrated(folder: Path, before: Measured, progress: Progress) -> tuple[Calibration, Measured]:
-    """Fit the temperature and divide the stored logits by it; the metrics of the same images with calibrated probabilities."""
-    from resnet_cli.engines.frozen import calibrate
-
-    rows, classes = before.rows, before.scored.classes
+def _calibrated(measured: Measured, progress: Progress) -> tuple[Measured, Calibration]:
+    """Validation images with the temperature that was fitted on them, and what it did."""
+    rows, before = measured.rows, measured.figures
     temperature = fit_temperature(rows.probabilities, rows.labels)
-    calibrate(folder, temperature)
     rows = replace(rows, probabilities=tempered(rows.probabilities, temperature))
-    after = replace(before, rows=rows, figures=measure(rows.probabilities, rows.labels, classes))
+    after = measure(rows.probabilities, rows.labels, measured.scored.classes)
     points = coverage(rows.probabilities, rows.labels)
-    fitted = calibration(temperature, before.figures, after.figures, before.scored.split, points)
-    ece, ece_after = fitted.ece
-    told = f"temperature {temperature:.3f}, calibration error {ece:.3f} before and {ece_after:.3f} after"
+    fitted = calibration(temperature, before, after, measured.scored.split, points)
+    told = f"temperature {temperature:.3f}, calibration error {before.ece:.3f} before and {after.ece:.3f} after"
     progress.line(f"calibrated on {how_many(fitted.images, 'validation image')}: {told}")
-    return fitted, after
+    return replace(measured, rows=rows, figures=after), fitted
 
 
 def _features(classifier: Ready, dataset: Dataset, engine: EngineName, progress: Progress) -> Outputs:
