@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import MakeRun, RunCli, run_once
@@ -46,26 +47,41 @@ def export(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeEx
     return write
 
 
+@pytest.fixture(scope="module")
+def command(sample_data: Path) -> tuple[object, ...]:
+    images = [sorted((sample_data / label).iterdir())[place] for label in ("cars", "trucks") for place in range(3)]
+    return ("predict", *images, "--views", 2, "--json")
+
+
+@pytest.fixture(scope="module")
+def exact(command: tuple[object, ...], run_folder: Path, sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What Keras says with the run's weights: predictions, and the figures of an evaluation."""
+    own = ("--run", run_folder, "--engine", "keras")
+    output = ("--output", tmp_path_factory.mktemp("figures") / "run")
+    return [json.loads(run_once(*words, *own).stdout) for words in (command, ("evaluate", sample_data, "--json", *output))]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("options", RUNTIMES)
 def test_predict_and_evaluate_run_every_export_in_its_own_runtime(
-    options: tuple[str, ...], export: MakeExport, run_folder: Path, sample_data: Path, run_cli: RunCli, tmp_path: Path
+    options: tuple[str, ...],
+    export: MakeExport,
+    command: tuple[object, ...],
+    exact: Any,
+    sample_data: Path,
+    run_cli: RunCli,
+    tmp_path: Path,
 ) -> None:
     folder, (name, engine) = export(*options), RUNTIMES[options]
-    images = [sorted((sample_data / label).iterdir())[place] for label in ("cars", "trucks") for place in range(3)]
-    command = ("predict", *images, "--views", 2, "--json")
-    exact = json.loads(run_cli(*command, "--run", run_folder, "--engine", "keras").stdout)
+    predictions, expected = exact
     from_folder, from_file = (run_cli(*command, "--model", model) for model in (folder, folder / name))
     assert from_folder.exit_code == 0, from_folder.stderr
-    # The second names the file it was given by its folder.
     assert json.loads(from_file.stdout) == json.loads(from_folder.stdout)
     close = 0.3 if "int8" in options else 2e-2
-    for mine, other in zip(json.loads(from_folder.stdout), exact, strict=True):
+    for mine, other in zip(json.loads(from_folder.stdout), predictions, strict=True):
         found = {each["class"]: each["probability"] for each in mine["predictions"]}
         assert found == pytest.approx({each["class"]: each["probability"] for each in other["predictions"]}, abs=close)
-    scored = ("evaluate", sample_data, "--json", "--output")
-    expected = json.loads(run_cli(*scored, tmp_path / "run", "--run", run_folder, "--engine", "keras").stdout)
-    result = run_cli(*scored, tmp_path / "model", "--model", folder / name)
+    result = run_cli("evaluate", sample_data, "--json", "--output", tmp_path / "model", "--model", folder / name)
     assert result.exit_code == 0, result.stderr
     measured = json.loads(result.stdout)
     assert measured["engine"].startswith(engine)

@@ -373,6 +373,7 @@ def test_what_waits_is_classified_together_whoever_sent_it(photos: list[Path]) -
     with held(limit=256) as (server, engine), ThreadPoolExecutor(most) as pool:
         asked = [pool.submit(server.ask, "/predict", content) for _ in range(most)]  # more than all workers take at once
         wait_for_depth(server, most)
+        assert len(engine.batches) == 1  # of engines, only OpenVINO is given several at a time
         engine.go.set()
         assert {each.result().status for each in asked} == {200}
         assert sum(engine.batches) == most and 1 < max(engine.batches) <= 8
@@ -581,6 +582,24 @@ def test_a_port_that_is_in_use_and_a_host_of_another_machine_are_one_sentence(ru
     result = run_cli("serve", "--run", BUNDLED, "--host", "192.0.2.1", "--port", 0)
     assert result.exit_code == 1 and result.stderr.startswith("error: --host 192.0.2.1 is no address of this machine: ")
     assert run_cli("serve", "--port", 70000).exit_code == 2
+
+
+@pytest.mark.slow
+def test_verbose_shows_every_request() -> None:
+    command = [sys.executable, "-m", "resnet_cli", "serve", "--run", str(BUNDLED), "--port", "0", "--verbose"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    lines = iter(process.stderr.readline, "")
+    address = next(line for line in lines if " serving " in line).split()[-1].removeprefix("http://")
+    next(line for line in lines if " ready " in line)
+    server = Running(address, Notes())
+    assert server.ask("/predict", b"words").status == 422 and server.ask("/a%1bb").status == 404
+    process.send_signal(signal.SIGTERM)
+    told = [line.partition(" s  ")[2] for line in lines if " after " in line]
+    assert re.fullmatch(r"POST /predict: 422 after \d+\.\d ms\n", told[0])
+    assert told[1].startswith("GET /a\\x1bb: 404 after ")
+    process.stderr.close()
+    assert process.wait(60) == 143
 
 
 @pytest.mark.parametrize("name", ["starlette", "uvicorn", "python_multipart"])

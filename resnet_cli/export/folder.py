@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from resnet_cli.data.contents import trained_before
 from resnet_cli.data.folders import EXAMPLE, LABELS
 from resnet_cli.errors import ResnetError
-from resnet_cli.export.formats import FORMATS, README, FormatName, is_export, require_packages
+from resnet_cli.export.formats import ENCODED, ENCODED_INPUT, FORMATS, README, FormatName, is_export, require_packages
 from resnet_cli.files import UNFINISHED, unfinished, write_csv, write_text
 from resnet_cli.progress import how_many
 from resnet_cli.runs.folder import EARLIER, EXPORT_RECORD, SPLITS, Run, read_record, read_splits
@@ -136,6 +136,12 @@ class Description:
         if self.accuracy is not None:
             count, split = self.accuracy.count, self.accuracy.split
             facts.append(f"Top-1 accuracy {self.accuracy.top1:.1%} on {how_many(count, 'image')} held out ({split}).")
+        if self.name == "savedmodel":
+            answer = "`probabilities`, `classes` (their names) and `label`, the best class"
+            facts.append(
+                f"The signature `{ENCODED}` takes bytes of JPEG, PNG, GIF and BMP files as `{ENCODED_INPUT}`, as TensorFlow"
+                f' Serving gets them in {{"b64": "..."}}, and answers with {answer}.'
+            )
         if "calibration" in run.record:
             temperature = run.record["calibration"]["temperature"]
             facts.append(f"Probabilities are calibrated: logits are divided by {temperature:.3f}, inside the model.")

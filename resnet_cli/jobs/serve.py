@@ -209,6 +209,7 @@ class Service:
         self.batches = Histogram(1, 2, 4, 8, 16, 32, 64)
         self._load, self._load_explainer, self._limit = load, explainer, limit
         self._members: Sequence[Member] = ()
+        self._decoders: int | None = 1
         self._waiting: deque[_Waiting] = deque()
         self._unanswered = self._idle = 0
         self._changed = threading.Condition()
@@ -239,8 +240,10 @@ class Service:
         """
         began = time.monotonic()
         self._members = self._load()
-        # Keras' models are not made for several threads.
-        count = 1 if any(member.engine.name == "keras" for member in self._members) else min(workers(), _MOST)
+        # Other engines are not made for several threads: an interpreter of LiteRT would mix up their images.
+        parallel = all(member.engine.name == "openvino" for member in self._members)
+        count = min(workers(), _MOST) if parallel else 1
+        self._decoders = 1 if parallel else None  # there are as many workers as cores, or all cores decode for one
         threads = [threading.Thread(target=self._work, name=f"classify {number}") for number in range(count)]
         for thread in threads:
             thread.start()
@@ -301,8 +304,7 @@ class Service:
         taken: deque[_Waiting] = deque()
         while not self._is_closed or self._waiting:
             try:
-                # One thread decodes: there are as many workers as cores.
-                for result in classify(self._images(taken), self._members, threads=1):
+                for result in classify(self._images(taken), self._members, threads=self._decoders):
                     self._answer(taken.popleft(), result)
             except Exception as error:  # of any type, depending on the engine
                 while taken:

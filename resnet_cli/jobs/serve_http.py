@@ -40,6 +40,9 @@ _WHOLE = "resnet.whole"  # in a request's scope: its body has been received
 _CLOSE = {"Connection": "close"}  # where the rest of the body is not read
 _LINGER = 2.0  # seconds in which the rest of a refused body is still received, so that its sender reads the answer
 _SAFE = {"X-Content-Type-Options": "nosniff", "Cross-Origin-Resource-Policy": "same-origin", "Referrer-Policy": "no-referrer"}
+_POLICY = (
+    "default-src 'none'; img-src blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 _LATER = {"Retry-After": "1"}
 
 
@@ -164,10 +167,7 @@ class Site:
         self._seconds = Histogram(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
         shown = {"names": service.names, "classes": len(service.classes), "explains": service.explains}
         self._page = environment().get_template("serve.html.j2").render(shown, limits=limits, threshold=threshold)
-        self._policy = (
-            f"default-src 'none'; script-src {_hash_of('script', self._page)}; style-src {_hash_of('style', self._page)};"
-        )
-        self._policy += " img-src blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        self._policy = f"{_POLICY}; script-src {_hash_of('script', self._page)}; style-src {_hash_of('style', self._page)}"
 
     def app(self) -> ASGIApp:
         """The ASGI application."""
@@ -191,13 +191,14 @@ class Site:
             async def send_safely(message: Message) -> None:
                 if message["type"] == "http.response.start":
                     message["headers"] += [(name.lower().encode(), value.encode()) for name, value in _SAFE.items()]
-                    self._requests[path, message["status"]] += 1
+                    status, seconds = message["status"], time.perf_counter() - began
+                    self._requests[path, status] += 1
                     if path == "/predict":
-                        self._seconds.observe(time.perf_counter() - began)
+                        self._seconds.observe(seconds)
+                    self._progress.detail(f"{scope['method']} {scope['path']}: {status} after {1000 * seconds:.1f} ms")
                 await send(message)
 
-            reason = self._foreign(Headers(scope=scope))
-            if reason:
+            if reason := self._foreign(Headers(scope=scope)):
                 await _Refusal({"error": reason}, 403, _CLOSE)(scope, receive, send_safely)
             else:
                 try:
@@ -225,9 +226,8 @@ class Site:
         return Response(self._page, media_type="text/html", headers=headers)
 
     async def _show_health(self, request: Request) -> Response:
-        ready = self._service.is_ready
-        found = {"ready": ready, "runs": self._service.names, "classes": self._service.classes}
-        return JSONResponse(found, 200 if ready else 503)
+        service, ready = self._service, self._service.is_ready
+        return JSONResponse({"ready": ready, "runs": service.names, "classes": service.classes}, 200 if ready else 503)
 
     async def _show_metrics(self, request: Request) -> Response:
         lines = ["# HELP resnet_requests_total Answered requests.", "# TYPE resnet_requests_total counter"]
@@ -256,8 +256,7 @@ class Site:
         finally:
             self._hold(-upload.size)
         failed = sum(row["error"] is not None for row in rows)
-        self._images += len(rows)
-        self._errors += failed
+        self._images, self._errors = self._images + len(rows), self._errors + failed
         return JSONResponse(rows, 422 if failed == len(rows) else 200)
 
     def _asked(self, request: Request) -> tuple[int, bool]:
