@@ -67,7 +67,7 @@ def new_folder(folder: Path, force: bool) -> Iterator[Path]:
             with contextlib.suppress(OSError):
                 parent.rmdir()
         if isinstance(error, OSError):
-            reason = error.strerror or str(error)
+            reason = error.strerror or str(error).partition("\n")[0]
             raise ResnetError(f"cannot write to {folder}: {reason}", "choose another --output") from error
         raise
 
