@@ -250,6 +250,18 @@ def test_force_replaces_nothing_but_an_export(run_folder: Path, run_cli: RunCli,
     assert sorted(path.name for path in (tmp_path / "photos").iterdir()) == ["cat.jpg", "labels.txt"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [("savedmodel",), ("tflite", "--quantize", "int8", "--force")])
+def test_tensorflow_reads_no_pattern_in_the_name_of_a_folder(
+    options: tuple[str, ...], run_folder: Path, run_cli: RunCli, sample_data: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos [2024]*" / "out"
+    result = run_cli("export", "--run", run_folder, "--output", folder, "--format", *options)
+    assert result.exit_code == 0, result.stderr
+    result = run_cli("predict", next((sample_data / "cars").iterdir()), "--model", folder)
+    assert result.exit_code == 0, result.stderr
+
+
 def test_what_python_and_the_finder_leave_in_an_export_is_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / "out" / "__pycache__").mkdir(parents=True)  # after `from classify import pixels`
     for name in ("labels.txt", "classify.py", "model.keras", ".DS_Store"):
