@@ -107,6 +107,11 @@ def test_files_of_other_versions_are_read_or_left_alone(tmp_path: Path) -> None:
     assert read_novelty(tmp_path / "newer.npz") is None
 
 
+def test_features_of_another_network_are_one_sentence() -> None:
+    with pytest.raises(ResnetError, match=r"novelty\.npz is of another network: it has 24 features, the network 8"):
+        fitted(drawn(50)).distances(np.zeros((3, 8), np.float32))
+
+
 def other_compression(content: bytes) -> bytes:
     """The same archive, its first file said to be compressed in another way."""
     entry = content.index(b"PK\x01\x02")

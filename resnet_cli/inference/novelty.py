@@ -55,7 +55,13 @@ class Novelty:
 
         Returns:
             (N,), 0 or above: root mean squares over the directions, divided by the threshold.
+
+        Raises:
+            ResnetError: the features are not those of the network that this was fitted on.
         """
+        if features.shape[1] != len(self.mean):
+            what = f"{NOVELTY} is of another network: it has {len(self.mean)} features, the network {features.shape[1]}"
+            raise ResnetError(what, "copy the run again")
         parts = (_rooted(features) - self.mean) @ self._whitening
         return np.asarray(np.sqrt((parts * parts).mean(1)) / self.threshold, np.float32)
 
