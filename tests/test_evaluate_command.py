@@ -3,7 +3,9 @@
 import csv
 import json
 import os
+import re
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -454,6 +456,23 @@ def test_a_training_writes_its_report_where_it_is_wanted_or_none(tiny_dataset: P
     result = run_cli("finetune", tiny_dataset, *quick, "--output", run, "--report", page)
     assert result.exit_code == 0 and f"report: {page}" in result.stdout.replace("\n", "")
     assert "top-1 accuracy on" in page.read_text() and not (run / "report.html").exists()
+
+
+def test_the_report_counts_the_images_that_were_used(tiny_dataset: Path, run_cli: RunCli, tmp_path: Path) -> None:
+    damaged = sorted(tiny_dataset.rglob("*.png"))[::5]
+    for path in damaged:
+        path.write_bytes(path.read_bytes()[:60])
+    (tiny_dataset / "notes.doc").touch()
+    run = tmp_path / "run"
+    quick = ("--arch", "resnet20", "--weights", "none", "--set", "views=2", "--epochs", 1, "--image-size", 32)
+    assert run_cli("finetune", tiny_dataset, *quick, "--output", run).exit_code == 0
+    with (run / "splits.csv").open() as file:
+        used = Counter((row["class"], row["split"]) for row in csv.DictReader(file))
+    page = re.sub(r"\s+", " ", (run / "report.html").read_text())
+    assert sum(used.values()) == 36 - len(damaged)
+    assert f"{len(damaged) + 1} files skipped; " in page
+    for name in ("apple", "berry", "cherry"):
+        assert f"<td>{used[name, 'train']}</td><td>{used[name, 'val']}</td>" in page
     result = run_cli("train", tiny_dataset, "--epochs", 1, "--output", tmp_path / "none", "--no-report", "--json")
     assert result.exit_code == 0 and json.loads(result.stdout)["report"] is None
     assert (tmp_path / "none" / "run.json").exists() and not (tmp_path / "none" / "report.html").exists()
