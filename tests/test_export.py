@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resnet_cli.engines.frozen import read_classifier
+from resnet_cli.errors import ResnetError
 from resnet_cli.export import formats
+from resnet_cli.export.folder import check_free
 from resnet_cli.networks.catalogue import spec_from_record
 from resnet_cli.runs.folder import load_run, read_splits
 
@@ -246,6 +248,16 @@ def test_force_replaces_nothing_but_an_export(run_folder: Path, run_cli: RunCli,
     assert code == 1
     assert "photos holds more than an export, so --force does not replace it" in told
     assert sorted(path.name for path in (tmp_path / "photos").iterdir()) == ["cat.jpg", "labels.txt"]
+
+
+def test_what_python_and_the_finder_leave_in_an_export_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / "out" / "__pycache__").mkdir(parents=True)  # after `from classify import pixels`
+    for name in ("labels.txt", "classify.py", "model.keras", ".DS_Store"):
+        (tmp_path / "out" / name).touch()
+    check_free(tmp_path / "out", force=True)
+    (tmp_path / "out" / "program.py").touch()
+    with pytest.raises(ResnetError, match="holds more than an export"):
+        check_free(tmp_path / "out", force=True)
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(run_folder: Path, run_cli: RunCli, tmp_path: Path) -> None:

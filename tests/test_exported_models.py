@@ -118,8 +118,16 @@ def alone(folder: Path, make: MakeExport) -> tuple[Path, str]:
     return folder / "model.onnx", f"{folder} has no export.json, which names the classes of model.onnx and how"
 
 
+def changed(folder: Path, make: MakeExport, format: str) -> None:
+    """An export whose user has changed the model."""
+    shutil.copytree(make(format), folder, dirs_exist_ok=True)
+    record = json.loads((folder / "export.json").read_text())
+    del record["export"]["sha256"]
+    (folder / "export.json").write_text(json.dumps(record))
+
+
 def no_onnx(folder: Path, make: MakeExport) -> tuple[Path, str]:
-    shutil.copytree(make("onnx"), folder, dirs_exist_ok=True)
+    changed(folder, make, "onnx")
     (folder / "model.onnx").write_bytes(b"no graph")
     return folder, f"{folder / 'model.onnx'} cannot be run by ONNX Runtime: "
 
@@ -127,7 +135,7 @@ def no_onnx(folder: Path, make: MakeExport) -> tuple[Path, str]:
 def keras_of_another_program(folder: Path, make: MakeExport) -> tuple[Path, str]:
     import keras
 
-    shutil.copytree(make("keras"), folder, dirs_exist_ok=True)
+    changed(folder, make, "keras")
     pixels = keras.Input((None, None, 3), dtype="uint8")
     other = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1.0)(pixels))
     keras.Model(pixels, other).save(folder / "model.keras")
@@ -136,10 +144,39 @@ def keras_of_another_program(folder: Path, make: MakeExport) -> tuple[Path, str]
 
 
 def cut_tflite(folder: Path, make: MakeExport) -> tuple[Path, str]:
-    shutil.copytree(make("tflite"), folder, dirs_exist_ok=True)
+    changed(folder, make, "tflite")
     whole = (folder / "model.tflite").read_bytes()
     (folder / "model.tflite").write_bytes(whole[: len(whole) // 2])
     return folder / "model.tflite", f"{folder / 'model.tflite'} cannot be run by LiteRT: "
+
+
+def swapped(folder: Path, make: MakeExport) -> tuple[Path, str]:
+    """A model that resizes, which would resize the squares of this export again, and answer."""
+    shutil.copytree(make("onnx"), folder, dirs_exist_ok=True)
+    shutil.copy(make("onnx", "--with-resize", "--quantize", "float16") / "model.onnx", folder)
+    return folder, f"{folder / 'model.onnx'} is not the model that {folder / 'export.json'} describes, or is damaged: "
+
+
+def swapped_weights(folder: Path, make: MakeExport) -> tuple[Path, str]:
+    shutil.copytree(make("openvino"), folder, dirs_exist_ok=True)
+    weights = bytearray((folder / "model.bin").read_bytes())
+    weights[len(weights) // 2] ^= 1
+    (folder / "model.bin").write_bytes(weights)
+    return folder / "model.xml", f"{folder / 'model.bin'} is not the model that {folder / 'export.json'} describes, or is"
+
+
+def swapped_variables(folder: Path, make: MakeExport) -> tuple[Path, str]:
+    shutil.copytree(make("savedmodel"), folder, dirs_exist_ok=True)
+    (folder / "variables" / "variables.index").unlink()
+    return folder, f"the export {folder} has no variables/variables.index"
+
+
+def no_precision(folder: Path, make: MakeExport) -> tuple[Path, str]:
+    shutil.copytree(make("onnx"), folder, dirs_exist_ok=True)
+    record = json.loads((folder / "export.json").read_text())
+    del record["export"]["precision"]
+    (folder / "export.json").write_text(json.dumps(record))
+    return folder, f"{folder / 'export.json'} is damaged: it names no format and precision"
 
 
 def another_format(folder: Path, make: MakeExport) -> tuple[Path, str]:
@@ -168,7 +205,11 @@ def missing(folder: Path, make: MakeExport) -> tuple[Path, str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "make", [alone, no_onnx, keras_of_another_program, cut_tflite, another_format, random_folder, photo, missing]
+    "make",
+    [
+        *(alone, no_onnx, keras_of_another_program, cut_tflite, swapped, swapped_weights, swapped_variables, no_precision),
+        *(another_format, random_folder, photo, missing),
+    ],
 )
 def test_a_file_of_another_kind_is_one_sentence(
     make: Callable[[Path, MakeExport], tuple[Path, str]],

@@ -226,6 +226,7 @@ def test_an_image_that_unpacks_to_too_many_pixels_is_not_unpacked(server: Runnin
         ("/predict?crop=1", b"x", {}, 400, "unknown parameter crop: there are top and explain"),
         ("/predict", None, {}, 405, "Method Not Allowed"),
         ("/other", b"x", {}, 404, "Not Found"),
+        ("/predict/", b"x", {}, 404, "Not Found"),
         ("/predict", b"x", {"Host": "attacker.example"}, 403, "this server answers requests to localhost only"),
         ("/predict", b"x", {"Host": "127.0.0.1.attacker.example"}, 403, "this server answers requests to localhost only"),
         ("/predict", b"x", {"Origin": "https://attacker.example"}, 403, "this server does not answer pages of other sites"),
@@ -593,11 +594,11 @@ def test_verbose_shows_every_request() -> None:
     address = next(line for line in lines if " serving " in line).split()[-1].removeprefix("http://")
     next(line for line in lines if " ready " in line)
     server = Running(address, Notes())
-    assert server.ask("/predict", b"words").status == 422 and server.ask("/a%1bb").status == 404
+    assert server.ask("/predict", b"words").status == 422 and server.ask("/a%0a%1bb").status == 404
     process.send_signal(signal.SIGTERM)
     told = [line.partition(" s  ")[2] for line in lines if " after " in line]
     assert re.fullmatch(r"POST /predict: 422 after \d+\.\d ms\n", told[0])
-    assert told[1].startswith("GET /a\\x1bb: 404 after ")
+    assert told[1].startswith("GET /a%0a%1bb: 404 after ")  # as it was sent, on one line
     process.stderr.close()
     assert process.wait(60) == 143
 

@@ -43,8 +43,18 @@ def files(make_image: MakeImage, tmp_path_factory: pytest.TempPathFactory) -> li
     clear.putalpha(image.convert("L"))
     clear.save(folder / "clear.png")
     image.convert("P").save(folder / "palette.png")
+    image.convert("1").save(folder / "black_and_white.png")
+    for colours in (2, 4, 16):
+        few = image.convert("P", palette=Image.Palette.ADAPTIVE, colors=colours)
+        few.save(folder / f"{colours}.png")
+        few.save(folder / f"{colours}_clear.png", transparency=1)
+        few.save(folder / f"{colours}_half.png", transparency=bytes((100, 255)))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(folder / "turned.png", exif=exif)
     image.convert("P").save(folder / "one.gif")
     image.save(folder / "plain.bmp")
+    image.convert("RGBA").save(folder / "four_bytes.bmp")
     return sorted(folder.iterdir())
 
 
@@ -103,6 +113,17 @@ def test_bytes_that_are_no_image_are_an_invalid_argument() -> None:
     for content in (b"no image", b"\xff\xd8\xff\xe0 and no more", b""):
         with pytest.raises(tf.errors.InvalidArgumentError):
             squares_of(Geometry(32))(tf.constant([content]))
+
+
+def test_a_bmp_with_a_palette_is_refused_and_not_taken_for_grey(make_image: MakeImage, tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    from resnet_cli.export.images import squares_of
+
+    with Image.open(make_image(tmp_path / "made.png", seed=3, size=(70, 41))) as image:
+        image.convert("P").save(tmp_path / "palette.bmp")
+    with pytest.raises(tf.errors.InvalidArgumentError, match="only BMP files of 24 or 32 bits"):
+        squares_of(Geometry(32))(tf.constant([(tmp_path / "palette.bmp").read_bytes()]))
 
 
 def photo(width: int, height: int) -> NDArray[np.uint8]:

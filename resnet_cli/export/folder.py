@@ -17,7 +17,7 @@ from resnet_cli.data.contents import trained_before
 from resnet_cli.data.folders import EXAMPLE, LABELS
 from resnet_cli.errors import ResnetError
 from resnet_cli.export.formats import ENCODED, ENCODED_INPUT, FORMATS, README, FormatName, is_export, require_packages
-from resnet_cli.files import UNFINISHED, unfinished, write_csv, write_text
+from resnet_cli.files import UNFINISHED, digest, unfinished, write_csv, write_text
 from resnet_cli.progress import how_many
 from resnet_cli.runs.folder import EARLIER, EXPORT_RECORD, SPLITS, Run, read_record, read_splits
 
@@ -120,11 +120,12 @@ class Description:
     parity: "Parity"
     accuracy: "Accuracy | None"
 
-    def to_record(self, run: Run) -> dict[str, Any]:
-        """The entry `export` of export.json."""
+    def to_record(self, run: Run, folder: Path) -> dict[str, Any]:
+        """The entry `export` of export.json; `folder` contains the model."""
         made = {"format": self.name, "precision": self.precision, "run": run.folder.resolve().name}
         found = {} if self.accuracy is None else {"accuracy": {**asdict(self.accuracy), "top1": self.accuracy.top1}}
-        return {**made, "with_resize": self.with_resize, "parity": asdict(self.parity), **found}
+        hashes = {path.relative_to(folder).as_posix(): digest(path) for path in _model_files(folder, self.name)}
+        return {**made, "with_resize": self.with_resize, "parity": asdict(self.parity), **found, "sha256": hashes}
 
     def facts(self, run: Run) -> list[str]:
         """Sentences for README.md."""
@@ -167,8 +168,17 @@ def describe(folder: Path, run: Run, made: Description) -> int:
     (folder / README).write_text(text, "utf-8", "backslashreplace")
     if run.splits.exists():
         _write_hashes(folder, run)
-    write_text(folder / EXPORT_RECORD, json.dumps({**_without_paths(record), "export": made.to_record(run)}, indent=2) + "\n")
+    write_text(
+        folder / EXPORT_RECORD, json.dumps({**_without_paths(record), "export": made.to_record(run, folder)}, indent=2) + "\n"
+    )
     return size(folder)
+
+
+def _model_files(folder: Path, name: FormatName) -> list[Path]:
+    """The files of a model that change its answers."""
+    if name == "savedmodel":
+        return [folder / "saved_model.pb", *sorted((folder / "variables").iterdir())]
+    return [folder / file for file in FORMATS[name].files]
 
 
 def _write_hashes(folder: Path, run: Run) -> None:
@@ -234,15 +244,32 @@ def open_export(path: Path) -> Run | None:
         )
     record = read_record(folder / EXPORT_RECORD)
     made = record.get("export")
-    if not isinstance(made, dict) or made.get("format") not in FORMATS:
-        raise ResnetError(f"{folder / EXPORT_RECORD} is damaged: it names no format", "export the run again")
+    if not isinstance(made, dict) or str(made.get("format")) not in FORMATS or "precision" not in made:
+        raise ResnetError(f"{folder / EXPORT_RECORD} is damaged: it names no format and precision", "export the run again")
     name: FormatName = made["format"]
     if suffix and _KINDS[suffix] != name:
         raise ResnetError(f"{path} is not the model that {folder / EXPORT_RECORD} describes: that is {name}", "name the folder")
     file = "" if name == "savedmodel" else path.name if suffix else FORMATS[name].files[0]
     if not (folder / (file or "saved_model.pb")).exists():
         raise ResnetError(f"the export {folder} has no {file or 'saved_model.pb'}", "export the run again")
-    return Run(folder, {**record, "export": {**made, "file": file}})
+    run = Run(folder, {**record, "export": {**made, "file": file}})
+    _require_same_model(run)
+    return run
+
+
+def _require_same_model(run: Run) -> None:
+    """Refuse a model that is not the one of the record: it would answer, with wrong classes or of wrongly prepared images."""
+    made, path = run.record["export"], exported_model(run)
+    for name, known in made.get("sha256", {}).items():  # exports of earlier versions have none
+        # The file may have been renamed.
+        file = run.folder / name if made["format"] == "savedmodel" else path.with_suffix(Path(name).suffix)
+        if not file.exists():
+            raise ResnetError(f"the export {run.folder} has no {file.relative_to(run.folder)}", "export the run again")
+        if digest(file) != known:
+            raise ResnetError(
+                f"{file} is not the model that {run.path} describes, or is damaged: its SHA-256 differs",
+                "export the run again; for a model that you have changed yourself, delete `sha256` from the record",
+            )
 
 
 def exported_model(run: Run) -> Path:

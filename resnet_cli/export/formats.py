@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from resnet_cli.data.folders import EXAMPLE, LABELS
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import UNFINISHED
-from resnet_cli.runs.folder import EVALUATIONS, EXPORT_RECORD, FIGURES, SPLITS
+from resnet_cli.runs.folder import EVALUATIONS, EXPORT_RECORD, FIGURES, LITTER, SPLITS
 
 if TYPE_CHECKING:
     from resnet_cli.data.decode import Geometry
@@ -115,7 +115,8 @@ def require_packages(option: str, needs: tuple[str, ...]) -> None:
 def is_export(folder: Path) -> bool:
     """Whether a folder contains an export and nothing else: --force replaces no other folder."""
     known = {*_BESIDE, *(name for each in FORMATS.values() for name in each.files)}
-    present = {path.name for path in folder.iterdir() if not path.name.startswith(UNFINISHED)} if folder.is_dir() else set()
+    ignored = (UNFINISHED, *LITTER, "__pycache__")  # Python leaves the last where a program imports classify.py
+    present = {path.name for path in folder.iterdir() if not path.name.startswith(ignored)} if folder.is_dir() else set()
     return LABELS in present and present <= known
 
 

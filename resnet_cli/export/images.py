@@ -18,6 +18,8 @@ from resnet_cli.data.decode import Geometry
 _GREY = np.array((124, 116, 104), np.float32)  # of the geometry "pad", as in `data.decode`
 _DRAFTS = (1, 2, 4, 8)  # JPEG decoders can decode at these fractions of the size
 _EXIF = 65536  # bytes from the start that are searched for the orientation; an EXIF block has fewer
+_DEPTH = 24  # place in a PNG of its bits per sample
+_BMP_BITS = 28  # place in a BMP of its bits per pixel
 
 
 def resizing(geometry: Geometry) -> keras.Model:
@@ -97,8 +99,8 @@ def _rounded(values: Any) -> Any:
 def squares_of(geometry: Geometry) -> Callable[[Any], Any]:
     """A TensorFlow function: bytes of image files, string (N,), to uint8 (N, size, size, 3).
 
-    JPEG, PNG, GIF (the first frame) and BMP. As in `data.decode`, a JPEG is turned as its EXIF block says and large ones are
-    decoded at a fraction of their size, and transparent parts of a PNG are on white.
+    JPEG, PNG, GIF (the first frame) and BMP of 24 or 32 bits. As in `data.decode`, JPEG and PNG are turned as their EXIF block
+    says, large JPEG are decoded at a fraction of their size, and transparent parts of a PNG are on white.
     """
     import tensorflow as tf
 
@@ -120,31 +122,53 @@ def _decoded(file: Any, enough: int | None) -> Any:
         def draft(ratio: int) -> Any:
             return tf.io.decode_jpeg(file, 3, ratio, dct_method="INTEGER_ACCURATE")
 
+        turn = _orientation(file, b"Exif\0\0")
         if enough is None:
-            return _upright(draft(1), _orientation(file))
+            return _upright(draft(1), turn)
         larger = tf.reduce_min(tf.io.extract_jpeg_shape(file)[:2]) // enough
         place = tf.reduce_sum(tf.cast(larger >= tf.constant(_DRAFTS[1:]), tf.int32))
-        return _upright(tf.switch_case(place, [partial(draft, ratio) for ratio in _DRAFTS]), _orientation(file))
+        return _upright(tf.switch_case(place, [partial(draft, ratio) for ratio in _DRAFTS]), turn)
 
     def png() -> Any:
         pixels = tf.cast(tf.io.decode_png(file, 4), tf.float32)
-        alpha = pixels[..., 3:] / 255.0
-        return tf.cast(tf.floor(pixels[..., :3] * alpha + 255.0 * (1.0 - alpha) + 0.5), tf.uint8)
+        # Where there is no alpha, TensorFlow fills in the largest value of a sample: 15 of 255 with 4 bits.
+        opaque = tf.bitwise.left_shift(1, tf.minimum(_byte(file, _DEPTH), 8)) - 1
+        is_opaque = tf.reduce_all(pixels[..., 3] == tf.cast(opaque, tf.float32))
+        alpha = tf.where(is_opaque, 1.0, pixels[..., 3:] / 255.0)
+        on_white = tf.cast(tf.floor(pixels[..., :3] * alpha + 255.0 * (1.0 - alpha) + 0.5), tf.uint8)
+        return _upright(on_white, _orientation(file, b"eXIf"))
 
     def others() -> Any:
         return tf.io.decode_image(file, 3, expand_animations=False)
 
-    is_jpeg, is_png = (tf.strings.substr(file, 0, len(start)) == start for start in (b"\xff\xd8\xff", b"\x89PNG"))
-    pixels = tf.cond(is_jpeg, jpeg, lambda: tf.cond(is_png, png, others))
+    def bmp() -> Any:
+        # TensorFlow takes indexes of a palette for grey values.
+        bits = _byte(file, _BMP_BITS)
+        known = tf.debugging.Assert((bits == 24) | (bits == 32), ["only BMP files of 24 or 32 bits are decoded"])
+        with tf.control_dependencies([known]):
+            return tf.io.decode_bmp(file, 0)[..., :3]
+
+    def starts(beginning: bytes) -> Any:
+        return tf.strings.substr(file, 0, len(beginning)) == beginning
+
+    kinds = (b"\xff\xd8\xff", jpeg), (b"\x89PNG", png), (b"BM", bmp)
+    pixels = tf.case([(starts(beginning), decoder) for beginning, decoder in kinds], others)
     return tf.ensure_shape(pixels, (None, None, 3))
 
 
-def _orientation(file: Any) -> Any:
-    """The EXIF orientation of a JPEG file, 1 to 8; 1 if there is none."""
+def _byte(file: Any, place: int) -> Any:
+    """A byte of a file, int32."""
+    import tensorflow as tf
+
+    return tf.cast(tf.io.decode_raw(tf.strings.substr(file, place, 1), tf.uint8)[0], tf.int32)
+
+
+def _orientation(file: Any, mark: bytes) -> Any:
+    """The EXIF orientation of a file, 1 to 8; 1 if there is none. `mark` are the bytes in front of the EXIF block."""
     import tensorflow as tf
 
     start = tf.cast(tf.io.decode_raw(tf.strings.substr(file, 0, _EXIF), tf.uint8), tf.int32)
-    begin, has_exif = _find(start, b"Exif\0\0")
+    begin, has_exif = _find(start, mark)
     block = start[begin:]
     # Tag 0x0112, type 3 (16 bits), one value, in either order of bytes; the value follows.
     little, is_little = _find(block, b"\x12\x01\x03\x00\x01\x00\x00\x00")

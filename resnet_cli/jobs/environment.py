@@ -122,7 +122,7 @@ def settled(wish: EngineName, progress: Progress) -> EngineName:
 _CHATTER = re.compile(
     r"^[IW]\d{4} "  # TensorFlow's own messages and warnings, if it was imported before its log level could be set
     r"|All log messages before absl::InitializeLog"
-    r"|oneDNN custom operations are on"
+    r"|oneDNN custom operations are on|oneDNN supports DT_\w+ only on"
     r"|Could not find cuda drivers|cudart_stub|failed call to cuInit|cuda_diagnostics"
     r"|This TensorFlow binary is optimized|To enable the following instructions"
     r"|computation_placer|Unable to register cu"

@@ -178,7 +178,9 @@ class Site:
             Route("/metrics", self._show_metrics),
         ]
         handlers: dict[Any, Any] = {HTTPException: _refused, Exception: _failed}
-        return self._guarded(Starlette(routes=routes, exception_handlers=handlers))
+        app = Starlette(routes=routes, exception_handlers=handlers)
+        app.router.redirect_slashes = False  # an answer without JSON
+        return self._guarded(app)
 
     def _guarded(self, app: ASGIApp) -> ASGIApp:
         """Refuse requests of other sites' pages; add headers to every answer, and count it."""
@@ -195,7 +197,9 @@ class Site:
                     self._requests[path, status] += 1
                     if path == "/predict":
                         self._seconds.observe(seconds)
-                    self._progress.detail(f"{scope['method']} {scope['path']}: {status} after {1000 * seconds:.1f} ms")
+                    # As it was sent: a decoded path may contain line feeds, and forge lines.
+                    asked = scope["raw_path"].decode("latin-1")
+                    self._progress.detail(f"{scope['method']} {asked}: {status} after {1000 * seconds:.1f} ms")
                 await send(message)
 
             if reason := self._foreign(Headers(scope=scope)):
