@@ -256,3 +256,32 @@ def test_columns_are_sorted_by_their_numbers_and_times(tmp_path: Path) -> None:
         assert pressed(1) == ["plain20", "resnet56", "resnet20"]
         assert pressed(1) == ["resnet56", "plain20", "resnet20"]
         assert not browser.messages
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
+def test_the_wheel_zooms_the_matrix_and_scrolls_the_page_where_all_of_it_is_shown(tmp_path: Path) -> None:
+    names = [f"kind {number}" for number in range(40)]
+    write_page(tmp_path, make_report(names, [*range(39), 0]))
+    with Browser(tmp_path / "profile", height=300) as browser:
+        browser.open((tmp_path / "report.html").as_uri())
+        browser.evaluate("document.querySelector('#matrix canvas').scrollIntoView()")
+        left, top, width, height = browser.evaluate(
+            "(({x, y, width, height}) => [x, y, width, height])(document.querySelector('canvas').getBoundingClientRect())"
+        )
+        corner = {"x": left + 0.5 * width / 40, "y": top + 0.5 * height / 40}
+
+        def turn(wheel: int) -> None:
+            browser.call("Input.dispatchMouseEvent", type="mouseWheel", deltaX=0, deltaY=wheel, **corner)
+
+        before = browser.evaluate("scrollY")
+        turn(-100)
+        across = {"x": left + 1.1 * width / 40, "y": corner["y"]}
+        browser.call("Input.dispatchMouseEvent", type="mouseMoved", **across)
+        assert browser.evaluate("document.getElementById('cell').textContent") == "kind 0, right: 1 of 1"
+        turn(100)
+        browser.call("Input.dispatchMouseEvent", type="mouseMoved", **across)
+        assert browser.evaluate("document.getElementById('cell').textContent") == "kind 0, taken for kind 1: 0 of 1"
+        assert browser.evaluate("scrollY") == before
+        turn(100)
+        browser.wait_for(f"scrollY > {before}")

@@ -69,7 +69,11 @@ if (stored) {
   for (const button of document.querySelectorAll("[data-zoom]")) {
     button.addEventListener("click", () => zoom(Number(button.dataset.zoom), [0.5, 0.5]));
   }
-  canvas.addEventListener("wheel", (event) => { event.preventDefault(); zoom(event.deltaY < 0 ? 1.25 : 0.8, at(event)); }, { passive: false });
+  canvas.addEventListener("wheel", (event) => {
+    if (event.deltaY > 0 && shown === count) return; // all is shown: the page scrolls
+    event.preventDefault();
+    zoom(event.deltaY < 0 ? 1.25 : 0.8, at(event));
+  }, { passive: false });
   let held = null;
   canvas.addEventListener("pointerdown", (event) => { held = [...at(event), across, down]; canvas.setPointerCapture(event.pointerId); });
   canvas.addEventListener("pointerup", () => { held = null; });
