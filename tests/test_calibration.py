@@ -14,6 +14,7 @@ from conftest import Finetuned, MakeDataset, RunCli
 from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
 
+from resnet_cli.cli import console
 from resnet_cli.data.decode import decode_square, run_geometry
 from resnet_cli.engines.frozen import read_classifier
 from resnet_cli.engines.openvino import OpenVinoEngine
@@ -144,7 +145,7 @@ def test_thresholds_are_fitted_on_validation_images(finetuned_run: Finetuned, ru
 
 
 def test_thresholds_are_tried_on_the_scored_images(
-    finetuned_run: Finetuned, run_cli: RunCli, make_dataset: MakeDataset, tmp_path: Path
+    finetuned_run: Finetuned, run_cli: RunCli, make_dataset: MakeDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, scored = shutil.copytree(finetuned_run.folder, tmp_path / "run"), tmp_path / "scored"
     others = make_dataset(tmp_path / "others", ("apple", "berry", "cherry"), count=8, first=30)
@@ -169,6 +170,14 @@ def test_thresholds_are_tried_on_the_scored_images(
     assert f"90% right: predict --threshold {middle:.3f}, {does}" in printed
     assert "95% right: predict --threshold 1.000, which answers nothing\n" in printed
     assert "99% right: none, or too few validation images are answered to tell\n" in printed
+    monkeypatch.setattr(console.out, "_force_terminal", True)
+    monkeypatch.setattr(console.out, "_width", 60)
+    in_terminal = run_cli("evaluate", *words, "--coverage", "--no-report").stdout
+    assert "99% right: none, or too few validation images are answered\n  to tell\n" in in_terminal
+    record["calibration"]["thresholds"][0]["threshold"] = 0.99987  # 1.000 would answer nothing
+    (run / "run.json").write_text(json.dumps(record))
+    in_terminal = run_cli("evaluate", *words, "--coverage", "--no-report").stdout
+    assert "90% right: predict --threshold 0.99987, which" in in_terminal
 
 
 def test_older_runs_and_ensembles_get_the_thresholds_of_the_scored_images(

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -344,3 +345,36 @@ def test_real_trainings_of_every_kind(
 )
 def test_the_axis_shows_where_the_last_epochs_are(errors: list[float], limits: tuple[float, float]) -> None:
     assert error_limits([Curve("resnet20", [errors], [errors])]) == pytest.approx(limits)
+
+
+def test_images_of_two_runs_are_matched_however_their_data_set_was_named(
+    write_run: WriteRun, tiny_dataset: Path, run_cli: RunCli
+) -> None:
+    first, second = write_run("runs/a", tiny_dataset, SLOW), write_run("runs/b", tiny_dataset, FAST, Written("resnet32"))
+    Path("link").symlink_to(tiny_dataset)
+    with (first / "splits.csv").open() as file:
+        held_out = [(row["path"], row["class"]) for row in csv.DictReader(file) if row["split"] == "val"]
+    classes = sorted({label for _, label in held_out})
+
+    def predict(run: Path, root: Path, wrong: int) -> None:
+        """Predictions of a run that is wrong on the first images."""
+        with (run / "predictions.csv").open("w", newline="") as file:
+            lines = csv.writer(file)
+            lines.writerow(["path", "true", "predicted", "probability", "loss"])
+            for place, (path, label) in enumerate(held_out):
+                guess = classes[(classes.index(label) + (place < wrong)) % len(classes)]
+                lines.writerow([root / path, label, guess, 0.75, 0.5])
+
+    predict(first, Path("link"), 3)
+    predict(second, tiny_dataset, 1)
+    result = run_cli("compare", first, second, "--report", "compare.html")
+    assert (result.exit_code, result.stderr) == (0, "")
+    page = Path("compare.html").read_text()
+    counts = re.findall(r"<tr><td>(?:both|only).*?</td><td>(\d+)</td></tr>", page)
+    assert counts == [str(len(held_out) - 3), "0", "2", "1"]
+    assert page.count('<img src="data:image/jpeg') == 2
+
+    (second / "predictions.csv").unlink()
+    result = run_cli("compare", first, second, "--report", "compare.html")
+    said = "note: runs/a and runs/b have no measured image in common: the report cannot show what changed"
+    assert said in " ".join(result.stdout.split())

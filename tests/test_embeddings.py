@@ -102,7 +102,7 @@ def test_features_of_views_are_averaged(finetuned_run: Finetuned, run_cli: RunCl
 def test_they_are_written_without_tensorflow(finetuned_run: Finetuned, album: Path, tmp_path: Path) -> None:
     script = (
         "import sys; from resnet_cli.cli.app import main; sys.argv = ['resnet', *sys.argv[1:]]\n"
-        "try: main()\nfinally: assert not {'tensorflow', 'keras'} & sys.modules.keys()"
+        "try: main()\nfinally: assert not {'tensorflow', 'keras', 'sklearn'} & sys.modules.keys()"
     )
     words = ["predict", str(readable(album)[0]), "--run", str(finetuned_run.folder), "--embeddings", str(tmp_path / "one.npz")]
     subprocess.run([sys.executable, "-c", script, *words], check=True, capture_output=True)
@@ -168,7 +168,7 @@ def test_memory_does_not_grow_with_the_features(tmp_path: Path) -> None:
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert most < 12e6  # the features have 41 MB
+    assert most < 20e6  # the features have 41 MB
     found = columns(tmp_path / "many.npz")
     assert found["label"][:3] == ["a", "b", "a"]
     np.testing.assert_array_equal(found["features"], np.repeat(np.arange(5000, dtype=np.float32)[:, None], 2048, axis=1))

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -454,9 +455,20 @@ def test_a_training_writes_its_report_where_it_is_wanted_or_none(tiny_dataset: P
     result = run_cli("finetune", tiny_dataset, *quick, "--output", run, "--report", page)
     assert result.exit_code == 0 and f"report: {page}" in result.stdout.replace("\n", "")
     assert "top-1 accuracy on" in page.read_text() and not (run / "report.html").exists()
-    result = run_cli("train", tiny_dataset, "--epochs", 1, "--output", tmp_path / "none", "--no-report", "--json")
-    assert result.exit_code == 0 and json.loads(result.stdout)["report"] is None
-    assert (tmp_path / "none" / "run.json").exists() and not (tmp_path / "none" / "report.html").exists()
+
+
+def test_the_report_counts_the_images_that_were_used(run_folder: Path, run_cli: RunCli) -> None:
+    record = json.loads((run_folder / "run.json").read_text())
+    scanned = record["data"]["counts"]["train"]
+    used = list(scanned)
+    scanned[0] += 2  # images that could not be read, beside a file that is no image
+    record["data"]["left_out"] = 1
+    (run_folder / "run.json").write_text(json.dumps(record))
+    evaluated(run_cli, "--run", run_folder)
+    page = re.sub(r"\s+", " ", (run_folder / "report.html").read_text())
+    assert "3 files skipped; " in page and f'<td class="name">train</td><td>{sum(used)}</td>' in page
+    for name, count in zip(record["classes"], used, strict=True):
+        assert f">{name}</div></td><td>{count}</td>" in page
 
 
 @pytest.mark.parametrize(

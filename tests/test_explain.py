@@ -1,5 +1,6 @@
 """Class-activation maps are those of the papers, in both engines, and lie where the network looks."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -124,3 +125,20 @@ def test_an_explanation_is_written_at_the_original_size_and_orientation(tmp_path
     assert [each.name for each in written] == ["a-dog _ wolf.jpg", "a-dog _ wolf-2.jpg"]
     assert decode(written[0]).shape == decode(path).shape == (90, 40, 3)
     assert explain(classifier, path, "cat").label == "cat"
+
+
+def test_long_names_of_files_and_classes_are_cut(tmp_path: Path, make_image: MakeImage) -> None:
+    image = make_image(tmp_path / "a.png").rename(tmp_path / f"{'ü' * 125}.png")
+    flat = Explanation(np.zeros((4, 4), np.float32), (0.0, 0.0, 1.0, 1.0), "\N{SUNFLOWER}" * 62 + "é" * 3, 0.5)
+    written = [write_explanation(tmp_path, image, flat) for _ in range(2)]
+    assert [path.name for path in written] == [f"{'ü' * 75}-_ééé.jpg", f"{'ü' * 75}-_ééé-2.jpg"]
+    long = replace(flat, label="é" * 125)
+    assert write_explanation(tmp_path, image, long).name == f"{'ü' * 75}-{'é' * 40}.jpg"
+
+
+def test_an_image_longer_than_a_jpeg_file_can_be_is_made_smaller(tmp_path: Path) -> None:
+    image = tmp_path / "strip.png"
+    Image.new("RGB", (131_000, 6), "red").save(image)
+    flat = Explanation(np.zeros((4, 4), np.float32), (0.0, 0.0, 1.0, 1.0), "rose", 0.5)
+    with Image.open(write_explanation(tmp_path, image, flat)) as written:
+        assert written.size == (65_500, 3)

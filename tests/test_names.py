@@ -111,6 +111,7 @@ def test_names_are_shown_as_they_are(run_folder: Path, make_image: MakeImage, tm
     shown = run_cli("predict", tmp_path / "odd", "--run", run_folder, "--top", 1).stdout
     assert "scan:a:1.png" in shown and "[bold]x.png" in shown and "red\\x1b[31m.png" in shown
     assert console.escape("a\tb\nc\rd") == "a\tb\nc\\rd"
+    assert console.escape("\u202eabc\u2066") == "\\u202eabc\\u2066"
 
 
 def test_what_is_no_text_is_written_with_escapes(tmp_path: Path) -> None:

@@ -107,7 +107,20 @@ def test_files_of_other_versions_are_read_or_left_alone(tmp_path: Path) -> None:
     assert read_novelty(tmp_path / "newer.npz") is None
 
 
-@pytest.mark.parametrize("damage", [lambda content: content[:200], lambda content: b"no archive", lambda content: b""])
+def test_features_of_another_network_are_one_sentence() -> None:
+    with pytest.raises(ResnetError, match=r"novelty\.npz is of another network: it has 24 features, the network 8"):
+        fitted(drawn(50)).distances(np.zeros((3, 8), np.float32))
+
+
+def other_compression(content: bytes) -> bytes:
+    """The same archive, its first file said to be compressed in another way."""
+    entry = content.index(b"PK\x01\x02")
+    return content[: entry + 10] + b"\x63" + content[entry + 11 :]
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda content: content[:200], lambda content: b"no archive", lambda content: b"", other_compression]
+)
 def test_a_damaged_file_is_one_sentence(tmp_path: Path, damage: Any) -> None:
     path = tmp_path / "novelty.npz"
     write_novelty(path, fitted(drawn(50)))

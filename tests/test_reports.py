@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from chromium import CHROMIUM, Browser
 from conftest import MakeImage
 from PIL import Image
 from scipy.special import softmax
@@ -18,7 +19,8 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import average_precision_score
 
 from resnet_cli.inference.metrics import measure, precision_recall, reliability
-from resnet_cli.reports.curves import curves, draw_curves
+from resnet_cli.reports.comparison import Comparison, write_comparison
+from resnet_cli.reports.curves import Curve, curves, draw_curves
 from resnet_cli.reports.page import Report, Shown, write_report
 from resnet_cli.reports.plots import ticks
 from resnet_cli.runs.folder import EpochRecord
@@ -226,3 +228,60 @@ def test_precision_recall_curves_are_those_of_the_classes_with_the_lowest_f1() -
     for each, place in zip(curves, (1, 3), strict=True):
         assert each.average_precision == pytest.approx(average_precision_score(labels == place, probabilities[:, place]))
         assert each.points[0][0] == 1 and each.points[-1] == (0, 1) and len(each.points) <= 200
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
+def test_columns_are_sorted_by_their_numbers_and_times(tmp_path: Path) -> None:
+    page = tmp_path / "compare.html"
+    headings = ["network", "test", "images per s", "time"]
+    rows = [
+        ["plain20", "9.50 ± 0.20", "8,841", "0:10:05"],
+        ["resnet20", "-", "38,324", "1 day, 2:00:00"],
+        ["resnet56", "10.25 ± 0.10", "950", "3:00:00"],
+    ]
+    error = [[0.5, 0.4]]
+    write_comparison(page, Comparison("toys", headings, rows, [Curve("plain20", error, error)], "validation", [], []))
+    with Browser(tmp_path / "profile") as browser:
+        browser.open(page.as_uri())
+
+        def pressed(heading: int) -> list[str]:
+            browser.evaluate(f"document.querySelectorAll('.sortable button')[{heading}].click()")
+            names = browser.evaluate("[...document.querySelectorAll('.sortable td.name')].map((td) => td.textContent)")
+            return list(names)
+
+        assert pressed(2) == ["resnet56", "plain20", "resnet20"]
+        assert pressed(2) == ["resnet20", "plain20", "resnet56"]
+        assert pressed(3) == ["plain20", "resnet56", "resnet20"]
+        assert pressed(1) == ["plain20", "resnet56", "resnet20"]
+        assert pressed(1) == ["resnet56", "plain20", "resnet20"]
+        assert not browser.messages
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
+def test_the_wheel_zooms_the_matrix_and_scrolls_the_page_where_all_of_it_is_shown(tmp_path: Path) -> None:
+    names = [f"kind {number}" for number in range(40)]
+    write_page(tmp_path, make_report(names, [*range(39), 0]))
+    with Browser(tmp_path / "profile", height=300) as browser:
+        browser.open((tmp_path / "report.html").as_uri())
+        browser.evaluate("document.querySelector('#matrix canvas').scrollIntoView()")
+        left, top, width, height = browser.evaluate(
+            "(({x, y, width, height}) => [x, y, width, height])(document.querySelector('canvas').getBoundingClientRect())"
+        )
+        corner = {"x": left + 0.5 * width / 40, "y": top + 0.5 * height / 40}
+
+        def turn(wheel: int) -> None:
+            browser.call("Input.dispatchMouseEvent", type="mouseWheel", deltaX=0, deltaY=wheel, **corner)
+
+        before = browser.evaluate("scrollY")
+        turn(-100)
+        across = {"x": left + 1.1 * width / 40, "y": corner["y"]}
+        browser.call("Input.dispatchMouseEvent", type="mouseMoved", **across)
+        assert browser.evaluate("document.getElementById('cell').textContent") == "kind 0, right: 1 of 1"
+        turn(100)
+        browser.call("Input.dispatchMouseEvent", type="mouseMoved", **across)
+        assert browser.evaluate("document.getElementById('cell').textContent") == "kind 0, taken for kind 1: 0 of 1"
+        assert browser.evaluate("scrollY") == before
+        turn(100)
+        browser.wait_for(f"scrollY > {before}")

@@ -66,10 +66,17 @@ def compare(
     if report is not None:
         from resnet_cli.reports.comparison import Comparison, write_comparison
 
+        pairs = pairs_of(trained)
+        shown = {each.second for each in pairs}
+        notes += [
+            f"{trained[0].folder} and {each.folder} have no measured image in common: the report cannot show what changed"
+            for each in trained[1:]
+            if str(each.folder) not in shown
+        ]
         title = f"{name}: {how_many(len(rows), 'network')} compared" if len(rows) > 1 else name
         cells = [[" ".join(cell.split("\n")) for cell in row] for row in zip(*(each.cells for each in columns), strict=True)]
         headings = [each.title for each in columns]
-        write_comparison(report, Comparison(title, headings, cells, curves, held_out, pairs_of(trained), notes))
+        write_comparison(report, Comparison(title, headings, cells, curves, held_out, pairs, notes))
     if json:
         where = {"figure": str(output), **({"report": str(report)} if report else {})}
         console.print_json({**where, "dataset": name, "rows": [asdict(row) for row in rows], "notes": notes})

@@ -173,12 +173,14 @@ def _one_sentence() -> Iterator[None]:
 out = Console(highlight=False, soft_wrap=True, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
-# Control characters except tab and line feed: a terminal would interpret them.
-_CONTROL = {code: repr(chr(code))[1:-1] for code in (*range(9), *range(11, 32), *range(127, 160))}
+# Control characters except tab and line feed, which a terminal would interpret, and marks of the writing direction: after one
+# of these, the figures of the same line would be shown in reverse.
+_DIRECTION = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_CONTROL = {code: repr(chr(code))[1:-1] for code in (*range(9), *range(11, 32), *range(127, 160), *_DIRECTION)}
 
 
 def escape(text: str) -> str:
-    """Escape text for rich, so that it is printed literally: markup and control characters."""
+    """Escape text for rich, so that it is printed literally: markup, control characters, marks of the writing direction."""
     return markup.escape(text.translate(_CONTROL))
 
 

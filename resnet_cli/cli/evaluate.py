@@ -171,7 +171,7 @@ def _print_result(done: "Evaluated", with_coverage: bool) -> None:
 def _print_coverage(done: "Evaluated") -> None:
     points, wanted = done.measured.coverage
     rows = [
-        {"threshold": f"{point.threshold:.3f}", "answered": f"{point.answered:.1%}", "accuracy": f"{point.accuracy:.1%}"}
+        {"threshold": _typed(point.threshold), "answered": f"{point.answered:.1%}", "accuracy": f"{point.accuracy:.1%}"}
         for point in points
     ]
     print_table(columns_of(rows, rows[0]), "accuracy of the most certain answers")
@@ -182,22 +182,28 @@ def _print_coverage(done: "Evaluated") -> None:
         if found is None:
             console.out.print(f"no threshold reaches an accuracy of {accuracy:.0%}")
         else:
-            console.out.print(
-                f"{accuracy:.0%} right: predict --threshold {found.threshold:.3f}, which answers {found.answered:.1%}"
-            )
+            how = f"predict --threshold {_typed(found.threshold)}, which answers {found.answered:.1%}"
+            console.prose(console.out, f"{accuracy:.0%} right: {how}", hang=2)
     if wanted:
-        console.out.print("these thresholds were fitted on the images of this table: new images may be answered a little worse")
+        what = "these thresholds were fitted on the images of this table: new images may be answered a little worse"
+        console.prose(console.out, what)
+
+
+def _typed(threshold: float) -> str:
+    """A threshold to type: three decimals, or more where these would move it by over 5 % of its distance from 1."""
+    decimals = next((n for n in (3, 4, 5, 6) if abs(round(threshold, n) - threshold) <= 0.05 * (1 - threshold)), 7)
+    return f"{threshold:.{decimals}f}"
 
 
 def _print_suggested(done: "Evaluated") -> None:
     images = done.runs[0].record["calibration"]["images"]
-    console.out.print(f"thresholds fitted on {how_many(images, 'validation image')}, and what they do here:")
+    console.prose(console.out, f"thresholds fitted on {how_many(images, 'validation image')}, and what they do here:")
     for wanted, threshold, found in done.suggested:
         if threshold is None:
-            console.out.print(f"{wanted:.0%} right: none, or too few validation images are answered to tell")
+            console.prose(console.out, f"{wanted:.0%} right: none, or too few validation images are answered to tell", hang=2)
             continue
         here = f"answers {found.answered:.1%}, {found.accuracy:.1%} of them right" if found else "answers nothing"
-        console.out.print(f"{wanted:.0%} right: predict --threshold {threshold:.3f}, which {here}")
+        console.prose(console.out, f"{wanted:.0%} right: predict --threshold {_typed(threshold)}, which {here}", hang=2)
 
 
 def _print_headline(evaluation: "Evaluation") -> None:

@@ -26,7 +26,8 @@ from resnet_cli.inference.classify import Prediction
 Array = NDArray[np.float32]
 Head = Callable[[NDArray[np.float32]], tuple[Outputs, ...]]
 Box = tuple[float, float, float, float]
-_NAME = 80  # characters of the class in a file name
+_STEM, _NAME = 150, 80  # bytes of the image's name and of the class in a file name, which may have 255
+_JPEG = 65500  # pixels, the longest side that libjpeg writes
 _STEP = 0.02  # of finite differences, in units of the mean feature: small enough to stay on one side of nearly all ReLUs
 
 
@@ -182,18 +183,26 @@ def explained(predictions: Iterable[Prediction], classifier: Explainable, folder
 def write_explanation(folder: Path, path: Path, explanation: Explanation) -> Path:
     """Write an image with its map on it, at its original size and upright: FOLDER/<name>-<class>.jpg; nothing is overwritten.
 
+    Long names are cut, and an image with a side over 65,500 pixels, the most that a JPEG file can have, is made smaller.
+
     Raises:
         ResnetError: the image cannot be read, or the folder cannot be written.
     """
     image = Image.fromarray(decode(path)).convert("RGBA")
+    image.thumbnail((_JPEG, _JPEG))
     heat = as_image(heat_on(image.width, image.height, explanation))
     content = io.BytesIO()
     Image.alpha_composite(image, heat).convert("RGB").save(content, "JPEG", quality=90)
-    label = re.sub(r"[^\w -]+", "_", explanation.label)[:_NAME]
-    name = f"{path.stem}-{label}"
+    label = re.sub(r"[^\w -]+", "_", explanation.label)
+    name = f"{_cut(path.stem, _STEM)}-{_cut(label, _NAME)}"
     target, number = folder / f"{name}.jpg", 1
     while target.exists():
         number += 1
         target = folder / f"{name}-{number}.jpg"
     write_bytes(target, content.getbuffer())
     return target
+
+
+def _cut(name: str, most: int) -> str:
+    """The beginning of a name that has at most this number of bytes."""
+    return name.encode()[:most].decode(errors="ignore")

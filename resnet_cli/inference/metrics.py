@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, confusion_matrix, precision_recall_curve, precision_recall_fscore_support
 
 _BINS = 15  # of the calibration error, as Guo et al. 2017 use
 
@@ -173,6 +172,9 @@ def measure(probabilities: NDArray[np.float32], labels: NDArray[np.int64], names
 
 def evaluation_of(found: Outcomes, names: tuple[str, ...]) -> Evaluation:
     """The figures of outcomes; `names` are the class names."""
+    # Imported here: it takes half a second and 140 MB, which the rows of a prediction do not need.
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
     every, labels, predicted = np.arange(len(names)), found.labels, found.predicted
     right = predicted == labels
     precision, recall, f1, count = precision_recall_fscore_support(labels, predicted, labels=every, zero_division=0)
@@ -230,6 +232,8 @@ def precision_recall(
         names: class names.
         most: largest number of curves; classes without images have none.
     """
+    from sklearn.metrics import average_precision_score, precision_recall_curve, precision_recall_fscore_support
+
     every = np.arange(len(names))
     _, _, f1, count = precision_recall_fscore_support(labels, probabilities.argmax(1), labels=every, zero_division=0)
     chosen = [i for i in np.argsort(f1, kind="stable") if count[i]][:most]

@@ -9,7 +9,6 @@ weakens the few that dominate (Arandjelovic and Zisserman 2012, section 2). `ben
 """
 
 import io
-import zipfile
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -56,7 +55,13 @@ class Novelty:
 
         Returns:
             (N,), 0 or above: root mean squares over the directions, divided by the threshold.
+
+        Raises:
+            ResnetError: the features are not those of the network that this was fitted on.
         """
+        if features.shape[1] != len(self.mean):
+            what = f"{NOVELTY} is of another network: it has {len(self.mean)} features, the network {features.shape[1]}"
+            raise ResnetError(what, "copy the run again")
         parts = (_rooted(features) - self.mean) @ self._whitening
         return np.asarray(np.sqrt((parts * parts).mean(1)) / self.threshold, np.float32)
 
@@ -163,7 +168,7 @@ def read_novelty(path: Path) -> Novelty | None:
         mean, directions, deviations = arrays
         if directions.shape != (len(mean), len(mean)) or deviations.shape != mean.shape or not counts[1] > 0:
             raise ValueError("its arrays do not fit together")
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
+    except Exception as error:  # zipfile and numpy raise a dozen kinds, by the byte that is wrong
         hint = "copy it again; without the file, no image is flagged as unlike the training images"
         raise ResnetError(f"{path} is damaged: {error}", hint) from error
     return Novelty(mean, directions, deviations, *counts)

@@ -29,7 +29,7 @@ from resnet_cli.inference.metrics import Evaluation, Outcomes, losses, outcomes
 from resnet_cli.progress import Task
 
 _SAMPLE = 32  # images that are checked with the whole network
-_PIECE = 1 << 22  # bytes of embeddings that are copied at once
+_PIECE = 1 << 20  # numbers of embeddings, or bytes, that are copied at once
 NEAR = 0.02  # probability; head and network differ by rounding: stored features are fp16, an engine may multiply in bf16
 
 
@@ -356,7 +356,7 @@ def _write_parquet(target: Path, spool: BinaryIO, width: int, paths: Sequence[st
     import pyarrow
     import pyarrow.parquet
 
-    rows = max(1, _PIECE // (4 * width))
+    rows = max(1, _PIECE // width)
     features = pyarrow.list_(pyarrow.float32(), width)
     schema = pyarrow.schema([("path", pyarrow.string()), ("label", pyarrow.string()), ("features", features)])
     with target.open("wb") as file:

@@ -6,7 +6,7 @@ In: run folders. Out: `Trained`, in groups of runs that differ only by seed, and
 import csv
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, median, stdev
@@ -301,7 +301,8 @@ _CHANGED = 24  # images of a report, of either kind
 def pairs_of(trained: Sequence[Trained]) -> "list[Pair]":
     """What changed from the first run to each of the others, by the predictions of their held-out images.
 
-    Only images that both runs have measured with the same true class are compared; a pair without any is left out.
+    Only images that both runs have measured with the same true class are compared, by their paths in the data set; a pair
+    without any is left out.
     """
     from scipy.stats import binomtest
 
@@ -317,7 +318,7 @@ def pairs_of(trained: Sequence[Trained]) -> "list[Pair]":
         by_right: dict[tuple[bool, bool], list[Guess]] = defaultdict(list)
         for path in common:
             one, two = before[path], after[path]
-            guess = Guess(Path(path), one.true, one.predicted, one.probability, two.predicted, two.probability)
+            guess = Guess(one.path, one.true, one.predicted, one.probability, two.predicted, two.probability)
             by_right[one.right, two.right].append(guess)
         lost, gained = by_right[True, False], by_right[False, True]
         changed = len(lost) + len(gained)
@@ -334,6 +335,7 @@ def pairs_of(trained: Sequence[Trained]) -> "list[Pair]":
 class _Predicted:
     """A line of predictions.csv."""
 
+    path: Path
     true: str
     predicted: str
     probability: float
@@ -344,13 +346,28 @@ class _Predicted:
 
 
 def _predictions(folder: Path) -> dict[str, _Predicted]:
-    """The held-out images of a run with its predictions; empty without a predictions.csv."""
-    path = folder / "predictions.csv"
+    """The held-out images of a run, by their path in the data set, with its predictions; empty without a predictions.csv.
+
+    predictions.csv has paths as the data set was named: relative ones after a training, absolute ones after `evaluate`.
+    """
+    path, run = folder / "predictions.csv", load_run(folder)
+    if not path.exists():
+        return {}
+    known, root = {row.path for row in read_splits(run)}, Path(run.record["data"].get("path", "."))
+    found = {}
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            lines = csv.DictReader(file)
-            return {line["path"]: _Predicted(line["true"], line["predicted"], float(line["probability"])) for line in lines}
-    except FileNotFoundError:
-        return {}
+            for line in csv.DictReader(file):
+                named = Path(line["path"])
+                inside = _inside(named, known)
+                image = named if named.exists() else root / inside
+                found[inside] = _Predicted(image, line["true"], line["predicted"], float(line["probability"]))
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise ResnetError(f"{path} cannot be read: {error}", f"write it again: resnet evaluate --run {folder}") from error
+    return found
+
+
+def _inside(path: Path, known: Set[str]) -> str:
+    """The end of a path that is a known path in the data set; the whole path if none is."""
+    ends = ("/".join(path.parts[start:]) for start in range(len(path.parts)))
+    return next((end for end in ends if end in known), path.as_posix())

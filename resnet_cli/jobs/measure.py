@@ -171,19 +171,24 @@ def measure_splits(
         write_novelty(folder / NOVELTY, novelty)
     fitted = None
     if dataset.labelled:
-        rows = first.rows
-        temperature = fit_temperature(rows.probabilities, rows.labels)
-        calibrate(folder, temperature)
-        rows = replace(rows, probabilities=tempered(rows.probabilities, temperature))
-        after = replace(first, rows=rows, figures=measure(rows.probabilities, rows.labels, dataset.classes))
-        points = coverage(rows.probabilities, rows.labels)
-        fitted, first = calibration(temperature, first.figures, after.figures, first.scored.split, points), after
-        before, now = fitted.ece
-        told = f"temperature {temperature:.3f}, calibration error {before:.3f} before and {now:.3f} after"
-        progress.line(f"calibrated on {how_many(fitted.images, 'validation image')}: {told}")
+        first, fitted = _calibrated(first, progress)
+        calibrate(folder, fitted.temperature)
     if dataset.is_validated_by_test:
         return dict.fromkeys(("val", "test"), first), fitted
     return {"val": first, **({"test": measured("test", novelty, None)} if "test" in dataset.splits else {})}, fitted
+
+
+def _calibrated(measured: Measured, progress: Progress) -> tuple[Measured, Calibration]:
+    """Validation images with the temperature that was fitted on them, and what it did."""
+    rows, before = measured.rows, measured.figures
+    temperature = fit_temperature(rows.probabilities, rows.labels)
+    rows = replace(rows, probabilities=tempered(rows.probabilities, temperature))
+    after = measure(rows.probabilities, rows.labels, measured.scored.classes)
+    points = coverage(rows.probabilities, rows.labels)
+    fitted = calibration(temperature, before, after, measured.scored.split, points)
+    told = f"temperature {temperature:.3f}, calibration error {before.ece:.3f} before and {after.ece:.3f} after"
+    progress.line(f"calibrated on {how_many(fitted.images, 'validation image')}: {told}")
+    return replace(measured, rows=rows, figures=after), fitted
 
 
 def _features(classifier: Ready, dataset: Dataset, engine: EngineName, progress: Progress) -> Outputs:

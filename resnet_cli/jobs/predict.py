@@ -31,6 +31,7 @@ from resnet_cli.files import write_text
 from resnet_cli.inference.classify import Classified, Member, Prediction, classify, prediction_of
 from resnet_cli.inference.explain import Explainable, explained
 from resnet_cli.inference.novelty import NOVELTY, Novelty, read_novelty
+from resnet_cli.inference.scoring import require_free, with_embeddings
 from resnet_cli.jobs.environment import (
     cache_folder,
     gpu_is_likely,
@@ -99,9 +100,6 @@ def run_prediction(
             if asked is not None and len(classifiers) > 1:
                 raise ResnetError(f"{option} needs one run, and an ensemble answers here", "name one of them with --run")
         if request.embeddings is not None:
-            # Imported here: it takes a fifth of a second, with scikit-learn.
-            from resnet_cli.inference.scoring import require_free, with_embeddings
-
             require_free(request.embeddings)
         engine = engine_for_many(engine, classifiers, lambda: count_named(request.words), progress)
         purpose: Purpose = "one" if is_one_file(request.words) else "many"

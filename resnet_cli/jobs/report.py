@@ -3,6 +3,7 @@
 In: a measurement and the runs it is about. Out: files in a folder.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from resnet_cli.jobs.predict import explainable, run_classifier
 from resnet_cli.progress import Progress, how_many
 from resnet_cli.reports import MISTAKES, Page
 from resnet_cli.reports.page import Contents, Report, Shown, write_report
-from resnet_cli.runs.folder import Run, read_history
+from resnet_cli.runs.folder import Run, read_history, read_splits
 from resnet_cli.training.tuning import compared
 
 _FEW = 12  # least certain images, and images unlike the training images, in it
@@ -92,15 +93,31 @@ def _facts(run: Run, measured: Measured) -> list[tuple[str, str]]:
 def _with_training(report: Report, run: Run) -> Report:
     """The report with the curves of a run's training and the number of its images."""
     record, results = run.record, run.record.get("results", {})
-    data = record["data"]
-    counts = data.get("counts")
     return replace(
         report,
         history=read_history(run.folder / "metrics.jsonl"),
         best=(results.get("kept", "train"), results["best_epoch"]) if "best_epoch" in results else None,
         label_smoothing=record.get("config", {}).get("label_smoothing", 0.0),
-        contents=Contents(run.classes, counts, data.get("left_out"), data.get("copies")) if counts else None,
+        contents=_contents(run),
     )
+
+
+def _contents(run: Run) -> Contents | None:
+    """The images that the run has used, and the number of files that it has not: skipped, or unreadable."""
+    data, results = run.record["data"], run.record.get("results", {})
+    if not data.get("counts"):
+        return None
+    counts = dict(data["counts"])  # as the folder was scanned, before images were opened
+    for split in counts:
+        if measured := results.get(split, {}).get("classes"):
+            counts[split] = [each["count"] for each in measured]
+    if "train" in counts and run.splits.exists():
+        trained = Counter(row.label for row in read_splits(run) if row.split == "train")
+        if sum(trained[name] for name in run.classes):  # unlabelled images have no class
+            counts["train"] = [trained[name] for name in run.classes]
+    unreadable = sum(map(sum, data["counts"].values())) - sum(map(sum, counts.values()))
+    left_out = data.get("left_out")
+    return Contents(run.classes, counts, None if left_out is None else left_out + unreadable, data.get("copies"))
 
 
 def _report(

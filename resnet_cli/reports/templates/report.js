@@ -1,4 +1,10 @@
 "use strict";
+// The number that a cell begins with, such as 38,324; a time, such as 1 day, 2:03:05, in seconds; NaN where there is none.
+const number = (text) => {
+  const [, days, rest] = /^(?:(\d+) days?, )?(.*)$/s.exec(text);
+  return (days ?? 0) * 86400 + rest.replaceAll(",", "").split(":").reduce((sum, part) => sum * 60 + parseFloat(part), 0);
+};
+
 // Sort a table by the column whose heading is pressed; a second press turns the order round.
 for (const table of document.querySelectorAll("table.sortable")) {
   const headings = [...table.tHead.rows[0].cells];
@@ -7,11 +13,11 @@ for (const table of document.querySelectorAll("table.sortable")) {
     headings.forEach((other) => other.removeAttribute("aria-sort"));
     heading.setAttribute("aria-sort", rising ? "ascending" : "descending");
     const value = (row) => row.cells[column].dataset.value ?? row.cells[column].textContent.trim();
-    const words = column === 0;
-    const compared = (a, b) => words ? a.localeCompare(b, undefined, { numeric: true }) : Number(a) - Number(b);
+    const words = column === 0, missing = (row) => !words && Number.isNaN(number(value(row)));
+    const compared = (a, b) => words ? a.localeCompare(b, undefined, { numeric: true }) : number(a) - number(b);
     const rows = [...table.tBodies[0].rows];
-    // Classes without a value stay at the end in both orders.
-    rows.sort((a, b) => (value(a) === "") - (value(b) === "") || (rising ? 1 : -1) * compared(value(a), value(b)));
+    // Rows without a value stay at the end in both orders.
+    rows.sort((a, b) => missing(a) - missing(b) || (missing(a) ? 0 : (rising ? 1 : -1) * compared(value(a), value(b))));
     table.tBodies[0].append(...rows);
   }));
 }
@@ -63,7 +69,11 @@ if (stored) {
   for (const button of document.querySelectorAll("[data-zoom]")) {
     button.addEventListener("click", () => zoom(Number(button.dataset.zoom), [0.5, 0.5]));
   }
-  canvas.addEventListener("wheel", (event) => { event.preventDefault(); zoom(event.deltaY < 0 ? 1.25 : 0.8, at(event)); }, { passive: false });
+  canvas.addEventListener("wheel", (event) => {
+    if (event.deltaY > 0 && shown === count) return; // all is shown: the page scrolls
+    event.preventDefault();
+    zoom(event.deltaY < 0 ? 1.25 : 0.8, at(event));
+  }, { passive: false });
   let held = null;
   canvas.addEventListener("pointerdown", (event) => { held = [...at(event), across, down]; canvas.setPointerCapture(event.pointerId); });
   canvas.addEventListener("pointerup", () => { held = null; });
