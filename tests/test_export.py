@@ -272,6 +272,14 @@ def test_what_python_and_the_finder_leave_in_an_export_is_no_obstacle(tmp_path: 
         check_free(tmp_path / "out", force=True)
 
 
+def test_an_output_that_exists_is_said_before_anything_is_loaded(run_folder: Path, run_cli: RunCli, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "cat.jpg").write_text("mine")
+    result = run_cli("export", "--run", run_folder, "--format", "keras", "--output", tmp_path / "out")
+    words = f"error: {tmp_path / 'out'} exists already\nhint: choose another --output, or add --force to replace it\n"
+    assert (result.exit_code, result.stderr) == (1, words)  # without the line that precedes the import of TensorFlow
+
+
 def test_a_folder_that_cannot_be_written_is_one_sentence(run_folder: Path, run_cli: RunCli, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     code, told = export_keras(run_cli, run_folder, tmp_path / "file" / "out")

@@ -26,6 +26,32 @@ if TYPE_CHECKING:
     from resnet_cli.export.parity import Accuracy, Parity
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What is exported, and where to.
+
+    Attributes:
+        name: the format.
+        output: folder to write; None for export/<format>[-<quantize>][-with-resize] in the run.
+        force: replace an existing export, and keep an int8 model that loses more than it may.
+        half: store weights in half precision.
+        with_resize: the model resizes images itself.
+        min_accuracy: held-out top-1, 0..1, below which nothing is kept; None keeps any.
+    """
+
+    name: FormatName
+    output: Path | None = None
+    force: bool = False
+    half: bool = False
+    with_resize: bool = False
+    min_accuracy: float | None = None
+
+    def folder(self, run: Run, precision: str) -> Path:
+        """The folder to write."""
+        words = [self.name, *([precision] if precision != "float" else []), *(["with-resize"] if self.with_resize else [])]
+        return self.output or run.folder / "export" / "-".join(words)
+
+
 def check_free(folder: Path, force: bool) -> None:
     """Refuse a folder that must not be overwritten.
 
