@@ -448,8 +448,14 @@ USAGE = [
     (("evaluate", "--ray", "local", "--input", "x"), "--ray needs --input and --output"),
     (
         ("evaluate", "x", "--ray", "local", "--input", "x", "--output", "y"),
-        "leave DATASET, --labels, --allow-changed and --coverage out",
+        "leave DATASET, --labels, --allow-changed, --coverage and --report out",
     ),
+    (
+        ("evaluate", "--ray", "local", "--input", "x", "--output", "y", "--report", "z.html"),
+        "leave DATASET, --labels, --allow-changed, --coverage and --report out",
+    ),
+    (("predict", "--ray", "local", "--input", "x", "--output", "y", "--explain", "z"), "leave out --explain and --threshold"),
+    (("predict", "--ray", "local", "--input", "x", "--output", "y", "--threshold", "0.5"), "leave out --explain and --thr"),
     (("evaluate", "--ray", "local", "--input", "x", "--output", "s3://b/y"), "--output of evaluate is a folder"),
 ]
 

@@ -19,8 +19,8 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import average_precision_score
 
 from resnet_cli.inference.metrics import measure, precision_recall, reliability
-from resnet_cli.reports.comparison import Comparison, write_comparison
-from resnet_cli.reports.curves import Curve, curves, draw_curves
+from resnet_cli.reports.comparison import Comparison, Pair, write_comparison
+from resnet_cli.reports.curves import Curve, curves, draw_comparison, draw_curves
 from resnet_cli.reports.page import Report, Shown, write_report
 from resnet_cli.reports.plots import ticks
 from resnet_cli.runs.folder import EpochRecord
@@ -228,6 +228,27 @@ def test_precision_recall_curves_are_those_of_the_classes_with_the_lowest_f1() -
     for each, place in zip(curves, (1, 3), strict=True):
         assert each.average_precision == pytest.approx(average_precision_score(labels == place, probabilities[:, place]))
         assert each.points[0][0] == 1 and each.points[-1] == (0, 1) and len(each.points) <= 200
+
+
+def test_a_long_label_leaves_room_for_the_axes_and_one_epoch_is_a_whole_number(tmp_path: Path) -> None:
+    drawn = [Curve(f"resnet20 ({'z' * 250}{end})", [[0.5]], [[0.4]]) for end in "ab"]
+    draw_comparison(drawn, "toys", "validation", tmp_path / "compare.svg")  # matplotlib warns of axes without room
+    texts = re.findall(r"<!-- (.*?) -->", (tmp_path / "compare.svg").read_text())
+    assert texts[0] == "1" and "epoch" in texts[1]
+    labels = [text for text in texts if text.startswith("resnet20 (z")]
+    assert [len(label) for label in labels] == [71, 71] and labels[0].endswith("za)") and labels[1].endswith("zb)")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_long_names_of_runs_do_not_widen_the_page(width: int, tmp_path: Path) -> None:
+    page, curve = tmp_path / "compare.html", Curve("z" * 250, [[0.5, 0.4]], [[0.5, 0.4]])
+    pair = Pair("y" * 250, "z" * 250, 5, 3, 2, 1, 1.0, [], [])
+    write_comparison(page, Comparison("x" * 250, ["network"], [["z" * 250]], [curve], "validation", [pair], []))
+    with Browser(tmp_path / "profile", width) as browser:
+        browser.open(page.as_uri())
+        assert browser.evaluate("document.documentElement.scrollWidth") == width
 
 
 @pytest.mark.slow

@@ -104,7 +104,8 @@ def evaluate(
         raise typer.BadParameter("--allow-changed is for a run's held-out images: leave it out with --labels")
     if allow_changed and dataset is not None:
         raise typer.BadParameter("--allow-changed is for a run's held-out images: leave it out with a DATASET")
-    _require_together(ray, input, output, dataset is not None or labels is not None or allow_changed or coverage)
+    others = dataset is not None or labels is not None or report is not None or allow_changed or coverage
+    _require_together(ray, input, output, others)
     page = report_page(report, no_report, explain)
     reporter = Reporter(quiet or json)
     reporter.line(f"evaluating {', '.join(map(str, run or [newest_run()]))}")
@@ -141,7 +142,7 @@ def _require_together(ray: str | None, input: str | None, output: Path | None, o
     if input is None or output is None:
         raise typer.BadParameter("--ray needs --input and --output")
     if others:
-        raise typer.BadParameter("--ray reads --input: leave DATASET, --labels, --allow-changed and --coverage out")
+        raise typer.BadParameter("--ray reads --input: leave DATASET, --labels, --allow-changed, --coverage and --report out")
     if ":/" in str(output):
         raise typer.BadParameter("--output of evaluate is a folder of this machine, or of storage that all machines see")
 

@@ -65,6 +65,8 @@ def predict(
     if ray is not None:
         if embeddings is not None:
             raise typer.BadParameter("--embeddings is not for --ray: --features adds them to the rows")
+        if explain is not None or threshold:
+            raise typer.BadParameter("--ray writes probabilities only: leave out --explain and --threshold")
         if images or csv or null:
             raise typer.BadParameter("--ray reads --input and writes --output: leave out images, --csv and --null")
         if not input or not output:

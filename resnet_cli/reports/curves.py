@@ -72,7 +72,7 @@ def curves(records: Sequence[EpochRecord], title: str, label_smoothing: float) -
     loss.set(xlabel="epoch", ylabel="cross-entropy, nats")
     accuracy.set(xlabel="epoch", ylabel="accuracy", ylim=(None, 1.0))
     for axes in (loss, accuracy):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
         axes.legend()
     figure.suptitle(literal(title))
@@ -97,6 +97,9 @@ class Curve:
     held_out: Sequence[Sequence[float]]
 
 
+_LABEL = 70  # characters of a legend
+
+
 def draw_comparison(curves: Sequence[Curve], title: str, held_out: str, image: Path) -> None:
     """Draw all curves into one figure.
 
@@ -112,12 +115,18 @@ def draw_comparison(curves: Sequence[Curve], title: str, held_out: str, image: P
     for place, curve in enumerate(curves):
         colour = palette(place if len(curves) <= 10 else place / len(curves))
         _line(axes, curve.train, "--", colour, None)
-        _line(axes, curve.held_out, "-", colour, literal(curve.label))
+        _line(axes, curve.held_out, "-", colour, literal(_short(curve.label)))
     axes.set(xlabel="epoch", ylabel="error, %", ylim=error_limits(curves), title=literal(title))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(alpha=0.3)
     axes.legend(title=f"solid: {held_out}, dashed: training")
     save_figure(figure, image, COMPARED_BY)
+
+
+def _short(label: str) -> str:
+    """A label that leaves room for the axes: of a long one, the beginning and the end, where names of runs differ."""
+    half = _LABEL // 2
+    return label if len(label) <= _LABEL else f"{label[:half]}…{label[-half:]}"
 
 
 def _line(axes: Axes, runs: Sequence[Sequence[float]], style: str, colour: tuple[float, ...], label: str | None) -> None:
