@@ -6,7 +6,6 @@ nothing that is sent here is written to disk.
 
 import asyncio
 import base64
-import hashlib
 import logging
 import re
 import threading
@@ -32,7 +31,7 @@ from resnet_cli.data.decode import Remote
 from resnet_cli.inference.classify import Classified, prediction_of
 from resnet_cli.jobs.serve import Busy, Histogram, Limits, Service, is_local_name, is_loopback
 from resnet_cli.progress import Progress
-from resnet_cli.reports.page import environment
+from resnet_cli.reports.page import content_policy, environment
 
 _UPLOAD = "upload"  # the name of an image that comes without one
 _FIELDS = 16  # most fields of a form besides its files
@@ -40,9 +39,6 @@ _WHOLE = "resnet.whole"  # in a request's scope: its body has been received
 _CLOSE = {"Connection": "close"}  # where the rest of the body is not read
 _LINGER = 2.0  # seconds in which the rest of a refused body is still received, so that its sender reads the answer
 _SAFE = {"X-Content-Type-Options": "nosniff", "Cross-Origin-Resource-Policy": "same-origin", "Referrer-Policy": "no-referrer"}
-_POLICY = (
-    "default-src 'none'; img-src blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 _LATER = {"Retry-After": "1"}
 
 
@@ -167,7 +163,7 @@ class Site:
         self._seconds = Histogram(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
         shown = {"names": service.names, "classes": len(service.classes), "explains": service.explains}
         self._page = environment().get_template("serve.html.j2").render(shown, limits=limits, threshold=threshold)
-        self._policy = f"{_POLICY}; script-src {_hash_of('script', self._page)}; style-src {_hash_of('style', self._page)}"
+        self._policy = content_policy(self._page)
 
     def app(self) -> ASGIApp:
         """The ASGI application."""
@@ -395,9 +391,3 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 async def _failed(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": f"the server failed: {type(error).__name__}"}, 500)
-
-
-def _hash_of(element: str, page: str) -> str:
-    """The source expression of a content security policy that allows the page's only element of this kind."""
-    (content,) = re.findall(rf"<{element}>(.*?)</{element}>", page, re.DOTALL)
-    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"

@@ -5,8 +5,10 @@ a script sorts the tables and draws the confusion matrix of many classes.
 """
 
 import base64
+import hashlib
 import io
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +27,9 @@ _THUMBNAIL = 160  # pixels
 _TABLE = 30  # most classes in the confusion table; with more, the matrix is a heat map
 _LISTED = 15  # confusions
 _MANY = 12  # classes; the counts of more are folded
+_POLICY = (
+    "default-src 'none'; img-src blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 
 
 @dataclass(frozen=True)
@@ -138,6 +143,17 @@ def environment() -> jinja2.Environment:
     return jinja2.Environment(
         loader=jinja2.PackageLoader("resnet_cli.reports", "templates"), autoescape=True, undefined=jinja2.StrictUndefined
     )
+
+
+def content_policy(page: str) -> str:
+    """The content security policy of a page that a server sends: its one script and style, and connections to the server."""
+    return f"{_POLICY}; script-src {_hash_of('script', page)}; style-src {_hash_of('style', page)}"
+
+
+def _hash_of(element: str, page: str) -> str:
+    """The source expression of a content security policy that allows the page's only element of this kind."""
+    (content,) = re.findall(rf"<{element}>(.*?)</{element}>", page, re.DOTALL)
+    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
 
 
 def as_json(value: Any) -> str:
