@@ -173,18 +173,17 @@ class Site:
             Route("/health", self._show_health),
             Route("/metrics", self._show_metrics),
         ]
-        handlers: dict[Any, Any] = {HTTPException: _refused, Exception: _failed}
-        app = Starlette(routes=routes, exception_handlers=handlers)
+        app = Starlette(routes=routes, exception_handlers={HTTPException: _refused, Exception: _failed})
         app.router.redirect_slashes = False  # an answer without JSON
         return self._guarded(app)
 
     def _guarded(self, app: ASGIApp) -> ASGIApp:
-        """Refuse requests of other sites' pages; add headers to every answer, and count it."""
+        """Refuse requests of other sites' pages; add headers to every answer, count it, and log its path without line feeds."""
         known = ("/", "/predict", "/health", "/metrics")
 
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
             began = time.perf_counter()
-            path = scope["path"] if scope["path"] in known else "other"
+            path, sent = scope["path"] if scope["path"] in known else "other", scope["raw_path"].decode()
 
             async def send_safely(message: Message) -> None:
                 if message["type"] == "http.response.start":
@@ -193,9 +192,7 @@ class Site:
                     self._requests[path, status] += 1
                     if path == "/predict":
                         self._seconds.observe(seconds)
-                    # As it was sent: a decoded path may contain line feeds, and forge lines.
-                    asked = scope["raw_path"].decode("latin-1")
-                    self._progress.detail(f"{scope['method']} {asked}: {status} after {1000 * seconds:.1f} ms")
+                    self._progress.detail(f"{scope['method']} {sent}: {status} after {1000 * seconds:.1f} ms")
                 await send(message)
 
             if reason := self._foreign(Headers(scope=scope)):
