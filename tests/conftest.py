@@ -51,6 +51,13 @@ class Result:
     stdout: str
     stderr: str
 
+    @property
+    def told(self) -> str:
+        """What stderr says besides the first lines, which name what is read."""
+        return "".join(
+            line for line in self.stderr.splitlines(keepends=True) if not line.startswith(("evaluating ", "scanning "))
+        )
+
 
 MakeImage = Callable[..., Path]
 MakeDataset = Callable[..., Path]

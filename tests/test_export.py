@@ -250,6 +250,18 @@ def test_force_replaces_nothing_but_an_export(run_folder: Path, run_cli: RunCli,
     assert sorted(path.name for path in (tmp_path / "photos").iterdir()) == ["cat.jpg", "labels.txt"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [("savedmodel",), ("tflite", "--quantize", "int8", "--force")])
+def test_tensorflow_reads_no_pattern_in_the_name_of_a_folder(
+    options: tuple[str, ...], run_folder: Path, run_cli: RunCli, sample_data: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos [2024]*" / "out"
+    result = run_cli("export", "--run", run_folder, "--output", folder, "--format", *options)
+    assert result.exit_code == 0, result.stderr
+    result = run_cli("predict", next((sample_data / "cars").iterdir()), "--model", folder)
+    assert result.exit_code == 0, result.stderr
+
+
 def test_what_python_and_the_finder_leave_in_an_export_is_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / "out" / "__pycache__").mkdir(parents=True)  # after `from classify import pixels`
     for name in ("labels.txt", "classify.py", "model.keras", ".DS_Store"):
@@ -258,6 +270,14 @@ def test_what_python_and_the_finder_leave_in_an_export_is_no_obstacle(tmp_path: 
     (tmp_path / "out" / "program.py").touch()
     with pytest.raises(ResnetError, match="holds more than an export"):
         check_free(tmp_path / "out", force=True)
+
+
+def test_an_output_that_exists_is_said_before_anything_is_loaded(run_folder: Path, run_cli: RunCli, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "cat.jpg").write_text("mine")
+    result = run_cli("export", "--run", run_folder, "--format", "keras", "--output", tmp_path / "out")
+    words = f"error: {tmp_path / 'out'} exists already\nhint: choose another --output, or add --force to replace it\n"
+    assert (result.exit_code, result.stderr) == (1, words)  # without the line that precedes the import of TensorFlow
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(run_folder: Path, run_cli: RunCli, tmp_path: Path) -> None:

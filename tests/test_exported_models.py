@@ -171,6 +171,23 @@ def swapped_variables(folder: Path, make: MakeExport) -> tuple[Path, str]:
     return folder, f"the export {folder} has no variables/variables.index"
 
 
+def no_hashes(folder: Path, make: MakeExport) -> tuple[Path, str]:
+    shutil.copytree(make("onnx"), folder, dirs_exist_ok=True)
+    record = json.loads((folder / "export.json").read_text())
+    (folder / "export.json").write_text(json.dumps({**record, "export": {**record["export"], "sha256": "a"}}))
+    return folder, f"{folder / 'export.json'} is damaged: it has no hashes of the model's files"
+
+
+def another_path(folder: Path, make: MakeExport) -> tuple[Path, str]:
+    """Nothing outside of the folder is read for a record that comes from elsewhere."""
+    shutil.copytree(make("savedmodel"), folder, dirs_exist_ok=True)
+    record = json.loads((folder / "export.json").read_text())
+    (folder / "variables" / ".DS_Store").touch()  # does not matter
+    record["export"]["sha256"]["/dev/zero"] = ""
+    (folder / "export.json").write_text(json.dumps(record))
+    return folder, f"the export {folder} has no /dev/zero"
+
+
 def no_precision(folder: Path, make: MakeExport) -> tuple[Path, str]:
     shutil.copytree(make("onnx"), folder, dirs_exist_ok=True)
     record = json.loads((folder / "export.json").read_text())
@@ -208,6 +225,7 @@ def missing(folder: Path, make: MakeExport) -> tuple[Path, str]:
     "make",
     [
         *(alone, no_onnx, keras_of_another_program, cut_tflite, swapped, swapped_weights, swapped_variables, no_precision),
+        *(no_hashes, another_path),
         *(another_format, random_folder, photo, missing),
     ],
 )

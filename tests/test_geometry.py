@@ -320,7 +320,8 @@ def test_features_are_not_shared_between_augmentations_but_squares_are(
     with (tmp_path / "0" / "splits.csv").open() as file:
         splits = [row["split"] for row in csv.DictReader(file)]
     training, held_out = splits.count("train"), splits.count("val")
-    assert counts == [held_out + 2 * training * times for times in (1, 2, 3, 3)]
+    # Squares of held-out images, and of training images for the distance from them.
+    assert counts == [held_out + training + 2 * training * times for times in (1, 2, 3, 3)]
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ from resnet_cli.data import named
 from resnet_cli.data.named import NAMED, lay_out, load_splits
 from resnet_cli.errors import Interrupted, ResnetError
 from resnet_cli.files import UNFINISHED
+from resnet_cli.networks.catalogue import ClassifierSpec, find_network
 from resnet_cli.progress import Silent
 
 HOST = "www.cs.toronto.edu"
@@ -205,7 +206,10 @@ def test_without_a_network_one_sentence_says_so(
         run = home / "here" / "runs" / "mine"
         run.mkdir(parents=True)
         (run / "model.weights.h5").touch()
-        (run / "run.json").write_text(json.dumps({"format": 1, "classes": ["cat", "dog"]}))
+        spec = ClassifierSpec(find_network("resnet20"), 2, 32).to_record()
+        (run / "run.json").write_text(
+            json.dumps({"format": 1, "classes": ["cat", "dog"], **spec, "input": {"resize": "crop", "fraction": 0.875}})
+        )
     result = run_cli(command, name)
     where = home / "keras" / "datasets" / f"{NAMED[name].target}_archive"
     assert_one_sentence(result, f"{name} is neither a folder here", f"{HOST} cannot be reached", NAMED[name].url, str(where))

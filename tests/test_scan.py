@@ -358,7 +358,7 @@ def test_check_finds_what_training_refuses(tmp_path: Path, make_dataset: MakeDat
         checked = run_cli("check", folder, "--json")
         trained = run_cli(command, folder)
         assert trained.exit_code == checked.exit_code == 1
-        told = trained.stderr.splitlines()[0].removeprefix("error: ")
+        told = trained.told.splitlines()[0].removeprefix("error: ")
         assert told in [problem["detail"] for problem in json.loads(checked.stdout)["problems"]]
 
 

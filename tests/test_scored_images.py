@@ -80,7 +80,7 @@ def test_a_held_out_image_that_has_changed_is_named_and_left_out(
     # Where damage is an error, a change is one.
     strict = run_cli("evaluate", "--run", run_folder, "--strict")
     assert (strict.exit_code, strict.stdout) == (1, "")
-    assert strict.stderr == f"error: {held[4]} has changed since training\nhint: put it back, or add --allow-changed\n"
+    assert strict.told == f"error: {held[4]} has changed since training\nhint: put it back, or add --allow-changed\n"
 
 
 def test_of_many_changed_images_five_are_named_and_of_all_nothing_is_left(
@@ -98,7 +98,7 @@ def test_of_many_changed_images_five_are_named_and_of_all_nothing_is_left(
         Path(path).write_bytes(Path(path).read_bytes() + b"more")
     refused = run_cli("evaluate", "--run", run_folder)
     assert (refused.exit_code, refused.stdout) == (1, "")
-    assert refused.stderr.startswith(f"error: all 9 held-out images of {tiny_dataset} have changed since training\n")
+    assert refused.told.startswith(f"error: all 9 held-out images of {tiny_dataset} have changed since training\n")
     assert evaluated(run_cli, "--run", run_folder, "--allow-changed")["count"] == 9
 
 
@@ -132,7 +132,7 @@ def test_a_split_of_the_run_is_scored_where_it_is_asked_for(
     assert warned[0].startswith(f"1 of {count} {kind} images in {split_folder} has changed since training, and is left out")
     first.unlink()
     gone = run_cli("evaluate", "--run", run, "--split", split)
-    assert gone.stderr.startswith(f"error: 1 of {count} {kind} images is no longer there, such as {first}\n")
+    assert gone.told.startswith(f"error: 1 of {count} {kind} images is no longer there, such as {first}\n")
 
 
 def test_without_a_split_the_headline_is_the_test_folder(
@@ -169,7 +169,7 @@ def test_training_images_of_a_folder_are_scored_only_by_their_name(
     shutil.copytree(copy / "train", copy / "val")
     refused = run_cli("evaluate", copy, "--run", run, "--split", "val")
     assert (refused.exit_code, refused.stdout) == (1, "")
-    assert refused.stderr.startswith(f"error: the run was trained on every image of {copy}\n")
+    assert refused.told.startswith(f"error: the run was trained on every image of {copy}\n")
 
 
 def test_a_split_that_is_not_there_is_one_sentence(
@@ -184,7 +184,7 @@ def test_a_split_that_is_not_there_is_one_sentence(
     }
     for arguments, words in said.items():
         result = run_cli("evaluate", *arguments, "--run", run_folder)
-        assert (result.exit_code, result.stdout, result.stderr) == (1, "", words)
+        assert (result.exit_code, result.stdout, result.told) == (1, "", words)
     unknown = run_cli("evaluate", "--split", "all", "--run", run_folder)
     assert unknown.exit_code == 2 and "'val', 'test', 'train'" in unknown.stderr
 
@@ -199,7 +199,7 @@ def test_a_class_folder_gets_the_hint_to_give_the_folder_above(
     for given, above in (("fruit/apple", "fruit"), (str(tiny_dataset / "apple"), str(tiny_dataset))):
         result = run_cli("evaluate", given, "--run", run_folder)
         assert (result.exit_code, result.stdout) == (1, "")
-        assert result.stderr == (
+        assert result.told == (
             f"error: {given} is the folder of one class, and has no class folders in it\n"
             f"hint: give the folder above: resnet evaluate {above}\n"
         )
@@ -214,7 +214,7 @@ def test_images_without_class_folders_are_one_sentence_and_beside_them_a_warning
 ) -> None:
     make_image(tmp_path / "inbox" / "new.png", seed=50)
     alone = run_cli("evaluate", tmp_path / "inbox", "--run", run_folder)
-    assert alone.stderr == (
+    assert alone.told == (
         f"error: {tmp_path / 'inbox'} holds images and no class folders\n"
         "hint: put each image into a folder of its class: apple, berry and cherry\n"
     )
@@ -264,7 +264,7 @@ def test_a_warning_is_told_once_on_stderr_and_not_among_the_results(quiet: bool,
     assert result.exit_code == 0
     assert result.stderr.splitlines().count(f"warning: {VAL_CHOSE}") == 1
     assert VAL_CHOSE not in result.stdout and "note:" not in result.stdout
-    assert len(result.stderr.splitlines()) == (1 if quiet else 2)
+    assert len(result.told.splitlines()) == (1 if quiet else 2)
 
 
 def test_unreadable_images_are_one_warning_that_counts_them(
@@ -323,7 +323,7 @@ def test_training_images_of_an_export_are_scored_only_by_their_name(
         "the run was trained on 12 of these 12 images, so the figures do not show how well new images are classified"
     ]
     refused = run_cli("evaluate", split_folder / "train", "--run", "out")
-    assert refused.stderr == (
+    assert refused.told == (
         f"error: the run was trained on every image of {split_folder / 'train'}\nhint: give a folder of other images\n"
     )
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["out-divided-train", "out-divided-val"]

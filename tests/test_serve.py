@@ -582,6 +582,12 @@ def test_a_port_that_is_in_use_and_a_host_of_another_machine_are_one_sentence(ru
         )
     result = run_cli("serve", "--run", BUNDLED, "--host", "192.0.2.1", "--port", 0)
     assert result.exit_code == 1 and result.stderr.startswith("error: --host 192.0.2.1 is no address of this machine: ")
+    for name in ("a..b", f"{'a' * 64}.example"):
+        result = run_cli("serve", "--run", BUNDLED, "--host", name, "--port", 0)
+        assert (result.exit_code, result.stderr) == (
+            1,
+            f"error: --host {name} is no address of this machine: it is no host name\n",
+        )
     assert run_cli("serve", "--port", 70000).exit_code == 2
 
 

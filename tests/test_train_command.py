@@ -268,7 +268,7 @@ def test_a_run_says_that_its_test_images_chose_the_epoch(run_cli: RunCli, make_d
     assert result.exit_code == 0, result.stderr
     said = "the test images also selected the epoch (--val-split 0)"
     assert f"warning: {said}" in result.stderr and "validation accuracy" not in result.stdout
-    assert "only 1 optimizer steps" in result.stderr
+    assert "only 1 optimizer step:" in result.stderr
     results = json.loads((output / "run.json").read_text())["results"]
     assert results["test"] == results["val"] and results["test"]["count"] == 6
     assert any(said in warning for warning in results["warnings"])

@@ -22,7 +22,7 @@ from resnet_cli.data.layout import some_names
 from resnet_cli.engines.base import Images
 from resnet_cli.engines.frozen import read_classifier
 from resnet_cli.errors import ResnetError
-from resnet_cli.export.folder import Description, check_free, describe, new_folder, size
+from resnet_cli.export.folder import Description, Wanted, check_free, describe, new_folder, size
 from resnet_cli.export.formats import OUTPUT, FormatName, Subject, find_format
 from resnet_cli.export.images import resizing
 from resnet_cli.export.parity import (
@@ -47,32 +47,6 @@ from resnet_cli.progress import how_many
 from resnet_cli.runs.folder import Run, read_splits
 
 CALIBRATION = 300  # images: the tools' own advice is "a few hundred", and NNCF's default is 300
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is exported, and where to.
-
-    Attributes:
-        name: the format.
-        output: folder to write; None for export/<format>[-<quantize>][-with-resize] in the run.
-        force: replace an existing export, and keep an int8 model that loses more than it may.
-        half: store weights in half precision.
-        with_resize: the model resizes images itself.
-        min_accuracy: held-out top-1, 0..1, below which nothing is kept; None keeps any.
-    """
-
-    name: FormatName
-    output: Path | None = None
-    force: bool = False
-    half: bool = False
-    with_resize: bool = False
-    min_accuracy: float | None = None
-
-    def folder(self, run: Run, precision: str) -> Path:
-        """The folder to write."""
-        words = [self.name, *([precision] if precision != "float" else []), *(["with-resize"] if self.with_resize else [])]
-        return self.output or run.folder / "export" / "-".join(words)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,32 @@ if TYPE_CHECKING:
     from resnet_cli.export.parity import Accuracy, Parity
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What is exported, and where to.
+
+    Attributes:
+        name: the format.
+        output: folder to write; None for export/<format>[-<quantize>][-with-resize] in the run.
+        force: replace an existing export, and keep an int8 model that loses more than it may.
+        half: store weights in half precision.
+        with_resize: the model resizes images itself.
+        min_accuracy: held-out top-1, 0..1, below which nothing is kept; None keeps any.
+    """
+
+    name: FormatName
+    output: Path | None = None
+    force: bool = False
+    half: bool = False
+    with_resize: bool = False
+    min_accuracy: float | None = None
+
+    def folder(self, run: Run, precision: str) -> Path:
+        """The folder to write."""
+        words = [self.name, *([precision] if precision != "float" else []), *(["with-resize"] if self.with_resize else [])]
+        return self.output or run.folder / "export" / "-".join(words)
+
+
 def check_free(folder: Path, force: bool) -> None:
     """Refuse a folder that must not be overwritten.
 
@@ -67,7 +93,7 @@ def new_folder(folder: Path, force: bool) -> Iterator[Path]:
             with contextlib.suppress(OSError):
                 parent.rmdir()
         if isinstance(error, OSError):
-            reason = error.strerror or str(error)
+            reason = error.strerror or str(error).partition("\n")[0]
             raise ResnetError(f"cannot write to {folder}: {reason}", "choose another --output") from error
         raise
 
@@ -124,7 +150,7 @@ class Description:
         """The entry `export` of export.json; `folder` contains the model."""
         made = {"format": self.name, "precision": self.precision, "run": run.folder.resolve().name}
         found = {} if self.accuracy is None else {"accuracy": {**asdict(self.accuracy), "top1": self.accuracy.top1}}
-        hashes = {path.relative_to(folder).as_posix(): digest(path) for path in _model_files(folder, self.name)}
+        hashes = {name: digest(path) for name, path in _model_files(folder, self.name).items()}
         return {**made, "with_resize": self.with_resize, "parity": asdict(self.parity), **found, "sha256": hashes}
 
     def facts(self, run: Run) -> list[str]:
@@ -174,11 +200,13 @@ def describe(folder: Path, run: Run, made: Description) -> int:
     return size(folder)
 
 
-def _model_files(folder: Path, name: FormatName) -> list[Path]:
-    """The files of a model that change its answers."""
+def _model_files(folder: Path, name: FormatName, file: str = "") -> dict[str, Path]:
+    """The files of a model that change its answers, by their names in an export; `file` is its name if it was renamed."""
     if name == "savedmodel":
-        return [folder / "saved_model.pb", *sorted((folder / "variables").iterdir())]
-    return [folder / file for file in FORMATS[name].files]
+        found = [folder / "saved_model.pb", *sorted((folder / "variables").glob("*"))]
+        return {path.relative_to(folder).as_posix(): path for path in found}
+    model = folder / (file or FORMATS[name].files[0])
+    return {each: model.with_suffix(Path(each).suffix) for each in FORMATS[name].files}
 
 
 def _write_hashes(folder: Path, run: Run) -> None:
@@ -259,15 +287,23 @@ def open_export(path: Path) -> Run | None:
 
 def _require_same_model(run: Run) -> None:
     """Refuse a model that is not the one of the record: it would answer, with wrong classes or of wrongly prepared images."""
-    made, path = run.record["export"], exported_model(run)
-    for name, known in made.get("sha256", {}).items():  # exports of earlier versions have none
-        # The file may have been renamed.
-        file = run.folder / name if made["format"] == "savedmodel" else path.with_suffix(Path(name).suffix)
-        if not file.exists():
-            raise ResnetError(f"the export {run.folder} has no {file.relative_to(run.folder)}", "export the run again")
-        if digest(file) != known:
+    made = run.record["export"]
+    known, files = made.get("sha256"), _model_files(run.folder, made["format"], made["file"])
+    if known is None:  # an export of an earlier version
+        return
+    if not isinstance(known, dict):
+        raise ResnetError(f"{run.path} is damaged: it has no hashes of the model's files", "export the run again")
+    for name, hashed in known.items():
+        if name not in files or not files[name].is_file():
+            missing = name if name not in files else files[name].relative_to(run.folder)
+            raise ResnetError(f"the export {run.folder} has no {missing}", "export the run again")
+        try:
+            found = digest(files[name])
+        except OSError as error:
+            raise ResnetError(f"{files[name]} cannot be read: {error.strerror}") from error
+        if found != hashed:
             raise ResnetError(
-                f"{file} is not the model that {run.path} describes, or is damaged: its SHA-256 differs",
+                f"{files[name]} is not the model that {run.path} describes, or is damaged: its SHA-256 differs",
                 "export the run again; for a model that you have changed yourself, delete `sha256` from the record",
             )
 

@@ -6,6 +6,7 @@ runs them.
 """
 
 import gc
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -177,11 +178,24 @@ def _weights_and_answer(subject: Subject) -> tuple[list[Any], Callable[[Any], An
     return [*parts[0], *parts[1]], answer
 
 
+@contextmanager
+def readable_by_tensorflow(folder: Path) -> Iterator[Path]:
+    """A path of a SavedModel for TensorFlow, which reads `[`, `*` and `?` in the paths of its variables as a pattern."""
+    if not set(str(folder.resolve())) & set("[]*?\\"):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as plain:
+        link = Path(plain) / "model"
+        link.symlink_to(folder.resolve(), target_is_directory=True)
+        yield link
+
+
 def _load_savedmodel(path: Path) -> Answer:
     import tensorflow as tf
 
     # Keep a reference to the module: its signature does not keep the variables alive.
-    loaded = tf.saved_model.load(path)
+    with readable_by_tensorflow(path) as folder:
+        loaded = tf.saved_model.load(folder)
     return lambda images: loaded.signatures["serving_default"](tf.constant(images))[OUTPUT].numpy()
 
 

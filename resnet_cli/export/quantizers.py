@@ -14,7 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resnet_cli.export.formats import FORMATS, Answer, FormatName, Subject, find_format, require_packages
+from resnet_cli.export.formats import (
+    FORMATS,
+    Answer,
+    FormatName,
+    Subject,
+    find_format,
+    readable_by_tensorflow,
+    require_packages,
+)
 
 if TYPE_CHECKING:
     from resnet_cli.engines.base import Images
@@ -124,10 +132,11 @@ def _quantize_tflite(subject: Subject, exact: Path, images: "Images", path: Path
     def calibrate() -> "Iterator[list[Images]]":
         return ([images] for images in _one_by_one(images))
 
-    with tempfile.TemporaryDirectory(dir=path.parent) as saved, warnings.catch_warnings():
+    with tempfile.TemporaryDirectory(dir=path.parent) as saved, contextlib.ExitStack() as stack, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"\s*Warning: tf\.lite\.Interpreter is deprecated")
         FORMATS["savedmodel"].write(subject, Path(saved))
-        converter = tf.lite.TFLiteConverter.from_saved_model(saved, signature_keys=["serving_default"])
+        folder = str(stack.enter_context(readable_by_tensorflow(Path(saved))))  # read until the end of the conversion
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = calibrate
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from resnet_cli.errors import ResnetError
+from resnet_cli.export.folder import Wanted, check_free
 from resnet_cli.export.formats import FORMATS, FormatName, find_format
 from resnet_cli.export.quantizers import MAX_DROP, QUANTIZERS, find_quantizer
 from resnet_cli.jobs.environment import tensorflow_import, without_chatter
@@ -136,6 +137,9 @@ def run_export(request: ExportRequest, progress: Progress) -> FinishedExport:
     require_possible(request)
     run, name = _run_of(request, progress), request.format
     (find_quantizer if request.int8 else find_format)(name)
+    half = request.quantize == "float16"
+    wanted = Wanted(name, request.output, request.force, half, request.with_resize, request.min_accuracy)
+    check_free(wanted.folder(run, request.quantize or "float"), request.force)  # before TensorFlow is imported
     progress.line(
         f"exporting {run.name} as {name}{f' in {request.quantize}' if request.quantize else ''}, then checking what was written"
     )
@@ -143,14 +147,12 @@ def run_export(request: ExportRequest, progress: Progress) -> FinishedExport:
         import keras
 
         from resnet_cli.data.decode import run_geometry
-        from resnet_cli.export.export import Wanted, export, export_int8
+        from resnet_cli.export.export import export, export_int8
 
     if keras.backend.backend() != "tensorflow":
         what = f"the converters read TensorFlow's graphs, and Keras runs on {keras.backend.backend()} in this process"
         raise ResnetError(what, "export in a process with KERAS_BACKEND=tensorflow, as `resnet export` does")
     most = 100 * MAX_DROP if request.max_drop is None else request.max_drop
-    half = request.quantize == "float16"
-    wanted = Wanted(name, request.output, request.force, half, request.with_resize, request.min_accuracy)
     with without_chatter():
         quantized = export_int8(run, wanted, most) if request.int8 else None
         exported = quantized.exported if quantized else export(run, wanted)

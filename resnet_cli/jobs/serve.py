@@ -122,8 +122,9 @@ def listen_on(host: str, port: int) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listening = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise ResnetError(f"--host {host} is no address of this machine: {error.strerror}") from error
+    except (OSError, UnicodeError) as error:  # an empty or overlong part of a name cannot be encoded
+        reason = error.strerror if isinstance(error, OSError) else "it is no host name"
+        raise ResnetError(f"--host {host} is no address of this machine: {reason}") from error
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
