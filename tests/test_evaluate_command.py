@@ -471,6 +471,18 @@ def test_the_report_counts_the_images_that_were_used(run_folder: Path, run_cli: 
         assert f">{name}</div></td><td>{count}</td>" in page
 
 
+@pytest.mark.slow
+def test_test_images_that_also_validate_are_skipped_once(make_dataset: MakeDataset, run_cli: RunCli, tmp_path: Path) -> None:
+    data = make_dataset(tmp_path / "pets" / "train", ("cat", "dog"), count=6).parent
+    tested = make_dataset(data / "test", ("cat", "dog"), count=4, first=20) / "cat" / "020.png"
+    tested.write_bytes(tested.read_bytes()[:60])
+    run = tmp_path / "run"
+    words = ("--arch", "resnet8", "--image-size", "32", "--epochs", "1", "--val-split", "0", "--output", run)
+    assert run_cli("train", data, *words).exit_code == 0
+    page = (run / "report.html").read_text()
+    assert "1 file skipped;" in page and ">cat</div></td><td>6</td><td>3</td><td>3</td>" in page
+
+
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from resnet_cli.data.contents import is_validated_by_test
 from resnet_cli.engines import EngineName
 from resnet_cli.errors import ResnetError
 from resnet_cli.inference.explain import Explainable, as_image, explain
@@ -111,11 +112,13 @@ def _contents(run: Run) -> Contents | None:
     for split in counts:
         if measured := results.get(split, {}).get("classes"):
             counts[split] = [each["count"] for each in measured]
-    if "train" in counts and run.splits.exists():
-        trained = Counter(row.label for row in read_splits(run) if row.split == "train")
+    rows = read_splits(run) if run.splits.exists() else []
+    if "train" in counts:
+        trained = Counter(row.label for row in rows if row.split == "train")
         if sum(trained[name] for name in run.classes):  # unlabelled images have no class
             counts["train"] = [trained[name] for name in run.classes]
-    unreadable = sum(map(sum, data["counts"].values())) - sum(map(sum, counts.values()))
+    once = [split for split in counts if split != "val" or not is_validated_by_test(rows)]
+    unreadable = sum(sum(data["counts"][split]) - sum(counts[split]) for split in once)
     left_out = data.get("left_out")
     return Contents(run.classes, counts, None if left_out is None else left_out + unreadable, data.get("copies"))
 
