@@ -6,6 +6,7 @@ might be sent out instead.
 """
 
 import csv
+import hashlib
 import json
 import subprocess
 import sys
@@ -175,7 +176,8 @@ def test_an_openvino_export_knows_its_images_by_their_hashes(named_run: Path, ru
     record = json.loads((out / "export.json").read_text())
     kept = json.loads((named_run / "run.json").read_text())
     about = {name: value for name, value in record["export"].items() if name != "parity"}
-    assert about == {"format": "openvino", "precision": "float", "run": "mine", "with_resize": False}
+    hashes = {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in ("model.bin", "model.xml")}
+    assert about == {"format": "openvino", "precision": "float", "run": "mine", "with_resize": False, "sha256": hashes}
     assert record["data"] == {key: value for key, value in kept["data"].items() if key != "path"}
     assert record["weights"] == {"source": "file", "path": "", "sha256": kept["weights"]["sha256"], "fallback": ""}
     assert record["config"] == {**kept["config"], "recipe": "fast.toml"}
