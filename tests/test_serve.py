@@ -374,7 +374,7 @@ def test_what_waits_is_classified_together_whoever_sent_it(photos: list[Path]) -
     with held(limit=256) as (server, engine), ThreadPoolExecutor(most) as pool:
         asked = [pool.submit(server.ask, "/predict", content) for _ in range(most)]  # more than all workers take at once
         wait_for_depth(server, most)
-        until(lambda: engine.batches)
+        until(lambda: bool(engine.batches))
         assert len(engine.batches) == 1  # of engines, only OpenVINO is given several at a time
         engine.go.set()
         assert {each.result().status for each in asked} == {200}
