@@ -59,15 +59,21 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
     Raises:
         ResnetError: the disk is full, or the folder cannot be written.
     """
+    with writing(path), unfinished(path) as partial:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise a `ResnetError` that names the path if the operating system refuses to write."""
     try:
-        with unfinished(path) as partial:
-            with partial.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
+        yield
     except OSError as error:
-        raise ResnetError(f"cannot write {path}: {error.strerror}", "is the disk full or read-only?") from error
+        raise ResnetError(f"cannot write {path}: {error.strerror or error}", "is the disk full or read-only?") from error
 
 
 @contextmanager

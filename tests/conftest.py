@@ -11,6 +11,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,22 @@ def run_once(*args: object) -> Result:
     for number, handler in handlers.items():
         signal.signal(number, handler)
     return Result(exit_code, stdout.getvalue(), stderr.getvalue())
+
+
+Exported = tuple[Path, dict[str, Any]]
+
+
+def written_once(run: Path, root: Path) -> Callable[..., Exported]:
+    """`write(format, *options) -> (folder, JSON)` of `resnet export`; the same words give the same folder under `root`."""
+
+    @cache
+    def write(*options: str) -> Exported:
+        folder = root / "-".join(options)
+        result = run_once("export", "--run", run, "--output", folder, "--format", *options, "--json")
+        assert result.exit_code == 0, result.stderr
+        return folder, json.loads(result.stdout)
+
+    return write
 
 
 @pytest.fixture

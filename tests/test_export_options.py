@@ -7,13 +7,12 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MakeDataset, MakeRun, RunCli, run_once
+from conftest import Exported, MakeDataset, MakeRun, RunCli, written_once
 from numpy.typing import NDArray
 from test_export import ANSWER
 
@@ -74,23 +73,13 @@ def expected(untempered: Path, squares: Pixels) -> Any:
     return powers / powers.sum(1, keepdims=True)
 
 
-Exported = tuple[Path, dict[str, Any]]
 MakeExport = Callable[..., Exported]
 
 
 @pytest.fixture(scope="module")
 def export(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeExport:
     """`export(format, *options) -> (folder, JSON)`, each written once."""
-    root = tmp_path_factory.mktemp("exports")
-
-    @cache
-    def write(*options: str) -> Exported:
-        folder = root / "-".join(options)
-        result = run_once("export", "--run", run_folder, "--output", folder, "--format", *options, "--json")
-        assert result.exit_code == 0, result.stderr
-        return folder, json.loads(result.stdout)
-
-    return write
+    return written_once(run_folder, tmp_path_factory.mktemp("exports"))
 
 
 def exported(run_cli: RunCli, run: Path, output: Path, *options: object) -> dict[str, Any]:

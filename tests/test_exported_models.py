@@ -4,12 +4,11 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MakeRun, RunCli, run_once
+from conftest import MakeRun, RunCli, run_once, written_once
 from test_serve import serving
 
 import resnet_cli
@@ -35,16 +34,8 @@ def run_folder(make_run: MakeRun, sample_data: Path, tmp_path_factory: pytest.Te
 @pytest.fixture(scope="module")
 def export(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeExport:
     """`export(format, *options) -> folder`, each written once."""
-    root = tmp_path_factory.mktemp("exports")
-
-    @cache
-    def write(*options: str) -> Path:
-        folder = root / "".join(options)
-        result = run_once("export", "--run", run_folder, "--output", folder, "--format", *options)
-        assert result.exit_code == 0, result.stderr
-        return folder
-
-    return write
+    made = written_once(run_folder, tmp_path_factory.mktemp("exports"))
+    return lambda *options: made(*options)[0]
 
 
 @pytest.fixture(scope="module")

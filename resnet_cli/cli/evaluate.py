@@ -23,13 +23,14 @@ from resnet_cli.cli.options import (
     report_page,
 )
 from resnet_cli.cli.reporter import Reporter
-from resnet_cli.cli.results import MANY_CLASSES, WORST, Column, columns_of, fits, print_headline, print_table, worst_first
+from resnet_cli.cli.results import MANY_CLASSES, WORST, Column, columns_of, fits, print_headline, print_table
 from resnet_cli.data.scoring import SplitName
 from resnet_cli.progress import how_many
-from resnet_cli.reports import MISTAKES
+from resnet_cli.reports import MISTAKES, worst_first
 from resnet_cli.runs.folder import newest_run
 
 if TYPE_CHECKING:
+    from resnet_cli.inference.calibration import Coverage
     from resnet_cli.inference.metrics import Evaluation
     from resnet_cli.jobs.evaluate import Evaluated
 
@@ -176,8 +177,8 @@ def _print_coverage(done: "Evaluated") -> None:
         for point in points
     ]
     print_table(columns_of(rows, rows[0]), "accuracy of the most certain answers")
-    if done.suggested:
-        _print_suggested(done)
+    if suggested := done.suggested:
+        _print_suggested(done.runs[0].record["calibration"]["images"], suggested)
         return
     for accuracy, found in wanted.items():
         if found is None:
@@ -196,10 +197,9 @@ def _typed(threshold: float) -> str:
     return f"{threshold:.{decimals}f}"
 
 
-def _print_suggested(done: "Evaluated") -> None:
-    images = done.runs[0].record["calibration"]["images"]
+def _print_suggested(images: int, suggested: "Sequence[tuple[float, float | None, Coverage | None]]") -> None:
     console.prose(console.out, f"thresholds fitted on {how_many(images, 'validation image')}, and what they do here:")
-    for wanted, threshold, found in done.suggested:
+    for wanted, threshold, found in suggested:
         if threshold is None:
             console.prose(console.out, f"{wanted:.0%} right: none, or too few validation images are answered to tell", hang=2)
             continue

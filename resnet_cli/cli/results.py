@@ -14,6 +14,7 @@ from rich.table import Table
 from resnet_cli.cli.console import escape, out, print_json, prose, room
 from resnet_cli.data.contents import kind_of
 from resnet_cli.progress import how_long, how_many
+from resnet_cli.reports import worst_first
 
 MANY_CLASSES = 30  # from here on only the worst ones are shown
 WORST = 10
@@ -117,11 +118,6 @@ def _print_stacked(columns: Sequence[Column]) -> None:
         out.print(f"[bold]{escape(' '.join(name.split()))}[/]")
         for each in others:
             out.print(f"  {escape(each.title):<{width}}  {escape(' '.join(each.cells[row].split()))}")
-
-
-def worst_first(classes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Classes as in the JSON output, those with the lowest recall first and those without images last."""
-    return sorted(classes, key=lambda each: (not each["count"], each["recall"], each["f1"]))
 
 
 def print_headline(figure: str, uncertainty: str) -> None:

@@ -71,10 +71,17 @@ class RuntimeEngine:
         return (np.asarray(self._answer(images), np.float32),)
 
     def run_many(self, batches: Iterable[Images | Pause]) -> Iterator[tuple[Outputs, ...]]:
-        """See `Engine.run_many`; the next batches are decoded by threads meanwhile."""
-        for images in batches:
-            if not isinstance(images, Pause):
-                yield self.run(images)
+        """See `Engine.run_many`."""
+        return one_by_one(self.run, batches)
+
+
+def one_by_one(
+    run: Callable[[Images], tuple[Outputs, ...]], batches: Iterable[Images | Pause]
+) -> Iterator[tuple[Outputs, ...]]:
+    """`Engine.run_many` of an engine that runs one batch at a time; the next batches are decoded by threads meanwhile."""
+    for images in batches:
+        if not isinstance(images, Pause):
+            yield run(images)
 
 
 def good_batch(engine: Engine, side: int) -> int:

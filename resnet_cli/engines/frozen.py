@@ -19,7 +19,7 @@ import numpy as np
 
 from resnet_cli.data.threads import Pause
 from resnet_cli.engines import EngineName
-from resnet_cli.engines.base import Engine, Images, Outputs
+from resnet_cli.engines.base import Engine, Images, Outputs, one_by_one
 from resnet_cli.engines.openvino import (
     OpenVinoEngine,
     convert,
@@ -178,10 +178,8 @@ class KerasEngine:
         return tuple(np.asarray(output, dtype=np.float32) for output in several)
 
     def run_many(self, batches: Iterable[Images | Pause]) -> Iterator[tuple[Outputs, ...]]:
-        """See `Engine.run_many`; the next batches are decoded by threads meanwhile."""
-        for images in batches:
-            if not isinstance(images, Pause):
-                yield self.run(images)
+        """See `Engine.run_many`."""
+        return one_by_one(self.run, batches)
 
 
 def keras_parts(model: keras.Model) -> tuple[KerasEngine, KerasEngine]:

@@ -157,7 +157,7 @@ def behind_pooling(path: Path) -> Any:
     """The head of a classifier's model.xml: pooled features, float32 (N, D), to probabilities (N, classes)."""
     openvino = import_openvino()
     model = _read(path)
-    pooling = _pooling(model).output(0)
+    pooling = _poolings(model)[-1].output(0)
     features = openvino.opset13.parameter(pooling.get_partial_shape(), np.float32, "features")
     for reader in pooling.get_target_inputs():
         reader.replace_source_output(features.output(0))
@@ -172,7 +172,7 @@ def with_features(path: Path) -> Any:
     """
     openvino = import_openvino()
     model = _read(path)
-    pooling = [op for op in model.get_ordered_ops() if op.get_type_name() == "ReduceMean"]
+    pooling = _poolings(model)
     if not pooling:
         raise ResnetError(f"{path} has no pooled features", "leave --features out")
     features = openvino.opset13.result(pooling[-1].output(0))
@@ -216,16 +216,16 @@ def features_file(path: Path, root: Path) -> Path | None:
     return copy
 
 
-def _pooling(model: Any) -> Any:
-    """The global average pooling of a classifier."""
-    return [op for op in model.get_ordered_ops() if op.get_type_name() == "ReduceMean"][-1]
+def _poolings(model: Any) -> list[Any]:
+    """The operations that may be the global average pooling of a classifier, which is the last of them."""
+    return [op for op in model.get_ordered_ops() if op.get_type_name() == "ReduceMean"]
 
 
 def with_feature_map(path: Path) -> Any:
     """A classifier's model.xml with a second output: what its pooling reads, float32 (N, h, w, D)."""
     openvino = import_openvino()
     model = _read(path)
-    pooling = _pooling(model)
+    pooling = _poolings(model)[-1]
     features = pooling.input_value(0)
     if sorted(axis % 4 for axis in pooling.input_value(1).get_node().data.tolist()) == [2, 3]:  # (N, D, h, w)
         order = openvino.opset13.constant(np.array([0, 2, 3, 1]))

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnet_cli.data.decode import Geometry, Source, decode, decode_square
+from resnet_cli.data.decode import Geometry, Source, decode, to_square
 from resnet_cli.engines.base import Images, Outputs
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import write_bytes
@@ -77,10 +77,11 @@ def explain(classifier: Explainable, path: Source, label: str | None = None) -> 
     Raises:
         ResnetError: the image cannot be read.
     """
-    probabilities, features = classifier.network(decode_square(path, classifier.geometry)[None])
+    image = decode(path, classifier.geometry.enough)
+    probabilities, features = classifier.network(to_square(Image.fromarray(image), classifier.geometry)[None])
     place = int(probabilities[0].argmax()) if label is None else list(classifier.classes).index(label)
     heat = activation_map(features[0], classifier.head, place)
-    height, width = decode(path, classifier.geometry.size).shape[:2]  # only their ratio matters
+    height, width = image.shape[:2]  # only their ratio matters
     box = covered(width, height, classifier.geometry)
     return Explanation(heat, box, classifier.classes[place], float(probabilities[0, place]))
 

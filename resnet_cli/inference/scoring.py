@@ -10,7 +10,6 @@ import os
 import shutil
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +22,7 @@ from resnet_cli.data.dataset import LeftOut, Sample
 from resnet_cli.engines.base import Outputs
 from resnet_cli.engines.openvino import OpenVinoEngine, behind_pooling
 from resnet_cli.errors import ResnetError
-from resnet_cli.files import path_text, unfinished, write_csv
+from resnet_cli.files import path_text, unfinished, write_csv, writing
 from resnet_cli.inference.classify import Classified, Member, classify
 from resnet_cli.inference.metrics import Evaluation, Outcomes, losses, outcomes
 from resnet_cli.progress import Task
@@ -300,7 +299,7 @@ def with_embeddings(results: Iterable[Classified], path: Path, classes: Sequence
         ResnetError: no image can be read, the file exists by now, or the disk is full.
     """
     with unfinished(path) as folder:
-        with _writing(path):
+        with writing(path):
             folder.mkdir()
             spool = (folder / "features").open("w+b")
         with spool:
@@ -310,7 +309,7 @@ def with_embeddings(results: Iterable[Classified], path: Path, classes: Sequence
             for result in results:
                 if result.features is not None and result.probabilities is not None:
                     width = len(result.features)
-                    with _writing(path):
+                    with writing(path):
                         spool.write(result.features.astype("<f4").tobytes())
                     paths.append(_text(path_text(str(result.image))))
                     labels.append(_text(classes[int(result.probabilities.argmax())]))
@@ -318,20 +317,12 @@ def with_embeddings(results: Iterable[Classified], path: Path, classes: Sequence
             if not paths:
                 raise ResnetError(f"none of the images can be read, so there is no {path}")
             write = _write_parquet if path.suffix.lower() == ".parquet" else _write_npz
-            with _writing(path):
+            with writing(path):
                 spool.seek(0)
                 write(folder / path.name, spool, width, paths, labels)
         require_free(path)
-        with _writing(path):
+        with writing(path):
             (folder / path.name).replace(path)
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ResnetError(f"cannot write {path}: {error.strerror or error}", "is the disk full or read-only?") from error
 
 
 def _text(value: str) -> str:

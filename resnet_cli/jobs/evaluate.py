@@ -93,12 +93,13 @@ class Evaluated:
         return tuple((wanted, at, None if at is None else coverage_at(at, points)) for wanted, at in pairs)
 
     def _suggested_json(self) -> dict[str, Any] | None:
-        if not self.suggested:
+        suggested = self.suggested
+        if not suggested:
             return None
         fitted = self.runs[0].record["calibration"]
         found = [
             {"accuracy": wanted, "threshold": at, "point": None if point is None else asdict(point)}
-            for wanted, at, point in self.suggested
+            for wanted, at, point in suggested
         ]
         return {"split": fitted["split"], "images": fitted["images"], "thresholds": found}
 

@@ -151,10 +151,8 @@ def measure_splits(
     """
     rebuild = partial(read_weights, folder / "model.weights.h5", spec)
     classifier = Ready(str(folder), folder / "model.xml", dataset.classes, geometry, rebuild)
-    from resnet_cli.engines.frozen import (
-        calibrate,
-        measuring_engine,
-    )  # imports Keras, which a training process has already done
+    # It imports Keras, which a training process has already done.
+    from resnet_cli.engines.frozen import calibrate, measuring_engine
 
     engine = measuring_engine(engine)
 

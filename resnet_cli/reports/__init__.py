@@ -4,9 +4,11 @@ Matplotlib logs a message about its font cache, built once per machine; it is si
 """
 
 import logging
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from resnet_cli.errors import ResnetError
 from resnet_cli.runs.folder import GENERATOR
@@ -47,6 +49,11 @@ class Page:
         """
         if self.path is not None:
             require_own_report(self.path)
+
+
+def worst_first(classes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Classes as in the JSON output, those with the lowest recall first and those without images last."""
+    return sorted(classes, key=lambda each: (not each["count"], each["recall"], each["f1"]))
 
 
 def require_own_report(path: Path) -> None:

@@ -20,6 +20,7 @@ from PIL import Image
 from resnet_cli.data.decode import decode
 from resnet_cli.errors import ResnetError
 from resnet_cli.files import write_text
+from resnet_cli.reports import worst_first
 from resnet_cli.reports.plots import Line, Plot, draw
 from resnet_cli.runs.folder import EpochRecord
 
@@ -111,15 +112,13 @@ def write_report(path: Path, report: Report) -> None:
     """
     figures = report.figures
     names = [each["class"] for each in figures["classes"]]
-    # The same classes in an order that shows the weakest first; those without images come last.
-    worst_first = sorted(figures["classes"], key=lambda each: (not each["count"], each["recall"], each["f1"]))
     page = (
         environment()
         .get_template("report.html.j2")
         .render(
             report=report,
             figures=figures,
-            classes=worst_first,
+            classes=worst_first(figures["classes"]),
             mistakes=list(map(embed, report.mistakes)),
             unsure=list(map(embed, report.unsure)),
             unlike=list(map(embed, report.unlike)),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnet_cli.errors import ResnetError
+from resnet_cli.files import writing
 
 if TYPE_CHECKING:
     from resnet_cli.runs.folder import EpochRecord
@@ -46,12 +47,10 @@ class EventFile:
 
         now = time.time()
         self._path = folder / f"events.out.tfevents.{now:.6f}"
-        try:
+        with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             for old in folder.glob("events.out.tfevents.*"):
                 old.unlink()
-        except OSError as error:
-            raise ResnetError(f"cannot write {folder}: {error.strerror}", "is the disk full or read-only?") from error
         # An open viewer discards the events from this step on.
         start = Event(wall_time=now, step=1, session_log=SessionLog(status=SessionLog.START))
         self._append([Event(wall_time=now, file_version="brain.Event:2"), start])
@@ -72,10 +71,7 @@ class EventFile:
     def _append(self, events: list[Any]) -> None:
         from tensorboard.summary.writer.record_writer import RecordWriter
 
-        try:
-            with self._path.open("ab") as file:
-                writer = RecordWriter(file)
-                for event in events:
-                    writer.write(event.SerializeToString())
-        except OSError as error:
-            raise ResnetError(f"cannot write {self._path}: {error.strerror}", "is the disk full or read-only?") from error
+        with writing(self._path), self._path.open("ab") as file:
+            writer = RecordWriter(file)
+            for event in events:
+                writer.write(event.SerializeToString())
